@@ -1,1 +1,3 @@
-//! Skeleton.
+//! The policy engine: calculate, rules, render, apply, verdict.
+
+pub mod model;
