@@ -1,1 +1,35 @@
-//! Skeleton.
+//! The control API of `margay-agent` and `margay-route-reflector`: HTTP/1.1 with JSON bodies on a Unix socket.
+//!
+//! The types are shared by the daemons, the CNI shim, the CLI and the tests; [`Client`] is the one blocking
+//! client all of them use (no tokio: the shim is executed once per pod).
+//!
+//! | method and path | body | reply | served by |
+//! |---|---|---|---|
+//! | `POST /v1/cni/add` | [`cni::AddRequest`] | [`cni::AddReply`] | agent |
+//! | `POST /v1/cni/commit` | [`cni::CommitRequest`] | [`cni::CommitReply`] | agent |
+//! | `POST /v1/cni/del` | [`cni::DelRequest`] | `{}` | agent |
+//! | `POST /v1/cni/check` | [`cni::CheckRequest`] | [`cni::CheckReply`] | agent |
+//! | `GET /v1/status` | | [`status::DaemonStatus`] | both |
+//! | `GET /v1/bgp/peers` | | `[`[`bgp::Peer`]`]` | both |
+//! | `GET /v1/bgp/routes?prefix=P` | | `[`[`bgp::Route`]`]` | both |
+//! | `GET /v1/ipam` | | [`status::IpamStatus`] | agent |
+//! | `GET /v1/endpoints` | | `[`[`status::Endpoint`]`]` | agent |
+//! | `GET /v1/policy` | | `[`[`status::Policy`]`]` | agent |
+//! | `POST /v1/explain` | [`explain::ExplainRequest`] | [`explain::ExplainReply`] | agent |
+//! | `GET /healthz`, `/readyz`, `/metrics` | | text | both |
+//!
+//! Any failure is a status of 400 or more with an [`ErrorBody`].
+
+pub mod bgp;
+pub mod client;
+pub mod cni;
+pub mod explain;
+pub mod status;
+
+pub use client::{Client, ClientError, ErrorBody};
+
+/// Where the agent listens unless told otherwise.
+pub const AGENT_SOCKET: &str = "/run/margay/agent.sock";
+
+/// Where the route reflector listens unless told otherwise.
+pub const REFLECTOR_SOCKET: &str = "/run/margay/route-reflector.sock";

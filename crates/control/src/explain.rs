@@ -1,0 +1,63 @@
+//! `margay explain`: what decides a flow.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// A flow to explain. Each end is a pod or an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainRequest {
+    /// Source.
+    pub from: Party,
+    /// Destination.
+    pub to: Party,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Destination port, for protocols with ports.
+    pub port: Option<u16>,
+}
+
+/// One end of a flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Party {
+    /// `namespace/pod`.
+    Pod {
+        /// Namespace of the pod.
+        namespace: String,
+        /// Name of the pod.
+        name: String,
+    },
+    /// An address, in the cluster or not.
+    Address(IpAddr),
+}
+
+/// The verdict and how it came about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainReply {
+    /// Both ends allow the flow.
+    pub allowed: bool,
+    /// One sentence naming what decided.
+    pub summary: String,
+    /// Egress at the source, ingress at the destination; an end without policy is absent.
+    pub ends: Vec<End>,
+    /// The way the packet takes from this node.
+    pub route: Option<String>,
+}
+
+/// The verdict at one end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// `egress` or `ingress`.
+    pub direction: String,
+    /// The endpoint whose policy this is.
+    pub endpoint: String,
+    /// This end allows the flow.
+    pub allowed: bool,
+    /// What decided, as `tier "default" policy NetworkPolicy(ns/name) rule 2 (Allow)`.
+    pub decided_by: String,
+    /// Every step of the evaluation, in order, with what was passed over and why.
+    pub steps: Vec<String>,
+    /// Packets counted by exactly the deciding rule in the kernel, if it is on this node.
+    pub packets: Option<u64>,
+}
