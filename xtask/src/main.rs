@@ -1,2 +1,49 @@
-//! Skeleton.
-fn main() {}
+//! `cargo xtask <chore>`: everything one does with this repository, in one place.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its user")]
+
+mod cargo;
+mod demo;
+mod layers;
+mod lint;
+mod packages;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask <chore>
+
+  demo [--datastore embedded|etcd] [--keep]   build, then show the whole network on this machine
+  test [FILTER...]                            every tier of tests that this machine can run
+  lint                                        format, clippy, documentation, who may depend on whom
+  help                                        this text
+
+demo and test install the Debian packages they miss when run as root, else they print the command.";
+
+/// Result of a chore: the error is a sentence for the person at the terminal.
+type Outcome = Result<(), String>;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let chore = arguments.next().unwrap_or_default();
+    let rest: Vec<String> = arguments.collect();
+    let outcome = match chore.as_str() {
+        "demo" => demo::run(&rest),
+        "test" => test::run(&rest),
+        "lint" => lint::run(),
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        "" => Err(USAGE.to_owned()),
+        other => Err(format!("there is no chore `{other}`\n\n{USAGE}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Debian packages the chores need: installed when root, named when not.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::Outcome;
+
+/// A package, the file that shows it is there, and what it is for.
+pub(crate) struct Package {
+    name: &'static str,
+    file: &'static str,
+    why: &'static str,
+}
+
+const fn package(name: &'static str, file: &'static str, why: &'static str) -> Package {
+    Package { name, file, why }
+}
+
+/// What building the workspace needs.
+pub(crate) const BUILD: &[Package] = &[
+    package("gcc", "/usr/bin/cc", "compiles SQLite and ring"),
+    package("libc6-dev", "/usr/include/stdlib.h", "headers for the same"),
+    package("protobuf-compiler", "/usr/bin/protoc", "compiles etcd's API"),
+    package("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto", "types etcd's API imports"),
+];
+
+/// What the network itself needs at run time, and the lab around it.
+pub(crate) const NETWORK: &[Package] = &[
+    package("iproute2", "/usr/sbin/ip|/sbin/ip|/usr/bin/ip", "sets up the lab's addresses and shows routes"),
+    package("iptables", "/usr/sbin/iptables-restore|/sbin/iptables-restore", "writes the policy rules"),
+    package("ipset", "/usr/sbin/ipset|/sbin/ipset", "shows the address sets of the policy"),
+];
+
+/// The other datastore.
+pub(crate) const ETCD: &[Package] = &[package("etcd-server", "/usr/bin/etcd", "the datastore etcd")];
+
+/// Peers the tests run against.
+pub(crate) const PEERS: &[Package] = &[package("bird2", "/usr/sbin/bird", "a BGP peer that is not ours")];
+
+fn is_missing(package: &Package) -> bool {
+    !package.file.split('|').any(|file| Path::new(file).exists())
+}
+
+/// Installs what is missing of `wanted`, or fails with the one command that would.
+pub(crate) fn ensure(wanted: &[&[Package]]) -> Outcome {
+    let missing: Vec<&Package> =
+        wanted.iter().copied().flatten().filter(|package| is_missing(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    for package in &missing {
+        println!("missing: {} ({})", package.name, package.why);
+    }
+    let by_hand = format!("apt-get update && apt-get install -y --no-install-recommends {}", names.join(" "));
+    if !is_root() || !Path::new("/usr/bin/apt-get").exists() {
+        return Err(format!("please install the missing packages, as root:\n\n    {by_hand}"));
+    }
+    println!("installing: {}", names.join(" "));
+    apt_get(&["update", "-qq"])?;
+    let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    arguments.extend(&names);
+    apt_get(&arguments)?;
+    match missing.iter().find(|package| is_missing(package)) {
+        Some(package) => Err(format!("{} was installed, but {} is not there", package.name, package.file)),
+        None => Ok(()),
+    }
+}
+
+fn apt_get(arguments: &[&str]) -> Outcome {
+    let output = Command::new("apt-get")
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot run apt-get: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("`apt-get {}` failed:\n{}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Whether we may install packages and make network namespaces without a user namespace.
+pub(crate) fn is_root() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("Uid:"))
+            .and_then(|ids| ids.split_whitespace().nth(1))
+            .is_some_and(|effective| effective == "0")
+    })
+}
