@@ -157,7 +157,8 @@ pub struct ActivePolicy {
     pub pre_dnat: bool,
     /// Host endpoints only: for forwarded packets too.
     pub apply_on_forward: bool,
-    /// Why the policy could not be read, if so: it then denies everything in the directions it governs.
+    /// Why the policy is quarantined, if so: it then denies everything in the directions it governs, and its
+    /// rules already say so (one rule that denies), so nothing but explain and status needs to look here.
     pub invalid: Option<String>,
 }
 
@@ -225,7 +226,8 @@ pub enum EndpointId {
 pub struct LocalEndpoint {
     /// Identity.
     pub id: EndpointId,
-    /// Interface on the node's side; for a host endpoint its interface or `*`.
+    /// Interface on the node's side; for a host endpoint its interface, `*`, or empty when it is to be found
+    /// by its addresses.
     pub interface: Arc<str>,
     /// Addresses of the endpoint (host endpoints: expectedIPs).
     pub addresses: BTreeSet<IpAddr>,
@@ -339,6 +341,9 @@ pub enum SetChange {
 pub struct Delta {
     /// Changed sets.
     pub sets: BTreeMap<SetId, SetChange>,
+    /// Meaning in a person's words of every set that is new here; explain and comments use it. The text is a
+    /// function of the id: it never changes while the set lives.
+    pub set_names: BTreeMap<SetId, Arc<str>>,
     /// Changed policies.
     pub policies: BTreeMap<PolicyId, Option<Arc<ActivePolicy>>>,
     /// Changed profiles.
@@ -354,6 +359,8 @@ pub struct Delta {
 pub struct EnforcedState {
     /// All sets with kind and members.
     pub sets: BTreeMap<SetId, (SetKind, BTreeSet<SetMember>)>,
+    /// Meaning of each set in a person's words.
+    pub set_names: BTreeMap<SetId, Arc<str>>,
     /// Active policies.
     pub policies: BTreeMap<PolicyId, Arc<ActivePolicy>>,
     /// Active profiles.
@@ -362,6 +369,14 @@ pub struct EnforcedState {
     pub endpoints: BTreeMap<EndpointId, Arc<LocalEndpoint>>,
     /// Settings of the node.
     pub settings: Arc<NodeSettings>,
+}
+
+impl Delta {
+    /// Nothing changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self == &Self::default()
+    }
 }
 
 impl EnforcedState {
@@ -380,9 +395,11 @@ impl EnforcedState {
                 }
                 SetChange::Delete => {
                     self.sets.remove(id);
+                    self.set_names.remove(id);
                 }
             }
         }
+        self.set_names.extend(delta.set_names.iter().map(|(id, name)| (id.clone(), Arc::clone(name))));
         merge(&mut self.policies, &delta.policies);
         merge(&mut self.profiles, &delta.profiles);
         merge(&mut self.endpoints, &delta.endpoints);
