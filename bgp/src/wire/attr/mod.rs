@@ -1,0 +1,10 @@
+//! Path attributes: the typed, canonical set that routes share, and its codec.
+
+mod as_path;
+mod community;
+pub mod desc;
+mod set;
+
+pub use as_path::{AsPath, Segment, SegmentKind};
+pub use community::{Community, CommunityError, ExtendedCommunity, LargeCommunity};
+pub use set::{Aggregator, AttributeCode, Origin, PathAttributes, UnknownAttribute};

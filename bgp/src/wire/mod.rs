@@ -1,0 +1,40 @@
+//! The BGP-4 message codec: bytes in, typed messages out, and back.
+//!
+//! Decoding follows RFC 7606: a malformed attribute costs the routes of its own UPDATE (or only itself), never the
+//! session, wherever the RFC allows that. Everything here is pure: no IO, no clock, memory bounded by one message.
+
+pub mod attr;
+mod capability;
+mod error;
+mod family;
+mod list;
+mod message;
+mod negotiated;
+mod nlri;
+mod notification;
+mod open;
+mod refresh;
+mod update;
+
+pub use attr::{
+    Aggregator, AsPath, AttributeCode, Community, CommunityError, ExtendedCommunity, LargeCommunity, Origin,
+    PathAttributes, Segment, SegmentKind, UnknownAttribute,
+};
+pub use capability::{
+    AddPathFamily, AddPathMode, Capability, GracefulRestart, GracefulRestartFamily, LongLivedFamily,
+};
+pub use error::{AttributeFault, EncodeError, FaultAction, FaultReason, ResetReason, SessionReset};
+pub use family::{AfiSafi, FamilySet, PerFamily};
+pub use list::{List, SortedSet};
+pub use message::{
+    Decoded, HEADER_LEN, MARKER_LEN, MAX_EXTENDED_MESSAGE_LEN, MAX_MESSAGE_LEN, Message, MessageType,
+};
+pub use negotiated::{Negotiated, PeerKind};
+pub use nlri::{NextHop, Nlri};
+pub use notification::{
+    CeaseSubcode, FsmSubcode, HeaderSubcode, Notification, NotificationCode, OpenSubcode, RefreshSubcode,
+    UpdateSubcode,
+};
+pub use open::{AS_TRANS, Open};
+pub use refresh::{RefreshKind, RouteRefresh};
+pub use update::{Reach, Update};
