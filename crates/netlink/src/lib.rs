@@ -1,1 +1,3 @@
-//! Skeleton.
+//! The kernel's network over netlink.
+
+pub mod ipset;
