@@ -138,9 +138,9 @@ fn garbage_from_the_kernel_is_an_error_not_a_panic() {
     for length in 0..64usize {
         let bytes: Vec<u8> = (0..length).map(|n| u8::try_from(n * 37 % 251).unwrap()).collect();
         for message in wire::messages(&bytes) {
-            let _ = wire::listed(message.payload, &mut SetInfo::unknown());
+            drop(wire::listed(message.payload, &mut SetInfo::unknown()));
         }
         let _ = (wire::error_code(&bytes), wire::error_line(&bytes), wire::revision(&bytes));
-        let _ = wire::listed(&bytes, &mut SetInfo::unknown());
+        drop(wire::listed(&bytes, &mut SetInfo::unknown()));
     }
 }
