@@ -1,1 +1,8 @@
-//! What both daemons share.
+//! What `margay-agent` and `margay-route-reflector` share around their cores: configuration, logging,
+//! the control socket, health, systemd, and the BGP topology that follows from the datastore.
+
+pub mod config;
+pub mod health;
+pub mod instance;
+pub mod log;
+pub mod server;

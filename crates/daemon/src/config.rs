@@ -1,0 +1,76 @@
+//! Configuration files: YAML, unknown keys are errors, environment and flags override (in that order).
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+/// A configuration file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The file's text is wrong; the message has line and column.
+    #[error("the configuration {} is wrong: {reason}", .path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        reason: String,
+    },
+    /// A value is wrong or missing.
+    #[error("the configuration is wrong: {0}")]
+    Value(String),
+}
+
+/// Reads the file at `path`; `required` is false for the default path, which need not exist.
+pub fn load<T: DeserializeOwned + Default>(path: &Path, required: bool) -> Result<T, ConfigError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) if text.trim().is_empty() => Ok(T::default()),
+        Ok(text) => serde_saphyr::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.to_path_buf(), reason: error.to_string() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => Ok(T::default()),
+        Err(source) => Err(ConfigError::Read { path: path.to_path_buf(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Example {
+        node: Option<String>,
+    }
+
+    fn write(name: &str, text: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("margay-config-{}-{name}.yaml", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    #[test]
+    fn unknown_keys_name_file_and_line() {
+        let path = write("unknown", "node: n1\nnodee: n2\n");
+        let error = load::<Example>(&path, true).unwrap_err().to_string();
+        std::fs::remove_file(&path).unwrap();
+        assert!(error.contains("unknown.yaml"), "{error}");
+        assert!(error.contains("nodee") && error.contains('2'), "{error}");
+    }
+
+    #[test]
+    fn only_a_file_that_was_asked_for_must_exist() {
+        let path = Path::new("/nonexistent/margay.yaml");
+        assert_eq!(load::<Example>(path, false).unwrap(), Example::default());
+        assert!(load::<Example>(path, true).is_err());
+        let empty = write("empty", "\n");
+        assert_eq!(load::<Example>(&empty, true).unwrap(), Example::default());
+        std::fs::remove_file(empty).unwrap();
+    }
+}

@@ -1,0 +1,118 @@
+//! The control socket: HTTP/JSON on a Unix socket, and the same health and metrics on TCP when asked for.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use margay_control::ErrorBody;
+
+use crate::health::Health;
+
+/// An error as the control API returns it.
+#[derive(Debug)]
+pub struct Failure {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl Failure {
+    /// The request is wrong: its sender must change it.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::with(StatusCode::BAD_REQUEST, 7, message)
+    }
+
+    /// Nothing of that name.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::with(StatusCode::NOT_FOUND, 3, message)
+    }
+
+    /// Cannot be done now; trying again later may help (CNI error code 11).
+    pub fn try_later(message: impl Into<String>) -> Self {
+        Self::with(StatusCode::SERVICE_UNAVAILABLE, 11, message)
+    }
+
+    /// Cannot be done, with a CNI error code of our own (100 and above).
+    pub fn refused(code: u32, message: impl Into<String>) -> Self {
+        Self::with(StatusCode::CONFLICT, code, message)
+    }
+
+    fn with(status: StatusCode, code: u32, message: impl Into<String>) -> Self {
+        Self { status, body: ErrorBody { code, message: message.into(), details: String::new() } }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+/// Text of `/metrics` in the Prometheus format, made when asked for.
+pub type Metrics = std::sync::Arc<dyn Fn() -> String + Send + Sync>;
+
+/// `/healthz`, `/readyz`, `/v1/status` and `/metrics`.
+pub fn health_routes(health: Health, metrics: Metrics) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/v1/status", get(|State(health): State<Health>| async move { Json(health.status()) }))
+        .with_state(health)
+        .route("/metrics", get(move || async move { metrics() }))
+}
+
+async fn readyz(State(health): State<Health>) -> Response {
+    let status = health.status();
+    let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let lines: String = status
+        .components
+        .iter()
+        .map(|part| format!("[{}] {}: {}\n", if part.ready { '+' } else { '-' }, part.name, part.message))
+        .collect();
+    (code, lines).into_response()
+}
+
+/// Listens on the Unix socket `path`, readable and writable by its owner only.
+///
+/// # Errors
+/// The folder cannot be made or the socket not be bound.
+pub fn bind_unix(path: &Path) -> std::io::Result<tokio::net::UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    // Only one daemon of a kind runs on a node (see `instance`), so a socket that exists is a left-over.
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = tokio::net::UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves `router` until the process ends.
+pub async fn serve_unix(listener: tokio::net::UnixListener, router: Router) {
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!("the control socket failed: {error}");
+    }
+}
+
+/// Serves `router` (health and metrics) on TCP.
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn serve_tcp(address: SocketAddr, router: Router) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!("the metrics listener on {address} failed: {error}");
+        }
+    });
+    Ok(())
+}
