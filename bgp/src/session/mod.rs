@@ -1,0 +1,3 @@
+//! Sessions: the state machine and what surrounds it.
+
+pub(crate) mod fsm;

@@ -1,0 +1,255 @@
+//! What people and programs can ask a speaker: serialisable, stable, no internals.
+
+use crate::config::PeerKind;
+use crate::family::Family;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// States of RFC 4271 section 8.2.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PeerState {
+    /// Not trying (stopped, or waiting after an error).
+    Idle,
+    /// Dialling.
+    Connect,
+    /// Waiting for a connection or for the next attempt.
+    Active,
+    /// OPEN sent, none received.
+    OpenSent,
+    /// OPENs exchanged, waiting for the first KEEPALIVE.
+    OpenConfirm,
+    /// Up.
+    Established,
+}
+
+impl std::fmt::Display for PeerState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(self, f)
+    }
+}
+
+/// One peer as `margay bgp peers` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Address of the peer.
+    pub remote: IpAddr,
+    /// Its AS.
+    pub remote_as: u32,
+    /// Its BGP identifier, while known.
+    pub remote_id: Option<Ipv4Addr>,
+    /// Our address of the session, while connected.
+    pub local: Option<IpAddr>,
+    /// Relation.
+    pub kind: PeerKind,
+    /// Text from the configuration.
+    pub description: String,
+    /// Session state.
+    pub state: PeerState,
+    /// Seconds in Established, else since the session was lost; `None` if it never was up.
+    pub since_secs: Option<u64>,
+    /// How often the session reached Established.
+    pub established_count: u64,
+    /// Last error, in words.
+    pub last_error: Option<String>,
+    /// Seconds since that error.
+    pub last_error_secs: Option<u64>,
+    /// What both sides agreed on, while up.
+    pub negotiated: Option<NegotiatedStatus>,
+    /// Messages received and sent.
+    pub messages: MessageCounters,
+    /// Per address family.
+    pub families: Vec<FamilyStatus>,
+    /// Bytes of changes that this peer has not taken yet.
+    pub lag_bytes: u64,
+    /// How often it fell so far behind that it was sent everything again.
+    pub resyncs: u64,
+    /// Update group it belongs to, while up.
+    pub group: Option<u32>,
+}
+
+/// Capabilities in force on a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NegotiatedStatus {
+    /// Hold time in seconds, 0 = off.
+    pub hold_secs: u64,
+    /// Keepalive interval in seconds.
+    pub keepalive_secs: u64,
+    /// Families both sides offered.
+    pub families: Vec<Family>,
+    /// Four-octet AS numbers (RFC 6793).
+    pub four_octet_as: bool,
+    /// Route refresh (RFC 2918).
+    pub route_refresh: bool,
+    /// Enhanced route refresh (RFC 7313).
+    pub enhanced_refresh: bool,
+    /// Messages up to 65535 octets (RFC 8654).
+    pub extended_message: bool,
+    /// Graceful restart (RFC 4724): the peer's restart time in seconds.
+    pub graceful_restart_secs: Option<u64>,
+    /// N bit on both sides (RFC 8538).
+    pub notification_gr: bool,
+    /// Long-lived graceful restart (RFC 9494).
+    pub long_lived_gr: bool,
+}
+
+/// Counters of one address family of a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FamilyStatus {
+    /// The family.
+    pub family: Family,
+    /// Paths held from the peer, filtered ones included.
+    pub received: u64,
+    /// Of these, filtered by policy, loop checks or authorisation.
+    pub filtered: u64,
+    /// Of these, stale (graceful restart).
+    pub stale: u64,
+    /// Routes advertised to the peer.
+    pub advertised: u64,
+    /// End-of-RIB received in this session.
+    pub end_of_rib_received: bool,
+    /// End-of-RIB sent in this session.
+    pub end_of_rib_sent: bool,
+}
+
+/// Messages by type.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageCounters {
+    /// UPDATEs received.
+    pub updates_in: u64,
+    /// All messages received.
+    pub messages_in: u64,
+    /// Octets sent.
+    pub bytes_out: u64,
+    /// Octets received.
+    pub bytes_in: u64,
+    /// Prefixes refused because the peer isn't authorised to announce them.
+    pub unauthorised: u64,
+    /// UPDATEs with errors that were treated as withdrawals (RFC 7606).
+    pub treated_as_withdraw: u64,
+}
+
+/// Where a route came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteSource {
+    /// Originated here.
+    Local,
+    /// Received from this peer.
+    Peer(IpAddr),
+}
+
+/// Which routes to show.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RouteQuery {
+    /// Only this prefix, and with `longer` those inside it.
+    pub prefix: Option<IpNet>,
+    /// Also more specific prefixes.
+    pub longer: bool,
+    /// Only the longest match for this address.
+    pub address: Option<IpAddr>,
+    /// Only paths received from this peer.
+    pub peer: Option<IpAddr>,
+    /// Only best paths.
+    pub best: bool,
+    /// Only this family.
+    pub family: Option<Family>,
+    /// At most so many paths; 0 means all.
+    pub limit: usize,
+}
+
+/// One path to a prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteInfo {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// NEXT_HOP; `None` is "self" of a route originated here.
+    pub next_hop: Option<IpAddr>,
+    /// Where it came from.
+    pub source: RouteSource,
+    /// Chosen.
+    pub best: bool,
+    /// Equal to the best path for forwarding.
+    pub multipath: bool,
+    /// Why it is best, or what the best path has that it lacks, or why it is filtered.
+    pub reason: String,
+    /// Not eligible: filtered on the way in.
+    pub filtered: bool,
+    /// Kept over a restart of the peer (RFC 4724).
+    pub stale: bool,
+    /// Kept long-lived (RFC 9494).
+    pub long_lived_stale: bool,
+    /// Seconds since it was last changed.
+    pub age_secs: u64,
+    /// ORIGIN in words: IGP, EGP or incomplete.
+    pub origin: String,
+    /// AS_PATH as text.
+    pub as_path: String,
+    /// LOCAL_PREF.
+    pub local_pref: Option<u32>,
+    /// MULTI_EXIT_DISC.
+    pub med: Option<u32>,
+    /// Communities as text, all kinds.
+    pub communities: Vec<String>,
+    /// ORIGINATOR_ID (RFC 4456).
+    pub originator_id: Option<Ipv4Addr>,
+    /// CLUSTER_LIST (RFC 4456).
+    pub cluster_list: Vec<Ipv4Addr>,
+}
+
+/// Why a prefix is what it is: every path, and every step between neighbours in the order of preference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// Its paths, best first.
+    pub paths: Vec<RouteInfo>,
+    /// Lines of reasoning, in order.
+    pub steps: Vec<String>,
+    /// For each peer that is up: whether the best path is sent to it, and why.
+    pub advertised: Vec<AdvertisedTo>,
+}
+
+/// The verdict of the way out towards one peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvertisedTo {
+    /// The peer.
+    pub peer: IpAddr,
+    /// Whether it is sent.
+    pub sent: bool,
+    /// Why, or why not.
+    pub reason: String,
+}
+
+/// The new state of a prefix for the forwarding table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteChange {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// Equally good next hops, sorted; empty when the prefix is withdrawn (or originated here).
+    pub next_hops: Vec<IpAddr>,
+    /// Every next hop comes from a peer that is restarting.
+    pub stale: bool,
+    /// LOCAL_PREF of the best path, where it has one.
+    pub local_pref: Option<u32>,
+}
+
+/// What a speaker reports by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// Prefixes whose next hops changed; only the last state of each counts.
+    RouteChanges(Vec<RouteChange>),
+    /// The first full table has been received (see [`crate::SpeakerConfig::sync_timeout`]): what is not in it may
+    /// be removed from the kernel.
+    InSync,
+    /// A session changed its state.
+    PeerChanged {
+        /// The peer.
+        remote: IpAddr,
+        /// Its new state.
+        state: PeerState,
+        /// Why, in words.
+        reason: String,
+    },
+}

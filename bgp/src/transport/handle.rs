@@ -1,0 +1,107 @@
+//! The handle through which agents and reflectors drive a running speaker.
+
+use crate::config::{Originated, PeerConfig};
+use crate::status::{Explanation, PeerStatus, RouteInfo, RouteQuery};
+use ipnet::IpNet;
+use std::net::IpAddr;
+use tokio::sync::{mpsc, oneshot};
+
+/// How a speaker ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopMode {
+    /// Close the connections without a word: peers that help with graceful restart keep our routes.
+    Restart,
+    /// Cease with Hard Reset, administrative shutdown and this message (RFC 9003): peers drop our routes.
+    Shutdown(String),
+}
+
+/// The speaker's task has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the BGP speaker has stopped")]
+pub struct ServiceStopped;
+
+/// A request to the speaker's task.
+#[derive(Debug)]
+pub(crate) enum Command {
+    SetPeers(Vec<PeerConfig>, oneshot::Sender<()>),
+    SetPeer(Box<PeerConfig>, oneshot::Sender<()>),
+    RemovePeer(IpAddr, oneshot::Sender<()>),
+    SetOriginated(Vec<Originated>, oneshot::Sender<()>),
+    PruneStale(IpAddr, oneshot::Sender<()>),
+    Peers(oneshot::Sender<Vec<PeerStatus>>),
+    Routes(RouteQuery, oneshot::Sender<Vec<RouteInfo>>),
+    Explain(IpNet, oneshot::Sender<Explanation>),
+    Advertised(IpAddr, oneshot::Sender<Vec<RouteInfo>>),
+    Pending(oneshot::Sender<Vec<IpAddr>>),
+    Stop(StopMode, oneshot::Sender<()>),
+}
+
+/// Drives a running speaker. Cheap to clone; every call is answered once the speaker has acted on it.
+#[derive(Debug, Clone)]
+pub struct BgpHandle {
+    pub(crate) commands: mpsc::Sender<Command>,
+}
+
+impl BgpHandle {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, ServiceStopped> {
+        let (answer, wait) = oneshot::channel();
+        self.commands.send(command(answer)).await.map_err(|_closed| ServiceStopped)?;
+        wait.await.map_err(|_closed| ServiceStopped)
+    }
+
+    /// The whole desired list of peers. A peer whose configuration is the same isn't touched; one that only differs in
+    /// policy, limits or description keeps its session.
+    pub async fn set_peers(&self, peers: Vec<PeerConfig>) -> Result<(), ServiceStopped> {
+        self.ask(|answer| Command::SetPeers(peers, answer)).await
+    }
+
+    /// Adds or changes one peer.
+    pub async fn set_peer(&self, peer: PeerConfig) -> Result<(), ServiceStopped> {
+        self.ask(|answer| Command::SetPeer(Box::new(peer), answer)).await
+    }
+
+    /// Removes one peer and its routes.
+    pub async fn remove_peer(&self, remote: IpAddr) -> Result<(), ServiceStopped> {
+        self.ask(|answer| Command::RemovePeer(remote, answer)).await
+    }
+
+    /// The whole desired list of originated routes. End-of-RIB is withheld until the first call.
+    pub async fn set_originated(&self, routes: Vec<Originated>) -> Result<(), ServiceStopped> {
+        self.ask(|answer| Command::SetOriginated(routes, answer)).await
+    }
+
+    /// Drops the stale routes of a peer that is known to be gone, before their timers expire.
+    pub async fn prune_stale(&self, remote: IpAddr) -> Result<(), ServiceStopped> {
+        self.ask(|answer| Command::PruneStale(remote, answer)).await
+    }
+
+    /// Every configured peer, by address.
+    pub async fn peers(&self) -> Result<Vec<PeerStatus>, ServiceStopped> {
+        self.ask(Command::Peers).await
+    }
+
+    /// Routes, by prefix, best path first.
+    pub async fn routes(&self, query: RouteQuery) -> Result<Vec<RouteInfo>, ServiceStopped> {
+        self.ask(|answer| Command::Routes(query, answer)).await
+    }
+
+    /// Why a prefix is what it is.
+    pub async fn explain(&self, prefix: IpNet) -> Result<Explanation, ServiceStopped> {
+        self.ask(|answer| Command::Explain(prefix, answer)).await
+    }
+
+    /// What is sent to a peer, as it is sent.
+    pub async fn advertised(&self, remote: IpAddr) -> Result<Vec<RouteInfo>, ServiceStopped> {
+        self.ask(|answer| Command::Advertised(remote, answer)).await
+    }
+
+    /// Addresses of connections that wait to be configured.
+    pub async fn pending(&self) -> Result<Vec<IpAddr>, ServiceStopped> {
+        self.ask(Command::Pending).await
+    }
+
+    /// Ends the speaker; returns when its connections are closed.
+    pub async fn stop(&self, mode: StopMode) -> Result<(), ServiceStopped> {
+        self.ask(|answer| Command::Stop(mode, answer)).await
+    }
+}
