@@ -1,3 +1,35 @@
-//! The kernel's network over netlink.
+//! The kernel's network configuration: interfaces, addresses, routes, nexthop objects, neighbours, forwarding entries,
+//! namespaces, sysctls, ip sets; and [`delta`], the loop that brings any of them to a desired state.
+//!
+//! Everything is blocking and has a time limit. An asynchronous monitor of changes exists behind the feature
+//! `monitor`, so that the CNI shim, which runs once per pod, carries no runtime.
 
+pub mod address;
+pub mod delta;
+pub mod error;
+mod handle;
 pub mod ipset;
+pub mod link;
+pub mod mac;
+#[cfg(feature = "monitor")]
+pub mod monitor;
+pub mod neighbour;
+pub mod netns;
+pub mod nexthop;
+pub mod route;
+pub mod socket;
+pub mod sysctl;
+pub mod wire;
+
+#[cfg(test)]
+mod kernel_tests;
+
+pub use address::{Address, AddressOptions};
+pub use error::{Error, IgnoreMissing, Result};
+pub use handle::Netlink;
+pub use link::{Link, LinkChange, VethEnd, Vxlan};
+pub use mac::Mac;
+pub use neighbour::{FdbEntry, Neighbour};
+pub use netns::Netns;
+pub use nexthop::{Nexthop, NexthopTarget};
+pub use route::{Route, RouteChange, RouteFilter, RouteKey, RouteTarget, TABLE_MAIN};

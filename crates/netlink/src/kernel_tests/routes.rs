@@ -1,0 +1,141 @@
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{join, namespaces};
+use crate::{
+    Address, AddressOptions, Nexthop, NexthopTarget, Route, RouteChange, RouteFilter, RouteTarget,
+};
+
+const POD: u8 = 180;
+const CLUSTER: u8 = 181;
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn ours(protocol: u8) -> RouteFilter {
+    RouteFilter { protocol: Some(protocol), ..RouteFilter::default() }
+}
+
+#[test]
+fn every_kind_of_route_reads_back_as_written() {
+    let Some([a, b]) = namespaces() else { return };
+    let (mut n, link, ..) = join(&a, &b);
+    let device = link.index;
+    let source = Address { index: device, net: net("10.9.9.9/24") };
+    n.add_address(&source, AddressOptions::default()).unwrap();
+    n.add_address(&Address { index: device, net: net("fd09::9/64") }, AddressOptions::default()).unwrap();
+    let via = |gateway: &str, onlink| RouteTarget::Via {
+        gateway: gateway.parse().unwrap(),
+        device: Some(device),
+        onlink,
+    };
+    let routes = [
+        Route::new(net("10.0.0.1/32"), RouteTarget::Device { device }, CLUSTER),
+        Route { source: Some(source.net.addr()), ..Route::new(net("10.0.1.0/24"), via("10.9.9.1", false), CLUSTER) },
+        Route::new(net("10.0.2.0/24"), via("172.16.0.1", true), CLUSTER),
+        Route::new(net("10.0.3.0/24"), RouteTarget::Blackhole, CLUSTER),
+        Route { metric: 512, ..Route::new(net("10.0.4.0/24"), RouteTarget::Unreachable, CLUSTER) },
+        Route::new(net("10.0.5.0/24"), via("fe80::1", false), CLUSTER),
+        Route::new(net("0.0.0.0/0"), via("10.9.9.1", false), CLUSTER),
+        Route::new(net("fd00::1/128"), RouteTarget::Device { device }, CLUSTER),
+        Route::new(net("fd00:1::/64"), via("fd09::1", false), CLUSTER),
+        Route::new(net("fd00:2::/64"), via("fd77::1", true), CLUSTER),
+        Route { metric: 77, ..Route::new(net("fd00:4::/64"), RouteTarget::Blackhole, CLUSTER) },
+    ];
+    for route in &routes {
+        n.add_route(route).unwrap_or_else(|error| panic!("{error}"));
+    }
+    let mut wanted: Vec<Route> = routes.iter().cloned().map(Route::normalised).collect();
+    wanted.sort();
+    let mut found = n.routes(ours(CLUSTER)).unwrap();
+    for route in &mut found {
+        // The kernel puts IPv6 blackholes on the loopback device but shows no nexthop for them.
+        route.source = route.source.filter(|_| route.destination == net("10.0.1.0/24"));
+    }
+    assert_eq!(found, wanted);
+    assert!(n.add_route(&routes[0]).unwrap_err().is_exists());
+    assert_eq!(n.routes(ours(POD)).unwrap(), []);
+    for route in &routes {
+        n.delete_route(route).unwrap();
+        assert!(n.delete_route(route).unwrap_err().is_not_found());
+    }
+    assert_eq!(n.routes(ours(CLUSTER)).unwrap(), []);
+}
+
+#[test]
+fn a_batch_reports_each_error_at_its_route() {
+    let Some([a, b]) = namespaces() else { return };
+    let (mut n, link, ..) = join(&a, &b);
+    let route = |n: u32, device| {
+        let address = IpAddr::from((0x0a00_0000 + n).to_be_bytes());
+        Route::new(IpNet::new(address, 32).unwrap(), RouteTarget::Device { device }, POD)
+    };
+    // Several writes' worth, with a missing device here and there, first and last included.
+    let bad = [0u32, 1, 511, 512, 700, 1499];
+    let changes: Vec<RouteChange> = (0..1500)
+        .map(|n| RouteChange::Replace(route(n, if bad.contains(&n) { 4242 } else { link.index })))
+        .collect();
+    let results = n.apply_routes(&changes);
+    let failed: Vec<usize> = results.iter().enumerate().filter(|(_, r)| r.is_err()).map(|(n, _)| n).collect();
+    assert_eq!(failed, bad.map(|n| n as usize));
+    let error = results[700].as_ref().unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    assert!(error.to_string().contains("10.0.2.188/32"), "{error}");
+    assert_eq!(n.routes(ours(POD)).unwrap().len(), 1494);
+    let all: Vec<RouteChange> = n.routes(ours(POD)).unwrap().into_iter().map(RouteChange::Delete).collect();
+    assert!(n.apply_routes(&all).iter().all(Result::is_ok));
+    assert_eq!(n.routes(ours(POD)).unwrap(), []);
+}
+
+#[test]
+fn fifty_thousand_failures_in_one_call_lose_no_answer() {
+    let Some([a]) = namespaces() else { return };
+    let mut n = crate::Netlink::open_in(&a).unwrap();
+    let changes: Vec<RouteChange> = (0..50_000u32)
+        .map(|n| {
+            let address = IpAddr::from((0x0a00_0000 + n).to_be_bytes());
+            RouteChange::Delete(Route::new(IpNet::new(address, 32).unwrap(), RouteTarget::Blackhole, POD))
+        })
+        .collect();
+    let results = n.apply_routes(&changes);
+    assert!(results.iter().all(|r| r.as_ref().is_err_and(crate::Error::is_not_found)));
+}
+
+#[test]
+fn moving_a_nexthop_object_moves_its_routes() {
+    let Some([a, b]) = namespaces() else { return };
+    let (mut n, link, ..) = join(&a, &b);
+    n.add_address(&Address { index: link.index, net: net("10.9.9.9/24") }, AddressOptions::default()).unwrap();
+    let via = |last| Nexthop {
+        id: 7,
+        protocol: CLUSTER,
+        target: NexthopTarget::Via { gateway: IpAddr::from([10, 9, 9, last]), device: link.index, onlink: false },
+    };
+    for result in n.put_nexthops(&[via(1)]) {
+        result.unwrap();
+    }
+    let route = Route::new(net("10.0.1.0/24"), RouteTarget::Nexthop(7), CLUSTER);
+    n.add_route(&route).unwrap();
+    assert_eq!(n.routes(ours(CLUSTER)).unwrap(), [route]);
+    for result in n.put_nexthops(&[via(2)]) {
+        result.unwrap();
+    }
+    assert_eq!(n.nexthops(Some(CLUSTER)).unwrap(), [via(2)]);
+    assert_eq!(n.nexthops(Some(POD)).unwrap(), []);
+    let errors = n.put_nexthops(&[Nexthop { id: 8, protocol: CLUSTER, target: NexthopTarget::Device { device: 4242, ipv6: false } }]);
+    assert!(errors[0].as_ref().unwrap_err().to_string().contains("set nexthop 8"), "{errors:?}");
+    n.delete_nexthop(7).unwrap();
+    assert_eq!(n.routes(ours(CLUSTER)).unwrap(), []);
+    assert!(n.delete_nexthop(7).unwrap_err().is_not_found());
+}
+
+#[test]
+fn kernels_own_words_reach_the_error() {
+    let Some([a, b]) = namespaces() else { return };
+    let (mut n, link, ..) = join(&a, &b);
+    let target = RouteTarget::Via { gateway: IpAddr::from([192, 0, 2, 1]), device: Some(link.index), onlink: false };
+    let error = n.add_route(&Route::new(net("10.0.1.0/24"), target, CLUSTER)).unwrap_err();
+    assert!(error.to_string().contains("Nexthop has invalid gateway"), "{error}");
+}
