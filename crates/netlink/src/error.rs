@@ -109,7 +109,9 @@ impl Error {
     pub(crate) fn io(what: impl Into<String>, source: std::io::Error) -> Self {
         let errno = source.raw_os_error().map(Errno::from_raw);
         match errno {
-            Some(errno @ (Errno::EPERM | Errno::EACCES | Errno::ENOENT)) => Self::from_errno(what, errno, None),
+            Some(errno @ (Errno::EPERM | Errno::EACCES | Errno::ENOENT)) => {
+                Self::from_errno(what, errno, None)
+            }
             _ => Self::Io { what: what.into(), source },
         }
     }

@@ -281,8 +281,9 @@ impl Netlink {
         message.attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
         message.attributes.extend(change.master.map(LinkAttribute::Controller));
         message.attributes.extend(change.netns.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
-        self.socket
-            .execute(&Request::new(RTM_NEWLINK, 0, &message), || format!("change interface with index {index}"))
+        self.socket.execute(&Request::new(RTM_NEWLINK, 0, &message), || {
+            format!("change interface with index {index}")
+        })
     }
 
     /// Sets an interface up or down.
@@ -308,8 +309,9 @@ impl Netlink {
     pub fn delete_link(&mut self, index: u32) -> Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        self.socket
-            .execute(&Request::new(RTM_DELLINK, 0, &message), || format!("delete interface with index {index}"))
+        self.socket.execute(&Request::new(RTM_DELLINK, 0, &message), || {
+            format!("delete interface with index {index}")
+        })
     }
 
     /// Deletes the interface called `name`.

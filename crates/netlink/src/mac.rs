@@ -77,7 +77,9 @@ mod tests {
     fn text_form_comes_back() {
         let mac = Mac([2, 0, 0x5e, 0x10, 0, 1]);
         assert_eq!(mac.to_string().parse(), Ok(mac));
-        for bad in ["", "02:00", "02:00:5e:10:00:01:02", "0g:00:5e:10:00:01", "002:0:5e:10:0:1", "+2:00:5e:10:00:01"] {
+        for bad in
+            ["", "02:00", "02:00:5e:10:00:01:02", "0g:00:5e:10:00:01", "002:0:5e:10:0:1", "+2:00:5e:10:00:01"]
+        {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }

@@ -162,7 +162,12 @@ fn fdb_body(entry: &FdbEntry) -> NeighbourMessage {
 fn read_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     let ip = message.attributes.iter().find_map(destination)?;
     let permanent = message.header.state == NeighbourState::Permanent;
-    Some(Neighbour { index: message.header.ifindex, ip, mac: message.attributes.iter().find_map(mac), permanent })
+    Some(Neighbour {
+        index: message.header.ifindex,
+        ip,
+        mac: message.attributes.iter().find_map(mac),
+        permanent,
+    })
 }
 
 fn read_fdb(message: &NeighbourMessage) -> Option<FdbEntry> {

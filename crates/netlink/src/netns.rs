@@ -2,17 +2,14 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::statfs::fstatfs;
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use crate::error::{Error, Result};
-
-/// Magic number of nsfs (`include/uapi/linux/magic.h`, `NSFS_MAGIC`).
-const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// A network namespace, alive as long as this value (or any process, socket or moved device's owner in it) is.
 #[derive(Debug)]
@@ -48,9 +45,14 @@ impl Netns {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let what = || format!("open network namespace {}", path.display());
-        let file = File::open(path).map_err(|e| Error::io(what(), e))?;
+        // Without blocking, because the path is foreign input and may name a pipe.
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(|e| Error::io(what(), e))?;
         let kind = fstatfs(&file).map_err(|e| Error::from_errno(what(), e, None))?;
-        if i64::from(kind.filesystem_type().0) != NSFS_MAGIC {
+        if kind.filesystem_type() != NSFS_MAGIC {
             let reason = "not a namespace: give a path like /run/netns/NAME or /proc/PID/ns/net".to_owned();
             return Err(Error::Invalid { what: what(), reason });
         }

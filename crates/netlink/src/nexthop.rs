@@ -67,10 +67,9 @@ pub enum NexthopTarget {
 impl Nexthop {
     fn body(&self) -> Vec<u8> {
         let (family, flags) = match &self.target {
-            NexthopTarget::Via { gateway, onlink, .. } => (
-                if gateway.is_ipv4() { AF_INET } else { AF_INET6 },
-                if *onlink { RTNH_F_ONLINK } else { 0 },
-            ),
+            NexthopTarget::Via { gateway, onlink, .. } => {
+                (if gateway.is_ipv4() { AF_INET } else { AF_INET6 }, if *onlink { RTNH_F_ONLINK } else { 0 })
+            }
             NexthopTarget::Device { ipv6, .. } | NexthopTarget::Blackhole { ipv6 } => {
                 (if *ipv6 { AF_INET6 } else { AF_INET }, 0)
             }
@@ -156,7 +155,9 @@ impl Netlink {
                 body: nexthop.body(),
             })
             .collect();
-        self.socket.batch(&requests, |n| nexthops.get(n).map_or_else(String::new, |nh| format!("set nexthop {}", nh.id)))
+        self.socket.batch(&requests, |n| {
+            nexthops.get(n).map_or_else(String::new, |nh| format!("set nexthop {}", nh.id))
+        })
     }
 
     /// Deletes a nexthop object; the kernel deletes the routes that use it along with it.
@@ -198,7 +199,11 @@ mod tests {
     fn every_kind_comes_back() {
         let targets = [
             NexthopTarget::Via { gateway: IpAddr::from([10, 0, 0, 1]), device: 7, onlink: true },
-            NexthopTarget::Via { gateway: IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, 1]), device: 7, onlink: false },
+            NexthopTarget::Via {
+                gateway: IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, 1]),
+                device: 7,
+                onlink: false,
+            },
             NexthopTarget::Device { device: 3, ipv6: true },
             NexthopTarget::Blackhole { ipv6: false },
             NexthopTarget::Group(vec![(1, 1), (2, 256)]),

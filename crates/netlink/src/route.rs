@@ -81,7 +81,14 @@ pub enum RouteTarget {
 impl Route {
     /// A route in the main table without metric and source.
     pub fn new(destination: IpNet, target: RouteTarget, protocol: u8) -> Self {
-        Self { destination: destination.trunc(), target, protocol, metric: 0, source: None, table: TABLE_MAIN }
+        Self {
+            destination: destination.trunc(),
+            target,
+            protocol,
+            metric: 0,
+            source: None,
+            table: TABLE_MAIN,
+        }
     }
 
     /// What identifies it.
@@ -186,7 +193,9 @@ pub enum RouteChange {
 impl RouteChange {
     fn request(&self) -> Request {
         match self {
-            Self::Replace(route) => Request::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &route.message()),
+            Self::Replace(route) => {
+                Request::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &route.message())
+            }
             Self::Add(route) => Request::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &route.message()),
             Self::Delete(route) => Request::new(RTM_DELROUTE, 0, &route.message()),
         }
@@ -301,7 +310,8 @@ pub(crate) fn read(message: &RouteMessage) -> Option<Route> {
         AddressFamily::Inet6 => IpAddr::from([0; 16]),
         _ => return None,
     };
-    let (mut destination, mut gateway, mut device, mut nexthop, mut source) = (unspecified, None, None, None, None);
+    let (mut destination, mut gateway, mut device, mut nexthop, mut source) =
+        (unspecified, None, None, None, None);
     let (mut metric, mut table, mut paths) = (0, u32::from(header.table), None);
     for attribute in &message.attributes {
         match attribute {

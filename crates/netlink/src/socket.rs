@@ -225,7 +225,10 @@ impl Socket {
             loop {
                 self.receive(deadline, &batch)?;
                 for message in wire::messages(&self.buffer) {
-                    if message.message_type != NLMSG_ERROR || message.sequence < first || message.sequence > last {
+                    if message.message_type != NLMSG_ERROR
+                        || message.sequence < first
+                        || message.sequence > last
+                    {
                         continue;
                     }
                     let (code, text) = wire::error_answer(&message).ok_or_else(|| short(&batch))?;

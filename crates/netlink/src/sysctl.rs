@@ -55,7 +55,10 @@ mod tests {
 
     #[test]
     fn dotted_names_keep_dots_of_vlan_interfaces() {
-        assert_eq!(parse_dotted("net.ipv4.conf.eth0/100.forwarding").join("|"), "net|ipv4|conf|eth0.100|forwarding");
+        assert_eq!(
+            parse_dotted("net.ipv4.conf.eth0/100.forwarding").join("|"),
+            "net|ipv4|conf|eth0.100|forwarding"
+        );
     }
 
     #[test]

@@ -16,7 +16,10 @@ fn veth_is_made_across_namespaces_with_names_macs_and_mtu() {
     h.add_veth(&near, &far, Some(1380)).unwrap();
     let here = h.link("mgy0123456789a").unwrap().unwrap();
     let there = p.link("eth0").unwrap().unwrap();
-    assert_eq!((here.mac, here.mtu, here.up, here.kind.as_deref()), (Some(Mac::HOST_SIDE), 1380, false, Some("veth")));
+    assert_eq!(
+        (here.mac, here.mtu, here.up, here.kind.as_deref()),
+        (Some(Mac::HOST_SIDE), 1380, false, Some("veth"))
+    );
     assert_eq!((there.mac, there.mtu), (Some(mac), 1380));
     assert_eq!((here.peer, there.peer), (Some(there.index), Some(here.index)));
     assert!(h.link("eth0").unwrap().is_none());
@@ -50,7 +53,8 @@ fn link_is_changed_bridged_and_moved() {
     let (mut n, link, ..) = join(&a, &b);
     n.add_bridge("sw1").unwrap();
     let bridge = n.link_index("sw1").unwrap();
-    let change = LinkChange { mtu: Some(1400), mac: Some(Mac([2; 6])), master: Some(bridge), ..LinkChange::default() };
+    let change =
+        LinkChange { mtu: Some(1400), mac: Some(Mac([2; 6])), master: Some(bridge), ..LinkChange::default() };
     n.change_link(link.index, &change).unwrap();
     let now = n.link_by_index(link.index).unwrap().unwrap();
     assert_eq!((now.mtu, now.mac, now.master, now.up), (1400, Some(Mac([2; 6])), Some(bridge), true));

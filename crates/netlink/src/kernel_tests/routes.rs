@@ -3,9 +3,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{join, namespaces};
-use crate::{
-    Address, AddressOptions, Nexthop, NexthopTarget, Route, RouteChange, RouteFilter, RouteTarget,
-};
+use crate::{Address, AddressOptions, Nexthop, NexthopTarget, Route, RouteChange, RouteFilter, RouteTarget};
 
 const POD: u8 = 180;
 const CLUSTER: u8 = 181;
@@ -33,7 +31,10 @@ fn every_kind_of_route_reads_back_as_written() {
     };
     let routes = [
         Route::new(net("10.0.0.1/32"), RouteTarget::Device { device }, CLUSTER),
-        Route { source: Some(source.net.addr()), ..Route::new(net("10.0.1.0/24"), via("10.9.9.1", false), CLUSTER) },
+        Route {
+            source: Some(source.net.addr()),
+            ..Route::new(net("10.0.1.0/24"), via("10.9.9.1", false), CLUSTER)
+        },
         Route::new(net("10.0.2.0/24"), via("172.16.0.1", true), CLUSTER),
         Route::new(net("10.0.3.0/24"), RouteTarget::Blackhole, CLUSTER),
         Route { metric: 512, ..Route::new(net("10.0.4.0/24"), RouteTarget::Unreachable, CLUSTER) },
@@ -107,11 +108,16 @@ fn fifty_thousand_failures_in_one_call_lose_no_answer() {
 fn moving_a_nexthop_object_moves_its_routes() {
     let Some([a, b]) = namespaces() else { return };
     let (mut n, link, ..) = join(&a, &b);
-    n.add_address(&Address { index: link.index, net: net("10.9.9.9/24") }, AddressOptions::default()).unwrap();
+    n.add_address(&Address { index: link.index, net: net("10.9.9.9/24") }, AddressOptions::default())
+        .unwrap();
     let via = |last| Nexthop {
         id: 7,
         protocol: CLUSTER,
-        target: NexthopTarget::Via { gateway: IpAddr::from([10, 9, 9, last]), device: link.index, onlink: false },
+        target: NexthopTarget::Via {
+            gateway: IpAddr::from([10, 9, 9, last]),
+            device: link.index,
+            onlink: false,
+        },
     };
     for result in n.put_nexthops(&[via(1)]) {
         result.unwrap();
@@ -124,7 +130,11 @@ fn moving_a_nexthop_object_moves_its_routes() {
     }
     assert_eq!(n.nexthops(Some(CLUSTER)).unwrap(), [via(2)]);
     assert_eq!(n.nexthops(Some(POD)).unwrap(), []);
-    let errors = n.put_nexthops(&[Nexthop { id: 8, protocol: CLUSTER, target: NexthopTarget::Device { device: 4242, ipv6: false } }]);
+    let errors = n.put_nexthops(&[Nexthop {
+        id: 8,
+        protocol: CLUSTER,
+        target: NexthopTarget::Device { device: 4242, ipv6: false },
+    }]);
     assert!(errors[0].as_ref().unwrap_err().to_string().contains("set nexthop 8"), "{errors:?}");
     n.delete_nexthop(7).unwrap();
     assert_eq!(n.routes(ours(CLUSTER)).unwrap(), []);
@@ -135,7 +145,8 @@ fn moving_a_nexthop_object_moves_its_routes() {
 fn kernels_own_words_reach_the_error() {
     let Some([a, b]) = namespaces() else { return };
     let (mut n, link, ..) = join(&a, &b);
-    let target = RouteTarget::Via { gateway: IpAddr::from([192, 0, 2, 1]), device: Some(link.index), onlink: false };
+    let target =
+        RouteTarget::Via { gateway: IpAddr::from([192, 0, 2, 1]), device: Some(link.index), onlink: false };
     let error = n.add_route(&Route::new(net("10.0.1.0/24"), target, CLUSTER)).unwrap_err();
     assert!(error.to_string().contains("Nexthop has invalid gateway"), "{error}");
 }
