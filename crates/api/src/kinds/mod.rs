@@ -1,0 +1,58 @@
+//! The kinds' fields, one file per kind or close group. Field names in YAML are the camel-case form of Rust's.
+
+mod bgp_configuration;
+mod bgp_filter;
+mod bgp_peer;
+mod cluster_information;
+mod felix_configuration;
+mod felix_values;
+mod host_endpoint;
+mod ip_pool;
+mod ipam;
+mod k8s_core;
+mod k8s_policy;
+mod node;
+mod policy;
+mod profile;
+mod rule;
+mod sets;
+#[cfg(test)]
+mod tests;
+mod tier;
+mod workload_endpoint;
+
+pub use bgp_configuration::{
+    BgpConfigurationSpec, BindMode, CidrBlock, LogSeverity, NamedCommunity, PrefixAdvertisement,
+    ProgramClusterRoutes, Toggle,
+};
+pub use bgp_filter::{
+    AddCommunity, BgpFilterRule, BgpFilterSpec, CommunityMatch, FilterAction, FilterOperation, MatchOperator,
+    PeerType, PrefixLength, PrependAsPath, RouteSource, SetPriority,
+};
+pub use bgp_peer::{BgpPeerSpec, NextHopMode, ReversePeering, SecretKeyRef, SecretRef, SourceAddress};
+pub use cluster_information::ClusterInformationSpec;
+pub use felix_configuration::FelixConfigurationSpec;
+pub use felix_values::*;
+pub use host_endpoint::{EndpointPort, HostEndpointSpec};
+pub use ip_pool::{AllowedUse, AssignmentMode, EncapMode, IpPoolSpec, IpReservationSpec};
+pub use ipam::{Affinity, AllocationAttribute, IpamBlockSpec, IpamConfigurationSpec};
+pub use k8s_core::{
+    Container, ContainerPort, NamespaceSpec, PodIp, PodPhase, PodSpec, PodStatus, ServiceAccountSpec,
+};
+pub use k8s_policy::{
+    IpBlock, KubernetesEgressRule, KubernetesIngressRule, KubernetesNetworkPolicySpec, KubernetesPolicyPeer,
+    KubernetesPolicyPort,
+};
+pub use node::{NodeAddress, NodeBgp, NodeInterface, NodeSpec, NodeStatus, NodeWireguard, OrchRef};
+pub use policy::{
+    GlobalNetworkPolicySpec, NetworkPolicySpec, PerformanceHint, StagedAction, StagedGlobalNetworkPolicySpec,
+    StagedKubernetesNetworkPolicySpec, StagedNetworkPolicySpec,
+};
+pub use profile::ProfileSpec;
+pub use rule::{
+    Action, EntityRule, HttpMatch, HttpPath, IcmpMatch, IpVersion, PolicyType, Rule, RuleMetadata,
+    ServiceAccountMatch, ServiceMatch,
+};
+pub use sets::{GlobalNetworkSetSpec, NetworkSetSpec};
+pub use tier::{TierAction, TierSpec};
+pub use workload_endpoint::{Dscp, IpNat, QosControls, WorkloadEndpointSpec, WorkloadPort};

@@ -1,0 +1,13 @@
+//! The rules of each kind beyond its types: Calico's Go validator and CRD rules, and defaults.
+
+pub(crate) mod bgp;
+pub(crate) mod endpoints;
+pub(crate) mod felix;
+pub(crate) mod ip_pool;
+pub(crate) mod ipam;
+pub(crate) mod k8s_policy;
+pub(crate) mod metadata;
+pub(crate) mod node;
+pub(crate) mod policy;
+pub(crate) mod sets;
+pub(crate) mod tier;

@@ -1,0 +1,3 @@
+use crate::{Object, Spec, path::Problems};
+
+pub(crate) fn check<S: Spec>(_object: &Object<S>, _problems: &mut Problems) {}
