@@ -29,9 +29,9 @@ pub enum Capability {
     LongLivedGracefulRestart(Vec<LongLivedFamily>),
     /// 73: names for people (draft-walton-bgp-hostname-capability).
     Fqdn {
-        /// Host name, at most 255 octets are sent.
+        /// Host name; at most 126 octets are sent.
         host: String,
-        /// Domain name, at most 255 octets are sent.
+        /// Domain name; at most 126 octets are sent.
         domain: String,
     },
     /// Any other.
@@ -42,6 +42,25 @@ pub enum Capability {
         #[serde(serialize_with = "super::notification::serialize_hex")]
         value: Bytes,
     },
+}
+
+impl Capability {
+    /// Capability code (IANA).
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::MultiProtocol(_) => 1,
+            Self::RouteRefresh => 2,
+            Self::ExtendedNextHop(_) => 5,
+            Self::ExtendedMessage => 6,
+            Self::GracefulRestart(_) => 64,
+            Self::FourOctetAs(_) => 65,
+            Self::AddPath(_) => 69,
+            Self::EnhancedRouteRefresh => 70,
+            Self::LongLivedGracefulRestart(_) => 71,
+            Self::Fqdn { .. } => 73,
+            Self::Unknown { code, .. } => *code,
+        }
+    }
 }
 
 /// The graceful restart capability (RFC 4724 section 3, RFC 8538 section 2).

@@ -166,6 +166,14 @@ pub enum EncodeError {
         /// Octets a message may have.
         max: usize,
     },
+    /// A capability's value has one octet for its length.
+    #[error("value of capability {code} has {needed} octets, at most 255 are possible")]
+    CapabilityTooLong {
+        /// Capability code.
+        code: u8,
+        /// Octets of the value.
+        needed: usize,
+    },
     /// IPv6 prefixes need an IPv6 next hop, IPv4 prefixes an IPv4 one or the extended next hop capability.
     #[error("next hop of the wrong family for {0}")]
     NextHopFamily(AfiSafi),

@@ -46,7 +46,8 @@ impl<T> From<Vec<T>> for List<T> {
 
 impl<T> FromIterator<T> for List<T> {
     fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
-        items.into_iter().collect::<Vec<_>>().into()
+        let items: Arc<[T]> = items.into_iter().collect();
+        if items.is_empty() { Self(None) } else { Self(Some(items)) }
     }
 }
 
@@ -129,9 +130,11 @@ impl<T: Ord> From<Vec<T>> for SortedSet<T> {
     }
 }
 
-impl<T: Ord> FromIterator<T> for SortedSet<T> {
+impl<T: Ord + Clone> FromIterator<T> for SortedSet<T> {
     fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
-        items.into_iter().collect::<Vec<_>>().into()
+        // Most senders sort: then the one allocation that the set keeps is the only one.
+        let list: List<T> = items.into_iter().collect();
+        if list.is_sorted_by(|a, b| a < b) { Self(list) } else { list.to_vec().into() }
     }
 }
 

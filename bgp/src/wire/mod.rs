@@ -5,8 +5,11 @@
 
 pub mod attr;
 mod capability;
+mod decode;
+mod encode;
 mod error;
 mod family;
+mod framer;
 mod list;
 mod message;
 mod negotiated;
@@ -23,8 +26,11 @@ pub use attr::{
 pub use capability::{
     AddPathFamily, AddPathMode, Capability, GracefulRestart, GracefulRestartFamily, LongLivedFamily,
 };
+pub use decode::decode;
+pub use encode::UpdateEncoder;
 pub use error::{AttributeFault, EncodeError, FaultAction, FaultReason, ResetReason, SessionReset};
 pub use family::{AfiSafi, FamilySet, PerFamily};
+pub use framer::{Frame, Framer};
 pub use list::{List, SortedSet};
 pub use message::{
     Decoded, HEADER_LEN, MARKER_LEN, MAX_EXTENDED_MESSAGE_LEN, MAX_MESSAGE_LEN, Message, MessageType,
@@ -37,4 +43,4 @@ pub use notification::{
 };
 pub use open::{AS_TRANS, Open};
 pub use refresh::{RefreshKind, RouteRefresh};
-pub use update::{Reach, Update};
+pub use update::{NlriVec, Reach, Update};

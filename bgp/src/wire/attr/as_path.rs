@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Serialize, Serializer, ser::SerializeSeq};
+use smallvec::SmallVec;
 
 use crate::wire::List;
 
@@ -128,7 +129,7 @@ impl<'a> Iterator for Segments<'a> {
 /// Collects segments into the canonical form.
 #[derive(Debug, Default)]
 pub(crate) struct AsPathBuilder {
-    words: Vec<u32>,
+    words: SmallVec<[u32; 16]>,
     /// Where the last segment's head is, when that segment is a sequence.
     open_sequence: Option<usize>,
 }
@@ -167,7 +168,7 @@ impl AsPathBuilder {
     }
 
     pub(crate) fn finish(self) -> AsPath {
-        AsPath(self.words.into())
+        AsPath(List::from(&self.words[..]))
     }
 }
 

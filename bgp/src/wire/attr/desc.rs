@@ -90,10 +90,20 @@ pub struct AttributeDesc {
     pub bad_flags: FaultAction,
     /// What follows from a second occurrence.
     pub duplicate: FaultAction,
-    /// What follows when an UPDATE announces classic IPv4 prefixes without it.
+    /// What follows when an UPDATE announces prefixes without it; NEXT_HOP is needed by classic IPv4 prefixes only.
     pub missing: Option<FaultAction>,
     /// Where the actions are defined.
     pub section: &'static str,
+}
+
+impl AttributeDesc {
+    /// Lengths of the value on a session with or without four-octet AS numbers.
+    pub fn lengths(&self, four_octet_as: bool) -> Lengths {
+        match self.lengths_two_octet_as {
+            Some(lengths) if !four_octet_as => lengths,
+            _ => self.lengths,
+        }
+    }
 }
 
 const fn row(code: AttributeCode, name: &'static str, flags: u8, lengths: Lengths) -> AttributeDesc {
@@ -222,7 +232,24 @@ pub const ATTRIBUTES: [AttributeDesc; 16] = [
     },
 ];
 
+/// Codes below this have an entry in [`ROWS`]; no attribute that is understood has a higher one.
+const CODES: usize = 33;
+/// No row.
+const NONE: u8 = u8::MAX;
+
+/// The row of each code. The codec looks up every attribute of every message.
+const ROWS: [u8; CODES] = {
+    let mut rows = [NONE; CODES];
+    let mut row = 0_u8;
+    while (row as usize) < ATTRIBUTES.len() {
+        rows[ATTRIBUTES[row as usize].code.0 as usize] = row;
+        row += 1;
+    }
+    rows
+};
+
 /// The row of an attribute, none for one that is not understood.
 pub fn find(code: AttributeCode) -> Option<&'static AttributeDesc> {
-    ATTRIBUTES.iter().find(|desc| desc.code == code)
+    static TABLE: [AttributeDesc; 16] = ATTRIBUTES;
+    TABLE.get(usize::from(*ROWS.get(usize::from(code.0))?))
 }

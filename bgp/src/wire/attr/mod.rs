@@ -5,6 +5,7 @@ mod community;
 pub mod desc;
 mod set;
 
+pub(super) use as_path::AsPathBuilder;
 pub use as_path::{AsPath, Segment, SegmentKind};
 pub use community::{Community, CommunityError, ExtendedCommunity, LargeCommunity};
 pub use set::{Aggregator, AttributeCode, Origin, PathAttributes, UnknownAttribute};

@@ -1,0 +1,62 @@
+//! Prefixes (RFC 4271 section 4.3, RFC 4760 section 5, RFC 7911 section 3).
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nom::{
+    bytes::complete::take,
+    number::complete::{be_u8, be_u32},
+};
+
+use super::Parsed;
+use crate::wire::{Nlri, NlriVec};
+
+/// Appends the prefixes that fill `field` to `out`.
+///
+/// # Errors
+/// The offset in `field` of a prefix that is too long or cut off.
+pub(super) fn parse(mut field: &[u8], ipv6: bool, path_ids: bool, out: &mut NlriVec) -> Result<(), usize> {
+    let whole = field.len();
+    while !field.is_empty() {
+        match one(field, ipv6, path_ids) {
+            Ok((rest, nlri)) => {
+                out.push(nlri);
+                field = rest;
+            }
+            Err(_) => return Err(whole - field.len()),
+        }
+    }
+    Ok(())
+}
+
+fn one(input: &[u8], ipv6: bool, path_ids: bool) -> Parsed<'_, Nlri> {
+    let (input, path_id) = if path_ids {
+        let (input, id) = be_u32(input)?;
+        (input, Some(id))
+    } else {
+        (input, None)
+    };
+    let (input, len) = be_u8(input)?;
+    let (input, octets) = take(usize::from(len).div_ceil(8))(input)?;
+    let prefix = if ipv6 { ipv6_prefix(octets, len) } else { ipv4_prefix(octets, len) };
+    match prefix {
+        Some(prefix) => Ok((input, Nlri { prefix, path_id })),
+        None => Err(nom::Err::Error(())),
+    }
+}
+
+/// None when `len` is above 32. Bits behind the prefix are not significant and are cleared.
+fn ipv4_prefix(octets: &[u8], len: u8) -> Option<IpNet> {
+    let mut address = [0; 4];
+    address.get_mut(..octets.len())?.copy_from_slice(octets);
+    let prefix = Ipv4Net::new(Ipv4Addr::from(address), len).ok()?;
+    Some(IpNet::V4(prefix.trunc()))
+}
+
+/// None when `len` is above 128.
+fn ipv6_prefix(octets: &[u8], len: u8) -> Option<IpNet> {
+    let mut address = [0; 16];
+    address.get_mut(..octets.len())?.copy_from_slice(octets);
+    let prefix = Ipv6Net::new(Ipv6Addr::from(address), len).ok()?;
+    Some(IpNet::V6(prefix.trunc()))
+}

@@ -1,0 +1,50 @@
+//! Prefixes (RFC 4271 section 4.3, RFC 4760 section 5, RFC 7911 section 3) and next hops.
+
+use bytes::{BufMut, BytesMut};
+use ipnet::IpNet;
+
+use crate::wire::{NextHop, Nlri};
+
+/// Octets of the longest prefix: path identifier, length, 16 octets of address.
+pub(super) const MAX_NLRI_LEN: usize = 4 + 1 + 16;
+
+/// Octets of a prefix on the wire.
+pub(super) fn len(nlri: &Nlri, path_id: bool) -> usize {
+    (if path_id { 4 } else { 0 }) + 1 + usize::from(nlri.prefix.prefix_len().div_ceil(8))
+}
+
+/// Appends a prefix, with its path identifier (0 when it has none) if the session carries them.
+pub(super) fn put(nlri: &Nlri, path_id: bool, out: &mut BytesMut) {
+    if path_id {
+        out.put_u32(nlri.path_id.unwrap_or(0));
+    }
+    let bits = nlri.prefix.prefix_len();
+    let octets = usize::from(bits.div_ceil(8));
+    out.put_u8(bits);
+    match nlri.prefix {
+        IpNet::V4(prefix) => out.put_slice(&prefix.network().octets()[..octets]),
+        IpNet::V6(prefix) => out.put_slice(&prefix.network().octets()[..octets]),
+    }
+}
+
+/// Octets of a next hop in MP_REACH_NLRI.
+pub(super) fn next_hop_len(next_hop: &NextHop) -> u8 {
+    match next_hop {
+        NextHop::V4(_) => 4,
+        NextHop::V6 { link_local: None, .. } => 16,
+        NextHop::V6 { link_local: Some(_), .. } => 32,
+    }
+}
+
+/// Appends a next hop as MP_REACH_NLRI has it.
+pub(super) fn put_next_hop(next_hop: &NextHop, out: &mut BytesMut) {
+    match next_hop {
+        NextHop::V4(address) => out.put_slice(&address.octets()),
+        NextHop::V6 { global, link_local } => {
+            out.put_slice(&global.octets());
+            if let Some(link_local) = link_local {
+                out.put_slice(&link_local.octets());
+            }
+        }
+    }
+}
