@@ -1,1 +1,10 @@
-//! Skeleton.
+//! The demo and the end-to-end tests: a cluster of real processes in a lab of network namespaces.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::exit,
+    reason = "programs for a person at a terminal, not libraries"
+)]
+
+pub mod sandbox;

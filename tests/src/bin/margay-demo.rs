@@ -1,0 +1,2 @@
+//! `cargo xtask demo`: the whole network on one machine.
+fn main() {}

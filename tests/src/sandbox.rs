@@ -1,0 +1,99 @@
+//! Namespaces around everything the demo and the end-to-end tests do.
+//!
+//! The program executes itself again under `unshare`: network, mount and PID namespaces of its own, and a user
+//! namespace when it isn't root. Inside, it is process 1 and `/run` is an empty tmpfs. When it ends, in whatever way,
+//! the kernel ends every process it started and drops every interface, route, rule and mount: nothing can be left.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, bail};
+use nix::mount::{MsFlags, mount};
+
+/// Tells the second execution where it is; the value says whether there is a user namespace.
+const MARK: &str = "MARGAY_SANDBOX";
+
+/// The process inside.
+#[derive(Debug, Clone, Copy)]
+pub struct Sandbox {
+    /// Process id as seen from outside, for `nsenter`.
+    pub outer_pid: u32,
+}
+
+/// Where the caller is after [`enter`].
+#[derive(Debug)]
+pub enum Entered {
+    /// Inside: do the work.
+    Inside(Sandbox),
+    /// Outside, and the work is done: leave with this code.
+    Done(ExitCode),
+}
+
+/// Enters the sandbox with the program's own arguments.
+///
+/// # Errors
+/// The machine allows no namespaces; the message says what to do.
+pub fn enter() -> anyhow::Result<Entered> {
+    if std::env::var_os(MARK).is_some() {
+        return inside().map(Entered::Inside);
+    }
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--net", "--mount", "--pid", "--fork", "--kill-child"]);
+    if !nix::unistd::geteuid().is_root() {
+        let user = ["--user", "--map-root-user"];
+        let probe = Command::new("unshare").args(user).args(["--net", "--mount", "true"]).output();
+        if !probe.is_ok_and(|output| output.status.success()) {
+            bail!(
+                "this needs root (or a kernel that lets users make network namespaces, \
+                 sysctl user.max_net_namespaces > 0): run it with sudo"
+            );
+        }
+        unshare.args(user);
+    }
+    let program = std::env::current_exe().context("finding this program's own file")?;
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let status = unshare.arg("--").arg(program).args(arguments).env(MARK, "1").status();
+    let status = status.context("executing `unshare` (package util-linux)")?;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    Ok(Entered::Done(ExitCode::from(u8::try_from(code).unwrap_or(1))))
+}
+
+fn inside() -> anyhow::Result<Sandbox> {
+    // /proc is still the outside's here, so "self" is the number the outside knows us by.
+    let outer_pid = std::fs::read_link("/proc/self")
+        .context("reading /proc/self")?
+        .to_string_lossy()
+        .parse()
+        .context("reading /proc/self")?;
+    let none = None::<&str>;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("proc"), "/proc", Some("proc"), flags | MsFlags::MS_NOEXEC, none)
+        .context("mounting a /proc of our own (not possible inside some containers: run it as root)")?;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), flags, Some("mode=755")).context("mounting an empty /run")?;
+    leave_on_signal()?;
+    Ok(Sandbox { outer_pid })
+}
+
+/// Process 1 of a PID namespace gets no signal it has no handler for. Leaving is all there is to do: the kernel
+/// ends what we started.
+fn leave_on_signal() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            let code = tokio::select! {
+                _ = interrupt.recv() => 130,
+                _ = terminate.recv() => 143,
+            };
+            eprintln!("\ninterrupted; everything is gone with the namespaces");
+            std::process::exit(code);
+        });
+    })?;
+    Ok(())
+}
