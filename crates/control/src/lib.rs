@@ -33,3 +33,6 @@ pub const AGENT_SOCKET: &str = "/run/margay/agent.sock";
 
 /// Where the route reflector listens unless told otherwise.
 pub const REFLECTOR_SOCKET: &str = "/run/margay/route-reflector.sock";
+
+/// Where the CNI shim leaves releases while the agent is down, unless told otherwise.
+pub const SPOOL_DIR: &str = "/var/lib/margay/cni/spool";

@@ -1,8 +1,10 @@
 //! What `margay-agent` and `margay-route-reflector` share around their cores: configuration, logging,
 //! the control socket, health, systemd, and the BGP topology that follows from the datastore.
 
+pub mod bgp;
 pub mod config;
 pub mod health;
 pub mod instance;
 pub mod log;
 pub mod server;
+pub mod topology;

@@ -1,0 +1,145 @@
+//! BGPFilters as the speaker's policies.
+
+use std::collections::BTreeMap;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use margay_api::kinds::{
+    BgpFilterRule, FilterAction, FilterOperation, MatchOperator, PeerType as ApiPeerType,
+};
+use margay_api::types::Community;
+use margay_api::{BgpFilter, IpPool};
+use margay_bgp::policy::{
+    Action, AnyCommunity, CidrMatch, CidrOperator, Filter, Operation, PeerType, Policy, Rule,
+};
+
+/// Both directions of a session's filters.
+pub(super) struct Compiled {
+    pub(super) import: Policy,
+    pub(super) export: Policy,
+    pub(super) problems: Vec<String>,
+}
+
+/// What a node may announce when no filter says otherwise: what lies in a pool that is exported.
+pub(super) fn export_pools<'a>(pools: impl Iterator<Item = &'a IpPool>) -> Policy {
+    let rules = pools
+        .map(|pool| Rule {
+            action: if pool.spec.disable_bgp_export { Action::Reject } else { Action::Accept },
+            prefix: Some(inside(pool.spec.cidr)),
+            ..Rule::default()
+        })
+        .collect();
+    let filter = Filter { name: "IP pools".to_owned(), rules };
+    Policy { filters: vec![filter], default: Action::Reject }
+}
+
+/// The filters `names` in order, and behind them what the session had without them. A filter that doesn't exist
+/// rejects everything in both directions: a typing error must not open a session.
+pub(super) fn compile(
+    names: &[String],
+    known: &BTreeMap<String, BgpFilter>,
+    import: &Policy,
+    export: &Policy,
+) -> Compiled {
+    let mut out = Compiled {
+        import: Policy { filters: Vec::new(), default: import.default },
+        export: Policy { filters: Vec::new(), default: export.default },
+        problems: Vec::new(),
+    };
+    for name in names {
+        if let Some(filter) = known.get(name) {
+            let spec = &filter.spec;
+            out.import.filters.push(both(name, &spec.import_v4, &spec.import_v6));
+            out.export.filters.push(both(name, &spec.export_v4, &spec.export_v6));
+        } else {
+            out.problems.push(format!(
+                "BGPFilter({name}) does not exist: until it does, nothing is exchanged on these sessions"
+            ));
+            let nothing = Rule { action: Action::Reject, ..Rule::default() };
+            let filter = Filter { name: format!("{name} (missing)"), rules: vec![nothing] };
+            out.import.filters.push(filter.clone());
+            out.export.filters.push(filter);
+        }
+    }
+    out.import.filters.extend(import.filters.iter().cloned());
+    out.export.filters.extend(export.filters.iter().cloned());
+    out
+}
+
+fn both(name: &str, v4: &[BgpFilterRule], v6: &[BgpFilterRule]) -> Filter {
+    let v4 = v4.iter().filter_map(|rule| compile_rule(rule, Ipv4Net::default().into(), 32));
+    let v6 = v6.iter().filter_map(|rule| compile_rule(rule, Ipv6Net::default().into(), 128));
+    Filter { name: name.to_owned(), rules: v4.chain(v6).collect() }
+}
+
+/// `everything` is the family's default route: a rule without a CIDR matches its own family only.
+fn compile_rule(rule: &BgpFilterRule, everything: IpNet, bits: u8) -> Option<Rule> {
+    if rule.interface.is_some() {
+        // The speaker's routes are blocks and what peers announce: none of them has an interface to match.
+        return None;
+    }
+    let prefix = rule.cidr.map_or_else(
+        || inside(everything),
+        |cidr| CidrMatch {
+            cidr,
+            operator: match rule.match_operator {
+                Some(MatchOperator::NotEqual) => CidrOperator::NotEqual,
+                Some(MatchOperator::In) => CidrOperator::In,
+                Some(MatchOperator::NotIn) => CidrOperator::NotIn,
+                Some(MatchOperator::Equal) | None => CidrOperator::Equal,
+            },
+            length: rule
+                .prefix_length
+                .as_ref()
+                .map(|length| length.min.unwrap_or(cidr.prefix_len())..=length.max.unwrap_or(bits)),
+        },
+    );
+    Some(Rule {
+        action: action(rule.action),
+        prefix: Some(prefix),
+        learned: rule.source.is_some(),
+        peer_type: rule.peer_type.map(|kind| match kind {
+            ApiPeerType::Ebgp => PeerType::External,
+            ApiPeerType::Ibgp => PeerType::Internal,
+        }),
+        community: rule
+            .communities
+            .as_ref()
+            .and_then(|list| list.values.first())
+            .map(|value| community(*value)),
+        as_path_prefix: rule.as_path_prefix.iter().map(|number| number.0).collect(),
+        priority: rule.priority,
+        operations: rule.operations.iter().map(operation).collect(),
+    })
+}
+
+fn operation(operation: &FilterOperation) -> Operation {
+    match operation {
+        FilterOperation::AddCommunity(add) => Operation::AddCommunity(community(add.value)),
+        FilterOperation::PrependAsPath(path) => {
+            Operation::PrependAsPath(path.prefix.iter().map(|number| number.0).collect())
+        }
+        FilterOperation::SetPriority(priority) => Operation::SetPriority(priority.value),
+    }
+}
+
+fn action(action: FilterAction) -> Action {
+    match action {
+        FilterAction::Accept => Action::Accept,
+        FilterAction::Reject => Action::Reject,
+    }
+}
+
+fn inside(cidr: IpNet) -> CidrMatch {
+    CidrMatch { cidr, operator: CidrOperator::In, length: None }
+}
+
+fn community(value: Community) -> AnyCommunity {
+    match value {
+        Community::Standard(high, low) => {
+            AnyCommunity::Plain(margay_bgp::wire::Community(u32::from(high) << 16 | u32::from(low)))
+        }
+        Community::Large(global, local1, local2) => {
+            AnyCommunity::Large(margay_bgp::wire::LargeCommunity { global, local1, local2 })
+        }
+    }
+}
