@@ -12,6 +12,12 @@ use crate::range::{RangeSet, address_at, last_ordinal};
 /// Largest block this allocator keeps in memory. Calico's are at most 4,096 (IPv4 /20, IPv6 /116).
 const MAX_ADDRESSES: u128 = 65_536;
 
+/// Number of addresses of a block; absent when it is too large to be handed out from.
+pub(crate) fn address_count(cidr: &IpNet) -> Option<u32> {
+    let last = last_ordinal(cidr);
+    if last < MAX_ADDRESSES { u32::try_from(last + 1).ok() } else { None }
+}
+
 /// An address in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Slot {
@@ -42,16 +48,13 @@ impl Block {
         queue: Option<&[Free]>,
     ) -> Result<Self, RecordError> {
         let cidr = cidr.trunc();
-        let last = last_ordinal(&cidr);
-        let Some(last) = u32::try_from(last).ok().filter(|_| last < MAX_ADDRESSES) else {
-            return Err(RecordError::TooLarge(cidr));
-        };
+        let count = address_count(&cidr).ok_or(RecordError::TooLarge(cidr))?;
         let queue = match queue {
-            None => (0..=last).map(|ordinal| Free { ordinal, released_at: None }).collect(),
+            None => (0..count).map(|ordinal| Free { ordinal, released_at: None }).collect(),
             Some(given) => {
                 let mut seen: Vec<u32> = given.iter().map(|f| f.ordinal).collect();
                 seen.sort_unstable();
-                if !seen.iter().copied().eq(0..=last) {
+                if !seen.iter().copied().eq(0..count) {
                     return Err(RecordError::BadQueue(cidr));
                 }
                 given.iter().copied().collect()

@@ -1,7 +1,8 @@
 //! IP address management: blocks of pools belong to nodes, addresses of blocks belong to handles.
 //!
-//! * [`next_block`], [`block_name`]: which block a node claims. The claim itself is a compare-and-swap create of an
-//!   `IPAMBlock` of that name in the datastore.
+//! * [`eligible_pools`]: the pools a pod or tunnel of a node may use.
+//! * [`plan_claim`]: which block the node claims. The claim itself is the creation of that `IPAMBlock` in the
+//!   datastore: of two nodes that try, one succeeds.
 //! * [`Allocator`]: the addresses of the node's own blocks. Needs no datastore: what it does is written to a journal
 //!   of [`Record`]s and mirrored to the block's resource.
 //!
@@ -9,15 +10,21 @@
 
 mod allocator;
 mod block;
+mod claim;
 mod error;
 mod handle;
 mod journal;
+mod mirror;
+mod pool;
 mod range;
 mod scan;
 
 pub use allocator::{Allocator, Assigned, Owned, Request, Usage};
+pub use claim::{Claim, ClaimQuery, plan_claim};
 pub use error::{AssignError, ClaimError, RecordError};
 pub use handle::{Attributes, Handle};
 pub use journal::{Free, Record, Seconds};
+pub use mirror::adopt;
+pub use pool::{Eligible, PoolError, PoolQuery, Purpose, block_len, eligible_pools};
 pub use range::{Family, RangeSet, address_at, ordinal_of};
 pub use scan::{block_name, next_block};

@@ -42,14 +42,6 @@ impl Family {
             Self::V6 => 128,
         }
     }
-
-    /// Block size Calico uses when the pool names none: /26 or /122.
-    pub fn default_block_len(self) -> u8 {
-        match self {
-            Self::V4 => 26,
-            Self::V6 => 122,
-        }
-    }
 }
 
 impl std::fmt::Display for Family {

@@ -1,1 +1,39 @@
-//! Skeleton.
+//! Cluster state to this node's routes, tunnels and NAT: pure.
+//!
+//! [`Router::new`] reads an [`Input`] (nodes, pools, blocks, BGP routes, local pods), [`Router::desired`] says what the
+//! kernel should hold, [`Router::explain`] says why one address is reached the way it is.
+//!
+//! | pool | other node in our subnet | in another subnet |
+//! |---|---|---|
+//! | no encapsulation | BGP | BGP |
+//! | VXLAN `CrossSubnet` | BGP, else the block's owner | tunnel by the block's owner |
+//! | VXLAN `Always` | tunnel by the block's owner | tunnel by the block's owner |
+//! | IPIP `CrossSubnet` | BGP | BGP, through the tunnel |
+//! | IPIP `Always` | BGP, through the tunnel | BGP, through the tunnel |
+//!
+//! Prefixes from BGP that are in no pool are taken as they are. Nothing a peer says overrides this node's own
+//! blocks or pods. The same input gives the same output, in whatever order it comes.
+
+mod context;
+mod decide;
+mod desired;
+mod input;
+mod mac;
+mod read;
+mod router;
+mod tunnels;
+mod underlay;
+mod vtep;
+
+pub use decide::{Decision, Reason, Source};
+pub use desired::{
+    Desired, Encapsulation, FdbEntry, Hop, HopKey, IpipDevice, NatOutgoing, Neighbour, Problem, Protocol,
+    Route, Target, VxlanDevice,
+};
+pub use input::{BgpRoute, Family, Input, LocalPod, Settings, Underlay, UnderlayRoute, Uplink};
+pub use mac::vtep_mac;
+pub use router::{RouteTrace, Router};
+pub use vtep::{tunnels_needed, with_tunnel_address};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! What the kernel should hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::input::Family;
+use margay_api::types::MacAddr;
+
+/// How packets reach another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encapsulation {
+    /// As they are.
+    None,
+    /// In IPv4 (protocol 4).
+    Ipip,
+    /// In UDP, RFC 7348.
+    Vxlan,
+}
+
+/// Which of our two kernel route protocols owns a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Routes to pods of this node.
+    Pods,
+    /// Routes to blocks, this node's and others'.
+    Cluster,
+}
+
+impl Protocol {
+    /// The number in `rtm_protocol`.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Pods => 180,
+            Self::Cluster => 181,
+        }
+    }
+}
+
+/// Which next hops are one and the same thing: all routes with equal keys can share one nexthop object, and when
+/// what the key stands for changes, that object is the only thing to change.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HopKey {
+    /// A node, reached in one way.
+    Node {
+        /// Name of the node.
+        node: String,
+        /// How it is reached.
+        encapsulation: Encapsulation,
+        /// Family of the node's address.
+        family: Family,
+    },
+    /// A router that is no node.
+    Gateway {
+        /// Its address.
+        address: IpAddr,
+        /// The interface towards it.
+        dev: Option<String>,
+    },
+}
+
+/// One next hop.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Hop {
+    /// See [`HopKey`]. Hops with equal keys are equal.
+    pub key: HopKey,
+    /// Where the packet goes next.
+    pub gateway: IpAddr,
+    /// Interface; absent: the kernel finds it by the gateway.
+    pub dev: Option<String>,
+    /// The gateway is taken to be on the link although no route says so (`RTNH_F_ONLINK`).
+    pub onlink: bool,
+}
+
+/// What a route does.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// `dev X scope link`: a pod behind its veth.
+    Link {
+        /// Interface.
+        dev: String,
+    },
+    /// `via …`, several hops for ECMP; never empty, sorted.
+    Via(Vec<Hop>),
+    /// `blackhole`: unassigned addresses of an own block must not go to the default gateway.
+    Blackhole,
+}
+
+/// A route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Route {
+    /// The destination.
+    pub prefix: IpNet,
+    /// Owner.
+    pub protocol: Protocol,
+    /// What it does.
+    pub target: Target,
+}
+
+/// A VXLAN device (one per family), without learning, with static entries only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VxlanDevice {
+    /// Name.
+    pub name: String,
+    /// Network identifier.
+    pub vni: u32,
+    /// UDP destination port.
+    pub port: u16,
+    /// This node's address: outer source.
+    pub local: IpAddr,
+    /// Interface the outer packets leave by.
+    pub parent: Option<String>,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Its own address, /32 or /128.
+    pub address: IpNet,
+    /// MTU, octets.
+    pub mtu: u32,
+}
+
+/// The IPIP device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct IpipDevice {
+    /// Name.
+    pub name: String,
+    /// This node's address: outer source.
+    pub local: Ipv4Addr,
+    /// Its own address, /32; absent until the node has one.
+    pub address: Option<IpNet>,
+    /// MTU, octets.
+    pub mtu: u32,
+}
+
+/// `bridge fdb append MAC dev DEV dst ADDRESS`: which node the MAC address of a VTEP is at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct FdbEntry {
+    /// The VXLAN device.
+    pub dev: String,
+    /// MAC address of the peer's VXLAN device.
+    pub mac: MacAddr,
+    /// Address of the peer: outer destination.
+    pub destination: IpAddr,
+}
+
+/// `ip neigh replace ADDRESS lladdr MAC dev DEV nud permanent`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Neighbour {
+    /// The VXLAN device.
+    pub dev: String,
+    /// Address of the peer's VXLAN device.
+    pub address: IpAddr,
+    /// Its MAC address.
+    pub mac: MacAddr,
+}
+
+/// Source NAT of what leaves the cluster: from `masquerade` to anything but `pools`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct NatOutgoing {
+    /// Pools with `natOutgoing`.
+    pub masquerade: BTreeSet<IpNet>,
+    /// All pools that pods may have addresses of.
+    pub pools: BTreeSet<IpNet>,
+}
+
+/// Something a person should know of. The object named is left out; the rest goes on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Problem {
+    /// The object, for example `Node(n3)` or `10.65.3.0/24`.
+    pub object: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// The whole of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Desired {
+    /// Routes of the main table by destination.
+    pub routes: BTreeMap<IpNet, Route>,
+    /// VXLAN devices; absent when no pool uses VXLAN or this node can't take part yet.
+    pub vxlan: BTreeMap<Family, VxlanDevice>,
+    /// IPIP device; absent when no pool uses IPIP or the node has no IPv4 address.
+    pub ipip: Option<IpipDevice>,
+    /// Entries of the VXLAN devices' forwarding databases.
+    pub fdb: BTreeSet<FdbEntry>,
+    /// Permanent neighbours on the VXLAN devices.
+    pub neighbours: BTreeSet<Neighbour>,
+    /// Source NAT, both families in one set; split when rendered.
+    pub nat_outgoing: NatOutgoing,
+    /// MTU of pods' interfaces, octets.
+    pub pod_mtu: u32,
+    /// What is wrong.
+    pub problems: BTreeSet<Problem>,
+}
+
+impl Desired {
+    /// Every distinct next hop with the number of routes that use it: the nexthop objects to make.
+    pub fn hops(&self) -> BTreeMap<&Hop, usize> {
+        let mut hops = BTreeMap::new();
+        for route in self.routes.values() {
+            if let Target::Via(list) = &route.target {
+                for hop in list {
+                    *hops.entry(hop).or_insert(0) += 1;
+                }
+            }
+        }
+        hops
+    }
+}

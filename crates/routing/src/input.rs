@@ -1,0 +1,165 @@
+//! What the decisions are made from.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use margay_api::{IpPool, IpamBlock, Node};
+use serde::Serialize;
+
+/// Address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Family {
+    /// IPv4.
+    #[serde(rename = "ipv4")]
+    V4,
+    /// IPv6.
+    #[serde(rename = "ipv6")]
+    V6,
+}
+
+impl Family {
+    /// Both, IPv4 first.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Of a prefix.
+    pub fn of(net: &IpNet) -> Self {
+        match net {
+            IpNet::V4(_) => Self::V4,
+            IpNet::V6(_) => Self::V6,
+        }
+    }
+
+    /// Of an address.
+    pub fn of_addr(addr: &IpAddr) -> Self {
+        match addr {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// A prefix the BGP speaker has chosen.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BgpRoute {
+    /// The destination.
+    pub prefix: IpNet,
+    /// Next hops, several for ECMP. Order and repetition don't matter.
+    pub next_hops: Vec<IpAddr>,
+    /// Kept over a graceful restart; the peer hasn't confirmed it yet.
+    pub stale: bool,
+}
+
+/// An address of a pod of this node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LocalPod {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// Host side of its veth pair.
+    pub interface: String,
+}
+
+/// A route of the kernel that is not ours: how the node reaches its neighbours.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnderlayRoute {
+    /// The destination.
+    pub prefix: IpNet,
+    /// The router; absent when the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// Interface.
+    pub dev: String,
+    /// Kernel metric; lower is preferred.
+    pub metric: u32,
+}
+
+/// The interface that carries the node's address.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// Its MTU, octets.
+    pub mtu: u32,
+}
+
+/// Names, numbers and choices that come from the daemon's configuration and FelixConfiguration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// VXLAN network identifier (`vxlanVNI`).
+    pub vxlan_vni: u32,
+    /// VXLAN UDP port (`vxlanPort`).
+    pub vxlan_port: u16,
+    /// Name of the VXLAN device for IPv4, at most 15 octets.
+    pub vxlan_device: String,
+    /// Name of the VXLAN device for IPv6, at most 15 octets.
+    pub vxlan_device_v6: String,
+    /// Name of the IPIP device, at most 15 octets.
+    pub ipip_device: String,
+    /// MTU of the VXLAN device for IPv4 (`vxlanMTU`); absent: from the uplink.
+    pub vxlan_mtu: Option<u32>,
+    /// MTU of the VXLAN device for IPv6 (`vxlanMTUV6`); absent: from the uplink.
+    pub vxlan_mtu_v6: Option<u32>,
+    /// MTU of the IPIP device (`ipipMTU`); absent: from the uplink.
+    pub ipip_mtu: Option<u32>,
+    /// MTU of pods; absent: the smallest any path in use needs.
+    pub pod_mtu: Option<u32>,
+    /// Most next hops in one route; further ones (by address) are left out.
+    pub max_paths: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            vxlan_vni: 4096,
+            vxlan_port: 4789,
+            vxlan_device: "vxlan.mgy".to_owned(),
+            vxlan_device_v6: "vxlan-v6.mgy".to_owned(),
+            ipip_device: "ipip.mgy".to_owned(),
+            vxlan_mtu: None,
+            vxlan_mtu_v6: None,
+            ipip_mtu: None,
+            pod_mtu: None,
+            max_paths: 16,
+        }
+    }
+}
+
+/// How next hops are turned into a gateway and an interface.
+#[derive(Debug, Clone, Copy)]
+pub enum Underlay<'a> {
+    /// The kernel finds the interface. Only next hops on a connected link work, and no nexthop objects.
+    Kernel,
+    /// By these routes, as BIRD's recursive next hops do; a next hop none of them covers is unreachable.
+    Routes(&'a BTreeSet<UnderlayRoute>),
+}
+
+/// Everything. The order of the lists never matters.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// This node's name.
+    pub node: &'a str,
+    /// All nodes, this one among them.
+    pub nodes: &'a [&'a Node],
+    /// All pools.
+    pub pools: &'a [&'a IpPool],
+    /// All blocks.
+    pub blocks: &'a [&'a IpamBlock],
+    /// Chosen BGP routes, without this node's own.
+    pub bgp: &'a [BgpRoute],
+    /// Addresses of this node's pods.
+    pub pods: &'a [LocalPod],
+    /// The uplink; absent while it is not known: 1500 is assumed, tunnels aren't bound to a device.
+    pub uplink: Option<&'a Uplink>,
+    /// How next hops are resolved.
+    pub underlay: Underlay<'a>,
+    /// Configuration.
+    pub settings: &'a Settings,
+}

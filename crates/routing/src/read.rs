@@ -1,0 +1,80 @@
+//! From resources to what routing needs of them.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use margay_api::kinds::{Affinity, AllowedUse, EncapMode};
+use margay_api::{IpPool, IpamBlock, Node};
+
+use crate::context::{Peer, Pool, Vtep};
+use crate::desired::Encapsulation;
+use crate::input::Family;
+use crate::mac::{is_station, vtep_mac};
+
+/// A pool. One with both encapsulations (validation refuses it, the store may hold it) counts as VXLAN.
+pub(crate) fn pool(pool: &IpPool) -> Pool {
+    let spec = &pool.spec;
+    let set = |mode: Option<EncapMode>| mode.filter(|mode| *mode != EncapMode::Never);
+    let (encapsulation, mode) = match (set(spec.vxlan_mode), set(spec.ipip_mode)) {
+        (Some(mode), _) => (Encapsulation::Vxlan, mode),
+        (None, Some(mode)) => (Encapsulation::Ipip, mode),
+        (None, None) => (Encapsulation::None, EncapMode::Never),
+    };
+    Pool {
+        name: pool.metadata.name.clone(),
+        cidr: spec.cidr.trunc(),
+        encapsulation,
+        cross_subnet: mode == EncapMode::CrossSubnet,
+        nat_outgoing: spec.nat_outgoing,
+        for_pods: spec.allowed_uses.is_empty() || spec.allowed_uses.contains(&AllowedUse::Workload),
+    }
+}
+
+/// A node, and what is wrong with it.
+pub(crate) fn node(node: &Node) -> (Peer, Vec<String>) {
+    let spec = &node.spec;
+    let mut peer = Peer::default();
+    let mut complaints = Vec::new();
+    if let Some(bgp) = &spec.bgp {
+        let addresses = [bgp.ipv4_address.map(IpNet::V4), bgp.ipv6_address.map(IpNet::V6)];
+        for address in addresses.into_iter().flatten() {
+            if usable(address.addr()) {
+                peer.addresses.insert(Family::of(&address), address);
+            } else {
+                complaints.push(format!("{} can't be a node's address: correct spec.bgp", address.addr()));
+            }
+        }
+        peer.ipip = bgp.ipv4_ipip_tunnel_addr;
+    }
+    let tunnels = [
+        (Family::V4, spec.ipv4_vxlan_tunnel_addr.map(IpAddr::V4), spec.vxlan_tunnel_mac_addr),
+        (Family::V6, spec.ipv6_vxlan_tunnel_addr.map(IpAddr::V6), spec.vxlan_tunnel_mac_addr_v6),
+    ];
+    for (family, address, mac) in tunnels {
+        let Some(address) = address else { continue };
+        let mac = mac.unwrap_or_else(|| vtep_mac(&node.metadata.name, family));
+        if usable(address) && is_station(mac) {
+            peer.vteps.insert(family, Vtep { address, mac });
+        } else {
+            complaints
+                .push(format!("{address} with MAC {mac} can't be a VXLAN tunnel end: correct the spec"));
+        }
+    }
+    (peer, complaints)
+}
+
+fn usable(address: IpAddr) -> bool {
+    !address.is_unspecified() && !address.is_multicast() && !address.is_loopback()
+}
+
+/// A block and its node; absent when it is being removed.
+pub(crate) fn block(block: &IpamBlock) -> Option<(IpNet, Option<String>)> {
+    if block.spec.deleted {
+        return None;
+    }
+    let owner = match &block.spec.affinity {
+        Some(Affinity::Host(node)) => Some(node.clone()),
+        Some(Affinity::Virtual(_)) | None => None,
+    };
+    Some((block.spec.cidr.trunc(), owner))
+}

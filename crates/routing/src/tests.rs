@@ -1,0 +1,481 @@
+//! The whole of it on small clusters.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use margay_api::{IpPool, IpamBlock, Metadata, Node};
+use proptest::prelude::*;
+use serde_json::json;
+
+use crate::{
+    BgpRoute, Desired, Input, LocalPod, RouteTrace, Router, Settings, Target, Underlay, UnderlayRoute, Uplink,
+};
+
+fn ip(s: &str) -> IpAddr {
+    s.parse().unwrap()
+}
+
+fn net(s: &str) -> IpNet {
+    s.parse().unwrap()
+}
+
+#[derive(Debug, Clone, Default)]
+struct Cluster {
+    nodes: Vec<Node>,
+    pools: Vec<IpPool>,
+    blocks: Vec<IpamBlock>,
+    bgp: Vec<BgpRoute>,
+    pods: Vec<LocalPod>,
+    underlay: Option<BTreeSet<UnderlayRoute>>,
+    settings: Settings,
+}
+
+impl Cluster {
+    fn node(mut self, name: &str, address: &str, vtep: Option<&str>) -> Self {
+        let spec = json!({ "bgp": { "ipv4Address": address }, "ipv4VXLANTunnelAddr": vtep });
+        self.nodes.push(Node::new(Metadata::named(name), serde_json::from_value(spec).unwrap()));
+        self
+    }
+
+    fn pool(mut self, name: &str, cidr: &str, mode: &str) -> Self {
+        let mut spec = json!({ "cidr": cidr, "natOutgoing": true });
+        if let Some((encapsulation, mode)) = mode.split_once(' ') {
+            spec[format!("{encapsulation}Mode")] = json!(mode);
+        }
+        self.pools.push(IpPool::new(Metadata::named(name), serde_json::from_value(spec).unwrap()));
+        self
+    }
+
+    fn block(mut self, cidr: &str, node: &str) -> Self {
+        let spec = json!({ "cidr": cidr, "affinity": format!("host:{node}") });
+        let name = cidr.replace(['.', '/', ':'], "-");
+        self.blocks.push(IpamBlock::new(Metadata::named(name), serde_json::from_value(spec).unwrap()));
+        self
+    }
+
+    fn learned(mut self, prefix: &str, next_hops: &[&str]) -> Self {
+        let next_hops = next_hops.iter().map(|n| ip(n)).collect();
+        self.bgp.push(BgpRoute { prefix: net(prefix), next_hops, stale: false });
+        self
+    }
+
+    fn stale(mut self) -> Self {
+        self.bgp.iter_mut().for_each(|route| route.stale = true);
+        self
+    }
+
+    fn pod(mut self, address: &str, interface: &str) -> Self {
+        self.pods.push(LocalPod { address: ip(address), interface: interface.to_owned() });
+        self
+    }
+
+    /// `172.20.0.0/24` on eth0, everything else through its router.
+    fn lan(mut self) -> Self {
+        let route = |prefix: &str, gateway: Option<&str>| UnderlayRoute {
+            prefix: net(prefix),
+            gateway: gateway.map(ip),
+            dev: "eth0".to_owned(),
+            metric: 0,
+        };
+        let routes = [route("172.20.0.0/24", None), route("0.0.0.0/0", Some("172.20.0.254"))];
+        self.underlay = Some(BTreeSet::from(routes));
+        self
+    }
+
+    fn with<T>(&self, ask: impl FnOnce(&Router<'_>) -> T) -> T {
+        let uplink = Uplink { name: "eth0".to_owned(), mtu: 1500 };
+        ask(&Router::new(&Input {
+            node: "n1",
+            nodes: &self.nodes.iter().collect::<Vec<_>>(),
+            pools: &self.pools.iter().collect::<Vec<_>>(),
+            blocks: &self.blocks.iter().collect::<Vec<_>>(),
+            bgp: &self.bgp,
+            pods: &self.pods,
+            uplink: Some(&uplink),
+            underlay: self.underlay.as_ref().map_or(Underlay::Kernel, Underlay::Routes),
+            settings: &self.settings,
+        }))
+    }
+
+    fn desired(&self) -> Desired {
+        self.with(|router| router.desired())
+    }
+
+    fn explain(&self, address: &str) -> RouteTrace {
+        self.with(|router| router.explain(ip(address)))
+    }
+
+    /// Routes as `ip route` writes them, problems as `! object: message`.
+    fn text(&self) -> Vec<String> {
+        let desired = self.desired();
+        let routes = desired.routes.values().map(ToString::to_string);
+        routes.chain(desired.problems.iter().map(|p| format!("! {}: {}", p.object, p.message))).collect()
+    }
+}
+
+/// n1 and n2 in one subnet, n3 behind a router.
+fn three_nodes(mode: &str) -> Cluster {
+    Cluster::default()
+        .node("n1", "172.20.0.1/24", Some("10.65.1.0"))
+        .node("n2", "172.20.0.2/24", Some("10.65.2.0"))
+        .node("n3", "172.21.0.3/24", Some("10.65.3.0"))
+        .pool("default", "10.65.0.0/16", mode)
+        .block("10.65.1.0/24", "n1")
+        .block("10.65.2.0/24", "n2")
+        .block("10.65.3.0/24", "n3")
+        .learned("10.65.2.0/24", &["172.20.0.2"])
+        .learned("10.65.3.0/24", &["172.21.0.3"])
+        .pod("10.65.1.7", "mgyaaa")
+        .lan()
+}
+
+const OWN: [&str; 2] = ["blackhole 10.65.1.0/24 proto 181", "10.65.1.7/32 dev mgyaaa scope link proto 180"];
+
+#[test]
+fn plain_pools_follow_bgp() {
+    assert_eq!(
+        three_nodes("").text(),
+        [
+            OWN[0],
+            OWN[1],
+            "10.65.2.0/24 via 172.20.0.2 dev eth0 proto 181",
+            "10.65.3.0/24 via 172.20.0.254 dev eth0 proto 181",
+        ]
+    );
+    let mut nothing = three_nodes("");
+    nothing.bgp.clear();
+    assert_eq!(nothing.text(), OWN);
+    assert!(nothing.explain("10.65.2.9").to_string().contains("BGP has not learned it"));
+}
+
+#[test]
+fn vxlan_cross_subnet_tunnels_only_across_the_router() {
+    let cluster = three_nodes("vxlan CrossSubnet");
+    let expected = [
+        OWN[0],
+        OWN[1],
+        "10.65.2.0/24 via 172.20.0.2 dev eth0 proto 181",
+        "10.65.3.0/24 via 10.65.3.0 dev vxlan.mgy onlink proto 181",
+    ];
+    assert_eq!(cluster.text(), expected);
+    // The datastore alone gives the same routes: a VXLAN cluster needs no BGP.
+    let mut without_bgp = cluster.clone();
+    without_bgp.bgp.clear();
+    assert_eq!(without_bgp.text(), expected);
+    let trace = |c: &Cluster| c.explain("10.65.2.9").to_string();
+    assert!(trace(&cluster).contains("by BGP; IPPool(default) is CrossSubnet and the node is in our subnet"));
+    assert!(trace(&without_bgp).contains("by its block in the datastore"));
+}
+
+#[test]
+fn vxlan_always_tunnels_to_everybody_with_static_entries() {
+    let desired = three_nodes("vxlan Always").desired();
+    for (block, vtep) in [("10.65.2.0/24", "10.65.2.0"), ("10.65.3.0/24", "10.65.3.0")] {
+        let Target::Via(hops) = &desired.routes[&net(block)].target else { panic!("{block}") };
+        assert_eq!(
+            (hops[0].gateway, hops[0].dev.as_deref(), hops[0].onlink),
+            (ip(vtep), Some("vxlan.mgy"), true)
+        );
+    }
+    let device = &desired.vxlan[&crate::Family::V4];
+    assert_eq!(device.address, net("10.65.1.0/32"));
+    assert_eq!((device.vni, device.port, device.mtu), (4096, 4789, 1450));
+    assert_eq!(device.local, ip("172.20.0.1"));
+    assert_eq!(desired.pod_mtu, 1450);
+    let fdb: Vec<String> = desired.fdb.iter().map(|f| format!("{} {}", f.mac, f.destination)).collect();
+    let mac = |n| crate::vtep_mac(n, crate::Family::V4);
+    let mut expected = vec![format!("{} 172.20.0.2", mac("n2")), format!("{} 172.21.0.3", mac("n3"))];
+    expected.sort();
+    assert_eq!(fdb, expected);
+    assert!(desired.neighbours.iter().any(|n| n.address == ip("10.65.3.0") && n.mac == mac("n3")));
+    assert_eq!(desired.neighbours.len(), 2);
+}
+
+#[test]
+fn ipip_follows_bgp_through_the_tunnel() {
+    let always = three_nodes("ipip Always").text();
+    assert!(
+        always.contains(&"10.65.2.0/24 via 172.20.0.2 dev ipip.mgy onlink proto 181".to_owned()),
+        "{always:?}"
+    );
+    let cross = three_nodes("ipip CrossSubnet");
+    let text = cross.text();
+    assert!(text.contains(&"10.65.2.0/24 via 172.20.0.2 dev eth0 proto 181".to_owned()), "{text:?}");
+    assert!(
+        text.contains(&"10.65.3.0/24 via 172.21.0.3 dev ipip.mgy onlink proto 181".to_owned()),
+        "{text:?}"
+    );
+    let desired = cross.desired();
+    assert_eq!(desired.ipip.map(|d| (d.local, d.mtu)), Some(("172.20.0.1".parse().unwrap(), 1480)));
+    assert_eq!(desired.pod_mtu, 1480);
+}
+
+#[test]
+fn an_owner_that_is_unknown_or_has_no_address_is_named() {
+    let mut cluster = three_nodes("vxlan Always")
+        .block("10.65.4.0/24", "n4")
+        .block("10.65.5.0/24", "n5")
+        .block("10.65.6.0/24", "n6")
+        .node("n6", "172.22.0.6/24", None);
+    cluster.nodes.push(Node::new(Metadata::named("n5"), serde_json::from_value(json!({})).unwrap()));
+    let text = cluster.text();
+    for part in [
+        "! 10.65.4.0/24: no route: its owner Node(n4) does not exist",
+        "! 10.65.5.0/24: no route: its owner Node(n5) has no IPv4 address",
+        "! 10.65.6.0/24: no route: its owner Node(n6) has no IPv4 VXLAN tunnel address yet",
+    ] {
+        assert!(text.iter().any(|line| line.starts_with(part)), "{part}: {text:#?}");
+    }
+    assert_eq!(cluster.desired().routes.len(), 4, "the others are not affected");
+    let plain = three_nodes("").block("10.65.4.0/24", "n4").text();
+    assert!(plain.iter().any(|l| l.contains("Node(n4) does not exist")), "{plain:#?}");
+}
+
+#[test]
+fn a_node_without_tunnel_address_of_its_own_says_so() {
+    let mut cluster = three_nodes("vxlan CrossSubnet");
+    cluster.nodes[0].spec.ipv4_vxlan_tunnel_addr = None;
+    let text = cluster.text();
+    assert!(
+        text.iter()
+            .any(|l| l.starts_with("! 10.65.3.0/24: no route: this node has no IPv4 address or no VXLAN"))
+    );
+    assert!(text.iter().any(|l| l.starts_with("10.65.2.0/24 via 172.20.0.2")));
+    assert!(cluster.desired().vxlan.is_empty() && cluster.desired().fdb.is_empty());
+}
+
+#[test]
+fn nobody_overrides_own_blocks_and_pods() {
+    let cluster = three_nodes("")
+        .learned("10.65.1.0/24", &["172.20.0.2"])
+        .learned("10.65.1.7/32", &["172.20.0.2"])
+        .learned("10.65.1.128/25", &["172.20.0.2"]);
+    let text = cluster.text();
+    assert!(text.contains(&OWN[0].to_owned()) && text.contains(&OWN[1].to_owned()), "{text:#?}");
+    assert!(
+        text.iter().any(|l| l.starts_with("! 10.65.1.128/25: refused: it is inside this node's own block"))
+    );
+    assert!(!text.iter().any(|l| l.starts_with("10.65.1.128/25")));
+}
+
+#[test]
+fn prefixes_outside_the_pools_are_taken_as_they_are() {
+    let cluster = three_nodes("vxlan Always")
+        .learned("192.0.2.0/24", &["172.20.0.9", "172.20.0.8", "172.20.0.9"])
+        .learned("10.65.0.0/16", &["172.20.0.2"])
+        .learned("0.0.0.0/0", &["172.20.0.254"]);
+    let text = cluster.text();
+    for route in [
+        "192.0.2.0/24 nexthop via 172.20.0.8 dev eth0 nexthop via 172.20.0.9 dev eth0 proto 181",
+        "0.0.0.0/0 via 172.20.0.254 dev eth0 proto 181",
+        "10.65.0.0/16 via 10.65.2.0 dev vxlan.mgy onlink proto 181",
+    ] {
+        assert!(text.contains(&route.to_owned()), "{route}: {text:#?}");
+    }
+}
+
+#[test]
+fn unreachable_own_and_stale_next_hops() {
+    let mut cluster = three_nodes("")
+        .learned("192.0.2.0/24", &["fd00::1"])
+        .learned("198.51.100.0/24", &["172.20.0.1", "172.20.0.9"]);
+    cluster.nodes.retain(|n| n.metadata.name != "n3");
+    let text = cluster.clone().stale().text();
+    assert!(text.iter().any(|l| l.contains("no kernel route leads to next hop fd00::1")), "{text:#?}");
+    assert!(text.contains(&"198.51.100.0/24 via 172.20.0.9 dev eth0 proto 181".to_owned()), "{text:#?}");
+    assert!(
+        !text.iter().any(|l| l.starts_with("10.65.3.0/24 via")),
+        "n3 is gone, only a stale route is left"
+    );
+    assert!(text.iter().any(|l| l.starts_with("10.65.2.0/24 via")), "stale, but its node exists");
+    assert!(cluster.text().iter().any(|l| l.starts_with("10.65.3.0/24 via")), "not stale: BGP knows better");
+}
+
+#[test]
+fn blocks_of_full_length_overlapping_pools_and_shared_addresses() {
+    let cluster = three_nodes("vxlan CrossSubnet")
+        .block("10.65.9.9/32", "n1")
+        .pool("second", "10.65.128.0/17", "")
+        .node("n7", "172.20.0.2/24", Some("10.65.3.0"))
+        .pod("10.65.1.7", "mgybbb");
+    let text = cluster.text();
+    assert!(!text.iter().any(|l| l.starts_with("blackhole 10.65.9.9")));
+    for part in [
+        "! IPPool(second): 10.65.128.0/17 overlaps",
+        "! Node(n7): address 172.20.0.2 is also that of Node(n2)",
+        "! Node(n7): VXLAN tunnel address 10.65.3.0",
+        "! 10.65.1.7/32: two pod interfaces",
+    ] {
+        assert!(text.iter().any(|l| l.starts_with(part)), "{part}: {text:#?}");
+    }
+    assert!(text.contains(&OWN[1].to_owned()));
+}
+
+#[test]
+fn all_blocks_of_a_node_share_one_next_hop() {
+    let mut cluster = three_nodes("vxlan CrossSubnet");
+    for i in 0..100 {
+        cluster = cluster.block(&format!("10.65.{}.0/24", 100 + i), if i % 2 == 0 { "n2" } else { "n3" });
+    }
+    let desired = cluster.desired();
+    let hops = desired.hops();
+    assert_eq!(hops.len(), 2, "{hops:?}");
+    assert_eq!(hops.values().copied().collect::<Vec<_>>(), [51, 51]);
+}
+
+#[test]
+fn dual_stack_uses_one_device_per_family() {
+    let mut cluster = three_nodes("vxlan Always").pool("six", "fd00:65::/48", "vxlan Always");
+    for (n, node) in cluster.nodes.iter_mut().enumerate() {
+        let n = n + 1;
+        let bgp = node.spec.bgp.as_mut().unwrap();
+        bgp.ipv6_address = Some(format!("fd00:20::{n}/64").parse().unwrap());
+        node.spec.ipv6_vxlan_tunnel_addr = Some(format!("fd00:65::{n}:0").parse().unwrap());
+    }
+    let cluster =
+        cluster.block("fd00:65::2:0/122", "n2").block("fd00:65::1:0/122", "n1").pod("fd00:65::1:5", "mgyaaa");
+    let text = cluster.text();
+    for route in [
+        "fd00:65::2:0/122 via fd00:65::2:0 dev vxlan-v6.mgy onlink proto 181",
+        "blackhole fd00:65::1:0/122 proto 181",
+        "fd00:65::1:5/128 dev mgyaaa scope link proto 180",
+    ] {
+        assert!(text.contains(&route.to_owned()), "{route}: {text:#?}");
+    }
+    let desired = cluster.desired();
+    assert_eq!(desired.vxlan.len(), 2);
+    assert_eq!((desired.vxlan[&crate::Family::V6].mtu, desired.pod_mtu), (1430, 1430));
+    assert_eq!(desired.nat_outgoing.masquerade, BTreeSet::from([net("10.65.0.0/16"), net("fd00:65::/48")]));
+}
+
+#[test]
+fn explain_names_pool_block_owner_and_route() {
+    let trace = three_nodes("vxlan CrossSubnet").explain("10.65.3.44");
+    assert_eq!(
+        trace.to_string(),
+        "10.65.3.0/24 via 10.65.3.0 dev vxlan.mgy onlink proto 181\n  \
+         10.65.3.0/24: VXLAN to node n3 by its block in the datastore; IPPool(default) is CrossSubnet and the node is \
+         in another subnet"
+    );
+    assert_eq!((trace.pool.as_deref(), trace.owner.as_deref()), (Some("default"), Some("n3")));
+    assert_eq!(trace.block, Some(net("10.65.3.0/24")));
+    let own = three_nodes("").explain("10.65.1.9").to_string();
+    assert!(own.contains("this node's block: addresses without a pod are dropped here"), "{own}");
+    let unclaimed = three_nodes("").explain("10.65.77.1").to_string();
+    assert!(
+        unclaimed.contains("IPPool(default) has the address, but no node claimed its block"),
+        "{unclaimed}"
+    );
+    let outside = three_nodes("").explain("8.8.8.8").to_string();
+    assert!(outside.contains("in no IPPool, block or BGP route"), "{outside}");
+}
+
+fn arbitrary_cluster() -> impl Strategy<Value = Cluster> {
+    let mode = prop_oneof![
+        Just(""),
+        Just("vxlan Always"),
+        Just("vxlan CrossSubnet"),
+        Just("ipip Always"),
+        Just("ipip CrossSubnet")
+    ];
+    (
+        mode.clone(),
+        mode,
+        proptest::collection::vec((1u8..6, 0u8..2, 1u8..6, proptest::option::of(1u8..6)), 0..6),
+        proptest::collection::vec((0u8..8, 24u8..=32, 1u8..7), 0..10),
+        proptest::collection::vec(
+            (0u8..12, 22u8..=32, proptest::collection::vec(1u8..8, 0..4), any::<bool>()),
+            0..10,
+        ),
+        proptest::collection::vec((0u8..8, 0u8..4, 0u8..3), 0..6),
+        any::<bool>(),
+    )
+        .prop_map(|(mode_a, mode_b, nodes, blocks, bgp, pods, lan)| {
+            let mut c =
+                Cluster::default().pool("a", "10.65.0.0/22", mode_a).pool("b", "10.65.4.0/22", mode_b);
+            for (name, subnet, host, vtep) in nodes {
+                let vtep = vtep.map(|v| format!("10.65.{v}.0"));
+                let address = format!("172.2{subnet}.0.{host}/24");
+                // Names are unique in a datastore.
+                if c.nodes.iter().all(|n| n.metadata.name != format!("n{name}")) {
+                    c = c.node(&format!("n{name}"), &address, vtep.as_deref());
+                }
+            }
+            for (third, len, node) in blocks {
+                let cidr = net(&format!("10.65.{third}.0/{len}")).trunc().to_string();
+                if c.blocks.iter().all(|b| b.spec.cidr.to_string() != cidr) {
+                    c = c.block(&cidr, &format!("n{node}"));
+                }
+            }
+            for (third, len, hops, stale) in bgp {
+                let prefix = net(&format!("10.65.{third}.0/{len}")).trunc();
+                let next_hops = hops.into_iter().map(|h| ip(&format!("172.20.0.{h}"))).collect();
+                c.bgp.push(BgpRoute { prefix, next_hops, stale });
+            }
+            for (third, host, interface) in pods {
+                c = c.pod(&format!("10.65.{third}.{host}"), &format!("mgy{interface}"));
+            }
+            if lan { c.lan() } else { c }
+        })
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_the_input_never_matters(cluster in arbitrary_cluster(), rotate in 0usize..10) {
+        let mut other = cluster.clone();
+        fn shuffle<T>(list: &mut [T], by: usize) {
+            list.reverse();
+            if !list.is_empty() {
+                let by = by % list.len();
+                list.rotate_left(by);
+            }
+        }
+        shuffle(&mut other.nodes, rotate);
+        shuffle(&mut other.pools, rotate);
+        shuffle(&mut other.blocks, rotate);
+        shuffle(&mut other.bgp, rotate);
+        shuffle(&mut other.pods, rotate);
+        for route in &mut other.bgp {
+            shuffle(&mut route.next_hops, rotate);
+        }
+        prop_assert_eq!(cluster.desired(), other.desired());
+        prop_assert_eq!(cluster.explain("10.65.1.1"), other.explain("10.65.1.1"));
+    }
+
+    #[test]
+    fn routes_keep_their_rules(cluster in arbitrary_cluster()) {
+        let desired = cluster.desired();
+        let own: Vec<IpNet> = cluster.blocks.iter()
+            .filter(|b| b.spec.affinity.as_ref().unwrap().to_string() == "host:n1")
+            .map(|b| b.spec.cidr).collect();
+        let mut keys = std::collections::BTreeMap::new();
+        for (prefix, route) in &desired.routes {
+            prop_assert_eq!(prefix, &route.prefix);
+            match &route.target {
+                Target::Link { dev } => prop_assert!(cluster.pods.iter().any(|p| p.address == prefix.addr() && &p.interface == dev)),
+                Target::Blackhole => prop_assert!(own.contains(prefix) && prefix.prefix_len() < 32),
+                Target::Via(hops) => {
+                    prop_assert!(!hops.is_empty() && hops.is_sorted());
+                    prop_assert!(!own.iter().any(|block| block.contains(prefix)), "{} overrides", prefix);
+                    for hop in hops {
+                        prop_assert_eq!(keys.entry(hop.key.clone()).or_insert_with(|| hop.clone()), hop);
+                        let tunnel = hop.dev.as_deref() == Some("vxlan.mgy");
+                        prop_assert!(!tunnel || desired.neighbours.iter().any(|n| n.address == hop.gateway));
+                    }
+                }
+            }
+        }
+        // Every local pod is reachable: whatever else is wrong.
+        for pod in &cluster.pods {
+            let target = &desired.routes[&IpNet::from(pod.address)].target;
+            prop_assert!(matches!(target, Target::Link { .. }), "{:?}", target);
+        }
+        // What explain says is what is programmed.
+        for prefix in desired.routes.keys() {
+            let trace = cluster.explain(&prefix.addr().to_string());
+            let best = desired.routes.values().filter(|r| r.prefix.contains(&prefix.addr())).max_by_key(|r| r.prefix.prefix_len());
+            prop_assert_eq!(trace.route.as_ref(), best);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Tunnel devices, their static entries, and MTUs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::context::Context;
+use crate::desired::{Encapsulation, FdbEntry, IpipDevice, Neighbour, VxlanDevice};
+use crate::input::{Family, Settings, Uplink};
+
+/// MTU of an uplink nobody has told us of: Ethernet's.
+const DEFAULT_MTU: u32 = 1500;
+/// Outer IPv4 header.
+const IPIP_OVERHEAD: u32 = 20;
+/// Outer IPv4 (20), UDP (8), VXLAN (8) and inner Ethernet (14) headers.
+const VXLAN_OVERHEAD: u32 = 50;
+/// The same with an outer IPv6 header (40).
+const VXLAN_V6_OVERHEAD: u32 = 70;
+/// The smallest MTU IPv6 works with (RFC 8200 section 5); never go below.
+const SMALLEST_MTU: u32 = 1280;
+
+/// MTUs by purpose, octets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mtus {
+    pub(crate) vxlan: u32,
+    pub(crate) vxlan_v6: u32,
+    pub(crate) ipip: u32,
+    pub(crate) pod: u32,
+}
+
+impl Mtus {
+    pub(crate) fn new(
+        settings: &Settings,
+        uplink: Option<&Uplink>,
+        used: &BTreeSet<(Encapsulation, Family)>,
+    ) -> Self {
+        let uplink = uplink.map_or(DEFAULT_MTU, |uplink| uplink.mtu);
+        let inner = |set: Option<u32>, overhead: u32| {
+            set.filter(|mtu| *mtu > 0)
+                .unwrap_or_else(|| uplink.saturating_sub(overhead).max(SMALLEST_MTU.min(uplink)))
+        };
+        let vxlan = inner(settings.vxlan_mtu, VXLAN_OVERHEAD);
+        let vxlan_v6 = inner(settings.vxlan_mtu_v6, VXLAN_V6_OVERHEAD);
+        let ipip = inner(settings.ipip_mtu, IPIP_OVERHEAD);
+        let smallest = used
+            .iter()
+            .map(|(encapsulation, family)| match (encapsulation, family) {
+                (Encapsulation::None, _) => uplink,
+                (Encapsulation::Ipip, _) => ipip,
+                (Encapsulation::Vxlan, Family::V4) => vxlan,
+                (Encapsulation::Vxlan, Family::V6) => vxlan_v6,
+            })
+            .min()
+            .unwrap_or(uplink);
+        Self { vxlan, vxlan_v6, ipip, pod: settings.pod_mtu.filter(|mtu| *mtu > 0).unwrap_or(smallest) }
+    }
+}
+
+/// Which encapsulations the pools use, per family.
+pub(crate) fn used(cx: &Context<'_>) -> BTreeSet<(Encapsulation, Family)> {
+    cx.pools.iter().map(|pool| (pool.encapsulation, Family::of(&pool.cidr))).collect()
+}
+
+/// The VXLAN devices this node can have now.
+pub(crate) fn vxlan_devices(
+    cx: &Context<'_>,
+    used: &BTreeSet<(Encapsulation, Family)>,
+    uplink: Option<&Uplink>,
+    mtus: &Mtus,
+) -> BTreeMap<Family, VxlanDevice> {
+    let mut devices = BTreeMap::new();
+    for family in Family::ALL {
+        let (Some(local), Some(vtep), true) = (
+            cx.own.address(family),
+            cx.own.vteps.get(&family),
+            used.contains(&(Encapsulation::Vxlan, family)),
+        ) else {
+            continue;
+        };
+        let (name, mtu) = match family {
+            Family::V4 => (&cx.settings.vxlan_device, mtus.vxlan),
+            Family::V6 => (&cx.settings.vxlan_device_v6, mtus.vxlan_v6),
+        };
+        let device = VxlanDevice {
+            name: name.clone(),
+            vni: cx.settings.vxlan_vni,
+            port: cx.settings.vxlan_port,
+            local,
+            parent: uplink.map(|uplink| uplink.name.clone()),
+            mac: vtep.mac,
+            address: IpNet::from(vtep.address),
+            mtu,
+        };
+        devices.insert(family, device);
+    }
+    devices
+}
+
+/// Forwarding database and neighbours of those devices: every other node with a tunnel end, whether or not a route
+/// needs it now, so that a node that changes subnet finds its entries there.
+pub(crate) fn vxlan_entries(
+    cx: &Context<'_>,
+    devices: &BTreeMap<Family, VxlanDevice>,
+) -> (BTreeSet<FdbEntry>, BTreeSet<Neighbour>) {
+    let (mut fdb, mut neighbours) = (BTreeSet::new(), BTreeSet::new());
+    for (_, peer) in cx.peers.iter().filter(|(name, _)| name.as_str() != cx.node) {
+        for (family, device) in devices {
+            if let (Some(destination), Some(vtep)) = (peer.address(*family), peer.vteps.get(family)) {
+                let dev = device.name.clone();
+                fdb.insert(FdbEntry { dev: dev.clone(), mac: vtep.mac, destination });
+                neighbours.insert(Neighbour { dev, address: vtep.address, mac: vtep.mac });
+            }
+        }
+    }
+    (fdb, neighbours)
+}
+
+/// The IPIP device, when a pool needs one.
+pub(crate) fn ipip_device(
+    cx: &Context<'_>,
+    used: &BTreeSet<(Encapsulation, Family)>,
+    mtus: &Mtus,
+) -> Option<IpipDevice> {
+    let Some(IpAddr::V4(local)) = cx.own.address(Family::V4) else { return None };
+    used.contains(&(Encapsulation::Ipip, Family::V4)).then(|| IpipDevice {
+        name: cx.settings.ipip_device.clone(),
+        local,
+        address: cx.own.ipip.map(|address| IpNet::from(IpAddr::V4(address))),
+        mtu: mtus.ipip,
+    })
+}
