@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use margay_api::IpPool;
-use margay_api::kinds::{AllowedUse, AssignmentMode, IpPoolSpec};
+use margay_api::kinds::{AllowedUse, AssignmentMode};
 
 use crate::range::Family;
+
+/// Block size of an IPv4 pool that names none: 256 addresses.
+const DEFAULT_BLOCK_V4: u8 = 24;
+/// Block size of an IPv6 pool that names none: 64 addresses.
+const DEFAULT_BLOCK_V6: u8 = 122;
 
 /// What an address is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,8 +76,8 @@ impl Eligible<'_> {
 /// Block size of a pool as prefix length.
 pub fn block_len(pool: &IpPool) -> u8 {
     pool.spec.block_size.unwrap_or(match Family::of(&pool.spec.cidr) {
-        Family::V4 => IpPoolSpec::DEFAULT_BLOCK_V4,
-        Family::V6 => IpPoolSpec::DEFAULT_BLOCK_V6,
+        Family::V4 => DEFAULT_BLOCK_V4,
+        Family::V6 => DEFAULT_BLOCK_V6,
     })
 }
 
@@ -149,6 +154,7 @@ fn closed(pool: &IpPool, query: &PoolQuery<'_>, by_name: bool) -> Option<String>
 #[cfg(test)]
 mod tests {
     use margay_api::Metadata;
+    use margay_api::kinds::IpPoolSpec;
     use margay_api::selector::Selector;
 
     use super::*;
