@@ -69,7 +69,10 @@ impl Framer {
     ///
     /// # Errors
     /// A header that ends the session. The stream has no message boundaries after it: call no more.
-    pub fn next_frame<'a>(&'a mut self, input: &mut &'a [u8]) -> Result<Option<Frame<'a>>, SessionReset> {
+    pub fn next_frame<'a, 'i: 'a>(
+        &'a mut self,
+        input: &mut &'i [u8],
+    ) -> Result<Option<Frame<'a>>, SessionReset> {
         if std::mem::take(&mut self.delivered) {
             // Freed, not cleared: idle sessions are many and hold no buffer.
             self.partial = Vec::new();

@@ -17,6 +17,8 @@ mod nlri;
 mod notification;
 mod open;
 mod refresh;
+#[cfg(test)]
+mod testing;
 mod update;
 
 pub use attr::{
