@@ -1,1 +1,21 @@
-//! Skeleton.
+//! The CNI plugin: types of every version of the specification, the veth wiring, and the verbs.
+//!
+//! The shim `margay-cni` is this library and nothing else: blocking, without a runtime, executed once per pod and verb.
+//! What takes decisions (addresses, names, policy) is the agent on the other side of a Unix socket; see
+//! [`margay_control::cni`] for that conversation.
+
+pub mod config;
+pub mod environment;
+pub mod error;
+pub mod plugin;
+pub mod result;
+pub mod spool;
+pub mod version;
+pub mod wiring;
+
+pub use error::CniError;
+pub use plugin::{GcRequest, run};
+pub use spool::Spool;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,348 @@
+//! The verbs: what the shim does with an environment and a configuration.
+
+use std::net::IpAddr;
+
+use margay_control::cni::{
+    AddReply, AddRequest, Attachment, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest,
+};
+use margay_control::{Client, ClientError};
+use margay_netlink::{Mac, Netns};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::Config;
+use crate::environment::{Environment, Target, Verb};
+use crate::error::{CniError, code};
+use crate::result::{CniResult, Interface, IpConfig, RouteConfig};
+use crate::spool::Spool;
+use crate::version::{Version, version_answer};
+use crate::wiring::{self, Wiring};
+
+/// `POST /v1/cni/gc`: release every attachment of the network that isn't in the list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GcRequest {
+    /// Name of the network.
+    pub network: String,
+    /// What still exists.
+    pub valid: Vec<Attachment>,
+}
+
+/// Performs the verb of `environment` with the configuration in `stdin` and returns what to print on standard output.
+///
+/// # Errors
+/// The error to print, with the specification's code.
+pub fn run(environment: &Environment, stdin: &[u8]) -> Result<String, CniError> {
+    let verb = Verb::parse(environment.get("CNI_COMMAND").map_or("", String::as_str))?;
+    if verb == Verb::Version {
+        return Ok(version_answer());
+    }
+    let config = Config::parse(stdin)?;
+    let needed = match verb {
+        Verb::Check => Version::V0_4_0,
+        Verb::Gc | Verb::Status => Version::V1_1_0,
+        Verb::Add | Verb::Del | Verb::Version => Version::V0_1_0,
+    };
+    if config.version < needed {
+        return Err(CniError::new(
+            code::INCOMPATIBLE_VERSION,
+            format!("cniVersion {} has no such verb: it came with {needed}", config.version),
+        ));
+    }
+    let plugin = Plugin { client: Client::new(&config.socket).with_timeout(config.timeout), config };
+    match verb {
+        Verb::Add => plugin.add(&Target::read(verb, environment)?).map(|result| result.to_string()),
+        Verb::Del => plugin.del(&Target::read(verb, environment)?).map(|()| String::new()),
+        Verb::Check => plugin.check(&Target::read(verb, environment)?).map(|()| String::new()),
+        Verb::Gc => plugin.gc().map(|()| String::new()),
+        Verb::Status => plugin.status().map(|()| String::new()),
+        Verb::Version => Ok(version_answer()),
+    }
+}
+
+struct Plugin {
+    config: Config,
+    client: Client,
+}
+
+impl Plugin {
+    fn add(&self, target: &Target) -> Result<Value, CniError> {
+        let netns_path = target.netns.as_deref().unwrap_or_default();
+        let netns = open_netns(target, netns_path)?;
+        // Before anything is reserved: a second ADD must neither take nor release the first one's address.
+        let mut inside = margay_netlink::Netlink::open_in(&netns).map_err(kernel)?;
+        if inside.link(&target.ifname).map_err(kernel)?.is_some() {
+            return Err(interface_exists(target, netns_path));
+        }
+        let attachment = self.attachment(target);
+        let request = AddRequest {
+            attachment: attachment.clone(),
+            netns: netns_path.to_owned(),
+            pod_namespace: target.args.pod_namespace.clone(),
+            pod_name: target.args.pod_name.clone(),
+            labels: self.config.labels.clone(),
+            requested_ips: if self.config.ips.is_empty() {
+                target.args.ips.clone()
+            } else {
+                self.config.ips.clone()
+            },
+            mac: self.config.mac.clone().or_else(|| target.args.mac.clone()),
+            pools: self.config.pools.clone(),
+        };
+        let reply: AddReply = match self.client.post("/v1/cni/add", &request) {
+            Ok(reply) => reply,
+            Err(error @ (ClientError::Unreachable { .. } | ClientError::Refused { .. })) => {
+                return Err(self.agent_error(error));
+            }
+            // The request may have arrived and only its answer been lost.
+            Err(error) => return Err(self.undone(&attachment, self.agent_error(error))),
+        };
+        self.attach(target, netns_path, &netns, &attachment, &reply)
+            .map_err(|error| self.undone(&attachment, error))
+    }
+
+    /// Everything after the reservation.
+    fn attach(
+        &self,
+        target: &Target,
+        netns_path: &str,
+        netns: &Netns,
+        attachment: &Attachment,
+        reply: &AddReply,
+    ) -> Result<Value, CniError> {
+        let mac: Option<Mac> = match reply.mac.as_deref().map(str::parse).transpose() {
+            Ok(mac) => mac,
+            Err(error) => {
+                return Err(
+                    CniError::new(code::KERNEL, "the agent's answer has a bad MAC").with_details(error)
+                );
+            }
+        };
+        let wiring = Wiring {
+            host_ifname: &reply.host_ifname,
+            ifname: &target.ifname,
+            mac,
+            mtu: reply.mtu,
+            addresses: &reply.addresses,
+        };
+        let mac = wiring.build(netns).map_err(|error| match error {
+            error if error.is_exists() => interface_exists(target, netns_path).with_details(error),
+            error => kernel(error),
+        })?;
+        let commit = CommitRequest {
+            attachment: attachment.clone(),
+            host_ifname: reply.host_ifname.clone(),
+            mac: mac.to_string(),
+        };
+        match self.client.post::<_, CommitReply>("/v1/cni/commit", &commit) {
+            Ok(_live) => Ok(self.result(&wiring, mac, netns_path)),
+            Err(error) => {
+                let mut error = self.agent_error(error);
+                if let Err(left) = wiring::remove(netns, &target.ifname) {
+                    error.details =
+                        format!("{}; and removing the interface again failed: {left}", error.details);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn result(&self, wiring: &Wiring<'_>, mac: Mac, netns_path: &str) -> Value {
+        let routes: Vec<RouteConfig> = wiring
+            .routes()
+            .into_iter()
+            .map(|(destination, gateway)| RouteConfig { destination, gateway: Some(gateway) })
+            .collect();
+        let gateway_of = |ip: IpAddr| {
+            routes
+                .iter()
+                .find(|r| r.destination.addr().is_ipv4() == ip.is_ipv4())
+                .and_then(|route| route.gateway)
+        };
+        let interface = |name: &str, mac: Mac, sandbox: &str| Interface {
+            name: name.to_owned(),
+            mac: mac.to_string(),
+            mtu: Some(wiring.mtu),
+            sandbox: sandbox.to_owned(),
+        };
+        CniResult {
+            interfaces: vec![
+                interface(wiring.host_ifname, Mac::HOST_SIDE, ""),
+                interface(wiring.ifname, mac, netns_path),
+            ],
+            ips: wiring
+                .addresses
+                .iter()
+                .map(|net| IpConfig { address: *net, gateway: gateway_of(net.addr()), interface: Some(1) })
+                .collect(),
+            routes,
+            dns: self.config.dns.clone(),
+        }
+        .to_json(self.config.version)
+    }
+
+    /// DEL succeeds whatever is missing. It fails only if the kernel refuses to remove what is there, or the release could
+    /// be neither performed nor recorded: then the runtime has to come back, or an address would leak.
+    fn del(&self, target: &Target) -> Result<(), CniError> {
+        let netns = target.netns.as_deref().and_then(|path| open_netns(target, path).ok());
+        let removed = match (&netns, self.host_side()) {
+            (Some(netns), _) => wiring::remove(netns, &target.ifname),
+            (None, Some(host_ifname)) => wiring::remove_host_side(host_ifname),
+            // The namespace is gone, and the veth with it; the agent knows the name in case it isn't.
+            (None, None) => Ok(()),
+        };
+        // An interface that is still there may still be in use: its address must not be given to anyone else.
+        removed.map_err(kernel)?;
+        self.release(&self.attachment(target))
+    }
+
+    /// The host side as the result of ADD named it.
+    fn host_side(&self) -> Option<&str> {
+        let interfaces = &self.config.previous.as_ref()?.interfaces;
+        interfaces
+            .iter()
+            .find(|interface| interface.sandbox.is_empty())
+            .map(|interface| interface.name.as_str())
+    }
+
+    fn check(&self, target: &Target) -> Result<(), CniError> {
+        let Some(previous) = &self.config.previous else {
+            return Err(CniError::new(
+                code::INVALID_CONFIG,
+                "CHECK needs prevResult: give the result of ADD",
+            ));
+        };
+        let netns = open_netns(target, target.netns.as_deref().unwrap_or_default())?;
+        let request = CheckRequest { attachment: self.attachment(target) };
+        let held: CheckReply =
+            self.client.post("/v1/cni/check", &request).map_err(|e| self.agent_error(e))?;
+        let wiring = Wiring {
+            host_ifname: &held.host_ifname,
+            ifname: &target.ifname,
+            mac: None,
+            mtu: 0,
+            addresses: &held.addresses,
+        };
+        let mut wrong = wiring.verify(&netns).map_err(kernel)?;
+        if !held.live {
+            wrong.push("route or policy of the container are not in the kernel yet".to_owned());
+        }
+        // Only what ADD reported for this interface; other plugins of the chain check their own.
+        let ours = |ip: &&IpConfig| {
+            let name = ip.interface.and_then(|place| previous.interfaces.get(place)).map(|i| i.name.as_str());
+            name.is_none_or(|name| name == target.ifname)
+        };
+        for ip in previous.ips.iter().filter(ours) {
+            if !held.addresses.contains(&ip.address) {
+                wrong.push(format!("the agent doesn't hold {} for this container", ip.address));
+            }
+        }
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let message =
+            format!("container {} is not wired as ADD left it: remove and add it again", target.container_id);
+        Err(CniError::new(code::CHECK_FAILED, message).with_details(wrong.join("; ")))
+    }
+
+    fn gc(&self) -> Result<(), CniError> {
+        let Some(valid) = &self.config.valid_attachments else {
+            let message = "GC needs cni.dev/valid-attachments: without it everything would be released";
+            return Err(CniError::new(code::INVALID_CONFIG, message));
+        };
+        let network = &self.config.network;
+        let attachment = |(container_id, ifname): &(String, String)| Attachment {
+            container_id: container_id.clone(),
+            ifname: ifname.clone(),
+            network: network.clone(),
+        };
+        let request = GcRequest { network: network.clone(), valid: valid.iter().map(attachment).collect() };
+        self.client.post::<_, Value>("/v1/cni/gc", &request).map(|_| ()).map_err(|e| self.agent_error(e))
+    }
+
+    fn status(&self) -> Result<(), CniError> {
+        self.client.get_text("/readyz").map(|_| ()).map_err(|error| {
+            let message = "the network is not ready: ADD would fail (systemctl status margay-agent)";
+            CniError::new(code::NOT_AVAILABLE, message).with_details(error)
+        })
+    }
+
+    fn attachment(&self, target: &Target) -> Attachment {
+        Attachment {
+            container_id: target.container_id.clone(),
+            ifname: target.ifname.clone(),
+            network: self.config.network.clone(),
+        }
+    }
+
+    /// Tells the agent, or the spool if the agent can't be told.
+    fn release(&self, attachment: &Attachment) -> Result<(), CniError> {
+        let request = DelRequest { attachment: attachment.clone() };
+        let Err(error) = self.client.post::<_, Value>("/v1/cni/del", &request) else { return Ok(()) };
+        Spool::new(&self.config.spool_dir).put(&request).map_err(|spool| {
+            let dir = self.config.spool_dir.display();
+            CniError::new(
+                code::TRY_AGAIN_LATER,
+                format!(
+                    "the release reached neither the agent nor {dir}: start the agent or make {dir} writable"
+                ),
+            )
+            .with_details(format!("{error}; {spool}"))
+        })
+    }
+
+    /// Gives back what was reserved for an ADD that failed.
+    fn undone(&self, attachment: &Attachment, mut error: CniError) -> CniError {
+        if let Err(left) = self.release(attachment) {
+            error.details = format!("{}; and the release failed: {left}", error.details);
+        }
+        error
+    }
+
+    fn agent_error(&self, error: ClientError) -> CniError {
+        let socket = self.config.socket.display();
+        match error {
+            ClientError::Unreachable { .. } => CniError::new(
+                code::TRY_AGAIN_LATER,
+                format!("margay-agent is not running: start it (systemctl start margay-agent); it listens on {socket}"),
+            )
+            .with_details(error),
+            ClientError::Refused { body, .. } if body.code != 0 => {
+                CniError { code: body.code, message: body.message, details: body.details }
+            }
+            error => {
+                let message = format!("margay-agent at {socket} failed: see its log (journalctl -u margay-agent)");
+                CniError::new(code::TRY_AGAIN_LATER, message).with_details(error)
+            }
+        }
+    }
+}
+
+/// Opens `CNI_NETNS`, which must not be the plugin's own namespace unless the runtime insists.
+fn open_netns(target: &Target, path: &str) -> Result<Netns, CniError> {
+    let invalid = |message: String| CniError::new(code::INVALID_NETNS, message);
+    let opened = Netns::open(path).and_then(|netns| Ok((netns.id()?, Netns::current()?.id()?, netns)));
+    let (id, own, netns) = opened.map_err(|error| {
+        invalid(format!("CNI_NETNS {path} is no network namespace: is the container gone?"))
+            .with_details(error)
+    })?;
+    if id == own && !target.netns_override {
+        return Err(invalid(format!(
+            "CNI_NETNS {path} is the host's own namespace: a container needs its own (or set CNI_NETNS_OVERRIDE=1)"
+        )));
+    }
+    Ok(netns)
+}
+
+fn interface_exists(target: &Target, netns: &str) -> CniError {
+    CniError::new(
+        code::INTERFACE_EXISTS,
+        format!(
+            "interface {} exists in {netns}: run DEL for container {} first",
+            target.ifname, target.container_id
+        ),
+    )
+}
+
+fn kernel(error: margay_netlink::Error) -> CniError {
+    CniError::new(code::KERNEL, "the kernel refused to wire the container").with_details(error)
+}

@@ -1,0 +1,219 @@
+//! The veth pair between host and container: make it, verify it, take it away.
+//!
+//! The container gets host addresses (/32, /128) and default routes through gateways that exist only as permanent
+//! neighbour entries (169.254.1.1, and the link-local address of the host side's fixed MAC), so nothing depends on proxy
+//! ARP, and nothing on the wire is ever asked. The host side gets a permanent entry for each container address.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use margay_netlink::{
+    Address, AddressOptions, Error, IgnoreMissing, Link, Mac, Netlink, Netns, Result, Route, RouteFilter,
+    RouteTarget, VethEnd, sysctl,
+};
+
+/// The gateway every pod sees for IPv4, as in Calico.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// `RTPROT_BOOT`: what ip(8) uses; inside the container nobody owns routes by protocol.
+const PROTOCOL_BOOT: u8 = 3;
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct Wiring<'a> {
+    /// Name of the host side.
+    pub host_ifname: &'a str,
+    /// Name inside the container.
+    pub ifname: &'a str,
+    /// MAC inside the container; the kernel invents one otherwise.
+    pub mac: Option<Mac>,
+    /// MTU of both ends, octets.
+    pub mtu: u32,
+    /// Addresses of the container, as /32 and /128.
+    pub addresses: &'a [IpNet],
+}
+
+impl Wiring<'_> {
+    fn ipv6(&self) -> bool {
+        self.addresses.iter().any(|net| matches!(net, IpNet::V6(_)))
+    }
+
+    fn ipv4(&self) -> bool {
+        self.addresses.iter().any(|net| matches!(net, IpNet::V4(_)))
+    }
+
+    /// Default routes and their gateways, for the families in use.
+    pub fn routes(&self) -> Vec<(IpNet, IpAddr)> {
+        let v4 = self.ipv4().then(|| (IpNet::V4(Ipv4Net::default()), IpAddr::V4(GATEWAY)));
+        let v6 =
+            self.ipv6().then(|| (IpNet::V6(Ipv6Net::default()), IpAddr::V6(Mac::HOST_SIDE.link_local())));
+        v4.into_iter().chain(v6).collect()
+    }
+
+    /// Builds everything; the host side is in the calling thread's namespace. Returns the container's MAC. On failure
+    /// what was made is removed again.
+    ///
+    /// A host-side interface of the same name is a leftover of an earlier container (the agent gives a name to one
+    /// attachment at a time) and is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when the container has an interface of that name; the kernel's refusal of any step.
+    pub fn build(&self, pod: &Netns) -> Result<Mac> {
+        let mut host = Netlink::open()?;
+        if Netlink::open_in(pod)?.link(self.ifname)?.is_some() {
+            return Err(Error::Exists {
+                what: format!("make interface {}", self.ifname),
+                detail: String::new(),
+            });
+        }
+        if host.link(self.host_ifname)?.is_some_and(|old| is_veth(&old)) {
+            host.delete_link_named(self.host_ifname).ignore_missing()?;
+        }
+        let near = VethEnd { name: self.host_ifname, mac: Some(Mac::HOST_SIDE), netns: None };
+        let far = VethEnd { name: self.ifname, mac: self.mac, netns: Some(pod.as_fd()) };
+        host.add_veth(&near, &far, Some(self.mtu))?;
+        self.configure(&mut host, pod).inspect_err(|_| {
+            // The first error is the one to report; the pair goes with its namespace if this fails too.
+            let _ignored = host.delete_link_named(self.host_ifname);
+        })
+    }
+
+    fn configure(&self, host: &mut Netlink, pod: &Netns) -> Result<Mac> {
+        let index = host.link_index(self.host_ifname)?;
+        self.host_settings()?;
+        host.set_up(index, true)?;
+        let mac = pod.run(|| self.configure_pod())??;
+        for net in self.addresses {
+            host.set_neighbour(index, net.addr(), mac)?;
+        }
+        Ok(mac)
+    }
+
+    /// Per-interface settings of the host side, before it is up.
+    fn host_settings(&self) -> Result<()> {
+        let set = |family: &str, key: &str, value: &str| {
+            sysctl::write(&["net", family, "conf", self.host_ifname, key], value).map(|_| ())
+        };
+        if self.ipv4() {
+            set("ipv4", "forwarding", "1")?;
+            // Gratuitous help for a container that lost its neighbour entry isn't given: proxy ARP would answer for
+            // every address this node can route to.
+            set("ipv4", "proxy_arp", "0")?;
+        }
+        if self.ipv6() {
+            set("ipv6", "disable_ipv6", "0")?;
+            set("ipv6", "accept_dad", "0")?;
+            set("ipv6", "accept_ra", "0")?;
+            set("ipv6", "forwarding", "1")?;
+        }
+        Ok(())
+    }
+
+    fn configure_pod(&self) -> Result<Mac> {
+        let mut pod = Netlink::open()?;
+        let loopback = pod.link_index("lo")?;
+        pod.set_up(loopback, true)?;
+        if self.ipv6() {
+            for (key, value) in [("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0")] {
+                sysctl::write(&["net", "ipv6", "conf", self.ifname, key], value)?;
+            }
+            // Runtimes often start a namespace with IPv6 switched off as a whole.
+            sysctl::write(&["net", "ipv6", "conf", "lo", "disable_ipv6"], "0")?;
+        }
+        let index = pod.link_index(self.ifname)?;
+        pod.set_up(index, true)?;
+        for net in self.addresses {
+            pod.add_address(&Address { index, net: *net }, AddressOptions::default())?;
+        }
+        for (destination, gateway) in self.routes() {
+            pod.set_neighbour(index, gateway, Mac::HOST_SIDE)?;
+            let target = RouteTarget::Via { gateway, device: Some(index), onlink: true };
+            pod.replace_route(&Route::new(destination, target, PROTOCOL_BOOT))?;
+        }
+        let link = pod.link_by_index(index)?.and_then(|link| link.mac);
+        link.ok_or_else(|| Error::Invalid {
+            what: format!("interface {}", self.ifname),
+            reason: "vanished while it was configured".to_owned(),
+        })
+    }
+
+    /// Everything that differs from what [`build`](Self::build) makes, as sentences; empty when all is well. Additions by
+    /// chained plugins are fine.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked.
+    pub fn verify(&self, pod: &Netns) -> Result<Vec<String>> {
+        let mut wrong = Vec::new();
+        let mut netlink = Netlink::open_in(pod)?;
+        let Some(inside) = netlink.link(self.ifname)? else {
+            return Ok(vec![format!("the container has no interface {}", self.ifname)]);
+        };
+        if !inside.up {
+            wrong.push(format!("{} is down in the container", self.ifname));
+        }
+        let present = netlink.addresses(Some(inside.index))?;
+        for net in self.addresses {
+            if !present.iter().any(|address| address.net == *net) {
+                wrong.push(format!("{} has no address {net}", self.ifname));
+            }
+        }
+        let filter = RouteFilter { device: Some(inside.index), ..RouteFilter::default() };
+        let routes = netlink.routes(filter)?;
+        let neighbours = netlink.neighbours(Some(inside.index))?;
+        for (destination, via) in self.routes() {
+            let there = |route: &Route| {
+                route.destination == destination
+                    && matches!(&route.target, RouteTarget::Via { gateway, .. } if *gateway == via)
+            };
+            if !routes.iter().any(there) {
+                wrong.push(format!("the container has no route {destination} via {via}"));
+            }
+            if !neighbours.iter().any(|n| n.ip == via && n.permanent && n.mac == Some(Mac::HOST_SIDE)) {
+                wrong.push(format!("the container has no permanent neighbour entry for {via}"));
+            }
+        }
+        match Netlink::open()?.link(self.host_ifname)? {
+            None => wrong.push(format!("the host has no interface {}", self.host_ifname)),
+            Some(outside) if !outside.up => wrong.push(format!("{} is down on the host", self.host_ifname)),
+            Some(outside) if inside.peer != Some(outside.index) => {
+                wrong.push(format!(
+                    "{} on the host is not the other end of {}",
+                    self.host_ifname, self.ifname
+                ));
+            }
+            Some(_) => {}
+        }
+        Ok(wrong)
+    }
+}
+
+/// Removes the container's interface, if it is there and a veth (its host side goes with it).
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn remove(pod: &Netns, ifname: &str) -> Result<()> {
+    let mut netlink = Netlink::open_in(pod)?;
+    match netlink.link(ifname)? {
+        Some(link) if is_veth(&link) => netlink.delete_link(link.index).ignore_missing(),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a host side by name, if it is there, a veth, and carries the host side's MAC.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn remove_host_side(host_ifname: &str) -> Result<()> {
+    let mut netlink = Netlink::open()?;
+    match netlink.link(host_ifname)? {
+        Some(link) if is_veth(&link) && link.mac == Some(Mac::HOST_SIDE) => {
+            netlink.delete_link(link.index).ignore_missing()
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_veth(link: &Link) -> bool {
+    link.kind.as_deref() == Some("veth")
+}
