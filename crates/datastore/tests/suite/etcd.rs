@@ -1,0 +1,241 @@
+//! What is particular to etcd: several endpoints, TLS, users.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+use margay_datastore::raw::{Cursor, Datastore, Prefix, Watch};
+use margay_datastore::{Backend, Error, EtcdConfig, Revision, StoreConfig};
+
+use crate::setup::{EtcdServer, PATIENCE, Site, etcd_trial, eventually, installed, trial};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("etcd::nobody_listening_is_unavailable_at_once", nobody_listening_is_unavailable_at_once),
+        trial("etcd::silence_is_bounded_by_the_timeout", silence_is_bounded_by_the_timeout),
+        trial("etcd::bad_settings_are_refused", bad_settings_are_refused),
+        etcd_trial("etcd::other_endpoints_stand_in", other_endpoints_stand_in),
+        etcd_trial("etcd::a_restart_ends_watches_and_resuming_loses_nothing", a_restart_ends_watches),
+        etcd_trial("etcd::another_cluster_ends_old_positions", another_cluster_ends_old_positions),
+        etcd_trial("etcd::users_need_their_password", users_need_their_password),
+        etcd_trial("etcd::tls_with_client_certificates", tls_with_client_certificates),
+    ]
+}
+
+async fn connect(config: &EtcdConfig) -> Result<Backend, Error> {
+    Backend::connect(&StoreConfig::Etcd(config.clone())).await
+}
+
+/// An endpoint where nobody listens.
+fn closed() -> String {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    format!("http://{port}")
+}
+
+async fn nobody_listening_is_unavailable_at_once() {
+    let config = EtcdConfig::new([closed(), closed()]);
+    let store = connect(&config).await.unwrap();
+    let start = Instant::now();
+    for error in [
+        store.get("/t/a").await.unwrap_err(),
+        store.create("/t/a", Vec::new()).await.unwrap_err(),
+        store.list(&[Prefix::new("/t")]).await.unwrap_err(),
+        store.watch(Cursor::at([Prefix::new("/t")], Revision(0))).await.unwrap_err(),
+    ] {
+        // Not "uncertain", for the write either: it was never sent.
+        assert!(matches!(&error, Error::Unavailable(reason) if reason.contains("refused")), "{error}");
+        assert!(config.endpoints.iter().all(|e| error.to_string().contains(e)), "{error}");
+        assert!(error.is_retryable());
+    }
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+async fn silence_is_bounded_by_the_timeout() {
+    // Accepts connections (the kernel does) and never says a word; and an address that nobody has.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = (format!("http://{}", silent.local_addr().unwrap()), silent);
+    for (endpoint, write_was_sent) in [(silent.0.as_str(), true), ("http://192.0.2.1:2379", false)] {
+        let mut config = EtcdConfig::new([endpoint]);
+        config.timeout_ms = 500;
+        let store = connect(&config).await.unwrap();
+        let start = Instant::now();
+        let read = store.get("/t/a").await.unwrap_err();
+        assert!(matches!(read, Error::Unavailable(_)), "{read}");
+        let watch = store.watch(Cursor::at([Prefix::new("/t")], Revision(0))).await.unwrap_err();
+        assert!(matches!(watch, Error::Unavailable(_)), "{watch}");
+        let write = store.create("/t/a", Vec::new()).await.unwrap_err();
+        assert_eq!(matches!(write, Error::Uncertain(_)), write_was_sent, "{endpoint}: {write}");
+        assert!(write.is_retryable());
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    }
+}
+
+async fn bad_settings_are_refused() {
+    let good = EtcdConfig::new(["http://127.0.0.1:2379"]);
+    let some = |text: &str| Some(text.to_owned());
+    let cases = [
+        (EtcdConfig { endpoints: Vec::new(), ..good.clone() }, "at least one endpoint"),
+        (EtcdConfig::new(["127.0.0.1:2379"]), "http://"),
+        (EtcdConfig::new(["https://127.0.0.1:2379"]), "caFile"),
+        (EtcdConfig::new(["http://127.0.0.1:1", "https://127.0.0.1:2"]), "partly"),
+        (EtcdConfig { username: some("u"), ..good.clone() }, "password"),
+        (EtcdConfig { timeout_ms: 0, ..good.clone() }, "timeoutMs"),
+        (
+            EtcdConfig { ca_file: Some("/nowhere/ca.pem".into()), ..EtcdConfig::new(["https://127.0.0.1:2379"]) },
+            "/nowhere/ca.pem",
+        ),
+        (EtcdConfig { key_file: Some("/k".into()), ..good }, "certFile"),
+    ];
+    for (config, says) in cases {
+        let error = connect(&config).await.unwrap_err();
+        assert!(matches!(&error, Error::Invalid(reason) if reason.contains(says)), "{says}: {error}");
+    }
+}
+
+async fn other_endpoints_stand_in() {
+    let server = EtcdServer::started();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let mut config = EtcdConfig::new([closed(), silent_endpoint, server.endpoint.clone()]);
+    config.timeout_ms = 3000;
+    let store = connect(&config).await.unwrap();
+    // A read may be sent again, so it finds the one that works; from then on that one is asked first.
+    let from = eventually("a working endpoint is found", || async { store.revision().await.ok() }).await;
+    let mut watch = store.watch(Cursor::at([Prefix::new("/t")], from)).await.unwrap();
+    let start = Instant::now();
+    for i in 0..10 {
+        store.create(&format!("/t/{i}"), Vec::new()).await.unwrap();
+    }
+    assert!(start.elapsed() < Duration::from_secs(3), "the silent endpoint is asked again: {:?}", start.elapsed());
+    assert_eq!(watch.next().await.unwrap()[0].key, "/t/0");
+}
+
+async fn a_restart_ends_watches() {
+    let mut server = EtcdServer::started();
+    let store = Site::Etcd(EtcdServer::stopped().with(&[], false)).config();
+    drop(store);
+    let store = Backend::connect(&server.config()).await.unwrap();
+    let from = eventually("etcd is up", || async { store.revision().await.ok() }).await;
+    let mut watch = store.watch(Cursor::at([Prefix::new("/t")], from)).await.unwrap();
+    store.create("/t/before", Vec::new()).await.unwrap();
+    assert_eq!(watch.next().await.unwrap()[0].key, "/t/before");
+    server.stop();
+    let ended = tokio::time::timeout(PATIENCE / 3, watch.next()).await.expect("the watch must end").unwrap_err();
+    assert!(matches!(ended, Error::Unavailable(_)), "{ended}");
+    let down = store.create("/t/down", Vec::new()).await.unwrap_err();
+    assert!(down.is_retryable(), "{down}");
+    assert!(server.start());
+    eventually("etcd is back", || async { store.revision().await.ok() }).await;
+    let created = store.create("/t/after", Vec::new()).await.unwrap();
+    let mut resumed = store.watch(watch.cursor()).await.unwrap();
+    let changes = resumed.next().await.unwrap();
+    assert_eq!((changes[0].key.as_str(), changes[0].revision), ("/t/after", created));
+}
+
+async fn another_cluster_ends_old_positions() {
+    let mut server = EtcdServer::started();
+    let store = Backend::connect(&server.config()).await.unwrap();
+    eventually("etcd is up", || async { store.revision().await.ok() }).await;
+    for i in 0..20 {
+        store.create(&format!("/t/{i}"), Vec::new()).await.unwrap();
+    }
+    let position = store.list(&[Prefix::new("/t")]).await.unwrap().cursor;
+    server.stop();
+    std::fs::remove_dir_all(server.folder.path().join("data")).unwrap();
+    assert!(server.start());
+    eventually("etcd is back", || async { store.revision().await.ok() }).await;
+    let ended = store.watch(position).await.unwrap_err();
+    assert!(matches!(ended, Error::Compacted(_)), "{ended}");
+    assert_eq!(store.list(&[Prefix::new("/t")]).await.unwrap().entries, []);
+}
+
+async fn users_need_their_password() {
+    let server = EtcdServer::started();
+    let mut config = EtcdConfig::new([server.endpoint.clone()]);
+    let open = connect(&config).await.unwrap();
+    eventually("etcd is up", || async { open.revision().await.ok() }).await;
+    let mut admin = etcd_client::Client::connect([&server.endpoint], None).await.unwrap();
+    admin.user_add("root", "secret", None).await.unwrap();
+    admin.role_add("root").await.unwrap();
+    admin.user_grant_role("root", "root").await.unwrap();
+    admin.user_add("margay", "secret2", None).await.unwrap();
+    admin.role_add("margay").await.unwrap();
+    let allowed = etcd_client::Permission::read_write("/t/").with_prefix();
+    admin.role_grant_permission("margay", allowed).await.unwrap();
+    admin.user_grant_role("margay", "margay").await.unwrap();
+    admin.auth_enable().await.unwrap();
+
+    let nobody = open.get("/t/a").await.unwrap_err();
+    assert!(matches!(nobody, Error::Denied(_)), "{nobody}");
+    (config.username, config.password) = (Some("margay".to_owned()), Some("wrong".to_owned()));
+    let wrong = connect(&config).await.unwrap().get("/t/a").await.unwrap_err();
+    assert!(matches!(wrong, Error::Denied(_)), "{wrong}");
+    config.password = Some("secret2".to_owned());
+    let store = connect(&config).await.unwrap();
+    let at = store.create("/t/a", Vec::new()).await.unwrap();
+    let mut watch = store.watch(Cursor::at([Prefix::new("/t")], at)).await.unwrap();
+    store.update("/t/a", b"2".to_vec(), at).await.unwrap();
+    assert_eq!(watch.next().await.unwrap()[0].value.as_deref(), Some(&b"2"[..]));
+    let elsewhere = store.create("/other/a", Vec::new()).await.unwrap_err();
+    assert!(matches!(elsewhere, Error::Denied(_)), "{elsewhere}");
+    let elsewhere = store.watch(Cursor::at([Prefix::new("/other")], at)).await.unwrap_err();
+    assert!(matches!(elsewhere, Error::Denied(_)), "{elsewhere}");
+}
+
+/// An authority and what it signed, made by openssl.
+fn certificates(folder: &Path) {
+    let openssl = |arguments: &str| {
+        let status = Command::new("openssl")
+            .args(arguments.split(' '))
+            .current_dir(folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success(), "openssl {arguments}");
+    };
+    let new = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!("req -x509 {new} -keyout ca.key -out ca.pem -days 2 -subj /CN=ca"));
+    std::fs::write(folder.join("san"), "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n").unwrap();
+    for name in ["server", "client"] {
+        openssl(&format!("req {new} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        openssl(&format!(
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {name}.pem -days 2 -extfile san"
+        ));
+    }
+    openssl(&format!("req -x509 {new} -keyout other.key -out other.pem -days 2 -subj /CN=other"));
+}
+
+async fn tls_with_client_certificates() {
+    assert!(installed("openssl"), "this test makes certificates with openssl");
+    let server = EtcdServer::stopped();
+    let folder = server.folder.path().to_owned();
+    certificates(&folder);
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (cert, key, ca) = (file("server.pem"), file("server.key"), file("ca.pem"));
+    let arguments =
+        ["--cert-file", &cert, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
+    let mut server = server.with(&arguments, true);
+    assert!(server.start());
+
+    let mut config = EtcdConfig::new([server.endpoint.clone()]);
+    config.ca_file = Some(ca.into());
+    config.cert_file = Some(folder.join("client.pem"));
+    config.key_file = Some(folder.join("client.key"));
+    let store = connect(&config).await.unwrap();
+    eventually("etcd answers over TLS", || async { store.revision().await.ok() }).await;
+    let at = store.create("/t/a", b"1".to_vec()).await.unwrap();
+    let mut watch = store.watch(Cursor::at([Prefix::new("/t")], Revision(at.0 - 1))).await.unwrap();
+    assert_eq!(watch.next().await.unwrap()[0].revision, at);
+
+    // An authority that didn't sign etcd's certificate: refused by us, nothing sent.
+    config.ca_file = Some(folder.join("other.pem"));
+    let refused = connect(&config).await.unwrap().create("/t/b", Vec::new()).await.unwrap_err();
+    assert!(matches!(&refused, Error::Unavailable(reason) if reason.contains("certificate")), "{refused}");
+    assert_eq!(store.get("/t/b").await.unwrap(), None);
+    // No certificate of our own: refused by etcd.
+    let anonymous = EtcdConfig { ca_file: Some(file("ca.pem").into()), cert_file: None, key_file: None, ..config };
+    assert!(connect(&anonymous).await.unwrap().get("/t/a").await.is_err());
+}
