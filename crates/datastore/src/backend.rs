@@ -40,9 +40,9 @@ impl Backend {
             #[cfg(feature = "etcd")]
             StoreConfig::Etcd(config) => Etcd::new(config).map(Self::Etcd),
             #[cfg(not(feature = "etcd"))]
-            StoreConfig::Etcd(_) => {
-                Err(Error::Invalid("this program was built without etcd; use the embedded datastore".to_owned()))
-            }
+            StoreConfig::Etcd(_) => Err(Error::Invalid(
+                "this program was built without etcd; use the embedded datastore".to_owned(),
+            )),
         }
     }
 }

@@ -158,7 +158,8 @@ mod tests {
         assert_eq!((etcd.prefix.as_str(), etcd.timeout_ms), ("/calico", 5000));
         assert!(!format!("{etcd:?}").contains("secret"));
 
-        let unknown = serde_json::from_str::<StoreConfig>(r#"{"type":"embedded","path":"/x","pth":1}"#).unwrap_err();
+        let unknown =
+            serde_json::from_str::<StoreConfig>(r#"{"type":"embedded","path":"/x","pth":1}"#).unwrap_err();
         assert!(unknown.to_string().contains("pth"), "{unknown}");
     }
 }

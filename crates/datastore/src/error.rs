@@ -39,7 +39,9 @@ pub enum Error {
     #[error("datastore did not acknowledge the write, which may or may not have happened: {0}")]
     Uncertain(String),
     /// The datastore refused the credentials.
-    #[error("datastore refused access: {0}; check username, password and certificates, and the role's permissions")]
+    #[error(
+        "datastore refused access: {0}; check username, password and certificates, and the role's permissions"
+    )]
     Denied(String),
     /// The stored data can't be used: not a Margay datastore, damaged, or written by a newer version.
     #[error("datastore unusable: {0}")]

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "etcd")]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// Largest value, in bytes: etcd's default limit of 1.5 MiB for a request, less room for the key.
+pub const VALUE_LIMIT: usize = (3 << 19) - (8 << 10);
 
 /// Position in the history of a datastore: grows by at least one with every change, 0 before the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -167,6 +168,17 @@ pub trait Watch: Send {
     fn cursor(&self) -> Cursor;
 }
 
+/// Refuses a value that not every backend takes.
+pub(crate) fn check_size(key: &str, value: &[u8]) -> Result<()> {
+    if value.len() > VALUE_LIMIT {
+        return Err(Error::Invalid(format!(
+            "{key} is too large: {} bytes, at most {VALUE_LIMIT} fit",
+            value.len()
+        )));
+    }
+    Ok(())
+}
+
 /// Ends `operation` after `limit`, with [`Error::Unavailable`].
 #[cfg(feature = "etcd")]
 pub(crate) async fn bounded<T>(
@@ -176,7 +188,9 @@ pub(crate) async fn bounded<T>(
 ) -> Result<T> {
     match tokio::time::timeout(limit, operation).await {
         Ok(result) => result,
-        Err(_elapsed) => Err(Error::Unavailable(format!("{what}: no answer within {} ms", limit.as_millis()))),
+        Err(_elapsed) => {
+            Err(Error::Unavailable(format!("{what}: no answer within {} ms", limit.as_millis())))
+        }
     }
 }
 
@@ -188,7 +202,9 @@ mod tests {
     fn a_prefix_covers_its_folder_and_nothing_else() {
         let prefix = Prefix::new("/a/b");
         assert_eq!((prefix.as_str(), prefix.end().as_str()), ("/a/b/", "/a/b0"));
-        for (key, inside) in [("/a/b/c", true), ("/a/b/c/d", true), ("/a/bc", false), ("/a/b", false), ("/a/b0", false)] {
+        for (key, inside) in
+            [("/a/b/c", true), ("/a/b/c/d", true), ("/a/bc", false), ("/a/b", false), ("/a/b0", false)]
+        {
             assert_eq!(prefix.contains(key), inside, "{key}");
             assert_eq!(key > prefix.as_str() && key < prefix.end().as_str(), inside, "{key}");
         }

@@ -23,12 +23,9 @@ pub use watch::EmbeddedWatch;
 
 use crate::config::EmbeddedConfig;
 use crate::error::{Error, Result};
-use crate::raw::{Cursor, Datastore, Entry, Listing, Prefix, Revision};
+use crate::raw::{Cursor, Datastore, Entry, Listing, Prefix, Revision, check_size};
 use tail::Tail;
 use worker::{Intent, Worker};
-
-/// Largest value, in bytes: what etcd takes by default, so that what fits here fits there.
-const VALUE_LIMIT: usize = 3 << 19;
 
 /// The log is trimmed to the configured history once in so many writes.
 const TRIM_EVERY: u64 = 256;
@@ -60,7 +57,10 @@ impl Embedded {
     /// [`Error::Invalid`] for a configuration out of range.
     pub async fn open(config: &EmbeddedConfig) -> Result<Self> {
         if !(1_000..=10_000_000).contains(&config.history) {
-            return Err(Error::Invalid(format!("datastore.history is {}, not in 1000-10000000", config.history)));
+            return Err(Error::Invalid(format!(
+                "datastore.history is {}, not in 1000-10000000",
+                config.history
+            )));
         }
         check_timeout(config.timeout_ms)?;
         let config = config.clone();
@@ -246,13 +246,6 @@ pub(crate) fn check_timeout(timeout_ms: u64) -> Result<()> {
     } else {
         Err(Error::Invalid(format!("datastore.timeoutMs is {timeout_ms}, not in 100-600000")))
     }
-}
-
-fn check_size(key: &str, value: &[u8]) -> Result<()> {
-    if value.len() > VALUE_LIMIT {
-        return Err(Error::Invalid(format!("{key} is too large: {} bytes, at most {VALUE_LIMIT} fit", value.len())));
-    }
-    Ok(())
 }
 
 fn compare(current: Option<Revision>, key: &str, expected: Revision) -> Result<()> {

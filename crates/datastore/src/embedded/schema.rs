@@ -35,9 +35,8 @@ pub(super) fn open(path: &Path, deadline: Instant) -> Result<Connection> {
 }
 
 fn make_file(path: &Path) -> Result<()> {
-    let failed = |e: std::io::Error| {
-        Error::Unavailable(format!("can't open {} for writing: {e}", path.display()))
-    };
+    let failed =
+        |e: std::io::Error| Error::Unavailable(format!("can't open {} for writing: {e}", path.display()));
     if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     }
@@ -51,8 +50,7 @@ fn connect(path: &Path, deadline: Instant) -> Result<Connection> {
     let mut conn = Connection::open_with_flags(path, flags).map_err(failed)?;
     conn.busy_timeout(deadline.saturating_duration_since(Instant::now())).map_err(failed)?;
     check_owner(&conn, path)?;
-    let mode: String =
-        conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(failed)?;
+    let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(failed)?;
     if mode != "wal" {
         return Err(Error::Invalid(format!(
             "{}: its file system has no shared memory for SQLite; put it on a local one",

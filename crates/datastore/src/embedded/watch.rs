@@ -46,15 +46,18 @@ impl EmbeddedWatch {
                 let oldest = Revision(schema::compacted(tx)?);
                 let from = cursor.0.iter().map(|(_, at)| *at).min().unwrap_or(newest);
                 if from < oldest {
-                    return Ok(Err(Error::Compacted(format!("changes after {from}; kept are those after {oldest}"))));
+                    return Ok(Err(Error::Compacted(format!(
+                        "changes after {from}; kept are those after {oldest}"
+                    ))));
                 }
                 if let Some((_, ahead)) = cursor.0.iter().find(|(_, at)| *at > newest) {
                     return Ok(Err(Error::Compacted(format!(
                         "changes after {ahead}; the newest is {newest}, so the datastore was replaced"
                     ))));
                 }
-                let mut select =
-                    tx.prepare_cached("SELECT revision, key, value FROM log WHERE revision > ?1 ORDER BY revision LIMIT ?2")?;
+                let mut select = tx.prepare_cached(
+                    "SELECT revision, key, value FROM log WHERE revision > ?1 ORDER BY revision LIMIT ?2",
+                )?;
                 let mut rows = select.query([to_sql(from), limit])?;
                 let mut batch = Batch { changes: Vec::new(), reached: from, complete: true };
                 let mut count = 0;

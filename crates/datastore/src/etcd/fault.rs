@@ -46,13 +46,18 @@ impl From<&ClientError> for Fault {
         match i32::from(status.code()) {
             code::OUT_OF_RANGE if says("compacted") => Self::Answer(Error::Compacted(message.to_owned())),
             code::OUT_OF_RANGE if says("future revision") => Self::Answer(Error::Invalid(message.to_owned())),
-            code::PERMISSION_DENIED | code::UNAUTHENTICATED => Self::Answer(Error::Denied(message.to_owned())),
+            code::PERMISSION_DENIED | code::UNAUTHENTICATED => {
+                Self::Answer(Error::Denied(message.to_owned()))
+            }
             code::INVALID_ARGUMENT | code::FAILED_PRECONDITION if says("auth") || says("user name") => {
                 Self::Answer(Error::Denied(message.to_owned()))
             }
             code::INVALID_ARGUMENT => Self::Answer(Error::Invalid(message.to_owned())),
             code::UNIMPLEMENTED => {
                 Self::Answer(Error::Invalid(format!("this endpoint doesn't speak etcd's v3 API: {message}")))
+            }
+            code::RESOURCE_EXHAUSTED if says("larger than max") => {
+                Self::Answer(Error::Invalid(message.to_owned()))
             }
             code::RESOURCE_EXHAUSTED => Self::NotSent(message.to_owned()),
             code::UNAVAILABLE if says("no leader") || says("too many requests") => {
@@ -77,7 +82,10 @@ fn never_connected(status: &(dyn std::error::Error + 'static)) -> bool {
             return true;
         }
         let text = error.to_string();
-        if text.starts_with("tcp ") || text.starts_with("dns error") || text.contains("invalid peer certificate") {
+        if text.starts_with("tcp ")
+            || text.starts_with("dns error")
+            || text.contains("invalid peer certificate")
+        {
             return true;
         }
         next = error.source();
@@ -109,7 +117,9 @@ mod tests {
 
     #[test]
     fn only_errors_of_connecting_count_as_never_connected() {
-        for kind in [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe, ErrorKind::UnexpectedEof, ErrorKind::TimedOut] {
+        for kind in
+            [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe, ErrorKind::UnexpectedEof, ErrorKind::TimedOut]
+        {
             assert!(!never_connected(&std::io::Error::from(kind)), "{kind}");
         }
         assert!(never_connected(&std::io::Error::other("tcp connect error")));

@@ -12,14 +12,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, Compare, CompareOp, GetOptions, KeyValue, ResponseHeader, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{
+    Client, Compare, CompareOp, GetOptions, KeyValue, ResponseHeader, Txn, TxnOp, TxnOpResponse,
+};
 use tokio::time::Instant;
 
 pub use watch::EtcdWatch;
 
 use crate::config::EtcdConfig;
 use crate::error::{Error, Result};
-use crate::raw::{Cursor, Datastore, Entry, Listing, Prefix, Revision};
+use crate::raw::{Cursor, Datastore, Entry, Listing, Prefix, Revision, check_size};
 use connect::Endpoints;
 use fault::Fault;
 
@@ -59,7 +61,9 @@ impl Etcd {
     pub fn new(config: &EtcdConfig) -> Result<Self> {
         crate::embedded::check_timeout(config.timeout_ms)?;
         let endpoints = Endpoints::new(config)?;
-        Ok(Self { shared: Arc::new(Shared { endpoints, timeout: config.timeout(), cluster: AtomicU64::new(0) }) })
+        Ok(Self {
+            shared: Arc::new(Shared { endpoints, timeout: config.timeout(), cluster: AtomicU64::new(0) }),
+        })
     }
 
     /// Sends a request to the first endpoint that takes it, beginning with the one that did last.
@@ -155,7 +159,11 @@ impl Etcd {
                 .call(Access::Read, |client| {
                     let (start, options) = (start.clone(), options.clone());
                     async move {
-                        client.kv_client().max_decoding_message_size(MESSAGE_LIMIT).get(start, Some(options)).await
+                        client
+                            .kv_client()
+                            .max_decoding_message_size(MESSAGE_LIMIT)
+                            .get(start, Some(options))
+                            .await
                     }
                 })
                 .await?;
@@ -207,11 +215,13 @@ impl Datastore for Etcd {
     }
 
     async fn create(&self, key: &str, value: Vec<u8>) -> Result<Revision> {
+        check_size(key, &value)?;
         self.compare_and(key, Revision(0), TxnOp::put(key, value, None)).await
     }
 
     async fn update(&self, key: &str, value: Vec<u8>, expected: Revision) -> Result<Revision> {
         exists(key, expected)?;
+        check_size(key, &value)?;
         self.compare_and(key, expected, TxnOp::put(key, value, None)).await
     }
 
@@ -225,8 +235,10 @@ impl Datastore for Etcd {
     }
 
     async fn compact(&self, revision: Revision) -> Result<()> {
-        let result = self
-            .call(Access::Read, |client| async move { client.kv_client().compact(to_wire(revision), None).await })
+        let result =
+            self.call(Access::Read, |client| async move {
+                client.kv_client().compact(to_wire(revision), None).await
+            })
             .await;
         match result {
             // Somebody else was faster, or this call was repeated.
@@ -236,9 +248,8 @@ impl Datastore for Etcd {
     }
 
     async fn revision(&self) -> Result<Revision> {
-        let answer = self
-            .call(Access::Read, |client| async move { client.kv_client().get("/", None).await })
-            .await?;
+        let answer =
+            self.call(Access::Read, |client| async move { client.kv_client().get("/", None).await }).await?;
         Ok(revision_of(answer.header()))
     }
 }

@@ -39,8 +39,11 @@ impl EtcdWatch {
                     let Some((key, options)) = folders.next() else {
                         return Err(etcd_client::Error::InvalidArgs("no folder".to_owned()));
                     };
-                    let mut stream =
-                        client.watch_client().max_decoding_message_size(MESSAGE_LIMIT).watch(key, options).await?;
+                    let mut stream = client
+                        .watch_client()
+                        .max_decoding_message_size(MESSAGE_LIMIT)
+                        .watch(key, options)
+                        .await?;
                     for (key, options) in folders {
                         stream.watch(key, options).await?;
                     }
@@ -118,7 +121,9 @@ impl EtcdWatch {
             let Some(kv) = event.kv() else { continue };
             let key = String::from_utf8_lossy(kv.key()).into_owned();
             let revision = from_wire(kv.mod_revision());
-            let Some(folder) = before.0.iter().position(|(prefix, _)| prefix.contains(&key)) else { continue };
+            let Some(folder) = before.0.iter().position(|(prefix, _)| prefix.contains(&key)) else {
+                continue;
+            };
             if revision <= before.0[folder].1 {
                 continue;
             }

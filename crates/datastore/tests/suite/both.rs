@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
-use margay_datastore::raw::{Change, Cursor, Datastore, Prefix, Watch};
+use margay_datastore::raw::{Change, Cursor, Datastore, Prefix, VALUE_LIMIT, Watch};
 use margay_datastore::{Backend, Error, Revision};
 
 use crate::setup::{EtcdServer, Folder, PATIENCE, Site, etcd_trial, trial};
@@ -226,7 +226,10 @@ async fn a_watch_sees_its_folders_only(site: Site) {
     // Between folders no order is promised.
     seen.sort();
     assert_eq!(seen, ["/t/a/1", "/t/a/2/3", "/t/c/1"]);
-    assert!(tokio::time::timeout(Duration::from_millis(200), watch.next()).await.is_err(), "nothing else may come");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), watch.next()).await.is_err(),
+        "nothing else may come"
+    );
 }
 
 async fn a_dropped_next_loses_nothing(site: Site) {
@@ -282,14 +285,14 @@ async fn large_values_pass_and_too_large_ones_are_refused(site: Site) {
     let store = site.open().await;
     let from = store.revision().await.unwrap();
     let mut watch = store.watch(Cursor::at([root()], from)).await.unwrap();
-    let large = vec![b'x'; 1 << 20];
+    let large = vec![b'x'; VALUE_LIMIT];
     for i in 0..6 {
         store.create(&format!("/t/{i}"), large.clone()).await.unwrap();
     }
     let seen = collect(&mut watch, 6).await;
     assert!(seen.iter().all(|c| c.value.as_ref() == Some(&large)));
     assert_eq!(store.list(&[root()]).await.unwrap().entries.len(), 6);
-    let refused = store.create("/t/huge", vec![b'x'; 2 << 20]).await.unwrap_err();
+    let refused = store.create("/t/huge", vec![b'x'; VALUE_LIMIT + 1]).await.unwrap_err();
     assert!(matches!(refused, Error::Invalid(_)), "{refused}");
     assert_eq!(store.get("/t/huge").await.unwrap(), None);
 }

@@ -99,7 +99,8 @@ async fn kill_9_loses_no_acknowledged_write() {
         };
     }
     let listing = store.list(&[Prefix::new("/t")]).await.unwrap();
-    let stored: BTreeMap<_, _> = listing.entries.into_iter().map(|e| (e.key, (e.revision, e.value))).collect();
+    let stored: BTreeMap<_, _> =
+        listing.entries.into_iter().map(|e| (e.key, (e.revision, e.value))).collect();
     assert_eq!(stored, expected);
     let check: String = rusqlite::Connection::open(&path)
         .unwrap()

@@ -16,7 +16,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("embedded::many_first_openers_agree", many_first_openers_agree),
         trial("embedded::reopening_keeps_values_and_history", reopening_keeps_values_and_history),
         trial("embedded::history_is_bounded", history_is_bounded),
-        trial("embedded::unusable_files_are_refused_and_left_alone", unusable_files_are_refused_and_left_alone),
+        trial(
+            "embedded::unusable_files_are_refused_and_left_alone",
+            unusable_files_are_refused_and_left_alone,
+        ),
         trial("embedded::unwritable_places_are_named", unwritable_places_are_named),
         trial("embedded::damage_is_reported", damage_is_reported),
         trial("embedded::a_lock_that_stays_is_reported_in_time", a_lock_that_stays_is_reported_in_time),
@@ -35,7 +38,9 @@ async fn many_first_openers_agree() {
     let mut openers = tokio::task::JoinSet::new();
     for i in 0..8 {
         let path = path.clone();
-        openers.spawn(async move { open(&path).await.unwrap().create(&format!("/t/{i}"), Vec::new()).await.unwrap() });
+        openers.spawn(async move {
+            open(&path).await.unwrap().create(&format!("/t/{i}"), Vec::new()).await.unwrap()
+        });
     }
     let mut revisions: Vec<_> = openers.join_all().await.into_iter().map(|r| r.0).collect();
     revisions.sort_unstable();
@@ -90,10 +95,14 @@ async fn unusable_files_are_refused_and_left_alone() {
     rusqlite::Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE theirs (a)").unwrap();
     let newer = folder.path().join("newer.db");
     drop(open(&newer).await.unwrap());
-    eventually("the file is closed", || async { (!newer.with_file_name("newer.db-wal").exists()).then_some(()) }).await;
+    eventually("the file is closed", || async {
+        (!newer.with_file_name("newer.db-wal").exists()).then_some(())
+    })
+    .await;
     rusqlite::Connection::open(&newer).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
 
-    for (path, says) in [(&text, "not a SQLite database"), (&foreign, "not a Margay"), (&newer, "format 99")] {
+    for (path, says) in [(&text, "not a SQLite database"), (&foreign, "not a Margay"), (&newer, "format 99")]
+    {
         let before = fs::read(path).unwrap();
         let error = open(path).await.unwrap_err();
         assert!(matches!(&error, Error::Corrupt(reason) if reason.contains(says)), "{error}");
@@ -112,7 +121,11 @@ async fn unwritable_places_are_named() {
         let error = open(&path).await.unwrap_err();
         assert!(matches!(error, Error::Unavailable(_)), "{error}");
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
-        assert!(start.elapsed() < Duration::from_secs(4), "nothing to wait for, but took {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(4),
+            "nothing to wait for, but took {:?}",
+            start.elapsed()
+        );
     }
 }
 
@@ -124,7 +137,10 @@ async fn damage_is_reported() {
         store.create(&format!("/t/{i}"), vec![b'x'; 500]).await.unwrap();
     }
     drop(store);
-    eventually("the file is closed", || async { (!path.with_file_name("store.db-wal").exists()).then_some(()) }).await;
+    eventually("the file is closed", || async {
+        (!path.with_file_name("store.db-wal").exists()).then_some(())
+    })
+    .await;
     let mut bytes = fs::read(&path).unwrap();
     let (begin, end) = (4096 * 2, bytes.len());
     bytes[begin..end].fill(0xa5);
@@ -164,12 +180,17 @@ async fn a_replaced_file_is_noticed() {
     fs::rename(&path, path.with_extension("away")).unwrap();
     let ended = watch.next().await.unwrap_err();
     assert!(matches!(&ended, Error::Corrupt(reason) if reason.contains("replaced")), "{ended}");
-    assert!(store.create("/t/b", Vec::new()).await.is_err(), "a write nobody will see must not be acknowledged");
+    assert!(
+        store.create("/t/b", Vec::new()).await.is_err(),
+        "a write nobody will see must not be acknowledged"
+    );
 }
 
 async fn settings_out_of_range_are_refused() {
     let folder = Folder::new();
-    for (history, timeout_ms, says) in [(999, 5000, "history"), (20_000, 99, "timeoutMs"), (20_000, 600_001, "timeoutMs")] {
+    for (history, timeout_ms, says) in
+        [(999, 5000, "history"), (20_000, 99, "timeoutMs"), (20_000, 600_001, "timeoutMs")]
+    {
         let config = EmbeddedConfig { path: folder.path().join("store.db"), history, timeout_ms };
         let error = Backend::connect(&StoreConfig::Embedded(config)).await.unwrap_err();
         assert!(matches!(&error, Error::Invalid(reason) if reason.contains(says)), "{error}");

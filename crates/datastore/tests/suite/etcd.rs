@@ -83,7 +83,10 @@ async fn bad_settings_are_refused() {
         (EtcdConfig { username: some("u"), ..good.clone() }, "password"),
         (EtcdConfig { timeout_ms: 0, ..good.clone() }, "timeoutMs"),
         (
-            EtcdConfig { ca_file: Some("/nowhere/ca.pem".into()), ..EtcdConfig::new(["https://127.0.0.1:2379"]) },
+            EtcdConfig {
+                ca_file: Some("/nowhere/ca.pem".into()),
+                ..EtcdConfig::new(["https://127.0.0.1:2379"])
+            },
             "/nowhere/ca.pem",
         ),
         (EtcdConfig { key_file: Some("/k".into()), ..good }, "certFile"),
@@ -108,7 +111,11 @@ async fn other_endpoints_stand_in() {
     for i in 0..10 {
         store.create(&format!("/t/{i}"), Vec::new()).await.unwrap();
     }
-    assert!(start.elapsed() < Duration::from_secs(3), "the silent endpoint is asked again: {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "the silent endpoint is asked again: {:?}",
+        start.elapsed()
+    );
     assert_eq!(watch.next().await.unwrap()[0].key, "/t/0");
 }
 
@@ -122,7 +129,8 @@ async fn a_restart_ends_watches() {
     store.create("/t/before", Vec::new()).await.unwrap();
     assert_eq!(watch.next().await.unwrap()[0].key, "/t/before");
     server.stop();
-    let ended = tokio::time::timeout(PATIENCE / 3, watch.next()).await.expect("the watch must end").unwrap_err();
+    let ended =
+        tokio::time::timeout(PATIENCE / 3, watch.next()).await.expect("the watch must end").unwrap_err();
     assert!(matches!(ended, Error::Unavailable(_)), "{ended}");
     let down = store.create("/t/down", Vec::new()).await.unwrap_err();
     assert!(down.is_retryable(), "{down}");
@@ -198,7 +206,11 @@ fn certificates(folder: &Path) {
     };
     let new = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
     openssl(&format!("req -x509 {new} -keyout ca.key -out ca.pem -days 2 -subj /CN=ca"));
-    std::fs::write(folder.join("san"), "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n").unwrap();
+    std::fs::write(
+        folder.join("san"),
+        "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n",
+    )
+    .unwrap();
     for name in ["server", "client"] {
         openssl(&format!("req {new} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
         openssl(&format!(
@@ -236,6 +248,7 @@ async fn tls_with_client_certificates() {
     assert!(matches!(&refused, Error::Unavailable(reason) if reason.contains("certificate")), "{refused}");
     assert_eq!(store.get("/t/b").await.unwrap(), None);
     // No certificate of our own: refused by etcd.
-    let anonymous = EtcdConfig { ca_file: Some(file("ca.pem").into()), cert_file: None, key_file: None, ..config };
+    let anonymous =
+        EtcdConfig { ca_file: Some(file("ca.pem").into()), cert_file: None, key_file: None, ..config };
     assert!(connect(&anonymous).await.unwrap().get("/t/a").await.is_err());
 }

@@ -15,6 +15,7 @@ mod both;
 mod crash;
 mod embedded;
 mod etcd;
+mod objects;
 mod processes;
 mod setup;
 
@@ -28,6 +29,7 @@ fn main() {
     let args = Arguments::from_args();
     let mut trials: Vec<Trial> = Vec::new();
     trials.extend(both::trials());
+    trials.extend(objects::trials());
     trials.extend(embedded::trials());
     trials.extend(processes::trials());
     trials.extend(crash::trials());

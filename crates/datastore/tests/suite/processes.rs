@@ -23,7 +23,10 @@ const PINGS: u32 = 20;
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("embedded::processes_share_one_file", processes_share_one_file),
-        trial("embedded::a_write_wakes_watchers_in_other_processes", a_write_wakes_watchers_in_other_processes),
+        trial(
+            "embedded::a_write_wakes_watchers_in_other_processes",
+            a_write_wakes_watchers_in_other_processes,
+        ),
     ]
 }
 

@@ -181,7 +181,7 @@ pub(crate) fn block_on(test: impl Future<Output = ()>) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await });
     runtime.shutdown_background();
-    result.map_err(|_| Failed::from(format!("hangs: not done after {PATIENCE:?}")))
+    result.map_err(|_elapsed| Failed::from(format!("hangs: not done after {PATIENCE:?}")))
 }
 
 /// A trial that needs nothing but this machine.
@@ -202,7 +202,11 @@ where
     Trial::ignorable_test(name.to_owned(), move || {
         if let Some(program) = missing {
             let reason = format!("no program {program:?} on this machine (Debian: etcd-server, util-linux)");
-            return if required { Err(reason.into()) } else { Ok(libtest_mimic::Completion::ignored_with(reason)) };
+            return if required {
+                Err(reason.into())
+            } else {
+                Ok(libtest_mimic::Completion::ignored_with(reason))
+            };
         }
         block_on(test()).map(|()| libtest_mimic::Completion::Completed)
     })
