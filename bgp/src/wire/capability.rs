@@ -29,9 +29,9 @@ pub enum Capability {
     LongLivedGracefulRestart(Vec<LongLivedFamily>),
     /// 73: names for people (draft-walton-bgp-hostname-capability).
     Fqdn {
-        /// Host name; at most 126 octets are sent.
+        /// Host name.
         host: String,
-        /// Domain name; at most 126 octets are sent.
+        /// Domain name; cut when both together have more than 253 octets.
         domain: String,
     },
     /// Any other.

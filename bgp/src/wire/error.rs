@@ -177,6 +177,9 @@ pub enum EncodeError {
     /// IPv6 prefixes need an IPv6 next hop, IPv4 prefixes an IPv4 one or the extended next hop capability.
     #[error("next hop of the wrong family for {0}")]
     NextHopFamily(AfiSafi),
+    /// An UPDATE that says nothing: on the wire it would be an End-of-RIB marker.
+    #[error("an UPDATE without prefixes would be an End-of-RIB marker")]
+    Empty,
     /// Prefixes of several families in one place that holds one.
     #[error("prefixes of several families cannot share one announcement")]
     MixedFamilies,

@@ -7,6 +7,8 @@ use crate::wire::{AfiSafi, Capability, EncodeError, MAX_MESSAGE_LEN, MessageType
 
 /// Type of the optional parameter that holds capabilities.
 const PARAMETER_CAPABILITIES: u8 = 2;
+/// What both names of the FQDN capability have together: its 255 octets hold two lengths as well.
+const MAX_NAMES: usize = 253;
 /// Type and length that announce extended optional parameters.
 const EXTENDED: u8 = 255;
 
@@ -90,8 +92,8 @@ fn put_value(capability: &Capability, out: &mut BytesMut) {
             }
         }
         Capability::Fqdn { host, domain } => {
-            put_name(host, out);
-            put_name(domain, out);
+            let room = put_name(host, MAX_NAMES, out);
+            put_name(domain, room, out);
         }
         Capability::Unknown { value, .. } => out.put_slice(value),
     }
@@ -106,13 +108,13 @@ fn forwarding(kept: bool) -> u8 {
     if kept { 0x80 } else { 0 }
 }
 
-/// Both names and their lengths share the 255 octets of the capability.
-fn put_name(name: &str, out: &mut BytesMut) {
-    const MAX_NAME: usize = 126;
-    let mut end = name.len().min(MAX_NAME);
+/// Appends as much of a name as `room` allows, and returns what room is left.
+fn put_name(name: &str, room: usize, out: &mut BytesMut) -> usize {
+    let mut end = name.len().min(room);
     while !name.is_char_boundary(end) {
         end -= 1;
     }
     out.put_u8(u8::try_from(end).unwrap_or(0));
     out.put_slice(&name.as_bytes()[..end]);
+    room - end
 }

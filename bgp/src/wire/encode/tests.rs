@@ -45,6 +45,8 @@ fn what_fails_leaves_the_output_alone() {
     let error = Message::Update(update).encode(&session, &mut out);
     assert_eq!(error, Err(EncodeError::MixedFamilies));
 
+    assert_eq!(Message::Update(Update::default()).encode(&session, &mut out), Err(EncodeError::Empty));
+
     let mut encoder = UpdateEncoder::new(session);
     let attributes = PathAttributes::default();
     let error = encoder.announce(&attributes, &next_hop, [ipv4, ipv6], &mut out);

@@ -16,6 +16,9 @@ pub(super) fn encode(
     negotiated: &Negotiated,
     out: &mut BytesMut,
 ) -> Result<(), EncodeError> {
+    if !update.announces() && update.withdrawn.is_empty() && update.end_of_rib.is_none() {
+        return Err(EncodeError::Empty);
+    }
     let writer = Writer::begin(MessageType::Update, out);
     match body(update, negotiated, writer.out) {
         Ok(()) => writer.finish(negotiated.max_message_len()),
