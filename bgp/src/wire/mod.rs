@@ -6,6 +6,7 @@
 pub mod attr;
 mod capability;
 mod decode;
+mod display;
 mod encode;
 mod error;
 mod family;
