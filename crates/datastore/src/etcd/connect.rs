@@ -96,6 +96,13 @@ impl Endpoints {
         Ok(client)
     }
 
+    /// [`Self::forget`] for each.
+    pub(super) async fn forget_all(&self) {
+        for index in 0..self.list.len() {
+            self.forget(index).await;
+        }
+    }
+
     /// The next request to this endpoint connects anew: certificates are read again, the user logs in again.
     pub(super) async fn forget(&self, index: usize) {
         *self.list[index].client.lock().await = None;

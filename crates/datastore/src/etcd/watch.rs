@@ -52,7 +52,12 @@ impl EtcdWatch {
             })
             .await?;
         let mut watch = Self { stream, cursor, ids: BTreeMap::new(), early: VecDeque::new() };
-        let newest = bounded(etcd.shared.timeout, "etcd watch", watch.await_created(etcd)).await?;
+        let created = bounded(etcd.shared.timeout, "etcd watch", watch.await_created(etcd)).await;
+        if matches!(created, Err(Error::Denied(_))) {
+            // Unlike requests, watches don't log in again by themselves when the token has expired.
+            etcd.shared.endpoints.forget_all().await;
+        }
+        let newest = created?;
         if let Some(&(_, ahead)) = watch.cursor.0.iter().find(|(_, at)| *at > newest) {
             // A member that lags is behind, too; a read through the quorum tells the two cases apart.
             let newest = etcd.revision().await?;

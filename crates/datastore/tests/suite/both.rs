@@ -25,6 +25,7 @@ macro_rules! on_both {
 
 on_both!(
     writes_follow_their_preconditions,
+    any_sequence_of_calls_does_as_a_map_would,
     lists_are_sorted_whole_and_bounded_by_their_folder,
     concurrent_compare_and_swap_loses_no_update,
     watches_see_every_change_once_and_in_order,
@@ -69,6 +70,87 @@ async fn writes_follow_their_preconditions(site: Site) {
     let again = store.create("/t/a", b"4".to_vec()).await.unwrap();
     let stale = store.update("/t/a", b"5".to_vec(), updated).await.unwrap_err();
     assert_eq!(stale, Error::Conflict { key: "/t/a".to_owned(), expected: updated, current: again });
+}
+
+/// The simplest store that keeps the contract.
+#[derive(Default)]
+struct Model {
+    newest: u64,
+    entries: BTreeMap<String, (u64, Vec<u8>)>,
+}
+
+impl Model {
+    fn compare(&self, key: &str, expected: u64) -> Result<(), Error> {
+        let (key, expected) = (key.to_owned(), Revision(expected));
+        match self.entries.get(&key) {
+            None => Err(Error::NotFound { key }),
+            Some((current, _)) if *current != expected.0 => {
+                Err(Error::Conflict { key, expected, current: Revision(*current) })
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn put(&mut self, key: &str, value: Vec<u8>) -> Revision {
+        self.newest += 1;
+        self.entries.insert(key.to_owned(), (self.newest, value));
+        Revision(self.newest)
+    }
+
+    fn delete(&mut self, key: &str) -> Revision {
+        self.newest += 1;
+        self.entries.remove(key);
+        Revision(self.newest)
+    }
+}
+
+async fn any_sequence_of_calls_does_as_a_map_would(site: Site) {
+    let store = site.open().await;
+    let mut model = Model { newest: store.revision().await.unwrap().0, ..Model::default() };
+    let keys = ["/t/a", "/t/a/b", "/t/b", "/t/\u{e9}", "/t/a-b"];
+    // Knuth's MMIX generator: the same calls every time.
+    let mut state = 0x4d61_7267_6179_u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut successes = 0;
+    for step in 0..700 {
+        let key = keys[usize::try_from(random(keys.len() as u64)).unwrap()];
+        let current = model.entries.get(key).map_or(0, |(at, _)| *at);
+        // Mostly what is current, otherwise any revision there ever was or will be.
+        let expected = if random(3) > 0 && current > 0 { current } else { random(model.newest + 3) + 1 };
+        let value = vec![b'v'; usize::try_from(random(40)).unwrap()];
+        let (got, wanted) = match random(4) {
+            0 => {
+                let wanted = match model.entries.contains_key(key) {
+                    true => Err(Error::AlreadyExists { key: key.to_owned() }),
+                    false => Ok(model.put(key, value.clone())),
+                };
+                (store.create(key, value).await, wanted)
+            }
+            1 => {
+                let wanted = model.compare(key, expected).map(|()| model.put(key, value.clone()));
+                (store.update(key, value, Revision(expected)).await, wanted)
+            }
+            2 => {
+                let wanted = model.compare(key, expected).map(|()| model.delete(key));
+                (store.delete(key, Revision(expected)).await, wanted)
+            }
+            _ => {
+                let got = store.get(key).await.unwrap().map(|e| (e.revision.0, e.value));
+                assert_eq!(got.as_ref(), model.entries.get(key), "step {step}: get {key}");
+                continue;
+            }
+        };
+        assert_eq!(got, wanted, "step {step}: {key}");
+        successes += u32::from(got.is_ok());
+    }
+    assert!(successes > 150, "{successes}");
+    let listing = store.list(&[root()]).await.unwrap();
+    assert_eq!(listing.cursor, Cursor::at([root()], Revision(model.newest)));
+    let stored: Vec<_> = listing.entries.into_iter().map(|e| (e.key, (e.revision.0, e.value))).collect();
+    assert_eq!(stored, model.entries.into_iter().collect::<Vec<_>>());
 }
 
 async fn lists_are_sorted_whole_and_bounded_by_their_folder(site: Site) {

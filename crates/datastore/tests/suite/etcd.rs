@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 use margay_datastore::raw::{Cursor, Datastore, Prefix, Watch};
 use margay_datastore::{Backend, Error, EtcdConfig, Revision, StoreConfig};
 
-use crate::setup::{EtcdServer, PATIENCE, Site, etcd_trial, eventually, installed, trial};
+use crate::setup::{EtcdServer, PATIENCE, etcd_trial, eventually, installed, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -20,6 +20,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         etcd_trial("etcd::a_restart_ends_watches_and_resuming_loses_nothing", a_restart_ends_watches),
         etcd_trial("etcd::another_cluster_ends_old_positions", another_cluster_ends_old_positions),
         etcd_trial("etcd::users_need_their_password", users_need_their_password),
+        etcd_trial("etcd::a_watch_logs_in_again_when_its_token_is_gone", a_watch_logs_in_again),
+        etcd_trial("etcd::three_members_lose_one_and_no_write", three_members_lose_one_and_no_write),
         etcd_trial("etcd::tls_with_client_certificates", tls_with_client_certificates),
     ]
 }
@@ -121,8 +123,6 @@ async fn other_endpoints_stand_in() {
 
 async fn a_restart_ends_watches() {
     let mut server = EtcdServer::started();
-    let store = Site::Etcd(EtcdServer::stopped().with(&[], false)).config();
-    drop(store);
     let store = Backend::connect(&server.config()).await.unwrap();
     let from = eventually("etcd is up", || async { store.revision().await.ok() }).await;
     let mut watch = store.watch(Cursor::at([Prefix::new("/t")], from)).await.unwrap();
@@ -159,10 +159,9 @@ async fn another_cluster_ends_old_positions() {
     assert_eq!(store.list(&[Prefix::new("/t")]).await.unwrap().entries, []);
 }
 
-async fn users_need_their_password() {
-    let server = EtcdServer::started();
-    let mut config = EtcdConfig::new([server.endpoint.clone()]);
-    let open = connect(&config).await.unwrap();
+/// Turns on etcd's users: `margay` with password `secret2` may use `/t/`. Returns a client without a user.
+async fn enable_users(server: &EtcdServer) -> Backend {
+    let open = Backend::connect(&server.config()).await.unwrap();
     eventually("etcd is up", || async { open.revision().await.ok() }).await;
     let mut admin = etcd_client::Client::connect([&server.endpoint], None).await.unwrap();
     admin.user_add("root", "secret", None).await.unwrap();
@@ -174,14 +173,23 @@ async fn users_need_their_password() {
     admin.role_grant_permission("margay", allowed).await.unwrap();
     admin.user_grant_role("margay", "margay").await.unwrap();
     admin.auth_enable().await.unwrap();
+    open
+}
 
+fn as_user(server: &EtcdServer, password: &str) -> EtcdConfig {
+    let mut config = EtcdConfig::new([server.endpoint.clone()]);
+    (config.username, config.password) = (Some("margay".to_owned()), Some(password.to_owned()));
+    config
+}
+
+async fn users_need_their_password() {
+    let server = EtcdServer::started();
+    let open = enable_users(&server).await;
     let nobody = open.get("/t/a").await.unwrap_err();
     assert!(matches!(nobody, Error::Denied(_)), "{nobody}");
-    (config.username, config.password) = (Some("margay".to_owned()), Some("wrong".to_owned()));
-    let wrong = connect(&config).await.unwrap().get("/t/a").await.unwrap_err();
+    let wrong = connect(&as_user(&server, "wrong")).await.unwrap().get("/t/a").await.unwrap_err();
     assert!(matches!(wrong, Error::Denied(_)), "{wrong}");
-    config.password = Some("secret2".to_owned());
-    let store = connect(&config).await.unwrap();
+    let store = connect(&as_user(&server, "secret2")).await.unwrap();
     let at = store.create("/t/a", Vec::new()).await.unwrap();
     let mut watch = store.watch(Cursor::at([Prefix::new("/t")], at)).await.unwrap();
     store.update("/t/a", b"2".to_vec(), at).await.unwrap();
@@ -190,6 +198,100 @@ async fn users_need_their_password() {
     assert!(matches!(elsewhere, Error::Denied(_)), "{elsewhere}");
     let elsewhere = store.watch(Cursor::at([Prefix::new("/other")], at)).await.unwrap_err();
     assert!(matches!(elsewhere, Error::Denied(_)), "{elsewhere}");
+}
+
+async fn a_watch_logs_in_again() {
+    let mut server = EtcdServer::stopped().with(&["--auth-token-ttl", "1"], false);
+    assert!(server.start());
+    enable_users(&server).await;
+    let store = connect(&as_user(&server, "secret2")).await.unwrap();
+    let at = store.create("/t/a", Vec::new()).await.unwrap();
+    // The token ends by not being used for its time, so there is nothing to poll.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    // Only watches from here on, no other request that would log in.
+    let resume = || async { store.watch(Cursor::at([Prefix::new("/t")], at)).await.ok() };
+    let mut watch = eventually("a watch is accepted again", resume).await;
+    store.update("/t/a", b"2".to_vec(), at).await.unwrap();
+    assert_eq!(watch.next().await.unwrap()[0].value.as_deref(), Some(&b"2"[..]));
+}
+
+/// Three members that know each other.
+fn cluster() -> Vec<EtcdServer> {
+    let members: Vec<_> = (0..3).map(|_| EtcdServer::stopped()).collect();
+    let peers: Vec<_> = members.iter().enumerate().map(|(i, m)| format!("m{i}={}", m.peer)).collect();
+    let peers = peers.join(",");
+    let mut started = Vec::new();
+    for (i, member) in members.into_iter().enumerate() {
+        let mut member = member.with(&["--name", &format!("m{i}"), "--initial-cluster", &peers], false);
+        assert!(member.start());
+        started.push(member);
+    }
+    started
+}
+
+/// Which member leads.
+async fn leader(members: &[EtcdServer]) -> usize {
+    for (i, member) in members.iter().enumerate() {
+        let mut client = etcd_client::Client::connect([&member.endpoint], None).await.unwrap();
+        let status = client.status().await.unwrap();
+        if status.header().unwrap().member_id() == status.leader() {
+            return i;
+        }
+    }
+    panic!("no leader");
+}
+
+/// Follows from `from`, resuming after losses, until `count` changes came.
+async fn follow(store: Backend, from: Cursor, count: u64) -> Vec<u64> {
+    let (mut cursor, mut seen) = (from, Vec::new());
+    while (seen.len() as u64) < count {
+        let Ok(mut watch) = store.watch(cursor.clone()).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        while (seen.len() as u64) < count
+            && let Ok(changes) = watch.next().await
+        {
+            seen.extend(changes.into_iter().map(|change| change.revision.0));
+            cursor = watch.cursor();
+        }
+    }
+    seen
+}
+
+async fn three_members_lose_one_and_no_write() {
+    const WRITES: usize = 150;
+    let mut members = cluster();
+    let config = EtcdConfig::new(members.iter().map(|m| m.endpoint.clone()));
+    let store = connect(&config).await.unwrap();
+    let from = eventually("the cluster is up", || async { store.revision().await.ok() }).await;
+    let first = leader(&members).await;
+    let mut acknowledged = std::collections::BTreeMap::new();
+    for i in 0..WRITES {
+        if i == WRITES / 2 {
+            members[first].stop();
+        }
+        // One that was lost is written again under the same name: whoever comes second finds it there.
+        loop {
+            match store.create(&format!("/t/{i}"), Vec::new()).await {
+                Ok(revision) => {
+                    acknowledged.insert(revision.0, i);
+                    break;
+                }
+                Err(Error::AlreadyExists { .. }) => break,
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+        }
+    }
+    assert!(acknowledged.len() >= WRITES - 1, "only the write in flight may be uncertain");
+    let listing = store.list(&[Prefix::new("/t")]).await.unwrap();
+    assert_eq!(listing.entries.len(), WRITES);
+    for entry in listing.entries {
+        let written = acknowledged.get(&entry.revision.0).is_none_or(|i| entry.key == format!("/t/{i}"));
+        assert!(written, "{} at {}", entry.key, entry.revision);
+    }
+    let seen = follow(store, Cursor::at([Prefix::new("/t")], from), WRITES as u64).await;
+    assert_eq!(seen, (from.0 + 1..=from.0 + WRITES as u64).collect::<Vec<_>>());
 }
 
 /// An authority and what it signed, made by openssl.

@@ -58,7 +58,7 @@ impl Drop for Guarded {
 pub(crate) struct EtcdServer {
     pub(crate) folder: Folder,
     pub(crate) endpoint: String,
-    peer: String,
+    pub(crate) peer: String,
     extra: Vec<String>,
     child: Option<Guarded>,
 }
