@@ -1,3 +1,6 @@
 //! The policy engine: calculate, rules, render, apply, verdict.
 
+pub mod apply;
 pub mod model;
+pub mod render;
+pub mod rules;

@@ -173,7 +173,7 @@ fn describe(code: i32) -> String {
         4099 => "the kernel's limit of sets is reached".to_owned(),
         4100 => "rules still refer to it".to_owned(),
         4352 => "the set is full".to_owned(),
-        4097..5000 => format!("set error {code}"),
+        code if (4096..5000).contains(&code) => format!("set error {code}"),
         _ => std::io::Error::from_raw_os_error(code).to_string(),
     }
 }

@@ -1,0 +1,3 @@
+//! Text of the rules for a backend: pure, nothing is executed here.
+
+pub mod iptables;

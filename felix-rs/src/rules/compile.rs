@@ -1,0 +1,445 @@
+//! From the enforced state to rules and sets, incrementally: a change touches what it names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::dispatch::Dispatch;
+use super::fixed::{self, Inputs};
+use super::group::{self, End, Known, Reference};
+use super::language::{
+    ChainName, Family, Member, Owner, Rule, Set, SetName, SetType, Table, TableId, TableRules,
+};
+use super::marks::Marks;
+use super::names::{self, GroupId};
+use super::policy::{self, Context};
+use super::sets::{self, SetKey};
+use crate::model::{
+    ActivePolicy, ActiveProfile, Delta, Direction, EndpointId, EndpointPolicy, EnforcedState, LocalEndpoint,
+    NodeSettings, PolicyId, ProfileId, SetChange, SetId, SetKind,
+};
+
+/// Change of one set of one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetUpdate {
+    /// The set has exactly these members.
+    Whole {
+        /// Type.
+        kind: SetType,
+        /// All members.
+        members: BTreeSet<Member>,
+    },
+    /// Members came and went.
+    Change {
+        /// To add.
+        added: BTreeSet<Member>,
+        /// To delete.
+        removed: BTreeSet<Member>,
+    },
+    /// No rule refers to it any more.
+    Gone,
+}
+
+/// What a change of the state means for the kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Sets to change.
+    pub sets: BTreeMap<SetKey, SetUpdate>,
+    /// Tables of which a chain or a base rule changed.
+    pub tables: BTreeSet<TableId>,
+}
+
+/// The part of the rules one thing of the state is responsible for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Unit {
+    Policy(PolicyId),
+    Profile(ProfileId),
+    Group(GroupId),
+}
+
+#[derive(Debug, Default)]
+struct Rendered {
+    chains: BTreeMap<(Family, ChainName), Arc<Vec<Rule>>>,
+    net_sets: BTreeMap<SetName, Vec<IpNet>>,
+}
+
+/// The enforced state without the members of its sets, and the rules made from it.
+#[derive(Debug)]
+pub struct Compiler {
+    marks: Marks,
+    started: bool,
+    settings: Arc<NodeSettings>,
+    kinds: BTreeMap<SetId, SetKind>,
+    policies: BTreeMap<PolicyId, Arc<ActivePolicy>>,
+    profiles: BTreeMap<ProfileId, Arc<ActiveProfile>>,
+    endpoints: BTreeMap<EndpointId, (GroupId, Arc<LocalEndpoint>)>,
+    groups: BTreeMap<GroupId, (Arc<EndpointPolicy>, usize)>,
+    units: BTreeMap<Unit, Rendered>,
+    derived: BTreeMap<SetName, Set>,
+    tables: BTreeMap<TableId, TableRules>,
+}
+
+impl Known for Compiler {
+    fn policy(&self, id: &PolicyId) -> Reference {
+        match self.policies.get(id) {
+            Some(policy) if policy.staged => Reference::Staged,
+            Some(_) => Reference::Enforced,
+            None => Reference::Missing,
+        }
+    }
+
+    fn profile(&self, id: &ProfileId) -> bool {
+        self.profiles.contains_key(id)
+    }
+}
+
+impl Compiler {
+    /// No rules and no sets, until the first change.
+    pub fn nothing(marks: Marks) -> Self {
+        Self {
+            marks,
+            started: false,
+            settings: Arc::default(),
+            kinds: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            profiles: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            units: BTreeMap::new(),
+            derived: BTreeMap::new(),
+            tables: BTreeMap::new(),
+        }
+    }
+
+    /// Rules for a whole state; the changes name every set and table.
+    pub fn new(marks: Marks, state: &EnforcedState) -> (Self, Changes) {
+        let mut compiler = Self::nothing(marks);
+        let delta = Delta {
+            sets: state
+                .sets
+                .iter()
+                .map(|(id, (kind, members))| {
+                    (id.clone(), SetChange::Create { kind: *kind, members: members.clone() })
+                })
+                .collect(),
+            policies: some(&state.policies),
+            profiles: some(&state.profiles),
+            endpoints: some(&state.endpoints),
+            settings: Some(Arc::clone(&state.settings)),
+            ..Delta::default()
+        };
+        let changes = compiler.update(&delta);
+        (compiler, changes)
+    }
+
+    /// What every table has to hold now.
+    pub const fn tables(&self) -> &BTreeMap<TableId, TableRules> {
+        &self.tables
+    }
+
+    /// Endpoints in the state.
+    pub fn endpoints(&self) -> impl Iterator<Item = &EndpointId> {
+        self.endpoints.keys()
+    }
+
+    /// Takes a change in and says what it means for the kernel.
+    pub fn update(&mut self, delta: &Delta) -> Changes {
+        let mut changes = Changes::default();
+        let mut dirty = BTreeSet::new();
+        let families_before: Vec<_> = fixed::families(&self.settings).collect();
+        let settings_before = Arc::clone(&self.settings);
+        if let Some(settings) = &delta.settings {
+            self.settings = Arc::clone(settings);
+        }
+        let log_changed = settings_before.log_prefix != self.settings.log_prefix;
+        let families_changed = !fixed::families(&self.settings).eq(families_before.iter().copied());
+        self.take_sets(delta, &mut changes, &mut dirty);
+        self.take_policies(delta, &mut dirty);
+        let regrouped = self.take_endpoints(delta, &mut dirty);
+        if log_changed || families_changed {
+            dirty.extend(self.policies.keys().cloned().map(Unit::Policy));
+            dirty.extend(self.profiles.keys().cloned().map(Unit::Profile));
+            dirty.extend(self.groups.keys().cloned().map(Unit::Group));
+        }
+        let structure = regrouped || delta.settings.is_some() || !self.started;
+        self.started = true;
+        if dirty.is_empty() && !structure && delta.endpoints.is_empty() {
+            return changes;
+        }
+        let net_sets_changed = self.render(&dirty);
+        let dispatch = Dispatch::of(self.groups.keys().cloned());
+        if !dirty.is_empty() || structure {
+            self.assemble(&dispatch, &mut changes);
+        }
+        if net_sets_changed || structure || !delta.endpoints.is_empty() {
+            self.derive_sets(&dispatch, &mut changes);
+        }
+        changes
+    }
+
+    fn take_sets(&mut self, delta: &Delta, changes: &mut Changes, dirty: &mut BTreeSet<Unit>) {
+        let mut kinds_changed = false;
+        for (id, change) in &delta.sets {
+            let name = names::address_set(id);
+            let mut record = |family, update| {
+                changes.sets.insert((name.clone(), family), update);
+            };
+            match change {
+                SetChange::Create { kind, members } => {
+                    kinds_changed |= self.kinds.insert(id.clone(), *kind) != Some(*kind);
+                    let kind = sets::set_type(*kind);
+                    for (family, members) in split(members) {
+                        record(family, SetUpdate::Whole { kind, members });
+                    }
+                }
+                SetChange::Update { added, removed } => {
+                    let mut removed = split(removed);
+                    for (family, added) in split(added) {
+                        let removed = removed.remove(&family).unwrap_or_default();
+                        if !added.is_empty() || !removed.is_empty() {
+                            record(family, SetUpdate::Change { added, removed });
+                        }
+                    }
+                }
+                SetChange::Delete => {
+                    kinds_changed |= self.kinds.remove(id).is_some();
+                    for family in Family::ALL {
+                        record(family, SetUpdate::Gone);
+                    }
+                }
+            }
+        }
+        if kinds_changed {
+            // Rules that refer to a set that came or went: the calculation sends the policy in the same
+            // delta, except where one fails closed because of a set that is missing.
+            let affected = |rules: &[crate::model::PolicyRule]| {
+                rules.iter().flat_map(|rule| [&rule.source, &rule.destination]).any(|peer| {
+                    peer.sets
+                        .iter()
+                        .chain(&peer.not_sets)
+                        .chain(&peer.named_ports)
+                        .chain(&peer.not_named_ports)
+                        .chain(&peer.service)
+                        .any(|id| delta.sets.contains_key(id))
+                })
+            };
+            for (id, policy) in &self.policies {
+                if affected(&policy.ingress) || affected(&policy.egress) {
+                    dirty.insert(Unit::Policy(id.clone()));
+                }
+            }
+            for (id, profile) in &self.profiles {
+                if affected(&profile.ingress) || affected(&profile.egress) {
+                    dirty.insert(Unit::Profile(id.clone()));
+                }
+            }
+        }
+    }
+
+    fn take_policies(&mut self, delta: &Delta, dirty: &mut BTreeSet<Unit>) {
+        let mut referrers_changed = false;
+        for (id, policy) in &delta.policies {
+            let before = self.policy(id);
+            match policy {
+                Some(policy) => self.policies.insert(id.clone(), Arc::clone(policy)),
+                None => self.policies.remove(id),
+            };
+            referrers_changed |= before != self.policy(id);
+            dirty.insert(Unit::Policy(id.clone()));
+        }
+        for (id, profile) in &delta.profiles {
+            let before = self.profile(id);
+            match profile {
+                Some(profile) => self.profiles.insert(id.clone(), Arc::clone(profile)),
+                None => self.profiles.remove(id),
+            };
+            referrers_changed |= before != self.profile(id);
+            dirty.insert(Unit::Profile(id.clone()));
+        }
+        if referrers_changed {
+            let refers = |policy: &EndpointPolicy| {
+                policy.profiles.iter().any(|id| delta.profiles.contains_key(id))
+                    || policy.tiers.iter().any(|tier| {
+                        tier.ingress.iter().chain(&tier.egress).any(|id| delta.policies.contains_key(id))
+                    })
+            };
+            for (id, (policy, _)) in &self.groups {
+                if refers(policy) {
+                    dirty.insert(Unit::Group(id.clone()));
+                }
+            }
+        }
+    }
+
+    /// Whether a group came or went.
+    fn take_endpoints(&mut self, delta: &Delta, dirty: &mut BTreeSet<Unit>) -> bool {
+        let before: BTreeSet<_> = delta.endpoints.keys().filter_map(|id| self.group_of(id)).collect();
+        let mut new = BTreeSet::new();
+        for (id, endpoint) in &delta.endpoints {
+            if let Some((group, _)) = self.endpoints.remove(id)
+                && let Some((_, members)) = self.groups.get_mut(&group)
+            {
+                *members -= 1;
+            }
+            if let Some(endpoint) = endpoint {
+                let group = GroupId::of(&endpoint.policy);
+                if matches!(endpoint.id, EndpointId::Workload { .. }) {
+                    let entry = self.groups.entry(group.clone()).or_insert_with(|| {
+                        new.insert(group.clone());
+                        (Arc::clone(&endpoint.policy), 0)
+                    });
+                    entry.1 += 1;
+                }
+                self.endpoints.insert(id.clone(), (group, Arc::clone(endpoint)));
+            }
+        }
+        self.groups.retain(|_, (_, members)| *members > 0);
+        let gone: Vec<_> = before.into_iter().filter(|group| !self.groups.contains_key(group)).collect();
+        let changed = !new.is_empty() || !gone.is_empty();
+        dirty.extend(new.into_iter().chain(gone).map(Unit::Group));
+        changed
+    }
+
+    fn group_of(&self, id: &EndpointId) -> Option<GroupId> {
+        self.endpoints.get(id).map(|(group, _)| group.clone())
+    }
+
+    /// Renders units again; says whether their sets of networks changed.
+    fn render(&mut self, dirty: &BTreeSet<Unit>) -> bool {
+        let mut changed = false;
+        for unit in dirty {
+            let rendered = self.unit(unit);
+            let before = self.units.get(unit).map(|unit| &unit.net_sets);
+            changed |= rendered.as_ref().map_or_else(
+                || before.is_some_and(|sets| !sets.is_empty()),
+                |new| before != Some(&new.net_sets) && (before.is_some() || !new.net_sets.is_empty()),
+            );
+            match rendered {
+                Some(rendered) => self.units.insert(unit.clone(), rendered),
+                None => self.units.remove(unit),
+            };
+        }
+        changed
+    }
+
+    fn unit(&self, unit: &Unit) -> Option<Rendered> {
+        match unit {
+            Unit::Policy(id) => {
+                let policy = self.policies.get(id).filter(|policy| !policy.staged)?;
+                let owner = Owner::Policy(id.clone());
+                Some(self.rules(&owner, [&policy.ingress, &policy.egress], |d| names::policy(id, d)))
+            }
+            Unit::Profile(id) => {
+                let profile = self.profiles.get(id)?;
+                let owner = Owner::Profile(id.clone());
+                Some(self.rules(&owner, [&profile.ingress, &profile.egress], |d| names::profile(id, d)))
+            }
+            Unit::Group(id) => {
+                let (policy, _) = self.groups.get(id)?;
+                let mut rendered = Rendered::default();
+                for direction in [Direction::Ingress, Direction::Egress] {
+                    let rules = Arc::new(group::chain(self.marks, policy, direction, End::Enforce, self));
+                    for family in fixed::families(&self.settings) {
+                        rendered.chains.insert((family, id.chain(direction)), Arc::clone(&rules));
+                    }
+                }
+                Some(rendered)
+            }
+        }
+    }
+
+    fn rules(
+        &self,
+        owner: &Owner,
+        rules: [&Vec<crate::model::PolicyRule>; 2],
+        name: impl Fn(Direction) -> ChainName,
+    ) -> Rendered {
+        let mut rendered = Rendered::default();
+        for family in fixed::families(&self.settings) {
+            let mut context = Context {
+                family,
+                marks: self.marks,
+                kinds: &self.kinds,
+                log_prefix: &self.settings.log_prefix,
+                net_sets: &mut rendered.net_sets,
+            };
+            for (direction, rules) in [Direction::Ingress, Direction::Egress].into_iter().zip(rules) {
+                let chain = policy::chain(&mut context, owner, direction, rules);
+                rendered.chains.insert((family, name(direction)), Arc::new(chain));
+            }
+        }
+        rendered
+    }
+
+    /// Puts fixed chains and units together and notes which tables differ.
+    fn assemble(&mut self, dispatch: &Dispatch, changes: &mut Changes) {
+        let inputs = Inputs { settings: &self.settings, marks: self.marks, dispatch };
+        let mut tables = fixed::tables(&inputs);
+        for rendered in self.units.values() {
+            for ((family, name), rules) in &rendered.chains {
+                let table = tables.entry((*family, Table::Filter)).or_default();
+                table.chains.insert(name.clone(), Arc::clone(rules));
+            }
+        }
+        let ids: BTreeSet<_> = tables.keys().chain(self.tables.keys()).copied().collect();
+        changes.tables.extend(ids.into_iter().filter(|id| tables.get(id) != self.tables.get(id)));
+        self.tables = tables;
+    }
+
+    fn derive_sets(&mut self, dispatch: &Dispatch, changes: &mut Changes) {
+        let net_sets: BTreeMap<_, _> = self
+            .units
+            .values()
+            .flat_map(|unit| unit.net_sets.iter().map(|(name, nets)| (name.clone(), nets.clone())))
+            .collect();
+        let endpoints = self.endpoints.values().map(|(group, endpoint)| (group, endpoint.as_ref()));
+        let derived = sets::derived(&self.settings, dispatch, endpoints, &net_sets);
+        for (name, set) in &derived {
+            let before = self.derived.get(name);
+            if before == Some(set) {
+                continue;
+            }
+            for family in Family::ALL {
+                let own = |set: &Set| -> BTreeSet<Member> {
+                    set.members.iter().filter(|member| member.family() == family).cloned().collect()
+                };
+                let update = match before.filter(|before| before.kind == set.kind) {
+                    Some(before) => {
+                        let (before, now) = (own(before), own(set));
+                        SetUpdate::Change {
+                            added: now.difference(&before).cloned().collect(),
+                            removed: before.difference(&now).cloned().collect(),
+                        }
+                    }
+                    None => SetUpdate::Whole { kind: set.kind, members: own(set) },
+                };
+                changes.sets.insert((name.clone(), family), update);
+            }
+        }
+        for name in self.derived.keys().filter(|name| !derived.contains_key(*name)) {
+            for family in Family::ALL {
+                changes.sets.insert((name.clone(), family), SetUpdate::Gone);
+            }
+        }
+        self.derived = derived;
+    }
+}
+
+fn some<K: Ord + Clone, V>(map: &BTreeMap<K, Arc<V>>) -> BTreeMap<K, Option<Arc<V>>> {
+    map.iter().map(|(key, value)| (key.clone(), Some(Arc::clone(value)))).collect()
+}
+
+/// Members by family; both families are always there.
+fn split<'a>(
+    members: impl IntoIterator<Item = &'a crate::model::SetMember>,
+) -> BTreeMap<Family, BTreeSet<Member>> {
+    let mut families: BTreeMap<_, BTreeSet<Member>> =
+        Family::ALL.into_iter().map(|family| (family, BTreeSet::new())).collect();
+    for member in sets::members(members) {
+        if let Some(set) = families.get_mut(&member.family()) {
+            set.insert(member);
+        }
+    }
+    families
+}

@@ -1,0 +1,255 @@
+//! Rules that hold whatever the policies are: anti-spoofing, tunnels, dispatch, pod to node, NAT.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::dispatch::Dispatch;
+use super::language::{
+    Action, BaseRules, ChainName, Conntrack, Family, Hook, Match, Rule, SetType, Side, Table, TableId,
+    TableRules,
+};
+use super::marks::Marks;
+use super::names;
+use crate::model::{Direction, EndpointToHostAction, IcmpMatch, NodeSettings, PortRange};
+
+/// Set of every pod's (source, interface): who may send.
+pub(super) const SET_PODS: &str = "pods";
+/// Set of the addresses of all nodes.
+pub(super) const SET_NODES: &str = "nodes";
+/// Set of the pools with natOutgoing.
+pub(super) const SET_NAT_POOLS: &str = "nat-pools";
+/// Set of all pools.
+pub(super) const SET_POOLS: &str = "pools";
+
+const UDP: u8 = 17;
+const IPIP: u8 = 4;
+const ICMPV6: u8 = 58;
+/// IANA's port of VXLAN: what pods may not send to even where the node itself uses no VXLAN.
+const VXLAN_PORT: u16 = 4789;
+/// ICMPv6 a pod needs with its node: MLD query, report, done; router solicitation; neighbour solicitation and
+/// advertisement (RFC 4861, RFC 2710).
+const NEIGHBOUR_DISCOVERY: [u8; 6] = [130, 131, 132, 133, 135, 136];
+
+/// What the fixed rules depend on.
+#[derive(Debug)]
+pub(super) struct Inputs<'a> {
+    pub(super) settings: &'a NodeSettings,
+    pub(super) marks: Marks,
+    pub(super) dispatch: &'a Dispatch,
+}
+
+/// The fixed part of all tables.
+pub(super) fn tables(inputs: &Inputs<'_>) -> BTreeMap<TableId, TableRules> {
+    let mut tables = BTreeMap::new();
+    for family in families(inputs.settings) {
+        tables.insert((family, Table::Raw), raw(inputs, family));
+        tables.insert((family, Table::Filter), filter(inputs, family));
+        if inputs.settings.nat_outgoing.iter().any(|net| family.has_net(net)) {
+            tables.insert((family, Table::Nat), nat());
+        }
+    }
+    tables
+}
+
+/// The families that are enforced.
+pub(super) fn families(settings: &NodeSettings) -> impl Iterator<Item = Family> {
+    let ipv6 = settings.ipv6;
+    Family::ALL.into_iter().filter(move |family| ipv6 || *family == Family::V4)
+}
+
+/// Chains under construction.
+#[derive(Default)]
+pub(super) struct Builder(pub(super) TableRules);
+
+impl Builder {
+    pub(super) fn chain(&mut self, name: &str, rules: Vec<Rule>) {
+        self.0.chains.insert(names::fixed(name), Arc::new(rules));
+    }
+
+    pub(super) fn first(&mut self, hook: Hook, rule: Rule) {
+        self.base(hook).first.push(rule);
+    }
+
+    fn last(&mut self, hook: Hook, rule: Rule) {
+        self.base(hook).last.push(rule);
+    }
+
+    fn base(&mut self, hook: Hook) -> &mut BaseRules {
+        self.0.base.entry(hook).or_default()
+    }
+}
+
+pub(super) fn jump(name: &str) -> Action {
+    Action::Jump(names::fixed(name))
+}
+
+fn workload(settings: &NodeSettings, side: Side) -> Match {
+    Match::Interface { side, name: format!("{}+", settings.workload_prefix).into(), negated: false }
+}
+
+fn protocol(number: u8) -> Match {
+    Match::Protocol { number, negated: false }
+}
+
+fn set(name: &str, kind: SetType, side: Side, negated: bool) -> Match {
+    Match::Set { side, set: names::fixed_set(name), kind, negated }
+}
+
+pub(super) fn conntrack(state: Conntrack) -> Match {
+    Match::Conntrack { state, negated: false }
+}
+
+fn icmp_type(kind: u8) -> Match {
+    Match::Icmp { icmp: IcmpMatch { kind: Some(kind), code: None }, negated: false }
+}
+
+fn udp_port(port: u16) -> [Match; 2] {
+    let ranges = vec![PortRange { first: port, last: port }];
+    [protocol(UDP), Match::Ports { side: Side::Destination, ranges, negated: false }]
+}
+
+/// Packets of known connections pass without policy, packets of none are dropped.
+pub(super) fn stateful(settings: &NodeSettings) -> Vec<Rule> {
+    let mut rules = vec![Rule::new([conntrack(Conntrack::Established)], Action::Accept)];
+    if !settings.allow_invalid {
+        rules.push(Rule::new([conntrack(Conntrack::Invalid)], Action::Drop));
+    }
+    rules
+}
+
+/// Before connection tracking, so that a spoofed packet can't join somebody else's connection.
+fn raw(inputs: &Inputs<'_>, family: Family) -> TableRules {
+    let mut table = Builder::default();
+    let from_pod = workload(inputs.settings, Side::Source);
+    let mut rules = Vec::new();
+    if family == Family::V6 {
+        // Neighbour discovery speaks from link-local and unspecified addresses, which are never forwarded.
+        for source in [link_local(), unspecified()] {
+            let net = Match::Net { side: Side::Source, net: source, negated: false };
+            rules.push(Rule::new([from_pod.clone(), protocol(ICMPV6), net], Action::Return));
+        }
+    }
+    rules.push(
+        Rule::new([from_pod, set(SET_PODS, SetType::NetIface, Side::Source, true)], Action::Drop)
+            .note("spoofed source"),
+    );
+    table.chain("PREROUTING", rules);
+    table.first(Hook::Prerouting, Rule::new([], jump("PREROUTING")));
+    table.0
+}
+
+fn link_local() -> IpNet {
+    IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10))
+}
+
+fn unspecified() -> IpNet {
+    IpNet::from(std::net::IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED))
+}
+
+fn filter(inputs: &Inputs<'_>, family: Family) -> TableRules {
+    let settings = inputs.settings;
+    let mut table = Builder::default();
+
+    let mut input = tunnels(settings);
+    input.push(Rule::new([workload(settings, Side::Source)], Action::Goto(names::fixed("wl-to-host"))));
+    table.chain("INPUT", input);
+    table.chain("wl-to-host", workload_to_host(inputs, family));
+
+    table.chain(
+        "FORWARD",
+        vec![
+            Rule::new([], Action::ClearMark(inputs.marks.decided())),
+            Rule::new([workload(settings, Side::Source)], jump("from-wl")),
+            Rule::new([workload(settings, Side::Destination)], jump("to-wl")),
+        ],
+    );
+    for (name, direction) in [("from-wl", Direction::Egress), ("to-wl", Direction::Ingress)] {
+        let mut rules = stateful(settings);
+        if direction == Direction::Egress {
+            let vxlan = udp_port(settings.vxlan_port.unwrap_or(VXLAN_PORT));
+            rules.push(Rule::new(vxlan, Action::Drop).note("pods send no tunnel packets"));
+            rules.push(Rule::new([protocol(IPIP)], Action::Drop).note("pods send no tunnel packets"));
+        }
+        rules.push(Rule::new([], Action::ClearMark(inputs.marks.decided())));
+        let (search, chains) = inputs.dispatch.rules(direction);
+        rules.extend(search);
+        table.chain(name, rules);
+        table.0.chains.extend(chains.into_iter().map(shared));
+    }
+
+    table.chain(
+        "OUTPUT",
+        vec![Rule::new([workload(settings, Side::Destination)], Action::Accept).note("node to its own pods")],
+    );
+
+    table.first(Hook::Input, Rule::new([], jump("INPUT")));
+    table.first(Hook::Forward, Rule::new([], jump("FORWARD")));
+    table.first(Hook::Output, Rule::new([], jump("OUTPUT")));
+    table.last(
+        Hook::Forward,
+        Rule::new([Match::Mark { bits: inputs.marks.accept, set: true }], Action::Accept)
+            .note("policy accepted"),
+    );
+    table.0
+}
+
+fn shared((name, rules): (ChainName, Vec<Rule>)) -> (ChainName, Arc<Vec<Rule>>) {
+    (name, Arc::new(rules))
+}
+
+/// Tunnel packets are taken from nodes of the cluster and nobody else: their inside is trusted.
+fn tunnels(settings: &NodeSettings) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    let mut tunnel = |packets: &[Match], name: &str| {
+        let local = Match::Local { side: Side::Destination };
+        let known = [packets, &[set(SET_NODES, SetType::Net, Side::Source, false), local.clone()]].concat();
+        rules.push(Rule::new(known, Action::Accept).note(format!("{name} of a node")));
+        let other = [packets, &[local]].concat();
+        rules.push(Rule::new(other, Action::Drop).note(format!("{name} of a stranger")));
+    };
+    if settings.ipip {
+        tunnel(&[protocol(IPIP)], "IPIP");
+    }
+    if let Some(port) = settings.vxlan_port {
+        tunnel(&udp_port(port), "VXLAN");
+    }
+    rules
+}
+
+fn workload_to_host(inputs: &Inputs<'_>, family: Family) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    if family == Family::V6 {
+        for kind in NEIGHBOUR_DISCOVERY {
+            rules.push(Rule::new([protocol(ICMPV6), icmp_type(kind)], Action::Accept));
+        }
+    }
+    rules.push(Rule::new([], jump("from-wl")));
+    rules.push(match inputs.settings.endpoint_to_host {
+        EndpointToHostAction::Drop => Rule::new([], Action::Drop).note("pod to node: Drop"),
+        EndpointToHostAction::Accept => Rule::new([], Action::Accept).note("pod to node: Accept"),
+        EndpointToHostAction::Return => Rule::new([], Action::ClearMark(inputs.marks.decided())),
+    });
+    rules
+}
+
+fn nat() -> TableRules {
+    let mut table = Builder::default();
+    table.chain(
+        "POSTROUTING",
+        vec![
+            Rule::new(
+                [
+                    set(SET_NAT_POOLS, SetType::Net, Side::Source, false),
+                    set(SET_POOLS, SetType::Net, Side::Destination, true),
+                ],
+                Action::Masquerade,
+            )
+            .note("natOutgoing"),
+        ],
+    );
+    // Behind kube-proxy's rules, which mark what they want masqueraded themselves.
+    table.last(Hook::Postrouting, Rule::new([], jump("POSTROUTING")));
+    table.0
+}

@@ -1,0 +1,23 @@
+//! The enforced state as rules: chains, matches, actions and sets in a small typed language.
+//!
+//! No backend's text is in here; `render` writes it. Endpoints with equal policies form a group and share
+//! their chains; which endpoint is in which group is a set of (address, interface). An endpoint that joins a group
+//! is set members, not rules.
+
+mod compile;
+mod dispatch;
+mod fixed;
+mod group;
+mod language;
+mod marks;
+pub mod names;
+mod policy;
+mod sets;
+
+pub use compile::{Changes, Compiler, SetUpdate};
+pub use language::{
+    Action, BaseRules, ChainName, Conntrack, Family, Hook, Match, Member, Origin, Owner, Rule, Set, SetName,
+    SetType, Side, Table, TableId, TableRules,
+};
+pub use marks::{DEFAULT_MASK, Marks, MaskTooSmall};
+pub use sets::SetKey;
