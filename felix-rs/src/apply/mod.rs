@@ -19,8 +19,6 @@ mod plan;
 mod programs;
 mod saved;
 mod sets;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;

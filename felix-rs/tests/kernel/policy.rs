@@ -1,0 +1,315 @@
+//! What is let through and what is not.
+
+use felix_rs::apply::Variant;
+use felix_rs::model::{EndpointToHostAction, EnforcedState, PeerMatch, RuleAction, TierDefault};
+
+use crate::lab::{Lab, NODE, NODE_UPLINK, OUTSIDE, UDP_PORT};
+use crate::states::{Build as _, endpoint, in_set, open, policy, ports, rule, tier};
+use crate::{Node, Scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("unknown_endpoints_fail_closed", unknown_endpoints_fail_closed),
+    ("ingress_policy", ingress_policy),
+    ("egress_policy", egress_policy),
+    ("tiers_pass_and_deny", tiers_pass_and_deny),
+    ("spoofed_sources_are_dropped", spoofed_sources_are_dropped),
+    ("pod_to_node", pod_to_node),
+    ("nat_outgoing", nat_outgoing),
+    ("tunnel_packets", tunnel_packets),
+    ("many_ports_and_networks", many_ports_and_networks),
+    ("many_groups", many_groups),
+    ("foreign_drop_policy", foreign_drop_policy),
+];
+
+fn unknown_endpoints_fail_closed(variant: Variant) {
+    let lab = Lab::new(&["a", "b"]);
+    let (a, b) = (lab.pod("a"), lab.pod("b"));
+    assert!(a.tcp(b.v4, 80) && a.tcp(b.v6, 80) && a.tcp(NODE, 80), "the lab itself works");
+    let mut node = Node::start(&lab, variant);
+    node.apply(&EnforcedState::default());
+    assert!(!a.tcp(b.v4, 80) && !a.tcp(b.v6, 80), "pod to pod");
+    assert!(!a.tcp(NODE, 80) && !a.udp(NODE) && !a.ping(NODE), "pod to node");
+    assert!(!lab.outside.tcp(a.v4, 80), "outside to pod");
+    assert!(!a.udp(OUTSIDE), "pod to outside");
+    assert!(lab.outside.tcp(NODE_UPLINK, 80), "the node's own traffic is nobody's business");
+}
+
+fn ingress_policy(variant: Variant) {
+    let lab = Lab::new(&["a", "b", "c"]);
+    let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
+    let mut node = Node::start(&lab, variant);
+    let from_a = |protocol, port: &[u16]| {
+        let mut allow = rule(RuleAction::Allow);
+        allow.protocol = Some(protocol);
+        allow.source = in_set("a");
+        allow.destination = ports(port);
+        allow
+    };
+    let state = open(&lab)
+        .with_set("a", &[a])
+        .with_policy(policy("b-in", vec![from_a(6, &[80]), from_a(17, &[UDP_PORT])], vec![]))
+        .with_endpoint(endpoint(b, vec![tier("default", TierDefault::Deny, &["b-in"], &[])]));
+    let report = node.apply(&state);
+    assert_eq!(report.live, state.endpoints.keys().cloned().collect());
+    for to in [b.v4, b.v6] {
+        assert!(a.tcp(to, 80), "allowed port from an allowed pod to {to}");
+        assert!(a.udp(to), "allowed UDP to {to}");
+        assert!(!a.tcp(to, 8080), "another port to {to}");
+        assert!(!a.ping(to), "ICMP is not allowed to {to}");
+        assert!(!c.tcp(to, 80) && !c.udp(to), "from another pod to {to}");
+    }
+    assert!(!lab.outside.tcp(b.v4, 80), "from outside");
+    assert!(lab.node.tcp(b.v4, 8080) && lab.node.ping(b.v4), "the node reaches its own pods");
+    for from in [c.v4, c.v6] {
+        assert!(
+            b.tcp(from, 80) && b.udp(from) && b.ping(from),
+            "egress of b is untouched, replies come back"
+        );
+    }
+    assert!(a.tcp(c.v4, 80) && c.ping(a.v4), "pods without policy");
+}
+
+fn egress_policy(variant: Variant) {
+    let lab = Lab::new(&["a", "b"]);
+    let (a, b) = (lab.pod("a"), lab.pod("b"));
+    let mut node = Node::start(&lab, variant);
+    let mut ping = rule(RuleAction::Allow);
+    ping.protocol = Some(1);
+    ping.icmp = Some(felix_rs::model::IcmpMatch { kind: Some(8), code: Some(0) });
+    let mut ping6 = rule(RuleAction::Allow);
+    ping6.protocol = Some(58);
+    ping6.icmp = Some(felix_rs::model::IcmpMatch { kind: Some(128), code: None });
+    let mut web = rule(RuleAction::Allow);
+    web.protocol = Some(6);
+    web.destination = PeerMatch { not_ports: ports(&[8080]).ports, ..PeerMatch::default() };
+    let mut to_node = rule(RuleAction::Deny);
+    to_node.destination.nets = vec!["10.99.0.1/32".parse().unwrap()];
+    let state = open(&lab)
+        .with_settings(|settings| settings.endpoint_to_host = EndpointToHostAction::Accept)
+        .with_policy(policy("a-out", vec![], vec![to_node, ping, ping6, web]))
+        .with_endpoint(endpoint(a, vec![tier("default", TierDefault::Deny, &[], &["a-out"])]));
+    node.apply(&state);
+    for to in [b.v4, b.v6] {
+        assert!(a.tcp(to, 80) && a.ping(to), "allowed to {to}");
+        assert!(!a.tcp(to, 8080) && !a.udp(to), "denied to {to}");
+    }
+    assert!(!a.tcp(NODE, 80), "egress policy comes before pod to node");
+    assert!(a.tcp(NODE_UPLINK, 80), "pod to node: Accept");
+    assert!(b.tcp(a.v4, 8080) && b.udp(a.v6), "ingress of a is untouched");
+}
+
+fn tiers_pass_and_deny(variant: Variant) {
+    let lab = Lab::new(&["a", "b", "c"]);
+    let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
+    let mut node = Node::start(&lab, variant);
+    let mut pass = rule(RuleAction::Pass);
+    pass.source = in_set("a");
+    let mut deny = rule(RuleAction::Deny);
+    deny.protocol = Some(17);
+    let staged = {
+        let mut staged = policy("staged", vec![rule(RuleAction::Deny)], vec![]);
+        staged.staged = true;
+        staged
+    };
+    let state = open(&lab)
+        .with_set("a", &[a])
+        .with_policy(staged)
+        .with_policy(policy("first", vec![pass], vec![]))
+        .with_policy(policy("second", vec![deny], vec![]))
+        .with_endpoint(endpoint(
+            b,
+            vec![
+                tier("only-staged", TierDefault::Deny, &["staged"], &[]),
+                tier("platform", TierDefault::Deny, &["first"], &[]),
+                tier("passing", TierDefault::Pass, &["second"], &[]),
+            ],
+        ));
+    node.apply(&state);
+    assert!(a.tcp(b.v4, 80), "passed by the first tier and by the second's default, allowed by the profile");
+    assert!(!a.udp(b.v4), "denied by the second tier");
+    assert!(!c.tcp(b.v4, 80), "end of the first tier");
+
+    let state = state.with_endpoint(endpoint(b, vec![tier("t", TierDefault::Deny, &["nowhere"], &[])]));
+    node.apply(&state);
+    assert!(!a.tcp(b.v4, 80), "a policy nobody knows fails closed");
+}
+
+fn spoofed_sources_are_dropped(variant: Variant) {
+    let lab = Lab::new(&["a", "b", "c"]);
+    let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
+    lab.node.sh("for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done");
+    a.sh(&format!("ip address add {}/32 dev lo; ip -6 address add {}/128 dev lo nodad", b.v4, b.v6));
+    a.sh("ip address add 172.16.0.1/32 dev lo");
+    // The answer to a spoofed packet would go to b: what c hears is what counts.
+    let heard = |from| {
+        let (ear, at) = c
+            .netns
+            .run(|| {
+                let ear = std::net::UdpSocket::bind("[::]:0").unwrap();
+                ear.set_read_timeout(Some(std::time::Duration::from_millis(400))).unwrap();
+                let at = ear.local_addr().unwrap().port();
+                (ear, at)
+            })
+            .unwrap();
+        let target = if std::net::IpAddr::is_ipv4(&from) { c.v4 } else { c.v6 };
+        a.netns
+            .run(|| std::net::UdpSocket::bind((from, 0)).unwrap().send_to(b"spoof", (target, at)).unwrap())
+            .unwrap();
+        ear.recv_from(&mut [0; 16]).is_ok()
+    };
+    assert!(heard(b.v4) && heard(b.v6), "without rules spoofing works here");
+    let mut node = Node::start(&lab, variant);
+    node.apply(&open(&lab));
+    assert!(heard(a.v4) && heard(a.v6), "own addresses");
+    assert!(!heard(b.v4) && !heard(b.v6), "another pod's address");
+    assert!(!heard("172.16.0.1".parse().unwrap()), "an address of nobody");
+    let mut free = endpoint(a, vec![]);
+    free.allowed_sources = ["172.16.0.0/24".parse().unwrap()].into();
+    node.apply(&open(&lab).with_endpoint(free));
+    assert!(heard("172.16.0.1".parse().unwrap()), "an allowed prefix");
+    assert!(!heard(b.v4), "still not another pod's address");
+}
+
+fn pod_to_node(variant: Variant) {
+    let lab = Lab::new(&["a"]);
+    let a = lab.pod("a");
+    let node_v6 = "fd99::1".parse().unwrap();
+    let mut node = Node::start(&lab, variant);
+    for (action, open_node, closed_node) in [
+        (EndpointToHostAction::Drop, false, false),
+        (EndpointToHostAction::Accept, true, true),
+        (EndpointToHostAction::Return, true, false),
+    ] {
+        let state = open(&lab).with_settings(|settings| settings.endpoint_to_host = action);
+        node.apply(&state);
+        assert_eq!(a.tcp(NODE, 80), open_node, "{action:?}");
+        assert_eq!(a.tcp(node_v6, 80), open_node, "{action:?}");
+        let v = crate::infix(variant);
+        lab.node.sh(&format!("iptables-{v} -A INPUT -p tcp --dport 80 -j DROP"));
+        assert_eq!(a.tcp(NODE, 80), closed_node, "{action:?} with a rule of the node's own");
+        lab.node.sh(&format!("iptables-{v} -D INPUT -p tcp --dport 80 -j DROP"));
+        assert!(lab.node.tcp(a.v4, 80), "node to pod: the answers are part of the connection");
+    }
+}
+
+fn nat_outgoing(variant: Variant) {
+    let lab = Lab::new(&["a", "b"]);
+    let (a, b) = (lab.pod("a"), lab.pod("b"));
+    let mut node = Node::start(&lab, variant);
+    node.apply(&open(&lab));
+    assert_eq!(a.udp_from(None, OUTSIDE, UDP_PORT), Some(a.v4), "routed as it is");
+    let nat = open(&lab).with_settings(|settings| {
+        settings.nat_outgoing = ["10.0.0.0/16".parse().unwrap()].into();
+    });
+    node.apply(&nat);
+    assert_eq!(a.udp_from(None, OUTSIDE, UDP_PORT), Some(NODE_UPLINK), "masqueraded");
+    assert_eq!(a.udp_from(None, b.v4, UDP_PORT), Some(a.v4), "not inside the pools");
+    assert_eq!(a.udp_from(None, b.v6, UDP_PORT), Some(a.v6), "not the other family");
+    node.apply(&open(&lab));
+    assert_eq!(a.udp_from(None, OUTSIDE, UDP_PORT), Some(a.v4), "and not any more");
+    assert!(!crate::dump(&lab, variant).contains("POSTROUTING -m comment"), "the jump is gone");
+}
+
+fn tunnel_packets(variant: Variant) {
+    let lab = Lab::new(&["a"]);
+    let a = lab.pod("a");
+    // The echo server on the node's VXLAN port stands for its device: what it answers was let in.
+    let ear = lab.node.netns.run(|| std::net::UdpSocket::bind("0.0.0.0:4789").unwrap()).unwrap();
+    ear.set_read_timeout(Some(std::time::Duration::from_millis(400))).unwrap();
+    let heard = |from: &crate::lab::Host, to: std::net::IpAddr| {
+        from.netns
+            .run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"vxlan", (to, 4789)).unwrap())
+            .unwrap();
+        ear.recv_from(&mut [0; 16]).is_ok()
+    };
+    let mut node = Node::start(&lab, variant);
+    let state = open(&lab).with_settings(|settings| {
+        settings.endpoint_to_host = EndpointToHostAction::Accept;
+        settings.vxlan_port = Some(4789);
+        settings.ipip = true;
+    });
+    node.apply(&state);
+    assert!(!heard(&lab.outside, NODE_UPLINK), "a stranger's tunnel packet");
+    assert!(!heard(a, NODE), "a pod's tunnel packet to its node");
+    node.apply(&state.clone().with_settings(|settings| {
+        settings.node_addresses.insert(OUTSIDE);
+    }));
+    assert!(heard(&lab.outside, NODE_UPLINK), "a node's tunnel packet");
+    assert!(!heard(a, NODE), "still not a pod's");
+}
+
+fn many_ports_and_networks(variant: Variant) {
+    let lab = Lab::new(&["a", "b", "c"]);
+    let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
+    let mut node = Node::start(&lab, variant);
+    let mut allow = rule(RuleAction::Allow);
+    allow.protocol = Some(6);
+    let mut many: Vec<u16> = (2000..2040).collect();
+    many.push(80);
+    allow.destination = ports(&many);
+    allow.source.nets = vec!["10.0.0.0/24".parse().unwrap(), "192.0.2.0/24".parse().unwrap()];
+    allow.source.not_nets = vec![c.v4.into(), "10.0.0.128/25".parse().unwrap()];
+    let state = open(&lab)
+        .with_policy(policy("b-in", vec![allow], vec![]))
+        .with_endpoint(endpoint(b, vec![tier("default", TierDefault::Deny, &["b-in"], &[])]));
+    node.apply(&state);
+    assert!(a.tcp(b.v4, 80) && lab.outside.tcp(b.v4, 80), "in the networks");
+    assert!(!a.tcp(b.v4, 8080), "not one of the ports");
+    assert!(!c.tcp(b.v4, 80), "in the excluded networks");
+    assert!(!a.tcp(b.v6, 80), "a rule for IPv4 networks says nothing about IPv6");
+
+    let mut deny = rule(RuleAction::Deny);
+    deny.protocol = Some(6);
+    deny.destination.not_ports =
+        many.iter().map(|port| felix_rs::model::PortRange { first: *port, last: *port }).collect();
+    let state = open(&lab)
+        .with_policy(policy("b-in", vec![deny, rule(RuleAction::Allow)], vec![]))
+        .with_endpoint(endpoint(b, vec![tier("default", TierDefault::Deny, &["b-in"], &[])]));
+    node.apply(&state);
+    assert!(a.tcp(b.v4, 80) && a.ping(b.v4), "one of many ports that are not denied");
+    assert!(!a.tcp(b.v4, 8080), "none of them");
+}
+
+/// More groups than are searched one after the other.
+fn many_groups(variant: Variant) {
+    const NAMES: [&str; 24] = [
+        "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t",
+        "u", "v", "w", "x",
+    ];
+    let lab = Lab::new(&NAMES);
+    let mut node = Node::start(&lab, variant);
+    let mut state = open(&lab);
+    let mut web = rule(RuleAction::Allow);
+    web.protocol = Some(6);
+    web.destination = ports(&[80]);
+    for pod in &lab.pods[1..] {
+        let own = format!("{}-in", pod.name);
+        state = state
+            .with_policy(policy(&own, vec![web.clone()], vec![]))
+            .with_endpoint(endpoint(pod, vec![tier("default", TierDefault::Deny, &[&own], &[])]));
+    }
+    node.apply(&state);
+    for pod in &lab.pods[1..] {
+        assert!(lab.pod("a").tcp(pod.v4, 80) && pod.tcp(lab.pod("a").v6, 8080), "{}", pod.name);
+    }
+    for pod in &lab.pods[20..] {
+        assert!(!lab.pod("a").tcp(pod.v4, 8080), "{}", pod.name);
+    }
+    // Back to few groups: the buckets are gone.
+    node.apply(&open(&lab));
+    assert!(!crate::dump(&lab, variant).contains("mgy-bi-"));
+    assert!(lab.pod("a").tcp(lab.pod("x").v4, 8080));
+}
+
+/// Docker's `FORWARD DROP` does not reach what policy accepted.
+fn foreign_drop_policy(variant: Variant) {
+    let lab = Lab::new(&["a", "b"]);
+    let (a, b) = (lab.pod("a"), lab.pod("b"));
+    let v = crate::infix(variant);
+    lab.node
+        .sh(&format!("iptables-{v} -P FORWARD DROP; iptables-{v} -A FORWARD -s 198.51.100.0/24 -j ACCEPT"));
+    assert!(!a.tcp(b.v4, 80));
+    let mut node = Node::start(&lab, variant);
+    node.apply(&open(&lab));
+    assert!(a.tcp(b.v4, 80) && lab.outside.tcp(a.v4, 80) && a.udp(OUTSIDE));
+}
