@@ -1,0 +1,145 @@
+//! What a command prints.
+
+use anyhow::Context;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+/// Form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people
+    #[default]
+    Table,
+    /// More columns
+    Wide,
+    /// YAML
+    Yaml,
+    /// JSON
+    Json,
+}
+
+/// The `-o` flag.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct OutputArgs {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORM")]
+    pub(crate) output: Format,
+}
+
+/// Result of a command: text for stdout, complaints for stderr.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) text: String,
+    pub(crate) complaints: Vec<String>,
+    pub(crate) failed: bool,
+}
+
+impl Report {
+    pub(crate) fn text(text: impl Into<String>) -> Self {
+        Self { text: text.into(), ..Self::default() }
+    }
+
+    pub(crate) fn failed(complaint: impl std::fmt::Display) -> Self {
+        Self { text: String::new(), complaints: vec![format!("error: {complaint}")], failed: true }
+    }
+
+    pub(crate) fn line(&mut self, line: impl AsRef<str>) {
+        self.text.push_str(line.as_ref());
+        self.text.push('\n');
+    }
+
+    pub(crate) fn warn(&mut self, complaint: impl std::fmt::Display) {
+        self.complaints.push(format!("warning: {complaint}"));
+    }
+
+    pub(crate) fn error(&mut self, complaint: impl std::fmt::Display) {
+        self.complaints.push(format!("error: {complaint}"));
+        self.failed = true;
+    }
+}
+
+/// A table as kubectl and calicoctl print them: upper-case heads, no lines. `no` stands for an empty table.
+pub(crate) fn table<const N: usize>(heads: [&str; N], rows: Vec<[String; N]>, no: &str) -> String {
+    if rows.is_empty() {
+        return format!("No {no} found.\n");
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(heads);
+    table.add_rows(rows);
+    lines(&table)
+}
+
+/// The same with columns that are known only now.
+pub(crate) fn dynamic_table(heads: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(heads.iter().copied());
+    table.add_rows(rows);
+    lines(&table)
+}
+
+fn lines(table: &Table) -> String {
+    let mut text = String::new();
+    for line in table.to_string().lines() {
+        // The style pads both sides; heads belong to the left edge and nothing to the right one.
+        text.push_str(line.strip_prefix(' ').unwrap_or(line).trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// `value` as YAML or JSON, or what `people` makes of it (told whether it is to be wide).
+pub(crate) fn render<T: Serialize>(
+    format: Format,
+    value: &T,
+    people: impl FnOnce(bool) -> String,
+) -> anyhow::Result<String> {
+    Ok(match format {
+        Format::Table => people(false),
+        Format::Wide => people(true),
+        Format::Yaml => serde_saphyr::to_string(value).context("writing YAML")?,
+        Format::Json => serde_json::to_string_pretty(value).context("writing JSON")? + "\n",
+    })
+}
+
+/// A count of seconds as `4d07h`, `2h03m`, `5m09s`, `12s`.
+pub(crate) fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{minutes}m{:02}s", seconds % 60),
+        3600..86_400 => format!("{hours}h{minutes:02}m"),
+        _ => format!("{days}d{hours:02}h"),
+    }
+}
+
+/// The value, or `-`.
+pub(crate) fn dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// The values joined by commas, or `-`.
+pub(crate) fn comma<T: ToString>(values: impl IntoIterator<Item = T>) -> String {
+    let values: Vec<String> = values.into_iter().map(|value| value.to_string()).collect();
+    if values.is_empty() { "-".to_owned() } else { values.join(",") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_as_people_write_them() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (309, "5m09s"), (7380, "2h03m"), (370_000, "4d06h")] {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn tables_have_no_edges() {
+        let text = table(["NAME", "X"], vec![["a".into(), "1".into()], ["long".into(), "2".into()]], "things");
+        assert_eq!(text, "NAME  X\na     1\nlong  2\n");
+        assert_eq!(table(["NAME"], vec![], "things"), "No things found.\n");
+    }
+}
