@@ -97,7 +97,9 @@ fn check_pool(
     }
     let size = pool.spec.block_size;
     let inside = existing.blocks.iter().filter(|block| overlap(cidr, &block.spec.cidr));
-    if let Some(block) = inside.into_iter().find(|block| size.is_some_and(|s| s != block.spec.cidr.prefix_len())) {
+    if let Some(block) =
+        inside.into_iter().find(|block| size.is_some_and(|s| s != block.spec.cidr.prefix_len()))
+    {
         findings.errors.push(format!(
             "{place}: spec.blockSize: block {} in this range has another size: use blockSize {}",
             block.spec.cidr,
@@ -191,11 +193,20 @@ mod tests {
     #[test]
     fn pools_must_not_overlap_old_or_new_ones() {
         let old = [pool("a", "10.65.0.0/16", 26)];
-        assert_eq!(run(vec![pool("a", "10.65.0.0/16", 26), pool("b", "10.66.0.0/16", 26)], &old), Findings::default());
+        assert_eq!(
+            run(vec![pool("a", "10.65.0.0/16", 26), pool("b", "10.66.0.0/16", 26)], &old),
+            Findings::default()
+        );
         let error = run(vec![pool("b", "10.65.128.0/17", 26)], &old).errors.concat();
         assert!(error.contains("10.65.128.0/17 of IPPool(b) overlaps 10.65.0.0/16 of IPPool(a)"), "{error}");
-        assert_eq!(run(vec![pool("b", "10.66.0.0/16", 26), pool("c", "10.66.0.0/24", 26)], &[]).errors.len(), 2);
-        assert_eq!(run(vec![pool("b", "10.66.0.0/16", 26), pool("b", "10.66.0.0/16", 26)], &[]).errors.len(), 1);
+        assert_eq!(
+            run(vec![pool("b", "10.66.0.0/16", 26), pool("c", "10.66.0.0/24", 26)], &[]).errors.len(),
+            2
+        );
+        assert_eq!(
+            run(vec![pool("b", "10.66.0.0/16", 26), pool("b", "10.66.0.0/16", 26)], &[]).errors.len(),
+            1
+        );
     }
 
     #[test]
@@ -224,6 +235,9 @@ mod tests {
         let error = run(vec![node("n2", "172.20.0.1/16")], &old).errors.concat();
         assert!(error.contains("172.20.0.1 is already spec.bgp.ipv4Address of Node(n1)"), "{error}");
         let bare = run(vec![resource("Node", "n3", &json!({}))], &old);
-        assert!(bare.errors.is_empty() && bare.warnings.concat().contains("no spec.bgp.ipv4Address"), "{bare:?}");
+        assert!(
+            bare.errors.is_empty() && bare.warnings.concat().contains("no spec.bgp.ipv4Address"),
+            "{bare:?}"
+        );
     }
 }

@@ -53,10 +53,9 @@ fn columns(kind: Kind) -> &'static [Column] {
             ("SELECTOR", "spec.selector", NARROW),
             ("TYPES", "spec.types", WIDE),
         ],
-        Kind::KubernetesNetworkPolicy | Kind::StagedKubernetesNetworkPolicy => &[
-            ("POD-SELECTOR", "spec.podSelector.matchLabels", NARROW),
-            ("TYPES", "spec.policyTypes", WIDE),
-        ],
+        Kind::KubernetesNetworkPolicy | Kind::StagedKubernetesNetworkPolicy => {
+            &[("POD-SELECTOR", "spec.podSelector.matchLabels", NARROW), ("TYPES", "spec.policyTypes", WIDE)]
+        }
         Kind::Tier => &[("ORDER", "spec.order", NARROW), ("DEFAULTACTION", "spec.defaultAction", NARROW)],
         Kind::NetworkSet | Kind::GlobalNetworkSet => &[("NETS", "spec.nets", NARROW)],
         Kind::HostEndpoint => &[
@@ -118,9 +117,11 @@ fn text(value: Option<&Value>) -> String {
         Some(Value::Array(items)) if items.is_empty() => "-".to_owned(),
         Some(Value::Array(items)) => items.iter().map(|item| text(Some(item))).collect::<Vec<_>>().join(","),
         Some(Value::Object(map)) if map.is_empty() => "-".to_owned(),
-        Some(Value::Object(map)) => {
-            map.iter().map(|(key, value)| format!("{key}={}", text(Some(value)))).collect::<Vec<_>>().join(",")
-        }
+        Some(Value::Object(map)) => map
+            .iter()
+            .map(|(key, value)| format!("{key}={}", text(Some(value))))
+            .collect::<Vec<_>>()
+            .join(","),
         Some(other) => other.to_string(),
     }
 }

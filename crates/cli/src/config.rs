@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use margay_datastore::StoreConfig;
 use serde::Deserialize;
 
@@ -18,15 +18,15 @@ pub(crate) struct GlobalArgs {
     /// Configuration file with `datastore` and `socket` (default: /etc/margay/margay.yaml, else the agent's)
     #[arg(long, env = "MARGAY_CONFIG", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// The datastore: a file (embedded) or etcd's URLs
-    #[arg(long, value_name = "FILE|URL,URL", global = true, conflicts_with_all = ["datastore_path", "etcd_endpoints"])]
+    /// The datastore: a file (embedded) or etcd's URLs [env: MARGAY_DATASTORE_PATH, MARGAY_ETCD_ENDPOINTS]
+    #[arg(
+        long,
+        alias = "datastore-path",
+        alias = "etcd-endpoints",
+        value_name = "FILE|URL,URL",
+        global = true
+    )]
     datastore: Option<String>,
-    /// Use the embedded datastore in this file
-    #[arg(long, env = "MARGAY_DATASTORE_PATH", value_name = "FILE", global = true, conflicts_with = "etcd_endpoints")]
-    datastore_path: Option<PathBuf>,
-    /// Use the etcd cluster at these URLs
-    #[arg(long, env = "MARGAY_ETCD_ENDPOINTS", value_name = "URL,URL", value_delimiter = ',', global = true)]
-    etcd_endpoints: Vec<String>,
     /// Unix socket of the daemon to ask (default: /run/margay/agent.sock)
     #[arg(long, env = "MARGAY_SOCKET", value_name = "PATH", global = true)]
     socket: Option<PathBuf>,
@@ -52,14 +52,18 @@ impl GlobalArgs {
     /// Where the cluster's objects are.
     pub(crate) fn store(&self) -> anyhow::Result<StoreConfig> {
         if let Some(text) = &self.datastore {
-            let urls = text.starts_with("http://") || text.starts_with("https://");
-            return Ok(if urls { StoreConfig::etcd(text.split(',')) } else { StoreConfig::embedded(text) });
+            return Ok(parse_store(text));
         }
-        if let Some(path) = &self.datastore_path {
-            return Ok(StoreConfig::embedded(path));
-        }
-        if !self.etcd_endpoints.is_empty() {
-            return Ok(StoreConfig::etcd(self.etcd_endpoints.iter().cloned()));
+        // The agent's variables, so that both tools of a node agree.
+        match (environment("MARGAY_DATASTORE_PATH"), environment("MARGAY_ETCD_ENDPOINTS")) {
+            (Some(_), Some(_)) => {
+                bail!(
+                    "MARGAY_DATASTORE_PATH and MARGAY_ETCD_ENDPOINTS are both set: unset one, or use --datastore"
+                )
+            }
+            (Some(path), None) => return Ok(StoreConfig::embedded(path)),
+            (None, Some(urls)) => return Ok(StoreConfig::etcd(urls.split(','))),
+            (None, None) => {}
         }
         Ok(self.file()?.datastore.unwrap_or_else(|| StoreConfig::embedded(DEFAULT_STORE)))
     }
@@ -82,6 +86,15 @@ impl GlobalArgs {
         let agent: AgentFile = read(Path::new(AGENT_FILE))?.unwrap_or_default();
         Ok(File { datastore: agent.datastore, socket: agent.socket })
     }
+}
+
+fn parse_store(text: &str) -> StoreConfig {
+    let urls = text.starts_with("http://") || text.starts_with("https://");
+    if urls { StoreConfig::etcd(text.split(',')) } else { StoreConfig::embedded(text) }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// The file's content; absent when there is no file.

@@ -62,7 +62,8 @@ impl FileArgs {
         }
         let metadata = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
         if !metadata.is_dir() {
-            let ours = path.extension().is_some_and(|e| ["yaml", "yml", "json"].iter().any(|known| e == *known));
+            let ours =
+                path.extension().is_some_and(|e| ["yaml", "yml", "json"].iter().any(|known| e == *known));
             if named || ours {
                 into.push(path.to_path_buf());
             }

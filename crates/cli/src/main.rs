@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.run() {
         Ok(report) => print(&report),
-        Err(error) => print(&Report::failed(format!("{error:#}"))),
+        Err(error) => print(&Report::failed(output::chain(&error))),
     }
 }
 

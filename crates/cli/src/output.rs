@@ -58,6 +58,21 @@ impl Report {
     }
 }
 
+/// An error with its causes, leaving out those its text names already.
+pub(crate) fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// A table as kubectl and calicoctl print them: upper-case heads, no lines. `no` stands for an empty table.
 pub(crate) fn table<const N: usize>(heads: [&str; N], rows: Vec<[String; N]>, no: &str) -> String {
     if rows.is_empty() {
@@ -138,7 +153,8 @@ mod tests {
 
     #[test]
     fn tables_have_no_edges() {
-        let text = table(["NAME", "X"], vec![["a".into(), "1".into()], ["long".into(), "2".into()]], "things");
+        let text =
+            table(["NAME", "X"], vec![["a".into(), "1".into()], ["long".into(), "2".into()]], "things");
         assert_eq!(text, "NAME  X\na     1\nlong  2\n");
         assert_eq!(table(["NAME"], vec![], "things"), "No things found.\n");
     }

@@ -63,7 +63,9 @@ impl Session {
         let key = resource.key();
         match self.runtime.block_on(self.store.create(resource)) {
             Ok(_revision) => Ok(()),
-            Err(Error::AlreadyExists { .. }) => bail!("{key} already exists: use apply or replace to change it"),
+            Err(Error::AlreadyExists { .. }) => {
+                bail!("{key} already exists: use apply or replace to change it")
+            }
             Err(error) => Err(error.into()),
         }
     }

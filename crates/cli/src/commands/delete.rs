@@ -8,7 +8,7 @@ use super::{kind, session};
 use crate::check::{Existing, addresses_in_use};
 use crate::config::GlobalArgs;
 use crate::files::FileArgs;
-use crate::output::Report;
+use crate::output::{Report, chain};
 use crate::store::{Access, Session};
 
 #[derive(Debug, clap::Args)]
@@ -56,7 +56,7 @@ impl DeleteArgs {
                 Ok(true) => report.line(format!("{key} deleted")),
                 Ok(false) if self.ignore_not_found => {}
                 Ok(false) => report.error(format!("{key} does not exist")),
-                Err(error) => report.error(format!("{key}: {error:#}")),
+                Err(error) => report.error(format!("{key}: {}", chain(&error))),
             }
         }
         Ok(report)
@@ -67,7 +67,8 @@ impl DeleteArgs {
             let Some(stored) = session.get(key)? else { return Ok(false) };
             if let Ok(Resource::IpPool(pool)) = stored.resource.as_deref() {
                 let blocks = session.list(&[Kind::IpamBlock], None)?;
-                let readable: Vec<&Resource> = blocks.iter().filter_map(|v| v.resource.as_deref().ok()).collect();
+                let readable: Vec<&Resource> =
+                    blocks.iter().filter_map(|v| v.resource.as_deref().ok()).collect();
                 let used = addresses_in_use(pool, &Existing::new(readable));
                 if used > 0 {
                     bail!(

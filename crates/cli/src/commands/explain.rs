@@ -61,16 +61,18 @@ fn port(text: &str) -> Result<Flow, String> {
         "udplite" => 136,
         "icmp" => 1,
         "icmpv6" => 58,
-        other => other
-            .parse::<u8>()
-            .map_err(|_not_a_number| format!("{protocol:?} is no protocol: use tcp, udp, sctp, icmp, icmpv6 or a number"))?,
+        other => other.parse::<u8>().map_err(|_not_a_number| {
+            format!("{protocol:?} is no protocol: use tcp, udp, sctp, icmp, icmpv6 or a number")
+        })?,
     };
     let has_ports = matches!(number, 6 | 17 | 132 | 136);
     let port = match port {
         None if has_ports => return Err(format!("which port? use {protocol}/80")),
         None => None,
         Some(port) => {
-            let port = port.parse::<u16>().map_err(|_not_a_number| format!("{port:?} is no port: use 0 to 65535"))?;
+            let port = port
+                .parse::<u16>()
+                .map_err(|_not_a_number| format!("{port:?} is no port: use 0 to 65535"))?;
             Some(port)
         }
     };
@@ -110,8 +112,13 @@ fn show(reply: &ExplainReply, wide: bool) -> String {
 }
 
 fn show_end(end: &End, wide: bool) -> String {
-    let mut text =
-        format!("\n{} of {}: {}\n  by {}\n", end.direction, end.endpoint, verdict(end.allowed), end.decided_by);
+    let mut text = format!(
+        "\n{} of {}: {}\n  by {}\n",
+        end.direction,
+        end.endpoint,
+        verdict(end.allowed),
+        end.decided_by
+    );
     if let Some(packets) = end.packets {
         text.push_str(&format!("  that rule has counted {packets} packets\n"));
     }
@@ -141,7 +148,8 @@ mod tests {
     #[test]
     fn ends_of_a_flow() {
         assert_eq!(party("10.0.0.1"), Ok(Party::Address("10.0.0.1".parse().unwrap())));
-        let pod = |namespace: &str, name: &str| Ok(Party::Pod { namespace: namespace.into(), name: name.into() });
+        let pod =
+            |namespace: &str, name: &str| Ok(Party::Pod { namespace: namespace.into(), name: name.into() });
         assert_eq!(party("shop/web-0"), pod("shop", "web-0"));
         assert_eq!(party("web-0"), pod("default", "web-0"));
         for bad in ["", "/", "a/", "/b", "a/b/c"] {

@@ -40,7 +40,10 @@ pub(crate) struct NamespaceArgs {
 impl NamespaceArgs {
     /// The key of a named object.
     pub(crate) fn key(&self, kind: Kind, name: &str) -> anyhow::Result<Key> {
-        anyhow::ensure!(!self.all_namespaces || !kind.namespaced(), "a name needs one namespace: use -n, not -A");
+        anyhow::ensure!(
+            !self.all_namespaces || !kind.namespaced(),
+            "a name needs one namespace: use -n, not -A"
+        );
         let namespace = kind.namespaced().then(|| self.namespace.clone());
         Ok(Key { kind, namespace, name: name.to_owned() })
     }

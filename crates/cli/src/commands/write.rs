@@ -7,7 +7,7 @@ use super::session;
 use crate::check::{Existing, check};
 use crate::config::GlobalArgs;
 use crate::files::FileArgs;
-use crate::output::Report;
+use crate::output::{Report, chain};
 use crate::store::{Access, Session};
 
 /// What may be there already.
@@ -61,7 +61,7 @@ impl WriteArgs {
             }
             match write(&session, mode, item.resource) {
                 Ok(done) => report.line(format!("{name} {done}")),
-                Err(error) => report.error(format!("{}: {error:#}", item.place)),
+                Err(error) => report.error(format!("{}: {}", item.place, chain(&error))),
             }
         }
         Ok(report)

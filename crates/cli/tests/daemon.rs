@@ -1,0 +1,205 @@
+//! The real binary against a socket that answers as the daemon does, with the types of `margay-control`.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::thread::JoinHandle;
+
+use common::Lab;
+use margay_control::explain::{End, ExplainReply};
+use margay_control::status::{Endpoint, IpamAddress, IpamBlock, IpamStatus, Policy};
+use margay_control::{ErrorBody, bgp};
+use serde::Serialize;
+
+/// Answers one request; the thread returns the request.
+fn answer(lab: &Lab, status: &str, body: &impl Serialize) -> (String, JoinHandle<String>) {
+    let path = lab.dir.join("agent.sock");
+    drop(std::fs::remove_file(&path));
+    let listener = UnixListener::bind(&path).unwrap();
+    let body = serde_json::to_string(body).unwrap();
+    let reply = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let thread = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = vec![0; 65_536];
+        let mut length = 0;
+        // The body comes with the head or right after it; its end is the closing brace.
+        while !request[..length].windows(4).any(|w| w == b"\r\n\r\n")
+            || (request.starts_with(b"POST") && !request[..length].ends_with(b"}"))
+        {
+            length += stream.read(&mut request[length..]).unwrap();
+        }
+        stream.write_all(reply.as_bytes()).unwrap();
+        String::from_utf8_lossy(&request[..length]).into_owned()
+    });
+    (path.display().to_string(), thread)
+}
+
+/// Exit code, stdout and stderr of the command, and the request it made.
+fn ask(lab: &Lab, args: &[&str], body: &impl Serialize) -> (Option<i32>, String, String) {
+    let (socket, thread) = answer(lab, "200 OK", body);
+    let (status, out, error) = lab.bare(&[args, &["--socket", &socket]].concat(), None, &[]);
+    assert!(error.is_empty(), "{error}");
+    (status, out, thread.join().unwrap())
+}
+
+fn peer(address: &str, state: &str) -> bgp::Peer {
+    bgp::Peer {
+        address: address.parse().unwrap(),
+        name: "rr1".into(),
+        kind: "reflector".into(),
+        remote_as: 64512,
+        state: state.into(),
+        since_seconds: 7380,
+        received: 2,
+        stale: 1,
+        advertised: 1,
+        last_error: Some("hold timer expired".into()),
+        capabilities: vec!["route-refresh".into(), "graceful-restart".into()],
+    }
+}
+
+#[test]
+fn bgp_sessions_and_routes() {
+    let lab = Lab::new("bgp");
+    let peers = [peer("172.20.0.11", "Established"), peer("172.20.0.12", "Active")];
+    let (_, out, request) = ask(&lab, &["bgp", "peers"], &peers);
+    assert!(request.starts_with("GET /v1/bgp/peers "), "{request}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[0].starts_with("PEER ADDRESS"), "{out}");
+    assert!(
+        lines[1].contains("up") && lines[1].contains("2h03m") && lines[1].ends_with("Established"),
+        "{out}"
+    );
+    assert!(lines[2].contains("Active") && lines[2].ends_with("hold timer expired"), "{out}");
+    let (_, out, _) = ask(&lab, &["bgp", "summary"], &peers);
+    assert!(out.starts_with("1 of 2 sessions established, 4 prefixes received, 2 of them stale"), "{out}");
+    let (_, out, _) = ask(&lab, &["bgp", "peers", "-o", "wide"], &peers);
+    assert!(out.contains("route-refresh,graceful-restart"), "{out}");
+
+    let route = bgp::Route {
+        prefix: "10.65.2.0/24".parse().unwrap(),
+        next_hop: Some("172.20.0.2".parse().unwrap()),
+        from: Some("172.20.0.11".parse().unwrap()),
+        best: true,
+        stale: false,
+        reason: "lowest router id".into(),
+        local_pref: Some(100),
+        as_path: String::new(),
+        originator_id: Some("172.20.0.2".into()),
+        cluster_list: vec!["1.1.1.1".into()],
+        communities: Vec::new(),
+        age_seconds: 12,
+    };
+    let (_, out, request) = ask(&lab, &["bgp", "routes", "10.65.2.0/24"], &[&route]);
+    assert!(request.starts_with("GET /v1/bgp/routes?prefix=10.65.2.0/24 "), "{request}");
+    assert!(out.lines().nth(1).unwrap().starts_with(">  10.65.2.0/24  172.20.0.2"), "{out}");
+    let (_, out, _) = ask(&lab, &["bgp", "routes", "-o", "json"], &[&route]);
+    assert_eq!(serde_json::from_str::<Vec<bgp::Route>>(&out).unwrap(), [route]);
+}
+
+#[test]
+fn addresses_endpoints_and_policies() {
+    let lab = Lab::new("node");
+    let ipam = IpamStatus {
+        node: "n1".into(),
+        blocks: vec![IpamBlock {
+            cidr: "10.65.1.0/24".parse().unwrap(),
+            pool: "default".into(),
+            used: 2,
+            total: 256,
+        }],
+        addresses: vec![IpamAddress {
+            address: "10.65.1.1".parse().unwrap(),
+            handle: "margay.c1.eth0".into(),
+            pod: Some("shop/web-0".into()),
+        }],
+    };
+    let (_, out, _) = ask(&lab, &["ipam", "show"], &ipam);
+    assert!(out.contains("10.65.1.0/24  default  256") && out.contains("shop/web-0"), "{out}");
+    let (_, out, _) = ask(&lab, &["ipam", "show", "-o", "yaml"], &ipam);
+    assert!(out.contains("node: n1") && out.contains("pool: default"), "{out}");
+
+    let endpoint = Endpoint {
+        namespace: "shop".into(),
+        pod: "web-0".into(),
+        name: "n1-k8s-web--0-eth0".into(),
+        interface: "mgy0123456789a".into(),
+        addresses: vec!["10.65.1.1".parse().unwrap()],
+        live: true,
+        policies: vec!["default/NetworkPolicy(shop/web)".into()],
+    };
+    let (_, out, _) = ask(&lab, &["endpoints"], &[&endpoint]);
+    assert!(out.contains("mgy0123456789a  yes   1"), "{out}");
+
+    let policy = Policy {
+        tier: "default".into(),
+        name: "NetworkPolicy(shop/web)".into(),
+        staged: false,
+        endpoints: 1,
+        ingress_rules: 1,
+        egress_rules: 0,
+        packets: 7,
+        invalid: None,
+    };
+    let (_, out, _) = ask(&lab, &["policy"], &[&policy]);
+    assert!(out.contains("NetworkPolicy(shop/web)  enforced"), "{out}");
+}
+
+#[test]
+fn explain_says_what_decided() {
+    let lab = Lab::new("explain");
+    let reply = ExplainReply {
+        allowed: false,
+        summary: "ingress of shop/web-0 denies".into(),
+        ends: vec![End {
+            direction: "ingress".into(),
+            endpoint: "shop/web-0".into(),
+            allowed: false,
+            decided_by: "tier \"default\" policy NetworkPolicy(shop/web) rule 2 (Deny)".into(),
+            steps: vec!["rule 0: source selector does not match".into()],
+            packets: Some(3),
+        }],
+        route: Some("10.65.1.1/32 dev mgyabc scope link proto 180".into()),
+    };
+    let args = ["explain", "--from", "shop/client", "--to", "10.65.1.1", "--port", "tcp/80"];
+    let (status, out, request) = ask(&lab, &args, &reply);
+    assert_eq!(status, Some(0));
+    assert!(out.starts_with("DENIED: ingress of shop/web-0 denies"), "{out}");
+    assert!(
+        out.contains("NetworkPolicy(shop/web) rule 2 (Deny)") && out.contains("route: 10.65.1.1/32"),
+        "{out}"
+    );
+    assert!(!out.contains("source selector"), "steps are for -o wide");
+    let sent = request.split("\r\n\r\n").nth(1).unwrap();
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(sent).unwrap(),
+        serde_json::json!({
+            "from": { "pod": { "namespace": "shop", "name": "client" } },
+            "to": { "address": "10.65.1.1" }, "protocol": 6, "port": 80,
+        })
+    );
+    let (status, out, _) = ask(&lab, &[args.as_slice(), &["--exit-code", "-o", "wide"]].concat(), &reply);
+    assert_eq!(status, Some(1), "a denied flow, asked for as exit code");
+    assert!(out.contains("- rule 0: source selector does not match"), "{out}");
+}
+
+#[test]
+fn a_daemon_that_is_away_or_refuses_is_said_so_once() {
+    let lab = Lab::new("away");
+    let away = ["--socket", "/nonexistent/agent.sock"];
+    let (status, _, error) = lab.bare(&[&["bgp", "peers"], away.as_slice()].concat(), None, &[]);
+    assert_eq!(status, Some(1));
+    assert!(error.contains("is it running?") && error.contains("/nonexistent/agent.sock"), "{error}");
+    assert_eq!(error.matches("No such file").count(), 1, "{error}");
+    let (status, out, _) = lab.bare(&[&["version"], away.as_slice()].concat(), None, &[]);
+    assert_eq!(status, Some(0), "the tool has a version without a daemon");
+    assert!(out.starts_with(concat!("margay ", env!("CARGO_PKG_VERSION"))), "{out}");
+
+    let refusal = ErrorBody { code: 0, message: "no pod shop/x on this node".into(), details: String::new() };
+    let (socket, thread) = answer(&lab, "404 Not Found", &refusal);
+    let (status, _, error) =
+        lab.bare(&["explain", "--from", "shop/x", "--to", "10.0.0.1", "--socket", &socket], None, &[]);
+    thread.join().unwrap();
+    assert_eq!((status, error.as_str()), (Some(1), "error: no pod shop/x on this node\n"));
+}
