@@ -1,5 +1,7 @@
 //! The real binary against a socket that answers as the daemon does, with the types of `margay-control`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::io::{Read, Write};

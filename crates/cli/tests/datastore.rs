@@ -1,5 +1,7 @@
 //! The real binary on an embedded datastore of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::Lab;
