@@ -4,9 +4,13 @@
 //! (feature `tokio`) is [`transport::BgpHandle`] and its service: what agents and reflectors use.
 
 mod config;
+mod egress;
 mod family;
+mod io;
 pub mod policy;
+mod rib;
 mod session;
+mod speaker;
 mod status;
 mod time;
 #[cfg(feature = "tokio")]
@@ -18,6 +22,8 @@ pub use config::{
     PendingLimits, SpeakerConfig, Timers,
 };
 pub use family::Family;
+pub use io::{ConnId, Input, Log, Output, StopMode};
+pub use speaker::Speaker;
 pub use status::{
     AdvertisedTo, Event, Explanation, FamilyStatus, MessageCounters, NegotiatedStatus, PeerState, PeerStatus,
     RouteChange, RouteInfo, RouteQuery, RouteSource,

@@ -1,19 +1,11 @@
 //! The handle through which agents and reflectors drive a running speaker.
 
 use crate::config::{Originated, PeerConfig};
+use crate::io::StopMode;
 use crate::status::{Explanation, PeerStatus, RouteInfo, RouteQuery};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use tokio::sync::{mpsc, oneshot};
-
-/// How a speaker ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StopMode {
-    /// Close the connections without a word: peers that help with graceful restart keep our routes.
-    Restart,
-    /// Cease with Hard Reset, administrative shutdown and this message (RFC 9003): peers drop our routes.
-    Shutdown(String),
-}
 
 /// The speaker's task has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,11 @@
 //! The tokio shell around the speaker: sockets, clock, channels. Holds no decisions.
 
+mod conn;
 mod handle;
+mod outbox;
 mod service;
+mod socket;
 
-pub use handle::{BgpHandle, ServiceStopped, StopMode};
+pub use crate::io::StopMode;
+pub use handle::{BgpHandle, ServiceStopped};
 pub use service::{BgpService, ServiceConfig};

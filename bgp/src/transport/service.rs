@@ -1,36 +1,367 @@
 //! The task that owns the speaker.
 
-use super::handle::BgpHandle;
+use super::conn::{Conn, IoEvent};
+use super::handle::{BgpHandle, Command};
+use super::outbox::Outbox;
+use super::socket;
 use crate::config::SpeakerConfig;
+use crate::io::{ConnId, Input, Log, Output, StopMode};
+use crate::speaker::Speaker;
 use crate::status::Event;
+use crate::time::Time;
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 /// How to run a speaker.
 #[derive(Debug, Clone)]
 pub struct ServiceConfig {
     /// The speaker.
     pub speaker: SpeakerConfig,
-    /// Addresses to listen on; empty means never accept connections.
+    /// Addresses to listen on; empty means never accept connections. An IPv6 address accepts IPv6 only.
     pub listen: Vec<SocketAddr>,
 }
 
 /// A running speaker.
 #[derive(Debug)]
-pub struct BgpService;
+pub struct BgpService {
+    speaker: Speaker,
+    started: Instant,
+    conns: HashMap<ConnId, Conn>,
+    dials: HashMap<ConnId, AbortHandle>,
+    accepted: u64,
+    io: mpsc::Sender<IoEvent>,
+    outbox: Outbox,
+    listeners: Vec<AbortHandle>,
+}
 
-/// Events that may wait for a slow consumer before route changes are merged per prefix.
-const EVENTS: usize = 256;
+/// Events that may wait for a slow consumer before they are merged.
+const EVENTS: usize = 64;
 /// Requests that may wait.
 const COMMANDS: usize = 64;
+/// Things that connections report and that may wait; readers pause beyond it.
+const IO: usize = 1024;
+/// Of these, handled before anything is sent: what comes in together goes out together.
+const BATCH: usize = 256;
+/// Without a deadline.
+const FAR: Duration = Duration::from_secs(3600);
 
 impl BgpService {
-    /// Binds the listeners and starts the speaker on the current tokio runtime. The receiver must be drained; route
-    /// changes are merged per prefix while it isn't.
-    pub fn spawn(_config: ServiceConfig) -> io::Result<(BgpHandle, mpsc::Receiver<Event>)> {
-        let (commands, _command_receiver) = mpsc::channel(COMMANDS);
-        let (_events, receiver) = mpsc::channel(EVENTS);
-        Ok((BgpHandle { commands }, receiver))
+    /// Binds the listeners and starts the speaker on the current tokio runtime. Dropping every handle stops it as
+    /// [`StopMode::Restart`] does.
+    ///
+    /// # Errors
+    /// An address that cannot be listened on.
+    pub fn spawn(config: ServiceConfig) -> io::Result<(BgpHandle, mpsc::Receiver<Event>)> {
+        let (commands, command_receiver) = mpsc::channel(COMMANDS);
+        let (events, event_receiver) = mpsc::channel(EVENTS);
+        let (io, io_receiver) = mpsc::channel(IO);
+        let mut sockets = Vec::new();
+        for address in &config.listen {
+            let listener = socket::listen(*address).map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot listen for BGP on {address}: {error}"))
+            })?;
+            sockets.push(listener);
+        }
+        let listeners =
+            sockets.into_iter().map(|l| tokio::spawn(accept(l, io.clone())).abort_handle()).collect();
+        let service = Self {
+            speaker: Speaker::new(config.speaker, Time::ZERO),
+            started: Instant::now(),
+            conns: HashMap::new(),
+            dials: HashMap::new(),
+            accepted: 0,
+            io,
+            outbox: Outbox::default(),
+            listeners,
+        };
+        tokio::spawn(service.run(command_receiver, io_receiver, events));
+        Ok((BgpHandle { commands }, event_receiver))
+    }
+
+    fn now(&self) -> Time {
+        Time::ZERO + self.started.elapsed()
+    }
+
+    async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut io: mpsc::Receiver<IoEvent>,
+        events: mpsc::Sender<Event>,
+    ) {
+        let mut batch = Vec::with_capacity(BATCH);
+        let sleep = tokio::time::sleep(FAR);
+        tokio::pin!(sleep);
+        loop {
+            let deadline = self.speaker.next_deadline().map_or(FAR, |at| at.since(self.now()));
+            sleep.as_mut().reset(tokio::time::Instant::now() + deadline.min(FAR));
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Stop(mode, answer)) => {
+                        self.stop(mode).await;
+                        // The asker may have gone.
+                        let _gone = answer.send(());
+                        return;
+                    }
+                    Some(command) => self.command(command),
+                    None => {
+                        self.stop(StopMode::Restart).await;
+                        return;
+                    }
+                },
+                count = io.recv_many(&mut batch, BATCH) => {
+                    if count > 0 {
+                        for event in batch.drain(..) {
+                            self.io_event(event);
+                        }
+                    }
+                }
+                permit = events.reserve(), if !self.outbox.is_empty() => match permit {
+                    Ok(permit) => {
+                        if let Some(event) = self.outbox.pop() {
+                            permit.send(event);
+                        }
+                    }
+                    // Nobody listens; the speaker goes on.
+                    Err(_closed) => self.outbox = Outbox::default(),
+                },
+                () = &mut sleep => self.input(Input::Tick),
+            }
+            self.work();
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        let now = self.now();
+        self.speaker.handle(now, input);
+    }
+
+    fn command(&mut self, command: Command) {
+        // Whoever asked may have gone meanwhile; that is no error.
+        macro_rules! answer {
+            ($answer:expr, $value:expr) => {{
+                let _gone = $answer.send($value);
+            }};
+        }
+        match command {
+            Command::SetPeers(peers, answer) => {
+                self.input(Input::SetPeers(peers));
+                answer!(answer, ());
+            }
+            Command::SetPeer(peer, answer) => {
+                self.input(Input::SetPeer(peer));
+                answer!(answer, ());
+            }
+            Command::RemovePeer(remote, answer) => {
+                self.input(Input::RemovePeer(remote));
+                answer!(answer, ());
+            }
+            Command::SetOriginated(routes, answer) => {
+                self.input(Input::SetOriginated(routes));
+                answer!(answer, ());
+            }
+            Command::PruneStale(remote, answer) => {
+                self.input(Input::PruneStale(remote));
+                answer!(answer, ());
+            }
+            Command::Peers(answer) => answer!(answer, self.speaker.peers()),
+            Command::Routes(query, answer) => answer!(answer, self.speaker.routes(&query)),
+            Command::Explain(prefix, answer) => answer!(answer, self.speaker.explain(prefix)),
+            Command::Advertised(remote, answer) => answer!(answer, self.speaker.advertised(remote)),
+            Command::Pending(answer) => answer!(answer, self.speaker.pending()),
+            // Handled by the caller: it ends the task.
+            Command::Stop(_, answer) => answer!(answer, ()),
+        }
+    }
+
+    fn io_event(&mut self, event: IoEvent) {
+        match event {
+            IoEvent::Accepted(stream, remote) => {
+                let conn = ConnId::accepted(self.accepted);
+                self.accepted += 1;
+                if let Some(local) = self.open(conn, stream) {
+                    self.input(Input::Accepted { conn, remote, local });
+                }
+            }
+            IoEvent::Dialled(conn, result) => {
+                // Given up meanwhile if it isn't there any more.
+                if self.dials.remove(&conn).is_none() {
+                    return;
+                }
+                match result {
+                    Ok(stream) => match self.open(conn, stream) {
+                        Some(local) => self.input(Input::Connected { conn, local }),
+                        None => {
+                            self.input(Input::Closed { conn, reason: "the connection vanished".to_owned() })
+                        }
+                    },
+                    Err(error) => {
+                        self.input(Input::Closed { conn, reason: format!("cannot connect: {error}") });
+                    }
+                }
+            }
+            IoEvent::Received(conn, data) if self.conns.contains_key(&conn) => {
+                self.input(Input::Received { conn, data });
+            }
+            IoEvent::Written(conn, bytes) => self.input(Input::Written { conn, bytes }),
+            IoEvent::Closed(conn, reason) => self.lost(conn, reason),
+            IoEvent::Received(..) => {}
+        }
+    }
+
+    fn open(&mut self, id: ConnId, stream: tokio::net::TcpStream) -> Option<SocketAddr> {
+        let conn = Conn::start(id, stream, self.io.clone());
+        let local = conn.local().ok()?;
+        self.conns.insert(id, conn);
+        Some(local)
+    }
+
+    fn lost(&mut self, conn: ConnId, reason: String) {
+        if let Some(gone) = self.conns.remove(&conn) {
+            drop(gone.close());
+            self.input(Input::Closed { conn, reason });
+        }
+    }
+
+    /// Does what the speaker says until it is silent.
+    fn work(&mut self) {
+        loop {
+            let mut writes: BTreeMap<ConnId, Vec<Bytes>> = BTreeMap::new();
+            let mut closes = Vec::new();
+            let mut idle = true;
+            while let Some(output) = self.speaker.poll_output() {
+                idle = false;
+                match output {
+                    Output::Write { conn, data } => writes.entry(conn).or_default().push(data),
+                    Output::Close { conn } => closes.push(conn),
+                    Output::Dial { conn, remote, local } => {
+                        let io = self.io.clone();
+                        let task = tokio::spawn(async move {
+                            let result = socket::dial(remote, local).await;
+                            // The service has ended if nobody listens.
+                            let _ended = io.send(IoEvent::Dialled(conn, result)).await;
+                        });
+                        self.dials.insert(conn, task.abort_handle());
+                    }
+                    Output::Event(event) => {
+                        trace_event(&event);
+                        self.outbox.push(event);
+                    }
+                    Output::Log(log) => trace_log(&log),
+                }
+            }
+            if idle {
+                return;
+            }
+            for (id, data) in writes {
+                let Some(conn) = self.conns.get(&id) else { continue };
+                match conn.write(data) {
+                    Ok(0) => {}
+                    Ok(bytes) => self.input(Input::Written { conn: id, bytes }),
+                    Err(error) => self.lost(id, error.to_string()),
+                }
+            }
+            for id in closes {
+                self.close(id);
+            }
+        }
+    }
+
+    fn close(&mut self, id: ConnId) -> Option<tokio::task::JoinHandle<()>> {
+        if let Some(dial) = self.dials.remove(&id) {
+            dial.abort();
+        }
+        self.conns.remove(&id).map(Conn::close)
+    }
+
+    async fn stop(mut self, mode: StopMode) {
+        for listener in &self.listeners {
+            listener.abort();
+        }
+        self.input(Input::Stop(mode));
+        let mut writes: Vec<(ConnId, Bytes)> = Vec::new();
+        while let Some(output) = self.speaker.poll_output() {
+            if let Output::Write { conn, data } = output {
+                writes.push((conn, data));
+            }
+        }
+        for (id, data) in writes {
+            if let Some(conn) = self.conns.get(&id)
+                && let Err(error) = conn.write(vec![data])
+            {
+                tracing::debug!(%error, "connection lost while stopping");
+            }
+        }
+        let ids: Vec<ConnId> = self.conns.keys().chain(self.dials.keys()).copied().collect();
+        let tasks: Vec<_> = ids.into_iter().filter_map(|id| self.close(id)).collect();
+        for task in tasks {
+            // Each ends by itself within its time limit.
+            let _ended = task.await;
+        }
+    }
+}
+
+impl Drop for BgpService {
+    fn drop(&mut self) {
+        for listener in &self.listeners {
+            listener.abort();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, io: mpsc::Sender<IoEvent>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                if io.send(IoEvent::Accepted(stream, remote)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                // Out of descriptors, mostly: let some close.
+                tracing::warn!(%error, "cannot accept a BGP connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+fn trace_event(event: &Event) {
+    match event {
+        Event::PeerChanged { remote, state, reason } => {
+            let important =
+                *state == crate::status::PeerState::Established || *state == crate::status::PeerState::Idle;
+            if important {
+                tracing::info!(peer = %remote, %state, %reason, "BGP session");
+            } else {
+                tracing::debug!(peer = %remote, %state, %reason, "BGP session");
+            }
+        }
+        Event::InSync => tracing::info!("BGP table is in sync"),
+        Event::RouteChanges(changes) => tracing::debug!(count = changes.len(), "BGP routes changed"),
+    }
+}
+
+fn trace_log(log: &Log) {
+    match log {
+        Log::Parked(remote) => {
+            tracing::info!(%remote, "BGP connection from an address that is not configured (yet) waits");
+        }
+        Log::ParkedDropped(remote, why) => tracing::info!(%remote, why, "waiting BGP connection dropped"),
+        Log::Refused(remote, why) => tracing::warn!(%remote, why, "BGP connection refused"),
+        Log::Malformed(peer, what) => tracing::warn!(%peer, what, "malformed UPDATE"),
+        Log::Unauthorised(peer, first, count) => {
+            tracing::warn!(%peer, first, count, "peer announces prefixes that are not its own: filtered");
+        }
+        Log::NearLimit(peer, held, limit) => {
+            tracing::warn!(%peer, held, limit, "peer nears its prefix limit")
+        }
+        Log::Resync(peer) => tracing::warn!(%peer, "peer fell behind and is sent the whole table again"),
+        Log::Complete(why) => tracing::info!(why, "table is complete: advertising begins"),
     }
 }

@@ -1,0 +1,258 @@
+//! One update group: what has been said to its members, and the log of how.
+
+use super::encode;
+use super::log::Log;
+use super::profile::{EgressProfile, Identity, Outgoing};
+use crate::family::Family;
+use crate::rib::{AttrId, Entry, EntryId, Path, Rib, SourceId};
+use bytes::Bytes;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// Number of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct GroupId(pub(crate) u32);
+
+/// Withdrawals remembered for members without RFC 7313 that may fall off the log.
+const TOMBSTONES: usize = 65_536;
+/// A snapshot is used again while at most this much, or half its size, has been logged since.
+const SNAPSHOT_SLACK: u64 = 256 << 10;
+
+/// What the group was last told about a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    attrs: AttrId,
+    source: SourceId,
+    long_lived: bool,
+}
+
+/// The whole table, encoded, as of a position of the log.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) position: u64,
+    pub(crate) families: [Vec<Bytes>; 2],
+    bytes: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) profile: EgressProfile,
+    pub(crate) log: Log,
+    /// By entry number.
+    told: Vec<Option<Told>>,
+    prefixes: [u64; 2],
+    /// Prefixes withdrawn, by log position of the withdrawal.
+    tombstones: BTreeMap<(u64, IpNet), ()>,
+    /// Withdrawals before this position have been forgotten.
+    tombstone_floor: u64,
+    snapshot: Option<Arc<Snapshot>>,
+}
+
+impl Group {
+    pub(crate) fn new(profile: EgressProfile) -> Self {
+        Self {
+            profile,
+            log: Log::default(),
+            told: Vec::new(),
+            prefixes: [0; 2],
+            tombstones: BTreeMap::new(),
+            tombstone_floor: 0,
+            snapshot: None,
+        }
+    }
+
+    /// Prefixes advertised in a family.
+    pub(crate) fn advertised(&self, family: Family) -> u64 {
+        self.prefixes[family.index()]
+    }
+
+    /// Whether a prefix is advertised.
+    pub(crate) fn is_advertised(&self, id: EntryId) -> bool {
+        self.told.get(id.0 as usize).is_some_and(Option::is_some)
+    }
+
+    /// Takes over settled entries. With `log`, what changed is encoded into the log, withdrawals first.
+    pub(crate) fn apply(&mut self, rib: &Rib, us: Identity, ids: &[EntryId], log: bool) {
+        let mut withdrawn: [Vec<IpNet>; 2] = Default::default();
+        let mut announced = Batch::default();
+        for id in ids {
+            let Some(entry) = rib.entry(*id) else { continue };
+            self.apply_entry(rib, us, *id, entry, &mut withdrawn, &mut announced);
+        }
+        if !log {
+            self.snapshot = None;
+            return;
+        }
+        let position = self.log.head();
+        let mut out = encode::messages(&self.profile.negotiated);
+        for family in Family::ALL {
+            let prefixes = &withdrawn[family.index()];
+            out.withdraw(prefixes);
+            for prefix in prefixes {
+                self.tombstones.insert((position, *prefix), ());
+            }
+        }
+        announced.encode(&mut out);
+        self.log.append(out.finish());
+        while self.tombstones.len() > TOMBSTONES {
+            if let Some(((position, _), ())) = self.tombstones.pop_first() {
+                self.tombstone_floor = position + 1;
+            }
+        }
+    }
+
+    fn apply_entry(
+        &mut self,
+        rib: &Rib,
+        us: Identity,
+        id: EntryId,
+        entry: &Entry,
+        withdrawn: &mut [Vec<IpNet>; 2],
+        announced: &mut Batch,
+    ) {
+        let index = id.0 as usize;
+        if index >= self.told.len() {
+            self.told.resize(index + 1, None);
+        }
+        let Some(slot) = self.told.get_mut(index) else { return };
+        let family = Family::of(&entry.prefix).index();
+        let outgoing = entry.best().and_then(|path| {
+            let told = Told { attrs: path.attrs, source: path.source, long_lived: path.long_lived };
+            Some((told, self.profile.outgoing(rib, us, entry.prefix, path).ok()?))
+        });
+        match outgoing {
+            Some((told, _)) if *slot == Some(told) => {}
+            Some((told, outgoing)) => {
+                self.prefixes[family] += u64::from(slot.is_none());
+                *slot = Some(told);
+                announced.add(outgoing, entry.prefix);
+            }
+            None if slot.is_some() => {
+                *slot = None;
+                self.prefixes[family] -= 1;
+                withdrawn[family].push(entry.prefix);
+            }
+            None => {}
+        }
+    }
+
+    /// The table as of now or a little earlier, but not before a position; readers go on in the log at the snapshot's
+    /// position. Reading the log from an earlier position than one has would repeat old states of prefixes.
+    pub(crate) fn snapshot(&mut self, rib: &Rib, us: Identity, not_before: u64) -> Arc<Snapshot> {
+        if let Some(snapshot) = self.snapshot.as_ref().filter(|snapshot| snapshot.position >= not_before) {
+            let behind = self.log.head() - snapshot.position;
+            let slack = SNAPSHOT_SLACK.max(snapshot.bytes / 2);
+            if behind <= slack && snapshot.position >= self.log.tail() {
+                return Arc::clone(snapshot);
+            }
+        }
+        let snapshot = Arc::new(self.encode_snapshot(rib, us));
+        self.snapshot = Some(Arc::clone(&snapshot));
+        snapshot
+    }
+
+    fn encode_snapshot(&self, rib: &Rib, us: Identity) -> Snapshot {
+        let mut batches: [Batch; 2] = Default::default();
+        for (prefix, outgoing) in self.routes(rib, us) {
+            batches[Family::of(&prefix).index()].add(outgoing, prefix);
+        }
+        let families = batches.map(|batch| {
+            let mut out = encode::messages(&self.profile.negotiated);
+            batch.encode(&mut out);
+            out.finish()
+        });
+        let bytes = families.iter().flatten().map(|piece| piece.len() as u64).sum();
+        Snapshot { position: self.log.head(), families, bytes }
+    }
+
+    /// What has been said, in the order of entry numbers.
+    pub(crate) fn routes<'a>(
+        &'a self,
+        rib: &'a Rib,
+        us: Identity,
+    ) -> impl Iterator<Item = (IpNet, Outgoing)> + 'a {
+        self.told.iter().enumerate().filter_map(move |(index, told)| {
+            let told = (*told)?;
+            let entry = rib.entry(EntryId(u32::try_from(index).ok()?))?;
+            let path = Path {
+                source: told.source,
+                path_id: 0,
+                attrs: told.attrs,
+                changed: 0,
+                filtered: None,
+                stale: false,
+                long_lived: told.long_lived,
+                unrefreshed: false,
+            };
+            Some((entry.prefix, self.profile.outgoing(rib, us, entry.prefix, &path).ok()?))
+        })
+    }
+
+    /// Prefixes withdrawn at or after a position that are not advertised now, encoded; `None` if that has been
+    /// forgotten.
+    pub(crate) fn withdrawals_since(&self, position: u64, rib: &Rib) -> Option<Vec<Bytes>> {
+        if position < self.tombstone_floor {
+            return None;
+        }
+        let mut withdrawn: [Vec<IpNet>; 2] = Default::default();
+        let first = (position, IpNet::V4(ipnet::Ipv4Net::default()));
+        for (_, prefix) in self.tombstones.range(first..).map(|(key, ())| key) {
+            let told = rib.find_id(prefix).is_some_and(|id| self.is_advertised(id));
+            if !told {
+                withdrawn[Family::of(prefix).index()].push(*prefix);
+            }
+        }
+        let mut out = encode::messages(&self.profile.negotiated);
+        for prefixes in &mut withdrawn {
+            prefixes.sort_unstable();
+            prefixes.dedup();
+            out.withdraw(prefixes);
+        }
+        Some(out.finish())
+    }
+
+    /// Forgets what no member needs: everything before `oldest`, the snapshot's need included.
+    pub(crate) fn trim(&mut self, oldest: u64, budget: usize) {
+        let slack = |snapshot: &Snapshot| SNAPSHOT_SLACK.max(snapshot.bytes / 2);
+        if self.snapshot.as_ref().is_some_and(|s| self.log.head() - s.position > slack(s)) {
+            self.snapshot = None;
+        }
+        let needed = self.snapshot.as_ref().map_or(oldest, |s| s.position.min(oldest));
+        self.log.trim(needed);
+        self.log.limit(budget);
+        while let Some((&(position, prefix), ())) = self.tombstones.first_key_value() {
+            if position >= oldest {
+                break;
+            }
+            self.tombstones.remove(&(position, prefix));
+        }
+    }
+}
+
+/// Announcements gathered by equal attributes, in order of first appearance.
+#[derive(Debug, Default)]
+struct Batch {
+    index: HashMap<(Arc<Outgoing>, Family), usize>,
+    sets: Vec<(Arc<Outgoing>, Vec<IpNet>)>,
+}
+
+impl Batch {
+    fn add(&mut self, outgoing: Outgoing, prefix: IpNet) {
+        let outgoing = Arc::new(outgoing);
+        let sets = &mut self.sets;
+        let at = *self.index.entry((Arc::clone(&outgoing), Family::of(&prefix))).or_insert_with(|| {
+            sets.push((outgoing, Vec::new()));
+            sets.len() - 1
+        });
+        if let Some((_, prefixes)) = self.sets.get_mut(at) {
+            prefixes.push(prefix);
+        }
+    }
+
+    fn encode(&self, out: &mut encode::Messages) {
+        for (outgoing, prefixes) in &self.sets {
+            out.announce(outgoing, prefixes);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What the bytes sent to a peer depend on, and how a route becomes what that peer is sent.
+
+use crate::config::{NextHopMode, PeerKind};
+use crate::family::Family;
+use crate::policy::{PeerType, Policy, RouteView, Verdict};
+use crate::rib::{Path, Rib, RouteAttributes, SourceId, SourceInfo};
+use crate::wire::{Community, Negotiated, NextHop, PathAttributes};
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+/// LOCAL_PREF given to routes that have none on their way to internal peers.
+const DEFAULT_LOCAL_PREF: u32 = 100;
+
+/// Everything that the stream towards a peer depends on. Peers with equal profiles share one stream: a setting that is
+/// not in here does not influence what is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct EgressProfile {
+    pub(crate) kind: PeerKind,
+    /// How messages are encoded; the receiving direction is set to a constant.
+    pub(crate) negotiated: Negotiated,
+    /// AS that this peer sees us as.
+    pub(crate) local_as: u32,
+    pub(crate) next_hop: NextHopMode,
+    /// Our address of the session.
+    pub(crate) local: IpAddr,
+    pub(crate) export: Arc<Policy>,
+    /// The peer knows long-lived stale routes (RFC 9494).
+    pub(crate) long_lived: bool,
+    /// Enhanced route refresh (RFC 7313): how the stream is repeated.
+    pub(crate) enhanced_refresh: bool,
+    /// Not zero: a group of its own. Lets tests compare shared streams with separate ones.
+    pub(crate) alone: u32,
+}
+
+/// This speaker, as far as what it sends depends on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Identity {
+    pub(crate) cluster: Ipv4Addr,
+}
+
+/// A route as a peer is sent it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Outgoing {
+    pub(crate) next_hop: NextHop,
+    pub(crate) attributes: PathAttributes,
+}
+
+/// Why a route isn't sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Suppressed {
+    Family,
+    NoAdvertise,
+    NoExport,
+    NotReflected,
+    LongLived,
+    Policy,
+    NextHop,
+}
+
+impl Suppressed {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Family => "the peer did not negotiate this family",
+            Self::NoAdvertise => "it carries the community no-advertise",
+            Self::NoExport => "it carries the community no-export",
+            Self::NotReflected => {
+                "it came from an internal peer that is not a client, and this peer is not a client either"
+            }
+            Self::LongLived => "it is long-lived stale and the peer did not negotiate that",
+            Self::Policy => "export policy rejects it",
+            Self::NextHop => "there is no next hop of the right family for this session",
+        }
+    }
+}
+
+impl EgressProfile {
+    fn peer_type(&self) -> PeerType {
+        if self.kind == PeerKind::External { PeerType::External } else { PeerType::Internal }
+    }
+
+    /// What this profile's peers are sent for a path, or why nothing.
+    pub(crate) fn outgoing(
+        &self,
+        rib: &Rib,
+        us: Identity,
+        prefix: IpNet,
+        path: &Path,
+    ) -> Result<Outgoing, Suppressed> {
+        let route = rib.attrs.get(path.attrs);
+        let source = rib.sources.get(&path.source).copied();
+        self.check(&prefix, path, route, source.as_ref())?;
+        let view = RouteView {
+            prefix,
+            attributes: &route.attributes,
+            learned: path.source != SourceId::LOCAL,
+            peer_type: self.peer_type(),
+        };
+        let mut attributes = match self.export.apply(&view) {
+            Verdict::Reject => return Err(Suppressed::Policy),
+            Verdict::Accept => route.attributes.clone(),
+            Verdict::Change(changed) => *changed,
+        };
+        if path.long_lived {
+            attributes.communities = attributes.communities.with(Community::LLGR_STALE);
+        }
+        let next_hop = self.next_hop(route.next_hop, prefix)?;
+        if self.kind == PeerKind::External {
+            self.towards_external(&mut attributes, path.source == SourceId::LOCAL);
+        } else {
+            attributes.local_pref.get_or_insert(DEFAULT_LOCAL_PREF);
+            if let Some(source) = source.filter(|s| s.kind.is_some() && !s.external()) {
+                attributes = attributes.reflected(source.id, us.cluster);
+            }
+        }
+        Ok(Outgoing { next_hop, attributes })
+    }
+
+    fn check(
+        &self,
+        prefix: &IpNet,
+        path: &Path,
+        route: &RouteAttributes,
+        source: Option<&SourceInfo>,
+    ) -> Result<(), Suppressed> {
+        let communities = &route.attributes.communities;
+        if !self.negotiated.families.has(Family::of(prefix).into()) {
+            return Err(Suppressed::Family);
+        }
+        if communities.has(&Community::NO_ADVERTISE) {
+            return Err(Suppressed::NoAdvertise);
+        }
+        let kept_inside =
+            communities.has(&Community::NO_EXPORT) || communities.has(&Community::NO_EXPORT_SUBCONFED);
+        if self.kind == PeerKind::External && kept_inside {
+            return Err(Suppressed::NoExport);
+        }
+        if path.long_lived && !self.long_lived {
+            return Err(Suppressed::LongLived);
+        }
+        // RFC 4271 section 9.2, RFC 4456 section 6.
+        let from_non_client = source.is_some_and(|s| s.kind == Some(PeerKind::Internal));
+        if from_non_client && self.kind == PeerKind::Internal {
+            return Err(Suppressed::NotReflected);
+        }
+        Ok(())
+    }
+
+    fn next_hop(&self, received: Option<NextHop>, prefix: IpNet) -> Result<NextHop, Suppressed> {
+        let to_self = match self.next_hop {
+            NextHopMode::Auto => self.kind == PeerKind::External,
+            NextHopMode::SelfAddress => true,
+            NextHopMode::Keep => false,
+        };
+        let local = || {
+            let fits = prefix.addr().is_ipv4() == self.local.is_ipv4()
+                || (prefix.addr().is_ipv4() && self.negotiated.extended_next_hop);
+            fits.then(|| NextHop::from(self.local))
+        };
+        let next_hop = match received {
+            // A route of the other family than the session keeps its next hop where ours cannot be said.
+            Some(received) if to_self => local().unwrap_or(received),
+            Some(received) => received,
+            None => local().ok_or(Suppressed::NextHop)?,
+        };
+        let sendable = match (prefix, next_hop) {
+            (IpNet::V4(_), NextHop::V6 { .. }) => self.negotiated.extended_next_hop,
+            (IpNet::V6(_), NextHop::V4(_)) => false,
+            _ => true,
+        };
+        // A link-local address means nothing beyond its link (RFC 2545 section 3).
+        let next_hop = match next_hop {
+            NextHop::V6 { global, .. } => NextHop::V6 { global, link_local: None },
+            other => other,
+        };
+        if sendable { Ok(next_hop) } else { Err(Suppressed::NextHop) }
+    }
+
+    fn towards_external(&self, attributes: &mut PathAttributes, originated: bool) {
+        attributes.as_path = attributes.as_path.prepended(self.local_as, 1);
+        attributes.local_pref = None;
+        if !originated {
+            attributes.med = None;
+        }
+        attributes.originator_id = None;
+        attributes.cluster_list = crate::wire::List::EMPTY;
+        attributes.extended_communities =
+            attributes.extended_communities.filtered(|community| community.is_transitive());
+    }
+}

@@ -1,0 +1,149 @@
+//! What goes into a speaker and what comes out of it.
+
+use crate::config::{Originated, PeerConfig};
+use crate::status::Event;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, Serializer};
+use std::net::{IpAddr, SocketAddr};
+
+/// A TCP connection. Numbers are never used twice: the speaker gives even ones to those it dials, the shell odd ones to
+/// those it accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ConnId(pub u64);
+
+impl ConnId {
+    /// The number of the `n`th accepted connection.
+    #[must_use]
+    pub fn accepted(n: u64) -> Self {
+        Self(n * 2 + 1)
+    }
+
+    pub(crate) fn dialled(n: u64) -> Self {
+        Self(n * 2)
+    }
+}
+
+/// How a speaker ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopMode {
+    /// Close the connections without a word: peers that help with graceful restart keep our routes.
+    Restart,
+    /// Cease with administrative shutdown and this message (RFC 9003), as a Hard Reset where graceful restart would
+    /// keep routes: peers drop our routes.
+    Shutdown(String),
+}
+
+/// Octets as a hexadecimal string.
+fn octets<S: Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{data:x}"))
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, Serialize)]
+pub enum Input {
+    /// Time passed.
+    Tick,
+    /// A peer connected.
+    Accepted {
+        /// Given by the shell.
+        conn: ConnId,
+        /// Where it comes from.
+        remote: SocketAddr,
+        /// Our end.
+        local: SocketAddr,
+    },
+    /// A dialled connection is up.
+    Connected {
+        /// As in [`Output::Dial`].
+        conn: ConnId,
+        /// Our end.
+        local: SocketAddr,
+    },
+    /// A connection, or the attempt at one, is gone. Not sent for connections that the speaker closed.
+    Closed {
+        /// Which.
+        conn: ConnId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Octets came in.
+    Received {
+        /// On which connection.
+        conn: ConnId,
+        /// In order.
+        #[serde(serialize_with = "octets")]
+        data: Bytes,
+    },
+    /// The socket has taken octets of what [`Output::Write`] gave.
+    Written {
+        /// On which connection.
+        conn: ConnId,
+        /// How many, since the last such report.
+        bytes: usize,
+    },
+    /// The whole desired list of peers.
+    SetPeers(Vec<PeerConfig>),
+    /// One peer, new or changed.
+    SetPeer(Box<PeerConfig>),
+    /// One peer less.
+    RemovePeer(IpAddr),
+    /// The whole desired list of originated routes.
+    SetOriginated(Vec<Originated>),
+    /// The peer is known to be gone: its stale routes need not wait for their timers.
+    PruneStale(IpAddr),
+    /// The speaker ends.
+    Stop(StopMode),
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub enum Output {
+    /// Open a connection.
+    Dial {
+        /// Its number from now on.
+        conn: ConnId,
+        /// To here.
+        remote: SocketAddr,
+        /// From here; `None` lets the system choose.
+        local: Option<IpAddr>,
+    },
+    /// Send octets after those given before. Unreported octets of a connection are bounded (see
+    /// [`crate::EgressLimits::window`]).
+    Write {
+        /// On which connection.
+        conn: ConnId,
+        /// Whole messages.
+        #[serde(serialize_with = "octets")]
+        data: Bytes,
+    },
+    /// Send what was given before, then close. No further input about it has an effect.
+    Close {
+        /// Which.
+        conn: ConnId,
+    },
+    /// Tell the owner.
+    Event(Event),
+    /// Tell people.
+    Log(Log),
+}
+
+/// Things worth a line in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Log {
+    /// A connection from an address that is not configured waits.
+    Parked(IpAddr),
+    /// It gave way to newer ones, waited too long, or said too much.
+    ParkedDropped(IpAddr, &'static str),
+    /// A connection was refused.
+    Refused(IpAddr, &'static str),
+    /// Something in an UPDATE was wrong and repaired (RFC 7606).
+    Malformed(IpAddr, String),
+    /// Prefixes that a peer may not announce were filtered: the first of them, and how many in this UPDATE.
+    Unauthorised(IpAddr, String, usize),
+    /// A peer nears its prefix limit: held, limit.
+    NearLimit(IpAddr, u32, u32),
+    /// A peer that fell behind is sent everything again.
+    Resync(IpAddr),
+    /// The table is complete: advertising begins.
+    Complete(&'static str),
+}

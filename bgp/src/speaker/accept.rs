@@ -1,0 +1,117 @@
+//! Connections that come in, and the parking place of those from strangers.
+
+use super::peer::{Conn, Slot};
+use super::{Owner, Speaker};
+use crate::io::{ConnId, Log};
+use crate::rib::SourceId;
+use crate::session::fsm::Event as FsmEvent;
+use crate::status::PeerState;
+use crate::time::Time;
+use std::net::{IpAddr, SocketAddr};
+
+/// Octets a stranger may send before it is known: an OPEN and little more.
+const PARKED_BYTES: usize = 4096;
+
+/// A connection from an address that isn't configured.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pub(super) conn: ConnId,
+    pub(super) remote: IpAddr,
+    local: IpAddr,
+    pub(super) until: Time,
+    data: Vec<u8>,
+}
+
+impl Speaker {
+    pub(super) fn accepted(&mut self, conn: ConnId, remote: SocketAddr, local: SocketAddr) {
+        let remote = remote.ip().to_canonical();
+        let local = local.ip().to_canonical();
+        match self.by_address.get(&remote) {
+            Some(id) => self.take_incoming(*id, conn, local),
+            None => self.park(conn, remote, local),
+        }
+    }
+
+    fn park(&mut self, conn: ConnId, remote: IpAddr, local: IpAddr) {
+        // A newer connection of the same stranger replaces the older.
+        if let Some(at) = self.parked.iter().position(|parked| parked.remote == remote) {
+            self.unpark(at, "it connected again");
+        } else if self.parked.len() >= self.config.pending.max && !self.parked.is_empty() {
+            self.unpark(0, "too many connections wait");
+        }
+        if self.config.pending.max == 0 {
+            self.close(conn);
+            self.log(Log::Refused(remote, "the address is not configured"));
+            return;
+        }
+        let until = self.now + self.config.pending.timeout;
+        self.conns.insert(conn, Owner::Parked);
+        self.parked.push_back(Parked { conn, remote, local, until, data: Vec::new() });
+        self.log(Log::Parked(remote));
+    }
+
+    fn unpark(&mut self, at: usize, why: &'static str) {
+        if let Some(parked) = self.parked.remove(at) {
+            self.close(parked.conn);
+            self.log(Log::ParkedDropped(parked.remote, why));
+        }
+    }
+
+    pub(super) fn expire_parked(&mut self) {
+        while self.parked.front().is_some_and(|parked| parked.until <= self.now) {
+            self.unpark(0, "nobody configured it in time");
+        }
+    }
+
+    pub(super) fn parked_received(&mut self, conn: ConnId, data: &[u8]) {
+        let Some(at) = self.parked.iter().position(|parked| parked.conn == conn) else { return };
+        let Some(parked) = self.parked.get_mut(at) else { return };
+        if parked.data.len() + data.len() > PARKED_BYTES {
+            self.unpark(at, "it sent more than an OPEN");
+        } else {
+            parked.data.extend_from_slice(data);
+        }
+    }
+
+    /// Hands a parked connection to its peer, which has just been configured.
+    pub(super) fn admit_parked(&mut self, id: SourceId, remote: IpAddr) {
+        let Some(at) = self.parked.iter().position(|parked| parked.remote == remote) else { return };
+        let Some(parked) = self.parked.remove(at) else { return };
+        self.take_incoming(id, parked.conn, parked.local);
+        if !parked.data.is_empty() {
+            self.received(parked.conn, &parked.data);
+        }
+    }
+
+    fn take_incoming(&mut self, id: SourceId, conn: ConnId, local: IpAddr) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let remote = peer.config.remote;
+        if peer.barred_until.is_some_and(|until| until > self.now) {
+            self.outputs.push_back(crate::io::Output::Close { conn });
+            self.log(Log::Refused(remote, "the peer exceeded its prefix limit and must wait"));
+            return;
+        }
+        self.conns.insert(conn, Owner::Peer(id));
+        let slot = match peer.main.state {
+            PeerState::Idle | PeerState::Active => {
+                peer.idle_until = None;
+                peer.main.attach(conn, false, Some(local));
+                Slot::Main
+            }
+            PeerState::Connect | PeerState::OpenSent | PeerState::OpenConfirm | PeerState::Established => {
+                let mut rival = Conn::new(PeerState::Active);
+                rival.attach(conn, false, Some(local));
+                // The peer has given up its earlier attempt if it makes another.
+                let earlier = peer.rival.replace(rival).and_then(|earlier| earlier.id);
+                if let Some(earlier) = earlier {
+                    self.close(earlier);
+                }
+                Slot::Rival
+            }
+        };
+        if slot == Slot::Main {
+            self.event(id, slot, FsmEvent::StartPassive, None);
+        }
+        self.event(id, slot, FsmEvent::TcpUp, None);
+    }
+}

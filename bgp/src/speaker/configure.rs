@@ -1,0 +1,205 @@
+//! Configuration: each change touches what it concerns and nothing else.
+
+use super::Speaker;
+use super::peer::{Peer, Slot};
+use super::routes::{authorised, seconds};
+use crate::config::{Originated, PeerConfig};
+use crate::family::Family;
+use crate::io::Output;
+use crate::rib::{FilterReason, RouteAttributes, SourceId, SourceInfo};
+use crate::status::{Event, PeerState, RouteSource};
+use crate::wire::{CeaseSubcode, Message, NextHop, Notification, PathAttributes, RefreshKind, RouteRefresh};
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+/// Whether a session can go on under a new configuration.
+fn same_session(old: &PeerConfig, new: &PeerConfig) -> bool {
+    let soft = PeerConfig {
+        description: new.description.clone(),
+        authorised_origins: new.authorised_origins.clone(),
+        max_prefix: new.max_prefix,
+        next_hop: new.next_hop,
+        allow_own_as: new.allow_own_as,
+        import: Arc::clone(&new.import),
+        export: Arc::clone(&new.export),
+        port: new.port,
+        passive: new.passive,
+        timers: crate::config::Timers {
+            hold: old.timers.hold,
+            keepalive: old.timers.keepalive,
+            ..new.timers
+        },
+        ..old.clone()
+    };
+    soft == *new
+}
+
+impl Speaker {
+    pub(super) fn set_peers(&mut self, peers: Vec<PeerConfig>) {
+        self.peers_known = true;
+        let wanted: BTreeSet<IpAddr> = peers.iter().map(|peer| peer.remote.to_canonical()).collect();
+        let gone: Vec<IpAddr> =
+            self.by_address.keys().filter(|remote| !wanted.contains(remote)).copied().collect();
+        for remote in gone {
+            self.remove_peer(remote);
+        }
+        for peer in peers {
+            self.set_peer(peer);
+        }
+    }
+
+    pub(super) fn set_peer(&mut self, mut config: PeerConfig) {
+        self.peers_known = true;
+        config.remote = config.remote.to_canonical();
+        config.local = config.local.map(|local| local.to_canonical());
+        match self.by_address.get(&config.remote) {
+            Some(id) => self.change_peer(*id, config),
+            None => self.add_peer(config),
+        }
+    }
+
+    fn add_peer(&mut self, config: PeerConfig) {
+        let id = SourceId(self.next_source);
+        self.next_source += 1;
+        let remote = config.remote;
+        self.rib.sources.insert(
+            id,
+            SourceInfo {
+                source: RouteSource::Peer(remote),
+                kind: Some(config.kind),
+                id: Ipv4Addr::UNSPECIFIED,
+            },
+        );
+        self.by_address.insert(remote, id);
+        self.peers.insert(id, Peer::new(id, Arc::new(config)));
+        self.admit_parked(id, remote);
+        if self.peers.get(&id).is_some_and(|peer| peer.main.state == PeerState::Idle) {
+            self.start(id);
+        }
+    }
+
+    fn change_peer(&mut self, id: SourceId, config: PeerConfig) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if *peer.config == config {
+            return;
+        }
+        let old = std::mem::replace(&mut peer.config, Arc::new(config));
+        peer.retry_wait = peer.config.timers.connect_retry;
+        peer.error_wait = peer.config.timers.error_wait;
+        let new = Arc::clone(&peer.config);
+        if let Some(source) = self.rib.sources.get_mut(&id) {
+            source.kind = Some(new.kind);
+        }
+        if !same_session(&old, &new) {
+            let note = Notification::cease(CeaseSubcode::OtherConfigurationChange);
+            self.stop_peer(id, note, false);
+            self.start(id);
+            return;
+        }
+        if old.authorised_origins != new.authorised_origins {
+            self.reauthorise(id, &new);
+        }
+        if old.import != new.import || old.allow_own_as != new.allow_own_as {
+            self.ask_again(id);
+        }
+        self.flush();
+        if let Some(profile) = self.profile(id) {
+            let us = self.identity();
+            self.egress.change(id, profile, &self.rib, us);
+            self.to_pump.insert(id);
+        }
+        if old.passive != new.passive || old.port != new.port {
+            let idle = self.peers.get(&id).is_some_and(|peer| {
+                matches!(peer.main.state, PeerState::Connect | PeerState::Active | PeerState::Idle)
+            });
+            if idle {
+                self.stop_peer(id, Notification::cease(CeaseSubcode::OtherConfigurationChange), false);
+                self.start(id);
+            }
+        }
+        self.schedule(id);
+    }
+
+    fn reauthorise(&mut self, id: SourceId, config: &PeerConfig) {
+        let mut ask = false;
+        for family in Family::ALL {
+            self.rib.update_source_prefixes(id, family, |prefix, path| {
+                match (path.filtered, authorised(config, &prefix)) {
+                    (None, false) => path.filtered = Some(FilterReason::Unauthorised),
+                    // Policy has not seen it yet.
+                    (Some(FilterReason::Unauthorised), true) if config.import.is_transparent() => {
+                        path.filtered = None;
+                    }
+                    (Some(FilterReason::Unauthorised), true) => ask = true,
+                    _ => {}
+                }
+            });
+        }
+        if ask {
+            self.ask_again(id);
+        }
+    }
+
+    /// Asks a peer for its routes again (RFC 2918); one that can't is reset, keeping routes where it can.
+    fn ask_again(&mut self, id: SourceId) {
+        let Some(session) = self.peers.get(&id).and_then(Peer::session) else { return };
+        let families: Vec<Family> = Family::ALL.into_iter().filter(|family| session.has(*family)).collect();
+        if session.route_refresh {
+            for family in families {
+                let refresh = RouteRefresh { family: family.into(), kind: RefreshKind::Request };
+                self.send(id, Slot::Main, &Message::RouteRefresh(refresh));
+            }
+        } else {
+            self.stop_peer(id, Notification::cease(CeaseSubcode::OtherConfigurationChange), false);
+            self.start(id);
+        }
+    }
+
+    pub(super) fn remove_peer(&mut self, remote: IpAddr) {
+        let remote = remote.to_canonical();
+        let Some(id) = self.by_address.remove(&remote) else { return };
+        self.stop_peer(id, Notification::cease(CeaseSubcode::PeerDeconfigured), true);
+        for family in Family::ALL {
+            self.rib.update_source(id, family, |_, _| false);
+        }
+        // Groups speak of the source's routes until they are flushed.
+        self.flush();
+        self.rib.forget_source(id);
+        if let Some(peer) = self.peers.remove(&id) {
+            if let Some(scheduled) = peer.scheduled {
+                self.timers.remove(&(scheduled, id));
+            }
+            for conn in [peer.main.id, peer.rival.and_then(|rival| rival.id)].into_iter().flatten() {
+                self.close(conn);
+            }
+        }
+        let reason = "removed from the configuration".to_owned();
+        self.outputs.push_back(Output::Event(Event::PeerChanged { remote, state: PeerState::Idle, reason }));
+    }
+
+    pub(super) fn set_originated(&mut self, routes: &[Originated]) {
+        self.originated_known = true;
+        let now = seconds(self.now);
+        let wanted: BTreeSet<IpNet> = routes.iter().map(|route| route.prefix.trunc()).collect();
+        let gone: Vec<IpNet> = self.originated.difference(&wanted).copied().collect();
+        for prefix in gone {
+            self.rib.withdraw(SourceId::LOCAL, prefix, 0);
+        }
+        for route in routes {
+            let attrs = self.rib.attrs.intern(RouteAttributes {
+                next_hop: route.next_hop.map(NextHop::from),
+                attributes: PathAttributes {
+                    local_pref: route.local_pref,
+                    med: route.med,
+                    communities: route.communities.iter().copied().collect(),
+                    large_communities: route.large_communities.iter().copied().collect(),
+                    ..PathAttributes::default()
+                },
+            });
+            self.rib.announce(SourceId::LOCAL, route.prefix.trunc(), 0, attrs, None, now);
+        }
+        self.originated = wanted;
+    }
+}

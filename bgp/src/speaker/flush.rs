@@ -1,0 +1,197 @@
+//! From changed entries to the forwarding table and to peers, at once when idle, in batches when busy.
+
+use super::Speaker;
+use super::peer::Slot;
+use crate::egress::Take;
+use crate::io::{Log, Output};
+use crate::rib::{Entry, EntryId, SourceId, multipath_equal};
+use crate::session::fsm::Event as FsmEvent;
+use crate::status::{Event, RouteChange};
+use crate::time::Time;
+use crate::wire::{CeaseSubcode, Notification};
+use ipnet::IpNet;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// How often logs that nobody flushes any more are trimmed.
+const TRIM: Duration = Duration::from_secs(1);
+/// Route changes in one event.
+const EVENT_ROUTES: usize = 4096;
+
+/// When the next flush is allowed.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// No flush before.
+    not_before: Time,
+    /// The current wait between flushes; zero when idle.
+    wait: Duration,
+    /// When to look at the logs again.
+    trim_at: Option<Time>,
+}
+
+/// FNV-1a: the fingerprint must be the same in every run.
+#[derive(Default)]
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
+
+fn fingerprint(change: &RouteChange) -> u64 {
+    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+    (&change.next_hops, change.stale, change.local_pref).hash(&mut hasher);
+    // 0 stands for nothing.
+    hasher.finish().max(1)
+}
+
+impl Speaker {
+    pub(super) fn flush_deadline(&self) -> Option<Time> {
+        let flush = self.rib.is_dirty().then_some(self.pace.not_before);
+        [flush, self.pace.trim_at].into_iter().flatten().min()
+    }
+
+    /// Flushes if changes wait and enough time has passed since the last flush.
+    pub(super) fn flush_if_due(&mut self) {
+        if self.rib.is_dirty() && self.now >= self.pace.not_before {
+            let limits = self.config.egress;
+            // Changes that had to wait mean that it is busy: wait longer for more of them.
+            let waited = self.now.since(self.pace.not_before) < limits.batch_min;
+            self.pace.wait = if waited && !self.pace.wait.is_zero() {
+                (self.pace.wait * 2).min(limits.batch_max)
+            } else {
+                limits.batch_min
+            };
+            self.flush();
+            self.pace.not_before = self.now + self.pace.wait;
+        }
+        if self.pace.trim_at.is_some_and(|at| at <= self.now) {
+            self.egress.trim();
+            let more = self.egress.log_bytes() > 0;
+            self.pace.trim_at = more.then(|| self.now + TRIM);
+        }
+    }
+
+    /// Settles and distributes every change now.
+    pub(super) fn flush(&mut self) {
+        if !self.rib.is_dirty() {
+            return;
+        }
+        let settled = self.rib.settle();
+        self.tell_forwarding(&settled);
+        let us = self.identity();
+        self.egress.apply(&self.rib, us, &settled);
+        self.rib.sweep(&settled);
+        self.pace.trim_at.get_or_insert(self.now + TRIM);
+        let up = self.peers.values().filter(|peer| peer.is_up()).map(|peer| peer.id);
+        self.to_pump.extend(up);
+    }
+
+    fn tell_forwarding(&mut self, settled: &[EntryId]) {
+        if !self.config.report_routes {
+            return;
+        }
+        let mut changes = Vec::new();
+        for id in settled {
+            let Some(entry) = self.rib.entry(*id) else { continue };
+            let change = self.route_change(entry);
+            let told = if change.next_hops.is_empty() { 0 } else { fingerprint(&change) };
+            if told != entry.told {
+                changes.push(change);
+                if let Some(entry) = self.rib.entry_mut(*id) {
+                    entry.told = told;
+                }
+            }
+        }
+        for some in changes.chunks(EVENT_ROUTES) {
+            self.outputs.push_back(Output::Event(Event::RouteChanges(some.to_vec())));
+        }
+    }
+
+    /// What the forwarding table should hold for an entry.
+    pub(super) fn route_change(&self, entry: &Entry) -> RouteChange {
+        let equal = multipath_equal(&entry.paths, &self.rib.attrs, &self.rib.sources);
+        let local = entry.best().is_some_and(|path| path.source == SourceId::LOCAL);
+        let paths = entry.paths.get(..equal).unwrap_or_default();
+        let mut next_hops: Vec<IpAddr> = if local {
+            Vec::new()
+        } else {
+            paths
+                .iter()
+                .filter_map(|path| self.rib.attrs.get(path.attrs).next_hop)
+                .map(|next_hop| next_hop.address())
+                .collect()
+        };
+        // The best path's next hop must be among those kept.
+        let first = next_hops.first().copied();
+        next_hops.sort_unstable();
+        next_hops.dedup();
+        if next_hops.len() > self.config.multipath.max(1) {
+            next_hops.retain(|next_hop| Some(*next_hop) != first);
+            next_hops.truncate(self.config.multipath.max(1) - 1);
+            next_hops.extend(first);
+            next_hops.sort_unstable();
+        }
+        let local_pref = entry
+            .best()
+            .filter(|_| !local)
+            .and_then(|path| self.rib.attrs.get(path.attrs).attributes.local_pref);
+        let stale = !next_hops.is_empty() && paths.iter().all(|path| path.stale);
+        RouteChange { prefix: entry.prefix, next_hops, stale, local_pref }
+    }
+
+    /// Gives peers what they can take.
+    pub(super) fn pump_all(&mut self) {
+        while let Some(id) = self.to_pump.pop_first() {
+            self.pump(id);
+        }
+    }
+
+    fn pump(&mut self, id: SourceId) {
+        let us = self.identity();
+        let window = self.config.egress.window;
+        loop {
+            let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.is_up()) else { return };
+            if let Some(data) = peer.main.control.pop_front() {
+                self.write(id, Slot::Main, data);
+                continue;
+            }
+            if peer.main.in_flight >= window {
+                break;
+            }
+            let (remote, resyncs) = (peer.config.remote, self.egress.progress(id).1);
+            match self.egress.take(id, &self.rib, us) {
+                Take::Data(data) => self.write(id, Slot::Main, data),
+                Take::UpToDate => break,
+                Take::Lost => {
+                    let note = Notification::cease(CeaseSubcode::OutOfResources);
+                    let text = "the peer fell too far behind and has no enhanced route refresh".to_owned();
+                    self.reset(id, Slot::Main, FsmEvent::Stop, note, text);
+                    self.start(id);
+                    return;
+                }
+            }
+            if self.egress.progress(id).1 > resyncs {
+                self.log(Log::Resync(remote));
+            }
+        }
+        self.schedule(id);
+    }
+
+    /// The prefix's entry, with the longest match for an address if none is given exactly.
+    pub(super) fn longest_match(&self, address: IpAddr) -> Option<IpNet> {
+        self.rib
+            .iter()
+            .map(|(_, entry)| entry.prefix)
+            .filter(|prefix| prefix.contains(&address))
+            .max_by_key(IpNet::prefix_len)
+    }
+}

@@ -1,0 +1,282 @@
+//! The whole speaker as a value: inputs and time in, outputs out.
+
+mod accept;
+mod configure;
+mod flush;
+mod fsm;
+mod messages;
+mod peer;
+mod query;
+mod restart;
+mod routes;
+mod timers;
+
+use crate::config::SpeakerConfig;
+use crate::egress::{Egress, Identity};
+use crate::family::Family;
+use crate::io::{ConnId, Input, Log, Output, StopMode};
+use crate::rib::{Rib, SourceId, SourceInfo};
+use crate::session::fsm::Event as FsmEvent;
+use crate::status::{Event, RouteSource};
+use crate::time::{Rng, Time};
+use accept::Parked;
+use flush::Pace;
+use peer::{Peer, Slot};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+
+/// Whose connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Peer(SourceId),
+    Parked,
+}
+
+/// A BGP speaker without IO (RFC 4271). Give it what happens with [`Self::handle`], do what [`Self::poll_output`] says
+/// until it is silent, come back no later than [`Self::next_deadline`].
+#[derive(Debug)]
+pub struct Speaker {
+    config: SpeakerConfig,
+    now: Time,
+    rng: Rng,
+    peers: BTreeMap<SourceId, Peer>,
+    by_address: BTreeMap<IpAddr, SourceId>,
+    conns: HashMap<ConnId, Owner>,
+    parked: VecDeque<Parked>,
+    next_source: u32,
+    next_dial: u64,
+    rib: Rib,
+    originated: BTreeSet<ipnet::IpNet>,
+    egress: Egress,
+    /// Peers that may have something to send.
+    to_pump: BTreeSet<SourceId>,
+    pace: Pace,
+    timers: BTreeSet<(Time, SourceId)>,
+    outputs: VecDeque<Output>,
+    /// Nothing is advertised before the table is complete, or this.
+    withhold_until: Option<Time>,
+    /// R bit in OPENs.
+    restarting: bool,
+    originated_known: bool,
+    peers_known: bool,
+    in_sync: bool,
+    sync_deadline: Time,
+    /// One group per peer, to compare with.
+    ungrouped: bool,
+    stopped: bool,
+}
+
+impl Speaker {
+    /// A speaker that starts now, without peers and routes.
+    #[must_use]
+    pub fn new(config: SpeakerConfig, now: Time) -> Self {
+        let mut rib = Rib::default();
+        rib.sources.insert(
+            SourceId::LOCAL,
+            SourceInfo { source: RouteSource::Local, kind: None, id: config.router_id },
+        );
+        Self {
+            now,
+            rng: Rng::new(config.seed),
+            peers: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+            conns: HashMap::new(),
+            parked: VecDeque::new(),
+            next_source: 1,
+            next_dial: 1,
+            rib,
+            originated: BTreeSet::new(),
+            egress: Egress::new(config.egress.log_bytes),
+            to_pump: BTreeSet::new(),
+            pace: Pace::default(),
+            timers: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            withhold_until: Some(now + config.selection_deferral),
+            restarting: config.restarting,
+            originated_known: false,
+            peers_known: false,
+            in_sync: false,
+            sync_deadline: now + config.sync_timeout,
+            ungrouped: false,
+            stopped: false,
+            config,
+        }
+    }
+
+    /// Gives every peer an update group of its own. Streams must not differ from those of shared groups; tests compare.
+    pub fn set_ungrouped(&mut self) {
+        self.ungrouped = true;
+    }
+
+    fn identity(&self) -> Identity {
+        Identity { cluster: self.config.cluster() }
+    }
+
+    /// Takes one input. `now` must not be before that of earlier calls; if it is, the earlier one counts.
+    pub fn handle(&mut self, now: Time, input: Input) {
+        self.now = self.now.max(now);
+        if self.stopped {
+            return;
+        }
+        match input {
+            Input::Tick => {}
+            Input::Accepted { conn, remote, local } => self.accepted(conn, remote, local),
+            Input::Connected { conn, local } => {
+                if let Some((peer, slot)) = self.find(conn) {
+                    if let Some(conn) = self.peers.get_mut(&peer).and_then(|peer| peer.conn_mut(slot)) {
+                        conn.connected = true;
+                        conn.local = Some(local.ip().to_canonical());
+                    }
+                    self.event(peer, slot, FsmEvent::TcpUp, None);
+                }
+            }
+            Input::Closed { conn, reason } => self.closed(conn, &reason),
+            Input::Received { conn, data } => self.received(conn, &data),
+            Input::Written { conn, bytes } => self.written(conn, bytes),
+            Input::SetPeers(peers) => self.set_peers(peers),
+            Input::SetPeer(peer) => self.set_peer(*peer),
+            Input::RemovePeer(remote) => self.remove_peer(remote),
+            Input::SetOriginated(routes) => self.set_originated(&routes),
+            Input::PruneStale(remote) => self.prune_stale(remote),
+            Input::Stop(mode) => {
+                self.stop(mode);
+                return;
+            }
+        }
+        self.run_timers();
+        self.check_complete();
+        self.check_in_sync();
+        self.flush_if_due();
+        self.pump_all();
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn find(&self, conn: ConnId) -> Option<(SourceId, Slot)> {
+        let Some(Owner::Peer(id)) = self.conns.get(&conn) else { return None };
+        Some((*id, self.peers.get(id)?.slot_of(conn)?))
+    }
+
+    fn log(&mut self, log: Log) {
+        self.outputs.push_back(Output::Log(log));
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        self.conns.remove(&conn);
+        self.outputs.push_back(Output::Close { conn });
+    }
+
+    fn closed(&mut self, conn: ConnId, reason: &str) {
+        match self.conns.get(&conn) {
+            Some(Owner::Parked) => {
+                self.conns.remove(&conn);
+                self.parked.retain(|parked| parked.conn != conn);
+            }
+            Some(Owner::Peer(_)) => {
+                if let Some((peer, slot)) = self.find(conn) {
+                    self.connection_lost(peer, slot, reason);
+                }
+                self.conns.remove(&conn);
+            }
+            None => {}
+        }
+    }
+
+    fn written(&mut self, conn: ConnId, bytes: usize) {
+        let Some((id, slot)) = self.find(conn) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let send_hold = peer.config.timers.send_hold;
+        let now = self.now;
+        if let Some(conn) = peer.conn_mut(slot) {
+            conn.in_flight = conn.in_flight.saturating_sub(bytes);
+            let armed = conn.in_flight > 0 && !send_hold.is_zero();
+            conn.send_hold = armed.then(|| now + send_hold);
+        }
+        self.to_pump.insert(id);
+    }
+
+    /// Whether all configured peers have sent their whole table, or cannot.
+    fn check_complete(&mut self) {
+        let Some(deadline) = self.withhold_until else { return };
+        let reflects = self.config.restarting
+            && self.peers.values().any(|peer| peer.config.kind != crate::config::PeerKind::Internal);
+        let have_all = self.peers_known
+            && self.peers.values().all(|peer| {
+                peer.session().is_some_and(|session| {
+                    // RFC 4724 section 4.1: peers that restart themselves are not waited for.
+                    session.restart.as_ref().is_none_or(|restart| restart.restarted)
+                        || Family::ALL
+                            .into_iter()
+                            .all(|family| !session.has(family) || peer.families[family.index()].end_of_rib)
+                })
+            });
+        let why = if self.originated_known && !reflects {
+            "own routes are known"
+        } else if self.originated_known && have_all {
+            "every peer has sent its table"
+        } else if self.now >= deadline {
+            "the deferral time is over"
+        } else {
+            return;
+        };
+        self.withhold_until = None;
+        self.restarting = false;
+        self.flush();
+        let us = self.identity();
+        self.egress.release(&self.rib, us);
+        let up: Vec<SourceId> = self.peers.values().filter(|peer| peer.is_up()).map(|peer| peer.id).collect();
+        self.to_pump.extend(up);
+        self.log(Log::Complete(why));
+    }
+
+    fn check_in_sync(&mut self) {
+        if self.in_sync || !self.peers_known {
+            return;
+        }
+        let mut synchronised = 0;
+        let mut missing = 0;
+        for peer in self.peers.values() {
+            let done = peer.session().is_some_and(|session| {
+                Family::ALL
+                    .into_iter()
+                    .all(|family| !session.has(family) || peer.families[family.index()].end_of_rib)
+            });
+            if done {
+                synchronised += 1;
+            } else if peer.is_up() || peer.failed_dials < 2 {
+                missing += 1;
+            }
+        }
+        let complete = missing == 0 || self.now >= self.sync_deadline;
+        if (complete && synchronised > 0) || self.peers.is_empty() {
+            self.in_sync = true;
+            // What was learned comes before the statement that it is all.
+            self.flush();
+            self.outputs.push_back(Output::Event(Event::InSync));
+        }
+    }
+
+    fn stop(&mut self, mode: StopMode) {
+        let ids: Vec<SourceId> = self.peers.keys().copied().collect();
+        for id in ids {
+            match &mode {
+                StopMode::Restart => {
+                    for slot in [Slot::Main, Slot::Rival] {
+                        let conn = self.peers.get_mut(&id).and_then(|peer| peer.conn_mut(slot));
+                        if let Some(conn) = conn.and_then(peer::Conn::disconnect) {
+                            self.close(conn);
+                        }
+                    }
+                }
+                StopMode::Shutdown(message) => self.shut_down(id, message),
+            }
+        }
+        for parked in std::mem::take(&mut self.parked) {
+            self.close(parked.conn);
+        }
+        self.stopped = true;
+    }
+}

@@ -1,0 +1,192 @@
+//! Routes from peers: loop checks, authorisation, policy, limits.
+
+use super::Speaker;
+use super::peer::Slot;
+use crate::config::{PeerConfig, PeerKind};
+use crate::family::Family;
+use crate::io::Log;
+use crate::policy::{PeerType, RouteView, Verdict};
+use crate::rib::{AttrId, FilterReason, RouteAttributes, SourceId};
+use crate::session::fsm::Event as FsmEvent;
+use crate::session::negotiate;
+use crate::time::Time;
+use crate::wire::{
+    AfiSafi, CeaseSubcode, NextHop, Notification, NotificationCode, PathAttributes, Reach, Update,
+};
+use bytes::{BufMut, BytesMut};
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Whole seconds of virtual time, for ages.
+pub(super) fn seconds(now: Time) -> u32 {
+    u32::try_from(now.0 / 1_000_000_000).unwrap_or(u32::MAX)
+}
+
+/// Whether a peer may announce a prefix.
+pub(super) fn authorised(config: &PeerConfig, prefix: &IpNet) -> bool {
+    config.authorised_origins.as_ref().is_none_or(|allowed| {
+        allowed.iter().any(|net| match (net, prefix) {
+            (IpNet::V4(net), IpNet::V4(prefix)) => net.contains(prefix),
+            (IpNet::V6(net), IpNet::V6(prefix)) => net.contains(prefix),
+            _ => false,
+        })
+    })
+}
+
+fn usable(next_hop: &NextHop, local: Option<IpAddr>) -> bool {
+    let address = next_hop.address();
+    !address.is_unspecified()
+        && !address.is_multicast()
+        && !address.is_loopback_of(local)
+        && Some(address) != local
+}
+
+/// Loopback next hops are of use only to sessions over loopback (tests, labs on one machine).
+trait LoopbackOf {
+    fn is_loopback_of(&self, local: Option<IpAddr>) -> bool;
+}
+
+impl LoopbackOf for IpAddr {
+    fn is_loopback_of(&self, local: Option<IpAddr>) -> bool {
+        self.is_loopback() && !local.is_some_and(|local| local.is_loopback())
+    }
+}
+
+impl Speaker {
+    pub(super) fn update_received(&mut self, id: SourceId, update: &Update) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.counters.updates_in += 1;
+        let config = Arc::clone(&peer.config);
+        for nlri in &update.withdrawn {
+            self.rib.withdraw(id, nlri.prefix, nlri.path_id.unwrap_or(0));
+        }
+        for reach in update.mp_reach.iter().chain(&update.reach) {
+            self.reach_received(id, &config, reach, &update.attributes);
+        }
+        if let Some(family) = update.end_of_rib.and_then(Family::from_wire) {
+            self.end_of_rib_received(id, family);
+        }
+        if update.announces() {
+            self.check_limit(id);
+        }
+    }
+
+    /// Why every route of an announcement is filtered, if it is.
+    fn loop_check(&self, config: &PeerConfig, attributes: &PathAttributes) -> Option<FilterReason> {
+        let own_as = negotiate::local_as(&self.config, config);
+        if attributes.originator_id == Some(self.config.router_id) {
+            Some(FilterReason::OriginatorLoop)
+        } else if attributes.cluster_list.contains(&self.config.cluster()) {
+            Some(FilterReason::ClusterLoop)
+        } else if attributes.as_path.count(own_as) > usize::from(config.allow_own_as) {
+            Some(FilterReason::AsLoop)
+        } else {
+            None
+        }
+    }
+
+    fn reach_received(
+        &mut self,
+        id: SourceId,
+        config: &PeerConfig,
+        reach: &Reach,
+        attributes: &PathAttributes,
+    ) {
+        let now = seconds(self.now);
+        let local = self.peers.get(&id).and_then(|peer| peer.main.local);
+        let looped = self
+            .loop_check(config, attributes)
+            .or_else(|| (!usable(&reach.next_hop, local)).then_some(FilterReason::NextHop));
+        if looped == Some(FilterReason::OriginatorLoop) {
+            // Our own routes, reflected back: as good as a withdrawal, and not worth keeping.
+            for nlri in &reach.nlri {
+                self.rib.withdraw(id, nlri.prefix, nlri.path_id.unwrap_or(0));
+            }
+            return;
+        }
+        let shared = self
+            .rib
+            .attrs
+            .intern(RouteAttributes { next_hop: Some(reach.next_hop), attributes: attributes.clone() });
+        let mut unauthorised: Option<(IpNet, usize)> = None;
+        for nlri in &reach.nlri {
+            let mut filtered = looped;
+            if filtered.is_none() && !authorised(config, &nlri.prefix) {
+                filtered = Some(FilterReason::Unauthorised);
+                unauthorised.get_or_insert((nlri.prefix, 0)).1 += 1;
+            }
+            let attrs = if filtered.is_none() {
+                self.import(config, nlri.prefix, reach.next_hop, attributes, shared, &mut filtered)
+            } else {
+                self.rib.attrs.acquire(shared);
+                shared
+            };
+            self.rib.announce(id, nlri.prefix, nlri.path_id.unwrap_or(0), attrs, filtered, now);
+        }
+        self.rib.attrs.release(shared);
+        if let Some((first, count)) = unauthorised {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.counters.unauthorised += count as u64;
+            }
+            self.log(Log::Unauthorised(config.remote, first.to_string(), count));
+        }
+    }
+
+    /// Runs the import policy; returns one reference to the attributes to keep.
+    fn import(
+        &mut self,
+        config: &PeerConfig,
+        prefix: IpNet,
+        next_hop: NextHop,
+        attributes: &PathAttributes,
+        shared: AttrId,
+        filtered: &mut Option<FilterReason>,
+    ) -> AttrId {
+        let peer_type =
+            if config.kind == PeerKind::External { PeerType::External } else { PeerType::Internal };
+        let view = RouteView { prefix, attributes, learned: true, peer_type };
+        match config.import.apply(&view) {
+            Verdict::Accept => {}
+            Verdict::Reject => *filtered = Some(FilterReason::Policy),
+            Verdict::Change(changed) => {
+                return self
+                    .rib
+                    .attrs
+                    .intern(RouteAttributes { next_hop: Some(next_hop), attributes: *changed });
+            }
+        }
+        self.rib.attrs.acquire(shared);
+        shared
+    }
+
+    fn check_limit(&mut self, id: SourceId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(limit) = peer.config.max_prefix else { return };
+        for family in Family::ALL {
+            let held = self.rib.counts(id, family).received;
+            let state = &mut peer.families[family.index()];
+            let remote = peer.config.remote;
+            if held > limit.limit {
+                let wire = AfiSafi::from(family);
+                let mut data = BytesMut::new();
+                data.put_u16(wire.afi());
+                data.put_u8(wire.safi());
+                data.put_u32(limit.limit);
+                peer.barred_until = Some(self.now + limit.restart);
+                let note = Notification::with_data(
+                    NotificationCode::Cease(CeaseSubcode::MaximumPrefixes),
+                    data.freeze(),
+                );
+                let text = format!("{held} prefixes of {family}, the limit is {}", limit.limit);
+                // Its routes must not outlive it.
+                self.reset(id, Slot::Main, FsmEvent::UpdateError, note.into_hard_reset(), text);
+                return;
+            }
+            let near = u64::from(held) * 100 >= u64::from(limit.limit) * u64::from(limit.warn_percent);
+            if near && !std::mem::replace(&mut state.near_limit, near) {
+                self.outputs.push_back(crate::io::Output::Log(Log::NearLimit(remote, held, limit.limit)));
+            }
+        }
+    }
+}

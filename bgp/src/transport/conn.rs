@@ -1,0 +1,199 @@
+//! One connection: a task that reads, and writing that needs a task only while the socket is full.
+
+use crate::io::ConnId;
+use bytes::{Buf, Bytes};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// Octets read at once.
+const READ: usize = 16 << 10;
+/// Pieces written by one system call.
+const SLICES: usize = 64;
+/// How long a closed connection may still deliver its last octets.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What connections tell the speaker's task.
+#[derive(Debug)]
+pub(super) enum IoEvent {
+    Accepted(TcpStream, SocketAddr),
+    Dialled(ConnId, io::Result<TcpStream>),
+    Received(ConnId, Bytes),
+    Written(ConnId, usize),
+    Closed(ConnId, String),
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    data: VecDeque<Bytes>,
+    /// A task waits for the socket to take more.
+    draining: bool,
+}
+
+/// The speaker's side of a connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    id: ConnId,
+    stream: Arc<TcpStream>,
+    queue: Arc<Mutex<Queue>>,
+    reader: AbortHandle,
+    events: mpsc::Sender<IoEvent>,
+}
+
+impl Conn {
+    pub(super) fn start(id: ConnId, stream: TcpStream, events: mpsc::Sender<IoEvent>) -> Self {
+        super::socket::tune(&stream);
+        let stream = Arc::new(stream);
+        let reader = tokio::spawn(read(id, Arc::clone(&stream), events.clone())).abort_handle();
+        Self { id, stream, queue: Arc::default(), reader, events }
+    }
+
+    pub(super) fn local(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
+    /// Writes what the socket takes at once; the rest goes out by itself and is reported as events. Returns the octets
+    /// taken now.
+    pub(super) fn write(&self, data: Vec<Bytes>) -> io::Result<usize> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.data.extend(data);
+        if queue.draining {
+            return Ok(0);
+        }
+        let taken = write_some(&self.stream, &mut queue.data)?;
+        if !queue.data.is_empty() {
+            queue.draining = true;
+            let (stream, queue) = (Arc::clone(&self.stream), Arc::clone(&self.queue));
+            tokio::spawn(drain(self.id, stream, queue, self.events.clone()));
+        }
+        Ok(taken)
+    }
+
+    /// Sends what is queued, for a while, then closes. The returned task ends when that is done.
+    pub(super) fn close(self) -> tokio::task::JoinHandle<()> {
+        self.reader.abort();
+        let Self { stream, queue, .. } = self;
+        tokio::spawn(async move {
+            // A timeout is as good an end as any: the peer doesn't read.
+            let _ended = tokio::time::timeout(LINGER, finish(stream, queue)).await;
+        })
+    }
+}
+
+/// Writes as much as the socket takes.
+fn write_some(stream: &TcpStream, data: &mut VecDeque<Bytes>) -> io::Result<usize> {
+    let mut total = 0;
+    while !data.is_empty() {
+        let slices: Vec<IoSlice<'_>> = data.iter().take(SLICES).map(|piece| IoSlice::new(piece)).collect();
+        match stream.try_write_vectored(&slices) {
+            Ok(taken) => {
+                total += taken;
+                consume(data, taken);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(total)
+}
+
+/// Removes octets from the front.
+fn consume(data: &mut VecDeque<Bytes>, mut count: usize) {
+    while count > 0 {
+        let Some(front) = data.front_mut() else { return };
+        let part = count.min(front.len());
+        front.advance(part);
+        count -= part;
+        if front.is_empty() {
+            data.pop_front();
+        }
+    }
+}
+
+async fn drain(id: ConnId, stream: Arc<TcpStream>, queue: Arc<Mutex<Queue>>, events: mpsc::Sender<IoEvent>) {
+    loop {
+        let result = match stream.writable().await {
+            Ok(()) => {
+                let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                let result = write_some(&stream, &mut queue.data);
+                let done = queue.data.is_empty() || result.is_err();
+                queue.draining = !done;
+                result.map(|taken| (taken, done))
+            }
+            Err(error) => Err(error),
+        };
+        let (event, done) = match result {
+            Ok((taken, done)) => (IoEvent::Written(id, taken), done),
+            Err(error) => (IoEvent::Closed(id, error.to_string()), true),
+        };
+        if events.send(event).await.is_err() || done {
+            return;
+        }
+    }
+}
+
+async fn read(id: ConnId, stream: Arc<TcpStream>, events: mpsc::Sender<IoEvent>) {
+    loop {
+        let event = match stream.readable().await {
+            Ok(()) => match read_some(&stream) {
+                Ok(Some(data)) if data.is_empty() => {
+                    IoEvent::Closed(id, "the peer closed the connection".to_owned())
+                }
+                Ok(Some(data)) => IoEvent::Received(id, data),
+                Ok(None) => continue,
+                Err(error) => IoEvent::Closed(id, error.to_string()),
+            },
+            Err(error) => IoEvent::Closed(id, error.to_string()),
+        };
+        let last = matches!(event, IoEvent::Closed(..));
+        if events.send(event).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// Reads once. The buffer lives on the stack: idle connections hold none.
+fn read_some(stream: &TcpStream) -> io::Result<Option<Bytes>> {
+    let mut buffer = [0; READ];
+    match stream.try_read(&mut buffer) {
+        Ok(count) => Ok(Some(Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default()))),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The orderly end: last octets, FIN, and reading until the peer's FIN, so that no RST overtakes a NOTIFICATION.
+async fn finish(stream: Arc<TcpStream>, queue: Arc<Mutex<Queue>>) {
+    loop {
+        {
+            let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            if write_some(&stream, &mut queue.data).is_err() {
+                return;
+            }
+            if queue.data.is_empty() {
+                break;
+            }
+        }
+        if stream.writable().await.is_err() {
+            return;
+        }
+    }
+    if socket2::SockRef::from(&*stream).shutdown(std::net::Shutdown::Write).is_err() {
+        return;
+    }
+    while stream.readable().await.is_ok() {
+        match read_some(&stream) {
+            Ok(Some(data)) if data.is_empty() => return,
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Events for a consumer that may be slow: only the last state of each prefix and peer is kept.
+
+use crate::status::{Event, PeerState, RouteChange};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// Route changes in one event.
+const ROUTES: usize = 4096;
+
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    routes: BTreeMap<IpNet, RouteChange>,
+    peers: BTreeMap<IpAddr, (PeerState, String)>,
+    in_sync: bool,
+}
+
+impl Outbox {
+    pub(super) fn push(&mut self, event: Event) {
+        match event {
+            Event::RouteChanges(changes) => {
+                self.routes.extend(changes.into_iter().map(|change| (change.prefix, change)));
+            }
+            Event::InSync => self.in_sync = true,
+            Event::PeerChanged { remote, state, reason } => {
+                self.peers.insert(remote, (state, reason));
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.routes.is_empty() && self.peers.is_empty() && !self.in_sync
+    }
+
+    /// The next event. Routes first: `InSync` states that all were told.
+    pub(super) fn pop(&mut self) -> Option<Event> {
+        if !self.routes.is_empty() {
+            let rest = match self.routes.keys().nth(ROUTES).copied() {
+                Some(key) => self.routes.split_off(&key),
+                None => BTreeMap::new(),
+            };
+            let some = std::mem::replace(&mut self.routes, rest);
+            return Some(Event::RouteChanges(some.into_values().collect()));
+        }
+        if std::mem::take(&mut self.in_sync) {
+            return Some(Event::InSync);
+        }
+        let (remote, (state, reason)) = self.peers.pop_first()?;
+        Some(Event::PeerChanged { remote, state, reason })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(third: u8, next_hop: u8) -> RouteChange {
+        RouteChange {
+            prefix: format!("10.0.{third}.0/24").parse().unwrap(),
+            next_hops: vec![IpAddr::from([192, 0, 2, next_hop])],
+            stale: false,
+            local_pref: None,
+        }
+    }
+
+    #[test]
+    fn changes_of_a_prefix_merge_and_in_sync_follows_them() {
+        let mut outbox = Outbox::default();
+        outbox.push(Event::InSync);
+        for next_hop in 0..10 {
+            outbox.push(Event::RouteChanges(vec![change(1, next_hop), change(2, next_hop)]));
+        }
+        assert_eq!(outbox.pop(), Some(Event::RouteChanges(vec![change(1, 9), change(2, 9)])));
+        assert_eq!(outbox.pop(), Some(Event::InSync));
+        assert_eq!(outbox.pop(), None);
+        assert!(outbox.is_empty());
+    }
+}
