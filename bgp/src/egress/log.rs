@@ -141,7 +141,7 @@ mod tests {
             let mut stream: Vec<u8> = Vec::new();
             let mut starts = vec![];
             for (index, size) in sizes.iter().enumerate() {
-                let data: Vec<u8> = (0..*size).map(|at| (at * 31 + index) as u8).collect();
+                let data: Vec<u8> = (0..*size).map(|at| (at * 31 + index).to_le_bytes()[0]).collect();
                 starts.push(stream.len());
                 stream.extend_from_slice(&data);
                 log.append([Bytes::from(data)]);

@@ -136,7 +136,7 @@ proptest! {
         rank(&mut ranked, &world.attrs, &world.sources);
         // RFC 4271 9.1.2.2 as elimination, step by step.
         let mut left: Vec<usize> = (0..specs.len()).collect();
-        let mut keep = |left: &mut Vec<usize>, cost: &dyn Fn(&Spec) -> i64| {
+        let keep = |left: &mut Vec<usize>, cost: &dyn Fn(&Spec) -> i64| {
             let best = left.iter().map(|index| cost(&specs[*index])).min().unwrap();
             left.retain(|index| cost(&specs[*index]) == best);
         };

@@ -251,10 +251,11 @@ impl Speaker {
 
     fn state_changed(&mut self, id: SourceId, slot: Slot, state: PeerState, event: FsmEvent, cause: &Cause) {
         let now = self.now;
-        if state == PeerState::Idle && !cause.text.is_empty() {
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.last_error = Some((now, cause.text.clone()));
-            }
+        if state == PeerState::Idle
+            && !cause.text.is_empty()
+            && let Some(peer) = self.peers.get_mut(&id)
+        {
+            peer.last_error = Some((now, cause.text.clone()));
         }
         match (slot, state) {
             (Slot::Rival, PeerState::Idle | PeerState::Active) => {

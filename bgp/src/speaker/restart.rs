@@ -17,10 +17,10 @@ impl Speaker {
     pub(super) fn session_up(&mut self, id: SourceId, slot: Slot) {
         if slot == Slot::Rival {
             self.promote_rival(id);
-        } else if let Some(rival) = self.peers.get_mut(&id).and_then(|peer| peer.rival.take()) {
-            if let Some(conn) = rival.id {
-                self.close(conn);
-            }
+        } else if let Some(rival) = self.peers.get_mut(&id).and_then(|peer| peer.rival.take())
+            && let Some(conn) = rival.id
+        {
+            self.close(conn);
         }
         let now = self.now;
         let Some(peer) = self.peers.get_mut(&id) else { return };
