@@ -1,0 +1,353 @@
+//! Endpoints and network sets: several objects (a pod, its workload endpoint in the datastore, the local agent's own
+//! knowledge of it) become one item.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use margay_api::kinds::PodPhase;
+use margay_api::types::Protocol;
+use margay_api::{GlobalNetworkSet, HostEndpoint, NetworkSet, Pod, WorkloadEndpoint};
+
+use super::Scope;
+use super::facts::{LabelMap, NAME, NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT};
+use super::item::{Item, ItemId, Local, Parent};
+use super::sets::{Contribution, NamedPort};
+use crate::model::{EndpointId, ProfileId};
+
+/// Namespace and name.
+type Place = (Arc<str>, Arc<str>);
+
+#[derive(Debug, Clone, PartialEq)]
+struct Workload {
+    labels: LabelMap,
+    node: String,
+    pod: Option<Arc<str>>,
+    orchestrator: Arc<str>,
+    account: Option<Arc<str>>,
+    nets: BTreeSet<IpNet>,
+    ports: BTreeSet<NamedPort>,
+    profiles: Vec<Arc<str>>,
+    interface: Arc<str>,
+    allowed_sources: BTreeSet<IpNet>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct PodFacts {
+    labels: LabelMap,
+    account: Option<Arc<str>>,
+    nets: BTreeSet<IpNet>,
+    ports: BTreeSet<NamedPort>,
+    finished: bool,
+    host_network: bool,
+}
+
+/// Workload endpoints and pods.
+#[derive(Debug)]
+pub(super) struct Catalog {
+    scope: Scope,
+    stored: BTreeMap<Place, Workload>,
+    local: BTreeMap<Place, Workload>,
+    pods: BTreeMap<Place, PodFacts>,
+    /// Pod to the names of its workload endpoints.
+    endpoints_of: BTreeMap<Place, BTreeSet<Arc<str>>>,
+}
+
+/// Items to compute anew after a change.
+type Touched = BTreeSet<ItemId>;
+
+pub(super) fn labels_of(labels: &BTreeMap<String, String>) -> LabelMap {
+    labels.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect()
+}
+
+impl Catalog {
+    pub(super) fn new(scope: Scope) -> Self {
+        Self {
+            scope,
+            stored: BTreeMap::new(),
+            local: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            endpoints_of: BTreeMap::new(),
+        }
+    }
+
+    /// The datastore's copy of a workload endpoint.
+    pub(super) fn put_stored(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        endpoint: Option<&WorkloadEndpoint>,
+    ) -> Touched {
+        self.put_workload(namespace, name, endpoint, |catalog| &mut catalog.stored)
+    }
+
+    /// The local agent's copy: it wins over the datastore's.
+    pub(super) fn put_local(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        endpoint: Option<&WorkloadEndpoint>,
+    ) -> Touched {
+        self.put_workload(namespace, name, endpoint, |catalog| &mut catalog.local)
+    }
+
+    fn put_workload(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        endpoint: Option<&WorkloadEndpoint>,
+        map: fn(&mut Self) -> &mut BTreeMap<Place, Workload>,
+    ) -> Touched {
+        let place: Place = (namespace.into(), name.into());
+        let before = self.effective(&place).and_then(|workload| workload.pod.clone());
+        match endpoint {
+            Some(endpoint) => map(self).insert(place.clone(), workload(endpoint)),
+            None => map(self).remove(&place),
+        };
+        let after = self.effective(&place).and_then(|workload| workload.pod.clone());
+        let (namespace, name) = place;
+        let mut touched = Touched::from([ItemId::Workload(Arc::clone(&namespace), Arc::clone(&name))]);
+        if before != after {
+            if let Some(pod) = before {
+                let pod = (Arc::clone(&namespace), pod);
+                if let Some(endpoints) = self.endpoints_of.get_mut(&pod) {
+                    endpoints.remove(&name);
+                    if endpoints.is_empty() {
+                        self.endpoints_of.remove(&pod);
+                    }
+                }
+                touched.insert(ItemId::Pod(pod.0, pod.1));
+            }
+            if let Some(pod) = after {
+                let pod = (Arc::clone(&namespace), pod);
+                self.endpoints_of.entry(pod.clone()).or_default().insert(name);
+                touched.insert(ItemId::Pod(pod.0, pod.1));
+            }
+        }
+        touched
+    }
+
+    pub(super) fn put_pod(&mut self, namespace: &str, name: &str, pod: Option<&Pod>) -> Touched {
+        let place: Place = (namespace.into(), name.into());
+        match pod {
+            Some(pod) => self.pods.insert(place.clone(), pod_facts(pod)),
+            None => self.pods.remove(&place),
+        };
+        let endpoints = self.endpoints_of.get(&place).into_iter().flatten();
+        let mut touched: Touched =
+            endpoints.map(|endpoint| ItemId::Workload(Arc::clone(&place.0), Arc::clone(endpoint))).collect();
+        touched.insert(ItemId::Pod(place.0, place.1));
+        touched
+    }
+
+    fn effective(&self, place: &Place) -> Option<&Workload> {
+        self.local.get(place).or_else(|| self.stored.get(place))
+    }
+
+    /// The item a workload endpoint or a pod makes now, if any.
+    pub(super) fn item(&self, id: &ItemId) -> Option<Item> {
+        match id {
+            ItemId::Workload(namespace, name) => self.workload_item(namespace, name),
+            ItemId::Pod(namespace, name) => self.pod_item(namespace, name),
+            _ => None,
+        }
+    }
+
+    /// A pod knows its labels, ports and phase better than the endpoint made when it started; the endpoint knows its
+    /// addresses and interface.
+    fn workload_item(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<Item> {
+        let place = (Arc::clone(namespace), Arc::clone(name));
+        let workload = self.effective(&place)?;
+        let pod =
+            workload.pod.as_ref().and_then(|pod| self.pods.get(&(Arc::clone(namespace), Arc::clone(pod))));
+        let account = pod.and_then(|pod| pod.account.clone()).or_else(|| workload.account.clone());
+        let mut profiles = workload.profiles.clone();
+        if profiles.is_empty() && pod.is_some() {
+            profiles = kubernetes_profiles(namespace, account.as_ref());
+        }
+        let labels = pod.map_or(&workload.labels, |pod| &pod.labels);
+        let contribution = if pod.is_some_and(|pod| pod.finished) {
+            Contribution::default()
+        } else {
+            let ports = pod.map_or(&workload.ports, |pod| &pod.ports).clone();
+            Contribution { nets: workload.nets.clone(), ports }
+        };
+        let is_local = match &self.scope {
+            Scope::All => true,
+            Scope::Node(node) => self.local.contains_key(&place) || workload.node == *node,
+        };
+        let local = is_local.then(|| Local {
+            id: EndpointId::Workload { namespace: Arc::clone(namespace), name: Arc::clone(name) },
+            interface: Arc::clone(&workload.interface),
+            addresses: workload.nets.iter().map(IpNet::addr).collect(),
+            allowed_sources: workload.allowed_sources.clone(),
+            profiles: profile_ids(&profiles),
+        });
+        Some(Item {
+            labels: workload_labels(labels, namespace, &workload.orchestrator, account.as_ref()),
+            parents: parents(&profiles, Some(namespace), account.as_ref()),
+            contribution,
+            local,
+        })
+    }
+
+    /// A pod that no workload endpoint speaks for: another node's, where the datastore is Kubernetes' own.
+    fn pod_item(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<Item> {
+        let place = (Arc::clone(namespace), Arc::clone(name));
+        let pod = self.pods.get(&place)?;
+        if self.endpoints_of.contains_key(&place) || pod.host_network || pod.finished || pod.nets.is_empty() {
+            return None;
+        }
+        let profiles = kubernetes_profiles(namespace, pod.account.as_ref());
+        // Its interface is unknown, so that it can be explained but not enforced.
+        let local = (self.scope == Scope::All).then(|| Local {
+            id: EndpointId::Workload { namespace: Arc::clone(namespace), name: Arc::clone(name) },
+            interface: "".into(),
+            addresses: pod.nets.iter().map(IpNet::addr).collect(),
+            allowed_sources: BTreeSet::new(),
+            profiles: profile_ids(&profiles),
+        });
+        Some(Item {
+            labels: workload_labels(&pod.labels, namespace, "k8s", pod.account.as_ref()),
+            parents: parents(&profiles, Some(namespace), pod.account.as_ref()),
+            contribution: Contribution { nets: pod.nets.clone(), ports: pod.ports.clone() },
+            local,
+        })
+    }
+}
+
+fn workload(endpoint: &WorkloadEndpoint) -> Workload {
+    let spec = &endpoint.spec;
+    Workload {
+        labels: labels_of(&endpoint.metadata.labels),
+        node: spec.node.clone(),
+        pod: spec.pod.as_deref().map(Into::into),
+        orchestrator: spec.orchestrator.as_deref().unwrap_or("k8s").into(),
+        account: spec.service_account_name.as_deref().map(Into::into),
+        nets: spec.ip_networks.iter().map(IpNet::trunc).collect(),
+        ports: spec
+            .ports
+            .iter()
+            .filter(|port| !port.name.is_empty())
+            .map(|port| named_port(&port.name, port.protocol, port.port))
+            .collect(),
+        profiles: spec.profiles.iter().map(|name| name.as_str().into()).collect(),
+        interface: spec.interface_name.as_str().into(),
+        allowed_sources: spec.allow_spoofed_source_prefixes.iter().map(IpNet::trunc).collect(),
+    }
+}
+
+fn named_port(name: &str, protocol: Protocol, port: u16) -> NamedPort {
+    NamedPort { name: name.into(), protocol: protocol.number(), port }
+}
+
+fn pod_facts(pod: &Pod) -> PodFacts {
+    let containers = pod.spec.containers.iter().chain(&pod.spec.init_containers);
+    let ports = containers.flat_map(|container| &container.ports).filter_map(|port| {
+        let name = port.name.as_deref()?;
+        Some(named_port(name, port.protocol.unwrap_or(Protocol::Tcp), port.container_port))
+    });
+    let addresses = pod.status.pod_ips.iter().map(|address| address.ip).chain(pod.status.pod_ip);
+    PodFacts {
+        labels: labels_of(&pod.metadata.labels),
+        account: pod.spec.service_account_name.as_deref().map(Into::into),
+        nets: addresses.map(IpNet::from).collect(),
+        ports: ports.collect(),
+        finished: matches!(pod.status.phase, Some(PodPhase::Succeeded | PodPhase::Failed)),
+        host_network: pod.spec.host_network,
+    }
+}
+
+/// Calico's own labels are laid over the user's: nobody can claim another namespace.
+fn workload_labels(
+    labels: &LabelMap,
+    namespace: &Arc<str>,
+    orchestrator: &str,
+    account: Option<&Arc<str>>,
+) -> LabelMap {
+    let mut labels = labels.clone();
+    labels.insert(NAMESPACE.into(), Arc::clone(namespace));
+    labels.insert(ORCHESTRATOR.into(), orchestrator.into());
+    match account {
+        Some(account) => labels.insert(SERVICE_ACCOUNT.into(), Arc::clone(account)),
+        None => labels.remove(SERVICE_ACCOUNT),
+    };
+    labels
+}
+
+fn kubernetes_profiles(namespace: &str, account: Option<&Arc<str>>) -> Vec<Arc<str>> {
+    let of_account = account.map(|account| format!("ksa.{namespace}.{account}").into());
+    std::iter::once(format!("kns.{namespace}").into()).chain(of_account).collect()
+}
+
+fn profile_ids(profiles: &[Arc<str>]) -> Vec<ProfileId> {
+    profiles.iter().map(|name| ProfileId(Arc::clone(name))).collect()
+}
+
+/// What the profiles name, then the namespace and the service account if no profile names them.
+fn parents(profiles: &[Arc<str>], namespace: Option<&Arc<str>>, account: Option<&Arc<str>>) -> Vec<Parent> {
+    let mut parents: Vec<Parent> = Vec::new();
+    let of_namespace = namespace.map(|namespace| Parent::Namespace(Arc::clone(namespace)));
+    let of_account = namespace
+        .zip(account)
+        .map(|(namespace, account)| Parent::ServiceAccount(Arc::clone(namespace), Arc::clone(account)));
+    let named = profiles.iter().map(|name| Parent::of_profile(name));
+    for parent in named.chain(of_namespace).chain(of_account) {
+        if !parents.contains(&parent) {
+            parents.push(parent);
+        }
+    }
+    parents
+}
+
+/// A network set of a namespace.
+pub(super) fn network_set(set: &NetworkSet) -> Item {
+    let namespace: Option<Arc<str>> = set.metadata.namespace.as_deref().map(Into::into);
+    let mut labels = labels_of(&set.metadata.labels);
+    if let Some(namespace) = &namespace {
+        labels.insert(NAMESPACE.into(), Arc::clone(namespace));
+    }
+    labels.insert(NAME.into(), set.metadata.name.as_str().into());
+    nets_item(labels, parents(&[], namespace.as_ref(), None), &set.spec.nets)
+}
+
+/// A network set of the cluster.
+pub(super) fn global_network_set(set: &GlobalNetworkSet) -> Item {
+    let mut labels = labels_of(&set.metadata.labels);
+    labels.remove(NAMESPACE);
+    labels.insert(NAME.into(), set.metadata.name.as_str().into());
+    nets_item(labels, Vec::new(), &set.spec.nets)
+}
+
+fn nets_item(labels: LabelMap, parents: Vec<Parent>, nets: &[IpNet]) -> Item {
+    let nets = nets.iter().map(IpNet::trunc).collect();
+    Item { labels, parents, contribution: Contribution { nets, ports: BTreeSet::new() }, local: None }
+}
+
+/// An interface of a node.
+pub(super) fn host_endpoint(endpoint: &HostEndpoint, scope: &Scope) -> Item {
+    let spec = &endpoint.spec;
+    let mut labels = labels_of(&endpoint.metadata.labels);
+    labels.remove(NAMESPACE);
+    let profiles: Vec<Arc<str>> = spec.profiles.iter().map(|name| name.as_str().into()).collect();
+    let is_local = match scope {
+        Scope::All => true,
+        Scope::Node(node) => spec.node == *node,
+    };
+    let addresses: BTreeSet<IpAddr> = spec.expected_ips.iter().copied().collect();
+    let local = is_local.then(|| Local {
+        id: EndpointId::Host { name: endpoint.metadata.name.as_str().into() },
+        interface: spec.interface_name.as_deref().unwrap_or_default().into(),
+        addresses: addresses.clone(),
+        allowed_sources: BTreeSet::new(),
+        profiles: profile_ids(&profiles),
+    });
+    let ports = spec.ports.iter().map(|port| named_port(&port.name, port.protocol, port.port)).collect();
+    Item {
+        labels,
+        parents: parents(&profiles, None, None),
+        contribution: Contribution { nets: addresses.into_iter().map(IpNet::from).collect(), ports },
+        local,
+    }
+}

@@ -1,0 +1,274 @@
+//! From the cluster's objects to what a node must enforce.
+//!
+//! [`Calculator::update`] takes objects as they come, in any order, as often as they come; [`Calculator::flush`] says
+//! what that changes. Adding up all flushes gives an [`EnforcedState`](crate::model::EnforcedState) that
+//! depends on nothing but the objects' last values.
+//!
+//! # What cannot be read fails closed
+//! * A policy (not a staged one) that is unreadable, has a rule that cannot be enforced as meant, or belongs to a tier that
+//!   does not exist: it denies everything in the directions and for the endpoints it governs. Of an unreadable
+//!   one, whatever can be made out of the stored text counts; the rest counts as the widest (every endpoint of its
+//!   namespace, or of the cluster; both directions; before the other policies of its tier). A missing tier stands
+//!   before all others, because its place is not known.
+//! * A profile that an endpoint names and nobody has, or that is unreadable: it denies everything. Profiles `kns.*`
+//!   and `ksa.*` need no object: the first allows, the second has no rules. An unreadable Namespace closes its `kns.*`.
+//! * A workload endpoint, pod or network set that is unreadable contributes no addresses (of a network set, those that
+//!   can be made out count): rules that allow by it allow less. Rules that *deny* by it deny less: that cannot be
+//!   closed without cutting off strangers, and [`Calculator::problems`] says so.
+//! * Unreadable configuration, pools and nodes are left out: the defaults are the closed ones.
+
+mod anchor;
+mod catalog;
+mod compile;
+mod convert;
+mod facts;
+mod graph;
+mod index;
+mod item;
+mod order;
+mod policy;
+mod profile;
+mod salvage;
+mod sets;
+mod settings;
+mod who;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use margay_api::kinds::TierAction;
+use margay_api::{Key, Kind, Resource, WorkloadEndpoint};
+use serde::Serialize;
+use serde_json::Value;
+
+use self::catalog::Catalog;
+use self::facts::{ACCOUNT_PREFIX, LabelMap, NAMESPACE_PREFIX};
+use self::graph::Graph;
+use self::item::{ItemId, Parent};
+use self::order::{Rank, Tier};
+use self::profile::ProfileSpec;
+use self::settings::SettingsSource;
+use crate::model::{Delta, NodeSettings, ProfileId, TierDefault};
+
+/// Whose policy to calculate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Endpoints of the node of that name, and those set with [`Calculator::set_local_endpoint`].
+    Node(String),
+    /// Every endpoint of the cluster: to explain any packet from anywhere. Not for enforcement.
+    All,
+}
+
+/// Something wrong with an object, in words for the person who owns it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Problem {
+    /// The object, as `Kind(namespace/name)`.
+    pub object: String,
+    /// What is wrong, what follows from it, what to do.
+    pub reason: String,
+}
+
+/// The calculation: see the [module](self).
+#[derive(Debug)]
+pub struct Calculator {
+    scope: Scope,
+    catalog: Catalog,
+    settings: SettingsSource,
+    settings_changed: bool,
+    told_settings: Arc<NodeSettings>,
+    graph: Graph,
+    touched_items: BTreeSet<ItemId>,
+    unreadable: BTreeMap<Key, String>,
+}
+
+impl Calculator {
+    /// For the endpoints of one node.
+    #[must_use]
+    pub fn new(node: impl Into<String>) -> Self {
+        Self::with_scope(Scope::Node(node.into()))
+    }
+
+    /// For the endpoints of a scope.
+    #[must_use]
+    pub fn with_scope(scope: Scope) -> Self {
+        Self {
+            catalog: Catalog::new(scope.clone()),
+            scope,
+            settings: SettingsSource::default(),
+            settings_changed: true,
+            told_settings: Arc::default(),
+            graph: Graph::default(),
+            touched_items: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
+        }
+    }
+
+    /// An object as it is now; `None`: it is gone. Kinds without a meaning for policy are ignored.
+    pub fn update(&mut self, key: &Key, resource: Option<&Resource>) {
+        self.unreadable.remove(key);
+        self.take(key, resource.filter(|resource| resource.kind() == key.kind));
+    }
+
+    /// An object is there but cannot be read. It is quarantined: see the [module](self). `raw` is what is stored, as
+    /// far as it is JSON; it narrows down what has to be closed.
+    pub fn update_unreadable(&mut self, key: &Key, reason: &str, raw: Option<&Value>) {
+        self.take(key, salvage::resource(key, raw).as_ref());
+        self.unreadable.insert(key.clone(), reason.to_owned());
+        let name = || ProfileId(key.name.as_str().into());
+        match key.kind {
+            kind if convert::is_policy(kind) => {
+                self.graph.put_policy(key.clone(), convert::unreadable_policy(key, raw, reason));
+            }
+            Kind::Profile => self.graph.put_profile(name(), Some(ProfileSpec::closed(&name()))),
+            Kind::Namespace => {
+                let profile = ProfileId(format!("kns.{}", key.name).into());
+                self.graph.put_profile(profile.clone(), Some(ProfileSpec::closed(&profile)));
+            }
+            _ => {}
+        }
+    }
+
+    /// An endpoint the local agent knows of itself; it wins over the datastore's copy of the same namespace and name.
+    pub fn set_local_endpoint(&mut self, endpoint: &WorkloadEndpoint) {
+        let namespace = endpoint.metadata.namespace.as_deref().unwrap_or_default();
+        let touched = self.catalog.put_local(namespace, &endpoint.metadata.name, Some(endpoint));
+        self.touched_items.extend(touched);
+    }
+
+    /// Takes back [`Calculator::set_local_endpoint`].
+    pub fn remove_local_endpoint(&mut self, namespace: &str, name: &str) {
+        let touched = self.catalog.put_local(namespace, name, None);
+        self.touched_items.extend(touched);
+    }
+
+    /// What changed since the last flush. The first one has everything, settings included.
+    pub fn flush(&mut self) -> Delta {
+        let mut delta = Delta::default();
+        for id in std::mem::take(&mut self.touched_items) {
+            let item = self.catalog.item(&id);
+            self.graph.put_item(id, item);
+        }
+        self.graph.flush(&mut delta);
+        if std::mem::take(&mut self.settings_changed) {
+            let settings = Arc::new(self.settings.settings(&self.scope));
+            if settings != self.told_settings {
+                self.told_settings = Arc::clone(&settings);
+                delta.settings = Some(settings);
+            }
+        }
+        delta
+    }
+
+    /// Everything that is wrong with the objects, as of the last flush.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = BTreeSet::new();
+        for (key, reason) in &self.unreadable {
+            problems.insert(Problem { object: key.to_string(), reason: reason.clone() });
+        }
+        for (key, reason) in self.graph.policy_problems() {
+            problems.insert(Problem { object: key.to_string(), reason });
+        }
+        for id in self.graph.missing_profiles() {
+            let reason =
+                "endpoints name this profile and it does not exist: it denies everything that no policy \
+                          decides; create the Profile or take it out of the endpoints"
+                    .to_owned();
+            problems.insert(Problem { object: Key::cluster(Kind::Profile, &*id.0).to_string(), reason });
+        }
+        problems.into_iter().collect()
+    }
+
+    fn take(&mut self, key: &Key, resource: Option<&Resource>) {
+        let (namespace, name) = (key.namespace.as_deref().unwrap_or_default(), key.name.as_str());
+        match key.kind {
+            Kind::WorkloadEndpoint => {
+                let endpoint = object!(resource, WorkloadEndpoint);
+                self.touched_items.extend(self.catalog.put_stored(namespace, name, endpoint));
+            }
+            Kind::Pod => {
+                self.touched_items.extend(self.catalog.put_pod(namespace, name, object!(resource, Pod)));
+            }
+            Kind::HostEndpoint => {
+                let item =
+                    object!(resource, HostEndpoint).map(|host| catalog::host_endpoint(host, &self.scope));
+                self.graph.put_item(ItemId::Host(name.into()), item);
+            }
+            Kind::NetworkSet => {
+                let item = object!(resource, NetworkSet).map(catalog::network_set);
+                self.graph.put_item(ItemId::NetworkSet(namespace.into(), name.into()), item);
+            }
+            Kind::GlobalNetworkSet => {
+                let item = object!(resource, GlobalNetworkSet).map(catalog::global_network_set);
+                self.graph.put_item(ItemId::GlobalNetworkSet(name.into()), item);
+            }
+            Kind::Namespace => {
+                let labels = resource.map_or_else(LabelMap::new, |resource| {
+                    convert::prefixed(NAMESPACE_PREFIX, &resource.metadata().labels)
+                });
+                self.graph.put_parent(Parent::Namespace(name.into()), labels);
+                self.graph.put_profile(ProfileId(format!("kns.{name}").into()), None);
+            }
+            Kind::ServiceAccount => {
+                let labels = resource.map_or_else(LabelMap::new, |resource| {
+                    convert::prefixed(ACCOUNT_PREFIX, &resource.metadata().labels)
+                });
+                self.graph.put_parent(Parent::ServiceAccount(namespace.into(), name.into()), labels);
+            }
+            Kind::Profile => self.take_profile(name, resource),
+            Kind::Tier => {
+                let tier = object!(resource, Tier).map(|tier| Tier {
+                    order: Rank(tier.spec.order),
+                    default: match tier.spec.default_action {
+                        Some(TierAction::Pass) => TierDefault::Pass,
+                        Some(TierAction::Deny) | None => TierDefault::Deny,
+                    },
+                });
+                self.graph.put_tier(name, tier);
+            }
+            Kind::FelixConfiguration => {
+                self.settings.put_felix(name, object!(resource, FelixConfiguration));
+                self.settings_changed = true;
+            }
+            Kind::IpPool => {
+                self.settings.put_pool(name, object!(resource, IpPool));
+                self.settings_changed = true;
+            }
+            Kind::Node => {
+                self.settings.put_node(name, object!(resource, Node), &self.scope);
+                self.settings_changed = true;
+            }
+            kind if convert::is_policy(kind) => {
+                let spec = resource.and_then(|resource| convert::policy(key, resource));
+                self.graph.put_policy(key.clone(), spec);
+            }
+            _ => {}
+        }
+    }
+
+    /// Names beginning with `kns.` and `ksa.` mean namespaces and service accounts, never a Profile object.
+    fn take_profile(&mut self, name: &str, resource: Option<&Resource>) {
+        let parent = Parent::of_profile(name);
+        if !matches!(parent, Parent::Profile(_)) {
+            return;
+        }
+        let profile = object!(resource, Profile);
+        let labels = profile.map(|profile| convert::prefixed("", &profile.spec.labels_to_apply));
+        self.graph.put_parent(parent, labels.unwrap_or_default());
+        self.graph.put_profile(ProfileId(name.into()), profile.map(convert::profile));
+    }
+}
+
+/// The object inside a resource of the kind, if it is one.
+macro_rules! object {
+    ($resource:expr, $kind:ident) => {
+        match $resource {
+            Some(Resource::$kind(object)) => Some(object),
+            _ => None,
+        }
+    };
+}
+use object;
+
+#[cfg(test)]
+mod tests;

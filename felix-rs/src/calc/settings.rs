@@ -1,0 +1,175 @@
+//! Settings of the node's fixed rules: from FelixConfiguration, pools and nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use margay_api::kinds::{
+    AllowedUse, EncapMode, EndpointToHostAction as ToHost, FelixConfigurationSpec, IpPoolSpec, ProtoPort,
+};
+use margay_api::selector::Selector;
+use margay_api::types::Protocol;
+use margay_api::{FelixConfiguration, IpPool, Node};
+
+use super::Scope;
+use super::facts::{Facts, LabelMap};
+use crate::model::{EndpointToHostAction, FailsafePort, NodeSettings};
+use crate::verdict::{TCP, UDP};
+
+/// IANA's port of VXLAN.
+const VXLAN_PORT: u16 = 4789;
+
+/// `felix/config/config_params.go`, FailsafeInboundHostPorts.
+const FAILSAFE_INBOUND: [(u8, u16); 9] = [
+    (TCP, 22),
+    (UDP, 68),
+    (TCP, 179),
+    (TCP, 2379),
+    (TCP, 2380),
+    (TCP, 5473),
+    (TCP, 6443),
+    (TCP, 6666),
+    (TCP, 6667),
+];
+/// `felix/config/config_params.go`, FailsafeOutboundHostPorts.
+const FAILSAFE_OUTBOUND: [(u8, u16); 9] = [
+    (UDP, 53),
+    (UDP, 67),
+    (TCP, 179),
+    (TCP, 2379),
+    (TCP, 2380),
+    (TCP, 5473),
+    (TCP, 6443),
+    (TCP, 6666),
+    (TCP, 6667),
+];
+
+/// The objects that settings come from, reduced to what counts.
+#[derive(Debug, Default)]
+pub(super) struct SettingsSource {
+    felix: BTreeMap<String, FelixConfigurationSpec>,
+    pools: BTreeMap<String, IpPoolSpec>,
+    nodes: BTreeMap<String, BTreeSet<IpAddr>>,
+    node_labels: LabelMap,
+}
+
+impl SettingsSource {
+    pub(super) fn put_felix(&mut self, name: &str, object: Option<&FelixConfiguration>) {
+        match object {
+            Some(object) => self.felix.insert(name.to_owned(), object.spec.clone()),
+            None => self.felix.remove(name),
+        };
+    }
+
+    pub(super) fn put_pool(&mut self, name: &str, object: Option<&IpPool>) {
+        match object {
+            Some(object) => self.pools.insert(name.to_owned(), object.spec.clone()),
+            None => self.pools.remove(name),
+        };
+    }
+
+    pub(super) fn put_node(&mut self, name: &str, object: Option<&Node>, scope: &Scope) {
+        if matches!(scope, Scope::Node(node) if node == name) {
+            self.node_labels =
+                object.map(|node| super::catalog::labels_of(&node.metadata.labels)).unwrap_or_default();
+        }
+        match object {
+            Some(node) => self.nodes.insert(name.to_owned(), node_addresses(node)),
+            None => self.nodes.remove(name),
+        };
+    }
+
+    /// Each setting from the first configuration that has it: the node's own, then one that selects the node (the first
+    /// by name), then `default`.
+    pub(super) fn settings(&self, scope: &Scope) -> NodeSettings {
+        let own = match scope {
+            Scope::Node(node) => self.felix.get(&format!("node.{node}")),
+            Scope::All => None,
+        };
+        let facts = Facts { own: self.node_labels.clone(), inherited: Vec::new() };
+        let selects = |selector: &Selector| matches!(scope, Scope::Node(_)) && selector.matches(&facts);
+        let selecting = self.felix.values().find(|spec| spec.node_selector.as_ref().is_some_and(selects));
+        let layers: Vec<&FelixConfigurationSpec> =
+            own.into_iter().chain(selecting).chain(self.felix.get("default")).collect();
+        self.merge(&layers)
+    }
+
+    fn merge(&self, layers: &[&FelixConfigurationSpec]) -> NodeSettings {
+        let mut settings = NodeSettings::default();
+        if let Some(prefix) = first(layers, |spec| spec.interface_prefix.as_deref()) {
+            settings.workload_prefix = prefix.into();
+        }
+        if let Some(prefix) = first(layers, |spec| spec.log_prefix.as_deref()) {
+            settings.log_prefix = prefix.into();
+        }
+        if let Some(action) = first(layers, |spec| spec.default_endpoint_to_host_action) {
+            settings.endpoint_to_host = match action {
+                ToHost::Accept => EndpointToHostAction::Accept,
+                ToHost::Drop => EndpointToHostAction::Drop,
+                ToHost::Return => EndpointToHostAction::Return,
+            };
+        }
+        settings.allow_invalid = first(layers, |spec| spec.disable_conntrack_invalid_check).unwrap_or(false);
+        settings.ipv6 = first(layers, |spec| spec.ipv6_support).unwrap_or(true);
+        settings.failsafe_inbound =
+            failsafe(first(layers, |spec| spec.failsafe_inbound_host_ports.as_ref()), &FAILSAFE_INBOUND);
+        settings.failsafe_outbound =
+            failsafe(first(layers, |spec| spec.failsafe_outbound_host_ports.as_ref()), &FAILSAFE_OUTBOUND);
+
+        let on = |mode: Option<EncapMode>| mode.is_some_and(|mode| mode != EncapMode::Never);
+        let any = |mode: fn(&IpPoolSpec) -> Option<EncapMode>| self.pools.values().any(|pool| on(mode(pool)));
+        settings.ipip = first(layers, |spec| spec.ipip_enabled).unwrap_or_else(|| any(|pool| pool.ipip_mode));
+        let vxlan = first(layers, |spec| spec.vxlan_enabled).unwrap_or_else(|| any(|pool| pool.vxlan_mode));
+        let port = first(layers, |spec| spec.vxlan_port).and_then(|port| u16::try_from(port).ok());
+        settings.vxlan_port = vxlan.then(|| port.unwrap_or(VXLAN_PORT));
+        settings.node_addresses = self.nodes.values().flatten().copied().collect();
+        if let Some(nets) = first(layers, |spec| spec.external_nodes_list.as_ref()) {
+            settings.node_addresses.extend(nets.iter().filter(|net| is_host(net)).map(IpNet::addr));
+        }
+        // Pools for load balancers only hold no pods and are no reason to leave a packet's source alone.
+        let for_pods = |pool: &&IpPoolSpec| {
+            pool.allowed_uses.is_empty()
+                || pool.allowed_uses.iter().any(|used| *used != AllowedUse::LoadBalancer)
+        };
+        for pool in self.pools.values().filter(for_pods) {
+            settings.pools.insert(pool.cidr.trunc());
+            if pool.nat_outgoing {
+                settings.nat_outgoing.insert(pool.cidr.trunc());
+            }
+        }
+        settings
+    }
+}
+
+fn first<'a, T: 'a>(
+    layers: &[&'a FelixConfigurationSpec],
+    field: impl Fn(&'a FelixConfigurationSpec) -> Option<T>,
+) -> Option<T> {
+    layers.iter().find_map(|spec| field(spec))
+}
+
+fn is_host(net: &IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
+}
+
+fn failsafe(given: Option<&Vec<ProtoPort>>, default: &[(u8, u16)]) -> Vec<FailsafePort> {
+    match given {
+        Some(ports) => ports
+            .iter()
+            .map(|port| FailsafePort {
+                protocol: port.protocol.map_or(TCP, Protocol::number),
+                port: port.port,
+                net: port.net,
+            })
+            .collect(),
+        None => default.iter().map(|&(protocol, port)| FailsafePort { protocol, port, net: None }).collect(),
+    }
+}
+
+/// Addresses packets of a node can come from.
+fn node_addresses(node: &Node) -> BTreeSet<IpAddr> {
+    let bgp = node.spec.bgp.iter();
+    let v4 = bgp.clone().filter_map(|bgp| bgp.ipv4_address).map(|net| IpAddr::V4(net.addr()));
+    let v6 = bgp.filter_map(|bgp| bgp.ipv6_address).map(|net| IpAddr::V6(net.addr()));
+    v4.chain(v6).chain(node.spec.addresses.iter().map(|address| address.address.addr())).collect()
+}

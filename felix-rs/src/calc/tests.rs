@@ -1,0 +1,357 @@
+//! Behaviour of the calculation, each test on a small cluster written as YAML.
+
+use std::net::IpAddr;
+
+use margay_api::{Key, Kind, yaml};
+
+use super::{Calculator, Scope};
+use crate::model::{EndpointId, EnforcedState, SetMember};
+use crate::verdict::{Decision, End, Packet, TCP, Verdict, explain};
+
+/// A calculation with everything it ever told.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    pub(super) calculator: Calculator,
+    pub(super) state: EnforcedState,
+}
+
+impl Cluster {
+    fn new(scope: Scope) -> Self {
+        Self { calculator: Calculator::with_scope(scope), state: EnforcedState::default() }
+    }
+
+    fn of(text: &str) -> Self {
+        let mut cluster = Self::new(Scope::All);
+        cluster.apply(text);
+        cluster
+    }
+
+    fn apply(&mut self, text: &str) {
+        for located in yaml::parse("test.yaml", text).unwrap() {
+            self.calculator.update(&located.value.key(), Some(&located.value));
+        }
+        self.flush();
+    }
+
+    pub(super) fn flush(&mut self) {
+        let delta = self.calculator.flush();
+        self.state.apply(&delta);
+    }
+
+    fn delete(&mut self, key: &Key) {
+        self.calculator.update(key, None);
+        self.flush();
+    }
+
+    fn verdict(&self, from: &str, to: &str, port: u16) -> Verdict {
+        explain(&self.state, &packet(from, to, port)).verdict
+    }
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn packet(from: &str, to: &str, port: u16) -> Packet {
+    Packet::to_port(address(from), address(to), TCP, port)
+}
+
+const PODS: &str = "
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {node: n1, orchestrator: k8s, pod: web, endpoint: eth0, interfaceName: mgy1, ipNetworks: [10.0.0.1/32], profiles: [kns.shop],
+  ports: [{name: http, protocol: TCP, port: 8080}]}
+---
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: db, namespace: shop, labels: {app: db}}
+spec: {node: n2, orchestrator: k8s, pod: db, endpoint: eth0, interfaceName: mgy2, ipNetworks: [10.0.0.2/32], profiles: [kns.shop]}
+---
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: bot, namespace: crawl, labels: {app: web}}
+spec: {node: n1, orchestrator: k8s, pod: bot, endpoint: eth0, interfaceName: mgy3, ipNetworks: [10.0.0.3/32], profiles: [kns.crawl]}
+";
+
+const WEB: &str = "10.0.0.1";
+const DB: &str = "10.0.0.2";
+const BOT: &str = "10.0.0.3";
+
+#[test]
+fn without_policy_namespaces_allow() {
+    let cluster = Cluster::of(PODS);
+    assert_eq!(cluster.verdict(WEB, DB, 5432), Verdict::Allow);
+    assert_eq!(cluster.verdict(BOT, DB, 5432), Verdict::Allow);
+    assert!(cluster.state.policies.is_empty() && cluster.state.sets.is_empty());
+}
+
+#[test]
+fn a_rule_selector_means_its_own_namespace() {
+    let mut cluster = Cluster::of(PODS);
+    cluster.apply(
+        "
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  selector: app == 'db'
+  ingress: [{action: Allow, protocol: TCP, source: {selector: app == 'web'}, destination: {ports: [5432]}}]
+",
+    );
+    assert_eq!(cluster.verdict(WEB, DB, 5432), Verdict::Allow);
+    assert_eq!(cluster.verdict(WEB, DB, 5433), Verdict::Deny);
+    assert_eq!(cluster.verdict(BOT, DB, 5432), Verdict::Deny);
+    let explanation = explain(&cluster.state, &packet(BOT, DB, 5432));
+    let End::Endpoint(end) = &explanation.destination else { panic!("{explanation}") };
+    assert!(matches!(&end.decision, Decision::EndOfTier { tier, .. } if &**tier == "default"));
+    let text = explanation.to_string();
+    assert!(text.contains("source is not among: app == \"web\" in namespace shop"), "{text}");
+    // One set for the selector, with one member.
+    assert_eq!(cluster.state.sets.len(), 1);
+    cluster.delete(&Key::namespaced(Kind::NetworkPolicy, "shop", "db"));
+    assert_eq!(cluster.verdict(BOT, DB, 5432), Verdict::Allow);
+    assert!(cluster.state.sets.is_empty() && cluster.state.set_names.is_empty());
+}
+
+#[test]
+fn namespace_selectors_see_labels_of_namespaces() {
+    let mut cluster = Cluster::of(PODS);
+    cluster.apply(
+        "
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  selector: app == 'db'
+  ingress: [{action: Allow, source: {namespaceSelector: trust == 'yes'}}]
+",
+    );
+    assert_eq!(cluster.verdict(BOT, DB, 1), Verdict::Deny);
+    cluster.apply("{apiVersion: v1, kind: Namespace, metadata: {name: crawl, labels: {trust: 'yes'}}}");
+    assert_eq!(cluster.verdict(BOT, DB, 1), Verdict::Allow);
+    assert_eq!(cluster.verdict(WEB, DB, 1), Verdict::Deny);
+    cluster.delete(&Key::cluster(Kind::Namespace, "crawl"));
+    assert_eq!(cluster.verdict(BOT, DB, 1), Verdict::Deny);
+}
+
+#[test]
+fn only_policies_of_local_endpoints_are_active() {
+    let policy = "
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  selector: app == 'db'
+  ingress: [{action: Allow, source: {selector: app == 'web'}}]
+";
+    let mut n1 = Cluster::new(Scope::Node("n1".to_owned()));
+    n1.apply(PODS);
+    n1.apply(policy);
+    assert!(n1.state.policies.is_empty() && n1.state.sets.is_empty());
+    assert_eq!(n1.state.endpoints.len(), 2);
+    let mut n2 = Cluster::new(Scope::Node("n2".to_owned()));
+    n2.apply(PODS);
+    n2.apply(policy);
+    assert_eq!((n2.state.policies.len(), n2.state.endpoints.len()), (1, 1));
+    let (_, members) = n2.state.sets.values().next().unwrap();
+    assert_eq!(members.iter().collect::<Vec<_>>(), [&SetMember::Net("10.0.0.1/32".parse().unwrap())]);
+}
+
+#[test]
+fn named_ports_resolve_per_endpoint() {
+    let mut cluster = Cluster::of(PODS);
+    cluster.apply(
+        "
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: http}
+spec:
+  selector: app == 'web'
+  ingress: [{action: Allow, protocol: TCP, destination: {ports: [http]}}]
+",
+    );
+    assert_eq!(cluster.verdict(DB, WEB, 8080), Verdict::Allow);
+    assert_eq!(cluster.verdict(DB, WEB, 80), Verdict::Deny);
+    assert_eq!(cluster.verdict(DB, BOT, 8080), Verdict::Deny);
+}
+
+#[test]
+fn tiers_pass_and_deny_in_order() {
+    let mut cluster = Cluster::of(PODS);
+    cluster.apply(
+        "
+apiVersion: projectcalico.org/v3
+kind: Tier
+metadata: {name: security}
+spec: {order: 10}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: security.guard}
+spec:
+  tier: security
+  selector: app == 'db'
+  ingress:
+  - {action: Deny, source: {namespaceSelector: projectcalico.org/name == 'crawl'}}
+  - {action: Pass}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: open}
+spec:
+  selector: app == 'db'
+  ingress: [{action: Allow}]
+",
+    );
+    assert_eq!(cluster.verdict(WEB, DB, 1), Verdict::Allow);
+    assert_eq!(cluster.verdict(BOT, DB, 1), Verdict::Deny);
+    // Without its tier the policy has no place: it denies what it governs.
+    cluster.delete(&Key::cluster(Kind::Tier, "security"));
+    assert_eq!(cluster.verdict(WEB, DB, 1), Verdict::Deny);
+    assert_eq!(cluster.verdict(DB, WEB, 1), Verdict::Allow);
+    assert!(cluster.calculator.problems()[0].reason.contains("tier \"security\" does not exist"));
+    cluster.apply(
+        "{apiVersion: projectcalico.org/v3, kind: Tier, metadata: {name: security}, spec: {order: 10}}",
+    );
+    assert_eq!(cluster.verdict(WEB, DB, 1), Verdict::Allow);
+    assert!(cluster.calculator.problems().is_empty());
+}
+
+#[test]
+fn staged_policies_are_explained_and_never_enforced() {
+    let mut cluster = Cluster::of(PODS);
+    cluster.apply(
+        "
+apiVersion: projectcalico.org/v3
+kind: StagedGlobalNetworkPolicy
+metadata: {name: closed}
+spec: {selector: app == 'db', types: [Ingress], ingress: [{action: Deny}]}
+",
+    );
+    assert_eq!(cluster.verdict(WEB, DB, 1), Verdict::Allow);
+    let text = explain(&cluster.state, &packet(WEB, DB, 1)).to_string();
+    assert!(text.contains("staged, not enforced]: denies"), "{text}");
+}
+
+#[test]
+fn unreadable_policies_deny_what_they_govern() {
+    let mut cluster = Cluster::of(PODS);
+    let key = Key::namespaced(Kind::NetworkPolicy, "shop", "db");
+    let raw = serde_json::json!({"spec": {"selector": "app == 'db'", "types": ["Ingress"], "ingress": [{"action": "Maybe"}]}});
+    cluster.calculator.update_unreadable(&key, "spec.ingress[0].action: Maybe", Some(&raw));
+    cluster.flush();
+    assert_eq!(cluster.verdict(WEB, DB, 1), Verdict::Deny);
+    assert_eq!(cluster.verdict(DB, WEB, 1), Verdict::Allow);
+    assert!(explain(&cluster.state, &packet(WEB, DB, 1)).to_string().contains("is quarantined"));
+    // Nothing readable: the whole namespace, and no other.
+    cluster.calculator.update_unreadable(&key, "not JSON", None);
+    cluster.flush();
+    assert_eq!(cluster.verdict(DB, WEB, 1), Verdict::Deny);
+    assert_eq!(cluster.verdict(BOT, BOT, 1), Verdict::Allow);
+    assert_eq!(cluster.verdict(BOT, "192.0.2.1", 1), Verdict::Allow);
+    assert_eq!(cluster.calculator.problems().len(), 1);
+    cluster.delete(&key);
+    assert_eq!(cluster.verdict(WEB, DB, 1), Verdict::Allow);
+    assert!(cluster.calculator.problems().is_empty());
+}
+
+#[test]
+fn unreadable_or_missing_profiles_deny() {
+    let mut cluster = Cluster::of(PODS);
+    cluster.calculator.update_unreadable(&Key::cluster(Kind::Namespace, "crawl"), "bad", None);
+    cluster.flush();
+    assert_eq!(cluster.verdict(WEB, BOT, 1), Verdict::Deny);
+    assert_eq!(cluster.verdict(WEB, DB, 1), Verdict::Allow);
+    cluster.apply("{apiVersion: v1, kind: Namespace, metadata: {name: crawl}}");
+    assert_eq!(cluster.verdict(WEB, BOT, 1), Verdict::Allow);
+    cluster.apply(&PODS.replace("kns.crawl", "own"));
+    assert_eq!(cluster.verdict(WEB, BOT, 1), Verdict::Deny);
+    assert_eq!(cluster.calculator.problems()[0].object, Key::cluster(Kind::Profile, "own").to_string());
+    cluster.apply(
+        "{apiVersion: projectcalico.org/v3, kind: Profile, metadata: {name: own}, spec: {ingress: [{action: Allow}]}}",
+    );
+    assert_eq!(cluster.verdict(WEB, BOT, 1), Verdict::Allow);
+}
+
+#[test]
+fn a_finished_pod_leaves_the_sets() {
+    let mut cluster = Cluster::of(PODS);
+    let pod = |phase: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: web, namespace: shop, labels: {{app: web}}}}, \
+             spec: {{containers: []}}, status: {{phase: {phase}}}}}"
+        )
+    };
+    cluster.apply(
+        "
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec: {selector: app == 'db', ingress: [{action: Allow, source: {selector: app == 'web'}}]}
+",
+    );
+    cluster.apply(&pod("Running"));
+    assert_eq!(cluster.verdict(WEB, DB, 1), Verdict::Allow);
+    cluster.apply(&pod("Succeeded"));
+    assert_eq!(cluster.verdict(WEB, DB, 1), Verdict::Deny);
+}
+
+#[test]
+fn the_agents_own_endpoint_wins() {
+    let mut cluster = Cluster::new(Scope::Node("n9".to_owned()));
+    cluster.apply(PODS);
+    assert!(cluster.state.endpoints.is_empty());
+    let located = yaml::parse("test.yaml", PODS).unwrap();
+    let margay_api::Resource::WorkloadEndpoint(mut web) = located[0].value.clone() else { panic!() };
+    web.spec.interface_name = "mgy9".to_owned();
+    cluster.calculator.set_local_endpoint(&web);
+    cluster.flush();
+    let endpoint = cluster.state.endpoints.values().next().unwrap();
+    assert_eq!(&*endpoint.interface, "mgy9");
+    cluster.calculator.remove_local_endpoint("shop", "web");
+    cluster.flush();
+    assert!(cluster.state.endpoints.is_empty() && cluster.state.profiles.is_empty());
+}
+
+#[test]
+fn host_endpoints_have_four_places() {
+    let mut cluster = Cluster::new(Scope::Node("n1".to_owned()));
+    cluster.apply(
+        "
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: eth0, labels: {role: node}}
+spec: {node: n1, interfaceName: eth0, expectedIPs: [192.0.2.1]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: plain}
+spec: {selector: role == 'node', ingress: [{action: Allow}]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: untracked}
+spec: {selector: role == 'node', doNotTrack: true, applyOnForward: true, ingress: [{action: Allow}]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: early}
+spec: {selector: role == 'node', preDNAT: true, applyOnForward: true, ingress: [{action: Allow}]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: forward}
+spec: {selector: role == 'node', applyOnForward: true, ingress: [{action: Allow}]}
+",
+    );
+    let endpoint = &cluster.state.endpoints[&EndpointId::Host { name: "eth0".into() }];
+    let names = |policy: &crate::model::EndpointPolicy| -> Vec<String> {
+        policy.tiers.iter().flat_map(|tier| &tier.ingress).map(|id| id.name.to_string()).collect()
+    };
+    assert_eq!(names(&endpoint.policy), ["forward", "plain"]);
+    assert_eq!(names(&endpoint.untracked), ["untracked"]);
+    assert_eq!(names(&endpoint.pre_dnat), ["early"]);
+    assert_eq!(names(&endpoint.forward), ["forward"]);
+    assert_eq!(cluster.state.settings.failsafe_inbound.len(), 9);
+}

@@ -1,0 +1,20 @@
+//! The evaluator: what the enforced state does with a packet and which rule, policy and tier is responsible.
+//!
+//! It shares nothing with rules and render, so that it can be their oracle; `margay explain` is the same
+//! code. Verdicts are about the first packet of a flow: replies follow by connection tracking.
+
+mod evaluate;
+mod explain;
+mod matching;
+mod packet;
+mod text;
+mod trace;
+
+pub use evaluate::evaluate;
+pub use explain::{End, Explanation, explain};
+pub use matching::{Mismatch, PeerMismatch};
+pub use packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP, UDPLITE, has_ports, protocol_name};
+pub use trace::{
+    Decision, EndpointVerdict, PolicyTrace, ProfileTrace, RuleResult, RuleTrace, RulesOutcome, TierOutcome,
+    TierTrace, Verdict,
+};
