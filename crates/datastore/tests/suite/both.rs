@@ -7,33 +7,42 @@ use libtest_mimic::Trial;
 use margay_datastore::raw::{Change, Cursor, Datastore, Prefix, VALUE_LIMIT, Watch};
 use margay_datastore::{Backend, Error, Revision};
 
-use crate::setup::{EtcdServer, Folder, PATIENCE, Site, etcd_trial, trial};
+use crate::setup::{EtcdServer, Folder, PATIENCE, Site, etcd_trial, kine_trial, trial};
 
-/// Each test twice: name, function.
-macro_rules! on_both {
-    ($($test:ident),* $(,)?) => {
+/// Each test on each backend: name, function.
+macro_rules! on_all {
+    (kine, too: $($test:ident),*; not on kine: $($strict:ident),*;) => {
         pub(crate) fn trials() -> Vec<Trial> {
-            vec![
-                $(
-                    trial(concat!("embedded::", stringify!($test)), || $test(Site::Embedded(Folder::new()))),
-                    etcd_trial(concat!("etcd::", stringify!($test)), || $test(Site::Etcd(EtcdServer::started()))),
-                )*
-            ]
+            let mut trials = Vec::new();
+            $(
+                trials.push(trial(concat!("embedded::", stringify!($test)), || $test(Site::Embedded(Folder::new()))));
+                trials.push(etcd_trial(concat!("etcd::", stringify!($test)), || $test(Site::Etcd(EtcdServer::started()))));
+                trials.extend(kine_trial(concat!("kine::", stringify!($test)), $test));
+            )*
+            $(
+                trials.push(trial(concat!("embedded::", stringify!($strict)), || $strict(Site::Embedded(Folder::new()))));
+                trials.push(etcd_trial(concat!("etcd::", stringify!($strict)), || $strict(Site::Etcd(EtcdServer::started()))));
+            )*
+            trials
         }
     };
 }
 
-on_both!(
-    writes_follow_their_preconditions,
-    any_sequence_of_calls_does_as_a_map_would,
-    lists_are_sorted_whole_and_bounded_by_their_folder,
-    concurrent_compare_and_swap_loses_no_update,
-    watches_see_every_change_once_and_in_order,
-    a_watch_sees_its_folders_only,
-    a_dropped_next_loses_nothing,
-    compaction_ends_old_watches_and_keeps_values,
-    large_values_pass_and_too_large_ones_are_refused,
-);
+on_all! {
+    kine, too:
+        writes_follow_their_preconditions,
+        lists_are_sorted_whole_and_bounded_by_their_folder,
+        concurrent_compare_and_swap_loses_no_update,
+        a_watch_sees_its_folders_only,
+        a_dropped_next_loses_nothing,
+        large_values_pass_and_too_large_ones_are_refused;
+    // kine 0.17 takes the revision of a deletion for that of an object, reports a revision that isn't the key's own when a
+    // deleted key is created anew beside other writers, and compacts when it likes, not when told.
+    not on kine:
+        any_sequence_of_calls_does_as_a_map_would,
+        watches_see_every_change_once_and_in_order,
+        compaction_ends_old_watches_and_keeps_values;
+}
 
 fn root() -> Prefix {
     Prefix::new("/t")

@@ -10,7 +10,9 @@ use margay_datastore::raw::{Cursor, Datastore, Prefix};
 use margay_datastore::{Applied, Error, Event, Revision, Scope, Store, SyncEvent, Syncer};
 use serde_json::json;
 
-use crate::setup::{EtcdServer, Folder, PATIENCE, Site, etcd_trial, eventually, trial};
+use crate::setup::{
+    EtcdServer, Folder, PATIENCE, Site, etcd_trial, eventually, kine_absence, kine_trial, trial,
+};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
@@ -18,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ($($test:ident),* $(,)?) => {$(
             trials.push(trial(concat!("embedded::", stringify!($test)), || $test(Site::Embedded(Folder::new()))));
             trials.push(etcd_trial(concat!("etcd::", stringify!($test)), || $test(Site::Etcd(EtcdServer::started()))));
+            trials.extend(kine_trial(concat!("kine::", stringify!($test)), $test));
         )*};
     }
     on_both!(
@@ -32,6 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         a_syncer_starts_before_the_store,
         a_dropped_syncer_stops,
     );
+    trials.extend(kine_absence());
     trials
 }
 

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::{Completion, Failed, Trial};
 use margay_datastore::raw::Datastore;
 use margay_datastore::{Backend, StoreConfig};
 
@@ -54,8 +54,16 @@ impl Drop for Guarded {
     }
 }
 
-/// A real etcd with one member.
+/// What speaks etcd's protocol.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Program {
+    Etcd,
+    Kine,
+}
+
+/// A real etcd with one member, or kine.
 pub(crate) struct EtcdServer {
+    program: Program,
     pub(crate) folder: Folder,
     pub(crate) endpoint: String,
     pub(crate) peer: String,
@@ -69,13 +77,23 @@ impl EtcdServer {
         let ports: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let address = |i: usize| ports[i].local_addr().unwrap();
         let (endpoint, peer) = (format!("http://{}", address(0)), format!("http://{}", address(1)));
-        Self { folder: Folder::new(), endpoint, peer, extra: Vec::new(), child: None }
+        Self { program: Program::Etcd, folder: Folder::new(), endpoint, peer, extra: Vec::new(), child: None }
+    }
+
+    /// kine on a SQLite file of its own, reserved but not started.
+    pub(crate) fn kine() -> Self {
+        Self { program: Program::Kine, ..Self::stopped() }
     }
 
     pub(crate) fn started() -> Self {
+        Self::come_up(Self::stopped)
+    }
+
+    /// Starts what `reserve` makes.
+    pub(crate) fn come_up(reserve: fn() -> Self) -> Self {
         // Somebody may take the ports between the reservation and the start.
         for _ in 0..5 {
-            let mut server = Self::stopped();
+            let mut server = reserve();
             if server.start() {
                 return server;
             }
@@ -95,21 +113,30 @@ impl EtcdServer {
     /// Whether it came up.
     pub(crate) fn start(&mut self) -> bool {
         let log = fs::File::create(self.folder.path().join("etcd.log")).unwrap();
-        let (endpoint, peer) = (&self.endpoint, &self.peer);
-        // Should this process be killed, etcd goes too.
+        // Should this process be killed, the server goes too.
         let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]);
+        let (endpoint, peer) = (&self.endpoint, &self.peer);
+        match self.program {
+            Program::Etcd => command
+                .args(["etcd", "--name", "test", "--data-dir"])
+                .arg(self.folder.path().join("data"))
+                .args(["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint])
+                .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
+                .args(["--initial-cluster", &format!("test={peer}")]),
+            Program::Kine => command
+                .args(["kine", "--metrics-bind-address", "0", "--listen-address"])
+                .args([&endpoint.replace("http", "tcp"), "--endpoint"])
+                .arg(format!("sqlite://{}", self.folder.path().join("kine.db").display()))
+                .current_dir(self.folder.path()),
+        };
         let child = command
-            .args(["--pdeathsig", "KILL", "etcd", "--name", "test", "--data-dir"])
-            .arg(self.folder.path().join("data"))
-            .args(["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint])
-            .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
-            .args(["--initial-cluster", &format!("test={peer}")])
             .args(&self.extra)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .expect("setpriv (util-linux) and etcd");
+            .expect("setpriv (util-linux)");
         let mut child = Guarded(child);
         let address = self.endpoint.split_once("//").unwrap().1.to_owned();
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -202,13 +229,31 @@ where
     Trial::ignorable_test(name.to_owned(), move || {
         if let Some(program) = missing {
             let reason = format!("no program {program:?} on this machine (Debian: etcd-server, util-linux)");
-            return if required {
-                Err(reason.into())
-            } else {
-                Ok(libtest_mimic::Completion::ignored_with(reason))
-            };
+            return if required { Err(reason.into()) } else { Ok(Completion::ignored_with(reason)) };
         }
-        block_on(test()).map(|()| libtest_mimic::Completion::Completed)
+        block_on(test()).map(|()| Completion::Completed)
+    })
+}
+
+/// A trial that needs kine, which no distribution packages: there is none of them without the program.
+pub(crate) fn kine_trial<F>(name: &str, test: fn(Site) -> F) -> Option<Trial>
+where
+    F: Future<Output = ()> + 'static,
+{
+    let present = installed("kine") && installed("setpriv");
+    present.then(|| {
+        Trial::test(name.to_owned(), move || {
+            block_on(test(Site::Etcd(EtcdServer::come_up(EtcdServer::kine))))
+        })
+    })
+}
+
+/// Says in the report that the trials on kine were left out.
+pub(crate) fn kine_absence() -> Option<Trial> {
+    (!installed("kine")).then(|| {
+        Trial::ignorable_test("kine", || {
+            Ok(Completion::ignored_with("no kine; go install github.com/k3s-io/kine@v0.17.5"))
+        })
     })
 }
 
