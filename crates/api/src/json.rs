@@ -28,17 +28,17 @@ impl Input for Json {
 
     fn part<T: DeserializeOwned>(&self, key: &'static str) -> Result<T, SomethingWrong> {
         match self.get(key) {
-            Some(part) => T::deserialize(part).map_err(|_| SomethingWrong),
+            Some(part) => T::deserialize(part).map_err(|_cause| SomethingWrong),
             None => T::deserialize(serde::de::value::MapDeserializer::<_, serde::de::value::Error>::new(
                 std::iter::empty::<(&str, &str)>(),
             ))
-            .map_err(|_| SomethingWrong),
+            .map_err(|_cause| SomethingWrong),
         }
     }
 
     fn part_or_default<T: DeserializeOwned + Default>(&self, key: &'static str) -> Result<T, SomethingWrong> {
         match self.get(key) {
-            Some(part) => T::deserialize(part).map_err(|_| SomethingWrong),
+            Some(part) => T::deserialize(part).map_err(|_cause| SomethingWrong),
             None => Ok(T::default()),
         }
     }

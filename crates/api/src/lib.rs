@@ -3,6 +3,10 @@
 //!
 //! No IO and no clock: text and values in, values and errors out.
 
+pub mod convert;
+pub mod effective;
+#[cfg(test)]
+mod effective_tests;
 pub mod error;
 mod json;
 pub mod kinds;
@@ -14,6 +18,8 @@ mod tree;
 pub mod types;
 mod validate;
 pub mod yaml;
+#[cfg(test)]
+mod yaml_tests;
 
 pub use error::ApiError;
 pub use meta::{Metadata, NoStatus, Object, Spec};

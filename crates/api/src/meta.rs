@@ -8,49 +8,84 @@ use crate::{Key, Kind, error::Invalid, path::Problems};
 
 /// `metadata` of an object. Fields that only a server writes are kept when it needs them back, and otherwise dropped.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", from = "Read")]
 pub struct Metadata {
     /// Unique per kind (and namespace).
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// Set exactly on namespaced kinds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// What selectors see.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Free text for tools.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Identity across delete and re-create, given by the datastore.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
     /// The datastore's revision of this object, opaque.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub resource_version: Option<String>,
     /// Counts changes of the spec (Kubernetes).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<i64>,
     /// RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub creation_timestamp: Option<String>,
     /// RFC 3339; set while deletion waits for finalizers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<String>,
     /// Who must agree before the object goes away.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub finalizers: Vec<String>,
     /// Kubernetes owners, passed through.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub owner_references: Vec<serde_json::Value>,
-    #[serde(default, rename = "managedFields", skip_serializing)]
-    ignored_managed_fields: Ignored,
-    #[serde(default, rename = "selfLink", skip_serializing)]
-    ignored_self_link: Ignored,
-    #[serde(default, rename = "generateName", skip_serializing)]
-    ignored_generate_name: Ignored,
-    #[serde(default, rename = "deletionGracePeriodSeconds", skip_serializing)]
-    ignored_grace_period: Ignored,
+}
+
+/// [`Metadata`] as read: with the fields that are accepted and not kept.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Read {
+    name: String,
+    namespace: Option<String>,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    generation: Option<i64>,
+    creation_timestamp: Option<String>,
+    deletion_timestamp: Option<String>,
+    finalizers: Vec<String>,
+    owner_references: Vec<serde_json::Value>,
+    #[serde(rename = "managedFields")]
+    _managed_fields: Ignored,
+    #[serde(rename = "selfLink")]
+    _self_link: Ignored,
+    #[serde(rename = "generateName")]
+    _generate_name: Ignored,
+    #[serde(rename = "deletionGracePeriodSeconds")]
+    _grace_period: Ignored,
+}
+
+impl From<Read> for Metadata {
+    fn from(read: Read) -> Self {
+        Self {
+            name: read.name,
+            namespace: read.namespace,
+            labels: read.labels,
+            annotations: read.annotations,
+            uid: read.uid,
+            resource_version: read.resource_version,
+            generation: read.generation,
+            creation_timestamp: read.creation_timestamp,
+            deletion_timestamp: read.deletion_timestamp,
+            finalizers: read.finalizers,
+            owner_references: read.owner_references,
+        }
+    }
 }
 
 impl Metadata {
@@ -152,7 +187,15 @@ impl<S: Spec> Object<S> {
     /// Fills in the kind's defaults.
     #[must_use]
     pub fn with_defaults(mut self) -> Self {
-        S::set_defaults(&mut self);
+        self.set_defaults();
         self
+    }
+
+    /// Fills in the kind's defaults, and the namespace `default` where one is needed.
+    pub fn set_defaults(&mut self) {
+        if S::KIND.namespaced() {
+            self.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+        }
+        S::set_defaults(self);
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    Metadata, Object, Spec,
+    Metadata, Object,
     error::{ApiError, Invalid},
     kinds::{
         BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec, ClusterInformationSpec, FelixConfigurationSpec,
@@ -107,7 +107,7 @@ macro_rules! kinds {
 
             /// Fills in what Calico's API server would.
             pub fn set_defaults(&mut self) {
-                match self { $( Self::$variant(object) => $spec::set_defaults(object) ),* }
+                match self { $( Self::$variant(object) => object.set_defaults() ),* }
             }
 
             /// As written in YAML and stored: with `apiVersion` and `kind`, without empty fields.

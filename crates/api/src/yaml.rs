@@ -43,6 +43,9 @@ fn place(document: usize, at: Position) -> String {
     if at.line > 0 { format!("{document}line {}: ", at.line) } else { document.replace(", ", ": ") }
 }
 
+/// YAML nodes that aliases may stand for in one file: far beyond any manifest, far below what hurts.
+const MAX_ALIASED: usize = 50_000;
+
 /// Reads every resource of a file, fills in defaults and checks every rule, so that the result can be stored.
 ///
 /// Documents may be empty, and may be lists (`kind: List` or any `...List` with `items`). JSON is YAML, too.
@@ -106,7 +109,12 @@ fn items(tree: &Node) -> Vec<(String, &Node)> {
 /// The non-empty documents of a text.
 fn trees(text: &str) -> Result<Vec<Node>, (Problem, Position)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    match serde_saphyr::from_multiple::<Node>(text) {
+    // YAML 1.1 takes a node called `n` for a boolean; where a boolean is wanted, the tree still understands `yes` and `off`.
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIASED },
+    };
+    match serde_saphyr::from_multiple_with_options::<Node>(text, options) {
         Ok(documents) => Ok(documents.into_iter().filter(|d| !d.is_empty_document()).collect()),
         Err(error) => {
             let error = error.without_snippet();

@@ -109,7 +109,7 @@ pub struct BgpFilterRule {
 }
 
 /// Bounds of a prefix length, both included.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PrefixLength {
     /// Absent: the length of `cidr`.

@@ -4,9 +4,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Kind, NoStatus, Object, Spec,
-    path::Problems,
-    selector::{self, Selector},
+    IpPool, Kind, NoStatus, Object, Spec,
+    error::Invalid,
+    path::{Problems, SPEC},
+    selector::{self, Labels, Selector},
     types::{self, net, string_enum::string_enum},
     validate,
 };
@@ -119,4 +120,104 @@ impl Spec for IpReservationSpec {
     fn check(object: &Object<Self>, problems: &mut Problems) {
         validate::ip_pool::check_reservation(object, problems);
     }
+}
+
+impl IpPoolSpec {
+    /// Block size of IPv4 pools that give none: one /24 per node. Margay's one deliberate difference from Calico (26).
+    pub const DEFAULT_BLOCK_V4: u8 = 24;
+    /// Block size of IPv6 pools that give none; Calico's is 122.
+    pub const DEFAULT_BLOCK_V6: u8 = 120;
+
+    /// A pool with defaults for everything but its addresses.
+    #[must_use]
+    pub fn new(cidr: IpNet) -> Self {
+        Self {
+            cidr,
+            block_size: None,
+            ipip_mode: None,
+            vxlan_mode: None,
+            nat_outgoing: false,
+            disabled: false,
+            disable_bgp_export: false,
+            node_selector: None,
+            namespace_selector: None,
+            allowed_uses: Vec::new(),
+            assignment_mode: None,
+        }
+    }
+
+    /// Prefix length of a block. Pools that are too small for Margay's default, but not for Calico's, are one block.
+    #[must_use]
+    pub fn block_size(&self) -> u8 {
+        let (default, calico) = if self.cidr.addr().is_ipv4() {
+            (Self::DEFAULT_BLOCK_V4, 26)
+        } else {
+            (Self::DEFAULT_BLOCK_V6, 122)
+        };
+        self.block_size.unwrap_or_else(|| default.max(self.cidr.prefix_len().min(calico)))
+    }
+
+    /// When traffic to the pool's addresses is encapsulated in IPIP.
+    #[must_use]
+    pub fn ipip_mode(&self) -> EncapMode {
+        self.ipip_mode.unwrap_or_default()
+    }
+
+    /// When traffic to the pool's addresses is encapsulated in VXLAN.
+    #[must_use]
+    pub fn vxlan_mode(&self) -> EncapMode {
+        self.vxlan_mode.unwrap_or_default()
+    }
+
+    /// Whether its addresses are for this use.
+    #[must_use]
+    pub fn allows(&self, usage: AllowedUse) -> bool {
+        if self.allowed_uses.is_empty() {
+            return usage != AllowedUse::LoadBalancer;
+        }
+        self.allowed_uses.contains(&usage)
+    }
+
+    /// Whether addresses are handed out without being asked for by name.
+    #[must_use]
+    pub fn assigns_automatically(&self) -> bool {
+        !self.disabled && self.assignment_mode.unwrap_or_default() == AssignmentMode::Automatic
+    }
+
+    /// Whether a node with these labels may claim blocks.
+    pub fn selects_node<L: Labels + ?Sized>(&self, labels: &L) -> bool {
+        self.node_selector.as_ref().is_none_or(|selector| selector.matches(labels))
+    }
+
+    /// Whether pods of a namespace with these labels may use it.
+    pub fn selects_namespace<L: Labels + ?Sized>(&self, labels: &L) -> bool {
+        self.namespace_selector.as_ref().is_none_or(|selector| selector.matches(labels))
+    }
+}
+
+/// The first other pool (by name) that shares addresses with `pool`. Pools must never overlap: a block would have two owners.
+#[must_use]
+pub fn overlapping_pool<'a>(
+    pool: &IpPool,
+    others: impl IntoIterator<Item = &'a IpPool>,
+) -> Option<&'a IpPool> {
+    others
+        .into_iter()
+        .filter(|other| other.metadata.name != pool.metadata.name)
+        .filter(|other| validate::ip_pool::overlaps(pool.spec.cidr, other.spec.cidr))
+        .min_by(|a, b| a.metadata.name.cmp(&b.metadata.name))
+}
+
+/// What must stay as it is when `new` replaces `old`: addresses and block size are carved into existing blocks.
+///
+/// # Errors
+/// The fields that may not change.
+pub fn check_pool_update(old: &IpPool, new: &IpPool) -> Result<(), Invalid> {
+    let mut problems = Problems::default();
+    let why = "can't be changed: create a new pool and move the pods to it";
+    problems.require(old.spec.cidr == new.spec.cidr, &SPEC.field("cidr"), why);
+    problems.require(old.spec.block_size() == new.spec.block_size(), &SPEC.field("blockSize"), why);
+    let balancer = |pool: &IpPool| pool.spec.allows(AllowedUse::LoadBalancer);
+    problems.require(balancer(old) == balancer(new), &SPEC.field("allowedUses"), why);
+    problems.into_result()
 }

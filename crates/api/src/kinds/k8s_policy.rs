@@ -99,6 +99,9 @@ pub struct IpBlock {
 impl Spec for KubernetesNetworkPolicySpec {
     const KIND: Kind = Kind::KubernetesNetworkPolicy;
     type Status = NoStatus;
+    fn set_defaults(object: &mut Object<Self>) {
+        validate::k8s_policy::set_defaults(object);
+    }
     fn check(object: &Object<Self>, problems: &mut Problems) {
         validate::k8s_policy::check(object, problems);
     }

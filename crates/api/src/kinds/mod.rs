@@ -34,7 +34,9 @@ pub use cluster_information::ClusterInformationSpec;
 pub use felix_configuration::FelixConfigurationSpec;
 pub use felix_values::*;
 pub use host_endpoint::{EndpointPort, HostEndpointSpec};
-pub use ip_pool::{AllowedUse, AssignmentMode, EncapMode, IpPoolSpec, IpReservationSpec};
+pub use ip_pool::{
+    AllowedUse, AssignmentMode, EncapMode, IpPoolSpec, IpReservationSpec, check_pool_update, overlapping_pool,
+};
 pub use ipam::{Affinity, AllocationAttribute, IpamBlockSpec, IpamConfigurationSpec};
 pub use k8s_core::{
     Container, ContainerPort, NamespaceSpec, PodIp, PodPhase, PodSpec, PodStatus, ServiceAccountSpec,

@@ -235,7 +235,7 @@ impl Spec for StagedNetworkPolicySpec {
     const KIND: Kind = Kind::StagedNetworkPolicy;
     type Status = NoStatus;
     fn set_defaults(object: &mut Object<Self>) {
-        validate::policy::set_staged_defaults(object);
+        validate::policy::set_defaults(object);
     }
     fn check(object: &Object<Self>, problems: &mut Problems) {
         validate::policy::check(object, problems);
@@ -246,7 +246,7 @@ impl Spec for StagedGlobalNetworkPolicySpec {
     const KIND: Kind = Kind::StagedGlobalNetworkPolicy;
     type Status = NoStatus;
     fn set_defaults(object: &mut Object<Self>) {
-        validate::policy::set_staged_defaults(object);
+        validate::policy::set_defaults(object);
     }
     fn check(object: &Object<Self>, problems: &mut Problems) {
         validate::policy::check(object, problems);

@@ -115,7 +115,7 @@ pub struct Rule {
 }
 
 /// ICMP type and code.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IcmpMatch {
     /// 0 to 254.

@@ -10,6 +10,8 @@ mod expr;
 mod kubernetes;
 mod parse;
 mod restriction;
+#[cfg(test)]
+mod tests;
 mod token;
 
 use std::{collections::BTreeMap, fmt, hash, str::FromStr, sync::Arc};

@@ -26,11 +26,11 @@ impl FromStr for AsNumber {
         let wrong =
             || ValueError::new("not an AS number: use 1 to 4294967295 or dotted high.low, each up to 65535");
         if let Some((high, low)) = text.split_once('.') {
-            let high: u16 = high.parse().map_err(|_| wrong())?;
-            let low: u16 = low.parse().map_err(|_| wrong())?;
+            let high: u16 = high.parse().map_err(|_cause| wrong())?;
+            let low: u16 = low.parse().map_err(|_cause| wrong())?;
             return Ok(Self(u32::from(high) << 16 | u32::from(low)));
         }
-        text.parse().map(Self).map_err(|_| wrong())
+        text.parse().map(Self).map_err(|_cause| wrong())
     }
 }
 
@@ -51,7 +51,7 @@ impl<'de> Deserialize<'de> for AsNumber {
             fn visit_u64<E: de::Error>(self, value: u64) -> Result<AsNumber, E> {
                 u32::try_from(value)
                     .map(AsNumber)
-                    .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(value), &self))
+                    .map_err(|_cause| E::invalid_value(de::Unexpected::Unsigned(value), &self))
             }
             // A dotted number without quotes reads as a float, whose low part has lost trailing zeros.
             fn visit_f64<E: de::Error>(self, _: f64) -> Result<AsNumber, E> {

@@ -35,11 +35,13 @@ impl FromStr for Community {
             return Err(wrong());
         }
         match parts.as_slice() {
-            [a, n] => Ok(Self::Standard(a.parse().map_err(|_| wrong())?, n.parse().map_err(|_| wrong())?)),
+            [a, n] => {
+                Ok(Self::Standard(a.parse().map_err(|_cause| wrong())?, n.parse().map_err(|_cause| wrong())?))
+            }
             [a, n, m] => Ok(Self::Large(
-                a.parse().map_err(|_| wrong())?,
-                n.parse().map_err(|_| wrong())?,
-                m.parse().map_err(|_| wrong())?,
+                a.parse().map_err(|_cause| wrong())?,
+                n.parse().map_err(|_cause| wrong())?,
+                m.parse().map_err(|_cause| wrong())?,
             )),
             _ => Err(wrong()),
         }

@@ -92,7 +92,8 @@ impl FromStr for GoDuration {
             rest = next;
         }
         // Go's range: a signed 64-bit count of nanoseconds.
-        let nanos = i64::try_from(nanos).map_err(|_| ValueError::new("a duration must be below 2562047h"))?;
+        let nanos =
+            i64::try_from(nanos).map_err(|_cause| ValueError::new("a duration must be below 2562047h"))?;
         Ok(Self(Duration::from_nanos(nanos.unsigned_abs())))
     }
 }

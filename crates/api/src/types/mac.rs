@@ -22,7 +22,7 @@ impl FromStr for MacAddr {
         let mut parts = text.split([':', '-']);
         for byte in &mut bytes {
             let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()));
-            *byte = u8::from_str_radix(part.ok_or_else(wrong)?, 16).map_err(|_| wrong())?;
+            *byte = u8::from_str_radix(part.ok_or_else(wrong)?, 16).map_err(|_cause| wrong())?;
         }
         if parts.next().is_some() {
             return Err(wrong());

@@ -9,6 +9,8 @@ mod peer_address;
 mod port;
 mod protocol;
 pub(crate) mod string_enum;
+#[cfg(test)]
+mod tests;
 
 pub use asn::AsNumber;
 pub use community::{Community, CommunityRef};

@@ -15,7 +15,7 @@ use crate::error::ValueError;
 /// # Errors
 /// When the text isn't an address with a prefix length in range.
 pub fn parse_cidr(text: &str) -> Result<IpNet, ValueError> {
-    text.parse().map_err(|_| {
+    text.parse().map_err(|_cause| {
         if text.parse::<IpAddr>().is_ok() {
             ValueError::new("the prefix length is missing: write address/length, for example 10.1.0.0/16")
         } else {
@@ -39,7 +39,7 @@ pub fn parse_net(text: &str) -> Result<IpNet, ValueError> {
 pub fn parse_address(text: &str) -> Result<IpNet, ValueError> {
     match text.parse::<IpAddr>() {
         Ok(address) => Ok(IpNet::from(address)),
-        Err(_) => text.parse().map_err(|_| {
+        Err(_) => text.parse().map_err(|_cause| {
             ValueError::new("not an address or network: use for example 10.1.2.3, 10.1.0.0/16 or fd00::/48")
         }),
     }

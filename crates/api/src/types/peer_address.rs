@@ -40,9 +40,9 @@ impl FromStr for PeerAddress {
             return ip
                 .parse::<Ipv6Addr>()
                 .map(|ip| Self { ip: IpAddr::V6(ip), port: None })
-                .map_err(|_| wrong());
+                .map_err(|_cause| wrong());
         }
-        let socket: SocketAddr = text.parse().map_err(|_| wrong())?;
+        let socket: SocketAddr = text.parse().map_err(|_cause| wrong())?;
         if socket.port() == 0 {
             return Err(wrong());
         }

@@ -44,8 +44,9 @@ impl FromStr for Port {
     type Err = ValueError;
     fn from_str(text: &str) -> Result<Self, ValueError> {
         let number = |text: &str| -> Result<u16, ValueError> {
-            text.parse()
-                .map_err(|_| ValueError::new("a port is a number from 0 to 65535, \"min:max\", or a name"))
+            text.parse().map_err(|_cause| {
+                ValueError::new("a port is a number from 0 to 65535, \"min:max\", or a name")
+            })
         };
         if let Some((min, max)) = text.split_once(':') {
             let (min, max) = (number(min)?, number(max)?);
@@ -85,12 +86,12 @@ impl<'de> Deserialize<'de> for Port {
             fn visit_u64<E: de::Error>(self, value: u64) -> Result<Port, E> {
                 u16::try_from(value)
                     .map(Port::Number)
-                    .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(value), &self))
+                    .map_err(|_cause| E::invalid_value(de::Unexpected::Unsigned(value), &self))
             }
             fn visit_i64<E: de::Error>(self, value: i64) -> Result<Port, E> {
                 u16::try_from(value)
                     .map(Port::Number)
-                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &self))
+                    .map_err(|_cause| E::invalid_value(de::Unexpected::Signed(value), &self))
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Port, E> {
                 text.parse().map_err(E::custom)
