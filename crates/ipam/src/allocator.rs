@@ -79,8 +79,8 @@ pub struct Allocator {
 }
 
 impl Allocator {
-    /// The state after `records`. A record that doesn't fit is left out and reported with its position, so that one
-    /// bad line never costs the others; the first owner of an address keeps it.
+    /// The state after `records`. What doesn't fit is left out and reported with its position, so that one bad line
+    /// never costs the others; the first owner of an address keeps it.
     pub fn replay<'a>(records: impl IntoIterator<Item = &'a Record>) -> (Self, Vec<(usize, RecordError)>) {
         let mut state = Self::default();
         let mut problems = Vec::new();
@@ -92,7 +92,10 @@ impl Allocator {
         (state, problems)
     }
 
-    /// Applies one record completely or, when it doesn't fit, not at all.
+    /// Applies one record. Of an assignment the addresses that fit are taken even when others don't.
+    ///
+    /// # Errors
+    /// The first thing that doesn't fit.
     pub fn apply(&mut self, record: &Record) -> Result<(), RecordError> {
         match record {
             Record::Block { cidr, fence, sequence, queue } => {
@@ -134,43 +137,45 @@ impl Allocator {
         }
     }
 
+    /// Address by address: after damage to a journal, a pod's second address must not become free because
+    /// its first one can't be kept.
     fn apply_assign(
         &mut self,
         handle: &Handle,
         addresses: &[IpAddr],
         attributes: &Attributes,
     ) -> Result<(), RecordError> {
-        if let Some(owned) = self.handles.get(handle) {
-            if owned.addresses == addresses {
-                return Ok(());
-            }
-            return Err(RecordError::HandleInUse { handle: handle.clone(), has: owned.addresses.clone() });
-        }
         if addresses.is_empty() {
             return Err(RecordError::Empty(handle.clone()));
         }
-        for (position, &address) in addresses.iter().enumerate() {
-            let (block, ordinal) = self.block_of(address).ok_or(RecordError::NoBlock(address))?;
-            let two_owners = |owner: &Handle| RecordError::TwoOwners {
-                address,
-                owner: owner.clone(),
-                refused: handle.clone(),
-            };
-            if let Some(slot) = block.slots.get(&ordinal) {
-                return Err(two_owners(&slot.handle));
-            }
-            if addresses.iter().take(position).any(|&earlier| earlier == address) {
-                return Err(two_owners(handle));
-            }
-        }
+        let mut refused = None;
+        let mut taken = Vec::new();
         for &address in addresses {
-            if let Some((block, ordinal)) = self.block_of_mut(address) {
-                block.take(ordinal, handle);
+            let Some((block, ordinal)) = self.block_of_mut(address) else {
+                refused = refused.or(Some(RecordError::NoBlock(address)));
+                continue;
+            };
+            match block.slots.get(&ordinal) {
+                None => {
+                    block.take(ordinal, handle);
+                    taken.push(address);
+                }
+                // Written twice, or adopted twice.
+                Some(slot) if slot.handle == *handle => {}
+                Some(slot) => {
+                    let owner = slot.handle.clone();
+                    let two = RecordError::TwoOwners { address, owner, refused: handle.clone() };
+                    refused = refused.or(Some(two));
+                }
             }
         }
-        let owned = Owned { addresses: addresses.to_vec(), attributes: attributes.clone() };
-        self.handles.insert(handle.clone(), owned);
-        Ok(())
+        if !taken.is_empty() {
+            let fresh = || Owned { addresses: Vec::new(), attributes: attributes.clone() };
+            let owned = self.handles.entry(handle.clone()).or_insert_with(fresh);
+            owned.addresses.extend(taken);
+            owned.addresses.sort_unstable();
+        }
+        refused.map_or(Ok(()), Err)
     }
 
     /// Gives the request's handle its addresses: all or none. Asking again for the same gives the same.
@@ -195,7 +200,7 @@ impl Allocator {
             addresses: addresses.clone(),
             attributes: request.attributes.clone(),
         };
-        // Every part was checked above, so this changes the state; were it to refuse, nothing is given out.
+        // Every part was checked above, so nothing is refused here.
         match self.apply(&record) {
             Ok(()) => Ok(Assigned { addresses, record: Some(record) }),
             Err(RecordError::TwoOwners { address, owner, .. }) => Err(AssignError::Taken { address, owner }),

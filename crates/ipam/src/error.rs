@@ -57,7 +57,7 @@ pub enum AssignError {
     },
 }
 
-/// A record that does not fit the state it is applied to. The record is left out; the state is unchanged.
+/// A record, or a part of one, that does not fit the state it is applied to. That part is left out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// An assignment or drop outside the node's blocks.
@@ -72,14 +72,6 @@ pub enum RecordError {
         owner: Handle,
         /// Who doesn't get it.
         refused: Handle,
-    },
-    /// The handle has other addresses.
-    #[error("{handle} already has {}", comma(.has))]
-    HandleInUse {
-        /// The owner.
-        handle: Handle,
-        /// What it has.
-        has: Vec<IpAddr>,
     },
     /// A release of something that is not assigned.
     #[error("{0} has no address")]

@@ -18,6 +18,8 @@ mod mirror;
 mod pool;
 mod range;
 mod scan;
+#[cfg(test)]
+mod simulation;
 
 pub use allocator::{Allocator, Assigned, Owned, Request, Usage};
 pub use claim::{Claim, ClaimQuery, plan_claim};

@@ -60,7 +60,8 @@ impl Allocator {
 /// Records that bring a block of this node back from its resource at revision `fence`, for a journal that is lost or
 /// for a block another program (Calico) filled. Apply and write them before anything else is assigned.
 ///
-/// An allocation that can't be read stays in use under a handle of its own, so that its address is never given out.
+/// For blocks that aren't held: of a held one the journal knows better than its mirror. An owner that has addresses
+/// in other blocks gains these. An allocation that can't be read stays in use under a handle of its own, so that its address is never given out.
 pub fn adopt(blocks: &[(&IpamBlock, u64)]) -> Vec<Record> {
     let mut records = Vec::new();
     // A handle may have addresses in several blocks (dual stack): one assignment for all of them.
