@@ -10,6 +10,8 @@
 //! ! 3 10 0a0b                          it ends the session with this code, subcode and data
 //! ```
 
+#![expect(clippy::panic, reason = "a test: what it cannot read is its failure")]
+
 use bytes::BytesMut;
 use margay_bgp::wire::{FamilySet, Framer, Message, Negotiated, PeerKind, SessionReset, decode};
 
@@ -41,13 +43,13 @@ fn session(words: &str) -> Negotiated {
 }
 
 fn octets(text: &str, line: usize) -> Vec<u8> {
-    let digits: Vec<u8> = text
-        .chars()
-        .filter(|c| !c.is_whitespace())
-        .map(|c| c.to_digit(16).unwrap_or_else(|| panic!("line {line}: `{c}` is not hexadecimal")) as u8)
-        .collect();
+    let digits: String = text.split_whitespace().collect();
     assert!(digits.len().is_multiple_of(2), "line {line}: half an octet");
-    digits.chunks_exact(2).map(|pair| (pair[0] << 4) | pair[1]).collect()
+    let octet = |at| u8::from_str_radix(digits.get(at..at + 2).unwrap_or_default(), 16);
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| octet(at).unwrap_or_else(|error| panic!("line {line}, digit {at}: {error}")))
+        .collect()
 }
 
 fn cases(text: &str) -> Vec<Case<'_>> {
