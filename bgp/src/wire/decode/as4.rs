@@ -7,15 +7,16 @@ use crate::wire::{AS_TRANS, AsPath, SegmentKind, attr::AsPathBuilder};
 pub(super) fn merge_as4(collected: &mut Collector<'_>) {
     let as4_path = collected.as4_path.take();
     let as4_aggregator = collected.as4_aggregator.take();
-    if let Some(aggregator) = &collected.set.aggregator {
+    let set = &mut collected.update.attributes;
+    if let Some(aggregator) = &set.aggregator {
         // A speaker without four-octet AS numbers aggregated after them: both are of the past.
         if aggregator.asn != u32::from(AS_TRANS) {
             return;
         }
-        collected.set.aggregator = Some(as4_aggregator.unwrap_or(*aggregator));
+        set.aggregator = Some(as4_aggregator.unwrap_or(*aggregator));
     }
     if let Some(path) = as4_path {
-        collected.set.as_path = merged(&collected.set.as_path, &path);
+        set.as_path = merged(&set.as_path, &path);
     }
 }
 

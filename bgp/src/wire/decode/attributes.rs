@@ -5,16 +5,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use bytes::Bytes;
 use nom::{
     Parser,
-    bytes::complete::take,
     number::complete::{be_u8, be_u16},
 };
-use smallvec::SmallVec;
 
 use super::{Parsed, length_prefixed, nlri};
 use crate::wire::{
     AfiSafi, Aggregator, AsPath, AttributeCode, AttributeFault, Community, ExtendedCommunity, FaultAction,
     FaultReason, LargeCommunity, List, Negotiated, NextHop, NlriVec, Notification, NotificationCode, Origin,
-    PathAttributes, Reach, ResetReason, SegmentKind, SessionReset, UnknownAttribute, UpdateSubcode,
+    Reach, ResetReason, SegmentKind, SessionReset, UnknownAttribute, Update, UpdateSubcode,
     attr::{
         AsPathBuilder,
         desc::{self, AttributeDesc, EXTENDED_LENGTH, OPTIONAL, TRANSITIVE},
@@ -40,17 +38,16 @@ pub(super) struct Raw<'a> {
 pub(super) struct Collector<'a> {
     negotiated: &'a Negotiated,
     seen: [u64; 4],
-    pub(super) set: PathAttributes,
+    /// What the attributes contribute: the set, `mp_reach` and `withdrawn`.
+    pub(super) update: Update,
     pub(super) next_hop: Option<Ipv4Addr>,
-    pub(super) mp_reach: Option<Reach>,
     /// MP_REACH_NLRI announces something, be it in a family that is not negotiated.
     pub(super) mp_reaches: bool,
     /// Family of MP_UNREACH_NLRI when it has no prefixes: End-of-RIB if the UPDATE has nothing else.
     pub(super) mp_unreach_empty: Option<AfiSafi>,
-    pub(super) withdrawn: NlriVec,
     pub(super) as4_path: Option<AsPath>,
     pub(super) as4_aggregator: Option<Aggregator>,
-    unknown: SmallVec<[UnknownAttribute; 2]>,
+    unknown: Vec<UnknownAttribute>,
     pub(super) faults: Vec<AttributeFault>,
     /// The first fault for which routes are to be withdrawn, and the attribute as a NOTIFICATION would quote it.
     pub(super) withdraw: Option<(AttributeFault, &'a [u8])>,
@@ -61,15 +58,13 @@ impl<'a> Collector<'a> {
         Self {
             negotiated,
             seen: [0; 4],
-            set: PathAttributes::default(),
+            update: Update::default(),
             next_hop: None,
-            mp_reach: None,
             mp_reaches: false,
             mp_unreach_empty: None,
-            withdrawn: NlriVec::new(),
             as4_path: None,
             as4_aggregator: None,
-            unknown: SmallVec::new(),
+            unknown: Vec::new(),
             faults: Vec::new(),
             withdraw: None,
         }
@@ -80,16 +75,22 @@ impl<'a> Collector<'a> {
         let mut rest = field;
         while !rest.is_empty() {
             let position = position + field.len() - rest.len();
-            let Ok((after, mut raw)) = attribute(rest) else {
+            let Some((raw, after)) = attribute(rest, position) else {
                 return self.overrun(rest, position);
             };
-            raw.position = position;
             self.attribute(raw)?;
             rest = after;
         }
-        self.unknown.sort_unstable();
-        self.set.unknown = List::from(&self.unknown[..]);
+        if !self.unknown.is_empty() {
+            self.unknown.sort_unstable();
+            self.update.attributes.unknown = std::mem::take(&mut self.unknown).into();
+        }
         Ok(())
+    }
+
+    /// Whether all of some attributes came; `mask` has a bit for each code, below 64.
+    pub(super) fn has_all(&self, mask: u64) -> bool {
+        self.seen[0] & mask == mask
     }
 
     pub(super) fn has(&self, code: AttributeCode) -> bool {
@@ -196,7 +197,7 @@ impl<'a> Collector<'a> {
     /// Takes in the value; none when it is malformed.
     fn value(&mut self, raw: &Raw<'a>) -> Result<Option<()>, SessionReset> {
         let value = raw.value;
-        let set = &mut self.set;
+        let set = &mut self.update.attributes;
         let parsed = match raw.code {
             AttributeCode::ORIGIN => {
                 value.first().and_then(|octet| Origin::new(*octet)).map(|origin| set.origin = origin)
@@ -268,7 +269,7 @@ impl<'a> Collector<'a> {
         if !usable {
             self.fault(raw, FaultReason::Value, FaultAction::TreatAsWithdraw)?;
         }
-        self.mp_reach = self.mp_reaches.then_some(Reach { next_hop, nlri: list });
+        self.update.mp_reach = self.mp_reaches.then_some(Reach { next_hop, nlri: list });
         Ok(Some(()))
     }
 
@@ -284,22 +285,25 @@ impl<'a> Collector<'a> {
         }
         let path_ids = self.negotiated.receives_path_id(family);
         let ipv6 = family == AfiSafi::Ipv6Unicast;
-        Ok(nlri::parse(prefixes, ipv6, path_ids, &mut self.withdrawn).ok())
+        Ok(nlri::parse(prefixes, ipv6, path_ids, &mut self.update.withdrawn).ok())
     }
 }
 
-/// The header and bounded value of the first attribute in `input`.
-fn attribute(input: &[u8]) -> Parsed<'_, Raw<'_>> {
-    let (rest, (flags, code)) = (be_u8, be_u8).parse(input)?;
-    let (rest, len) = if flags & EXTENDED_LENGTH == 0 {
-        let (rest, len) = be_u8(rest)?;
-        (rest, u16::from(len))
-    } else {
-        be_u16(rest)?
+/// The header and bounded value of the first attribute in `input`, and the rest; none when it is cut off. Slice
+/// patterns, not combinators: this runs for every attribute of every UPDATE.
+fn attribute(input: &[u8], position: usize) -> Option<(Raw<'_>, &[u8])> {
+    let (flags, code, len, rest) = match input {
+        [flags, code, len, rest @ ..] if flags & EXTENDED_LENGTH == 0 => {
+            (*flags, *code, usize::from(*len), rest)
+        }
+        [flags, code, high, low, rest @ ..] if flags & EXTENDED_LENGTH != 0 => {
+            (*flags, *code, usize::from(u16::from_be_bytes([*high, *low])), rest)
+        }
+        _ => return None,
     };
-    let (rest, value) = take(len)(rest)?;
-    let whole = &input[..input.len() - rest.len()];
-    Ok((rest, Raw { flags, code: AttributeCode(code), value, whole, position: 0 }))
+    let (value, rest) = rest.split_at_checked(len)?;
+    let (whole, _) = input.split_at(input.len() - rest.len());
+    Some((Raw { flags, code: AttributeCode(code), value, whole, position }, rest))
 }
 
 /// The NOTIFICATION for a fault that ends the session (RFC 4271 section 6.3).

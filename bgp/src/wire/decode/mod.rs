@@ -24,10 +24,7 @@ type Parsed<'a, T> = nom::IResult<&'a [u8], T, ()>;
 /// (RFC 4271 section 6.4), so it decodes always.
 pub fn decode(frame: Frame<'_>, negotiated: &Negotiated) -> Result<Decoded, SessionReset> {
     let message = match frame.kind() {
-        MessageType::Update => {
-            let (update, faults) = update::decode(frame, negotiated)?;
-            return Ok(Decoded { message: Message::Update(update), faults });
-        }
+        MessageType::Update => return update::decode(frame, negotiated),
         MessageType::Open => Message::Open(open::decode(frame.body())?),
         MessageType::Notification => Message::Notification(notification(frame)?),
         MessageType::Keepalive => Message::Keepalive,

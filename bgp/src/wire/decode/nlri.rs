@@ -2,14 +2,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use nom::{
-    bytes::complete::take,
-    number::complete::{be_u8, be_u32},
-};
-
-use super::Parsed;
 use crate::wire::{Nlri, NlriVec};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Appends the prefixes that fill `field` to `out`.
 ///
@@ -19,30 +13,28 @@ pub(super) fn parse(mut field: &[u8], ipv6: bool, path_ids: bool, out: &mut Nlri
     let whole = field.len();
     while !field.is_empty() {
         match one(field, ipv6, path_ids) {
-            Ok((rest, nlri)) => {
+            Some((nlri, rest)) => {
                 out.push(nlri);
                 field = rest;
             }
-            Err(_) => return Err(whole - field.len()),
+            None => return Err(whole - field.len()),
         }
     }
     Ok(())
 }
 
-fn one(input: &[u8], ipv6: bool, path_ids: bool) -> Parsed<'_, Nlri> {
-    let (input, path_id) = if path_ids {
-        let (input, id) = be_u32(input)?;
-        (input, Some(id))
+/// The first prefix of `input` and the rest; none when it is malformed.
+fn one(input: &[u8], ipv6: bool, path_ids: bool) -> Option<(Nlri, &[u8])> {
+    let (path_id, input) = if path_ids {
+        let (id, input) = input.split_first_chunk()?;
+        (Some(u32::from_be_bytes(*id)), input)
     } else {
-        (input, None)
+        (None, input)
     };
-    let (input, len) = be_u8(input)?;
-    let (input, octets) = take(usize::from(len).div_ceil(8))(input)?;
-    let prefix = if ipv6 { ipv6_prefix(octets, len) } else { ipv4_prefix(octets, len) };
-    match prefix {
-        Some(prefix) => Ok((input, Nlri { prefix, path_id })),
-        None => Err(nom::Err::Error(())),
-    }
+    let (len, input) = input.split_first()?;
+    let (octets, rest) = input.split_at_checked(usize::from(len.div_ceil(8)))?;
+    let prefix = if ipv6 { ipv6_prefix(octets, *len) } else { ipv4_prefix(octets, *len) };
+    Some((Nlri { prefix: prefix?, path_id }, rest))
 }
 
 /// None when `len` is above 32. Bits behind the prefix are not significant and are cleared.

@@ -6,29 +6,27 @@ use super::{
     nlri,
 };
 use crate::wire::{
-    AfiSafi, AttributeCode, AttributeFault, FaultAction, FaultReason, Frame, HEADER_LEN, Negotiated, NextHop,
-    NlriVec, Notification, NotificationCode, PathAttributes, Reach, ResetReason, SessionReset, Update,
-    UpdateSubcode, attr::desc,
+    AfiSafi, AttributeCode, Decoded, FaultAction, FaultReason, Frame, HEADER_LEN, Message, Negotiated,
+    NextHop, NlriVec, Notification, NotificationCode, PathAttributes, Reach, ResetReason, SessionReset,
+    Update, UpdateSubcode, attr::desc,
 };
 use nom::{Parser, multi::length_data, number::complete::be_u16};
 
 /// The faults' actions are applied in what is returned.
-pub(super) fn decode(
-    frame: Frame<'_>,
-    negotiated: &Negotiated,
-) -> Result<(Update, Vec<AttributeFault>), SessionReset> {
+pub(super) fn decode(frame: Frame<'_>, negotiated: &Negotiated) -> Result<Decoded, SessionReset> {
     let Ok((classic, (withdrawn, attributes))) = fields(frame.body()) else {
         return Err(reset(UpdateSubcode::MalformedAttributeList, ResetReason::Truncated, HEADER_LEN));
     };
     if withdrawn.is_empty() && attributes.is_empty() && classic.is_empty() {
-        return Ok((Update::end_of_rib(AfiSafi::Ipv4Unicast), Vec::new()));
+        let message = Message::Update(Update::end_of_rib(AfiSafi::Ipv4Unicast));
+        return Ok(Decoded { message, faults: Vec::new() });
     }
     let attributes_at = HEADER_LEN + 4 + withdrawn.len();
     let mut collected = Collector::new(negotiated);
     collected.collect(attributes, attributes_at)?;
 
     let path_ids = negotiated.receives_path_id(AfiSafi::Ipv4Unicast);
-    prefixes(withdrawn, HEADER_LEN + 2, path_ids, &mut collected.withdrawn)?;
+    prefixes(withdrawn, HEADER_LEN + 2, path_ids, &mut collected.update.withdrawn)?;
     let mut reach = NlriVec::new();
     let end = attributes_at + attributes.len();
     prefixes(classic, end, path_ids, &mut reach)?;
@@ -49,7 +47,7 @@ pub(super) fn decode(
         let raw = Raw { flags: 0, code: AttributeCode::NEXT_HOP, value: &[], whole: &[], position: end };
         collected.fault(&raw, FaultReason::Family(AfiSafi::Ipv4Unicast), FaultAction::Discard)?;
         reach.clear();
-        collected.withdrawn.retain(|nlri| nlri.family() != AfiSafi::Ipv4Unicast);
+        collected.update.withdrawn.retain(|nlri| nlri.family() != AfiSafi::Ipv4Unicast);
     }
     let only_mp_unreach =
         withdrawn.is_empty() && classic.is_empty() && !collected.has_other_than_mp_unreach();
@@ -67,7 +65,23 @@ fn prefixes(field: &[u8], position: usize, path_ids: bool, out: &mut NlriVec) ->
         .map_err(|offset| reset(UpdateSubcode::InvalidNetworkField, ResetReason::Prefix, position + offset))
 }
 
+/// The codes of rows that can be missing, as [`Collector::has_all`] takes them, and NEXT_HOP among them.
+const MANDATORY: u64 = {
+    let mut mask = 0;
+    let mut row = 0;
+    while row < desc::ATTRIBUTES.len() {
+        if desc::ATTRIBUTES[row].missing.is_some() {
+            mask |= 1 << desc::ATTRIBUTES[row].code.0;
+        }
+        row += 1;
+    }
+    mask
+};
+
 fn check_missing(collected: &mut Collector<'_>, classic: bool, position: usize) -> Result<(), SessionReset> {
+    if collected.has_all(MANDATORY) {
+        return Ok(());
+    }
     for desc in &desc::ATTRIBUTES {
         let Some(action) = desc.missing else { continue };
         let needed = classic || desc.code != AttributeCode::NEXT_HOP;
@@ -79,28 +93,23 @@ fn check_missing(collected: &mut Collector<'_>, classic: bool, position: usize) 
     Ok(())
 }
 
-fn assemble(
-    collected: Collector<'_>,
-    classic: NlriVec,
-    end_of_rib: Option<AfiSafi>,
-) -> (Update, Vec<AttributeFault>) {
-    let Collector { set, next_hop, mp_reach, mut withdrawn, faults, withdraw, .. } = collected;
-    let update = if withdraw.is_some() {
-        withdrawn.extend(mp_reach.into_iter().flat_map(|reach| reach.nlri));
-        withdrawn.extend(classic);
-        Update { withdrawn, ..Update::default() }
-    } else {
-        let reach = match next_hop {
-            Some(next_hop) if !classic.is_empty() => {
-                Some(Reach { next_hop: NextHop::V4(next_hop), nlri: classic })
-            }
-            _ => None,
-        };
-        let announces = reach.is_some() || mp_reach.is_some();
-        let attributes = if announces { set } else { PathAttributes::default() };
-        Update { withdrawn, mp_reach, reach, attributes, end_of_rib }
-    };
-    (update, faults)
+fn assemble(collected: Collector<'_>, classic: NlriVec, end_of_rib: Option<AfiSafi>) -> Decoded {
+    let Collector { mut update, next_hop, faults, withdraw, .. } = collected;
+    if withdraw.is_some() {
+        update.withdrawn.extend(update.mp_reach.take().into_iter().flat_map(|reach| reach.nlri));
+        update.withdrawn.extend(classic);
+    } else if let Some(next_hop) = next_hop
+        && !classic.is_empty()
+    {
+        update.reach = Some(Reach { next_hop: NextHop::V4(next_hop), nlri: classic });
+    }
+    if !update.announces() {
+        update.attributes = PathAttributes::default();
+        if withdraw.is_none() {
+            update.end_of_rib = end_of_rib;
+        }
+    }
+    Decoded { message: Message::Update(update), faults }
 }
 
 fn reset(subcode: UpdateSubcode, reason: ResetReason, position: usize) -> SessionReset {

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 
 use super::saturated;
 use crate::wire::{
@@ -14,9 +14,9 @@ use crate::wire::{
 const MAX_SEGMENT: usize = 255;
 
 /// Appends all attributes in ascending order of their codes. `next_hop` is that of classic IPv4 prefixes.
-pub(super) fn put(set: &PathAttributes, next_hop: Option<Ipv4Addr>, four_octet_as: bool, out: &mut BytesMut) {
-    header(AttributeCode::ORIGIN, 1, out);
-    out.put_u8(set.origin as u8);
+pub(super) fn put(set: &PathAttributes, next_hop: Option<Ipv4Addr>, four_octet_as: bool, out: &mut Vec<u8>) {
+    let origin = AttributeCode::ORIGIN;
+    out.extend_from_slice(&[flags(origin), origin.0, 1, set.origin as u8]);
     put_as_path(AttributeCode::AS_PATH, &set.as_path, four_octet_as, out);
     if let Some(next_hop) = next_hop {
         put_number(AttributeCode::NEXT_HOP, next_hop.to_bits(), out);
@@ -67,7 +67,7 @@ pub(super) fn put(set: &PathAttributes, next_hop: Option<Ipv4Addr>, four_octet_a
 }
 
 /// What a speaker without four-octet AS numbers is to pass on for us (RFC 6793 section 4.2.2).
-fn put_as4(set: &PathAttributes, out: &mut BytesMut) {
+fn put_as4(set: &PathAttributes, out: &mut Vec<u8>) {
     if set.as_path.asns().any(|asn| asn > u32::from(u16::MAX)) {
         put_as_path(AttributeCode::AS4_PATH, &set.as_path, true, out);
     }
@@ -76,14 +76,18 @@ fn put_as4(set: &PathAttributes, out: &mut BytesMut) {
     }
 }
 
-fn header(code: AttributeCode, len: usize, out: &mut BytesMut) {
-    header_with(desc::find(code).map_or(OPTIONAL, |desc| desc.flags), code, len, out);
+fn header(code: AttributeCode, len: usize, out: &mut Vec<u8>) {
+    header_with(flags(code), code, len, out);
 }
 
-fn header_with(flags: u8, code: AttributeCode, len: usize, out: &mut BytesMut) {
+fn flags(code: AttributeCode) -> u8 {
+    desc::find(code).map_or(OPTIONAL, |desc| desc.flags)
+}
+
+fn header_with(flags: u8, code: AttributeCode, len: usize, out: &mut Vec<u8>) {
     match u8::try_from(len) {
         Ok(len) => {
-            out.put_slice(&[flags, code.0, len]);
+            out.extend_from_slice(&[flags, code.0, len]);
         }
         Err(_) => {
             out.put_slice(&[flags | EXTENDED_LENGTH, code.0]);
@@ -92,17 +96,17 @@ fn header_with(flags: u8, code: AttributeCode, len: usize, out: &mut BytesMut) {
     }
 }
 
-fn put_number(code: AttributeCode, number: u32, out: &mut BytesMut) {
-    header(code, 4, out);
-    out.put_u32(number);
+fn put_number(code: AttributeCode, number: u32, out: &mut Vec<u8>) {
+    let [a, b, c, d] = number.to_be_bytes();
+    out.extend_from_slice(&[flags(code), code.0, 4, a, b, c, d]);
 }
 
-fn put_unknown(attribute: &UnknownAttribute, out: &mut BytesMut) {
+fn put_unknown(attribute: &UnknownAttribute, out: &mut Vec<u8>) {
     header_with(OPTIONAL | TRANSITIVE | PARTIAL, attribute.code, attribute.value.len(), out);
     out.put_slice(&attribute.value);
 }
 
-fn put_as_path(code: AttributeCode, path: &AsPath, four_octet: bool, out: &mut BytesMut) {
+fn put_as_path(code: AttributeCode, path: &AsPath, four_octet: bool, out: &mut Vec<u8>) {
     let width = if four_octet { 4 } else { 2 };
     let len = path
         .segments()
@@ -118,13 +122,13 @@ fn put_as_path(code: AttributeCode, path: &AsPath, four_octet: bool, out: &mut B
     }
 }
 
-fn put_aggregator(code: AttributeCode, aggregator: &Aggregator, four_octet: bool, out: &mut BytesMut) {
+fn put_aggregator(code: AttributeCode, aggregator: &Aggregator, four_octet: bool, out: &mut Vec<u8>) {
     header(code, if four_octet { 8 } else { 6 }, out);
     put_asn(aggregator.asn, four_octet, out);
     out.put_u32(aggregator.id.to_bits());
 }
 
-fn put_asn(asn: u32, four_octet: bool, out: &mut BytesMut) {
+fn put_asn(asn: u32, four_octet: bool, out: &mut Vec<u8>) {
     if four_octet {
         out.put_u32(asn);
     } else {

@@ -69,9 +69,9 @@ impl<'a> Writer<'a> {
     /// Appends a header whose length is filled in at the end.
     fn begin(kind: MessageType, out: &'a mut BytesMut) -> Self {
         let start = out.len();
-        out.put_slice(&[0xff; MARKER_LEN]);
-        out.put_u16(0);
-        out.put_u8(kind as u8);
+        let mut header = [0xff; HEADER_LEN];
+        header[MARKER_LEN..].copy_from_slice(&[0, 0, kind as u8]);
+        out.put_slice(&header);
         Self { out, start }
     }
 

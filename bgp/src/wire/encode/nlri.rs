@@ -15,16 +15,16 @@ pub(super) fn len(nlri: &Nlri, path_id: bool) -> usize {
 
 /// Appends a prefix, with its path identifier (0 when it has none) if the session carries them.
 pub(super) fn put(nlri: &Nlri, path_id: bool, out: &mut BytesMut) {
-    if path_id {
-        out.put_u32(nlri.path_id.unwrap_or(0));
-    }
-    let bits = nlri.prefix.prefix_len();
-    let octets = usize::from(bits.div_ceil(8));
-    out.put_u8(bits);
+    // Put together first: an append to the output costs more than all the rest.
+    let mut octets = [0; MAX_NLRI_LEN];
+    octets[..4].copy_from_slice(&nlri.path_id.unwrap_or(0).to_be_bytes());
+    octets[4] = nlri.prefix.prefix_len();
     match nlri.prefix {
-        IpNet::V4(prefix) => out.put_slice(&prefix.network().octets()[..octets]),
-        IpNet::V6(prefix) => out.put_slice(&prefix.network().octets()[..octets]),
+        IpNet::V4(prefix) => octets[5..9].copy_from_slice(&prefix.network().octets()),
+        IpNet::V6(prefix) => octets[5..].copy_from_slice(&prefix.network().octets()),
     }
+    let start = if path_id { 0 } else { 4 };
+    out.put_slice(&octets[start..start + len(nlri, path_id)]);
 }
 
 /// Octets of a next hop in MP_REACH_NLRI.

@@ -18,7 +18,7 @@ use crate::wire::{
 pub struct UpdateEncoder {
     negotiated: Negotiated,
     /// The encoded attributes of the current announcement.
-    attributes: BytesMut,
+    attributes: Vec<u8>,
 }
 
 /// The message being filled with prefixes.
@@ -34,7 +34,7 @@ struct Filling {
 impl UpdateEncoder {
     /// An encoder for sessions that negotiated this.
     pub fn new(negotiated: Negotiated) -> Self {
-        Self { negotiated, attributes: BytesMut::new() }
+        Self { negotiated, attributes: Vec::new() }
     }
 
     /// What the sessions negotiated.

@@ -64,7 +64,9 @@ fn body(update: &Update, negotiated: &Negotiated, out: &mut BytesMut) -> Result<
         end_mp(at, out);
     }
     if update.announces() {
-        attributes::put(&update.attributes, next_hop, negotiated.four_octet_as, out);
+        let mut attributes = Vec::new();
+        attributes::put(&update.attributes, next_hop, negotiated.four_octet_as, &mut attributes);
+        out.put_slice(&attributes);
     }
     patch_u16(out, start, out.len() - start - 2);
     for nlri in update.reach.iter().flat_map(|reach| &reach.nlri) {
