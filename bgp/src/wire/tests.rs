@@ -95,7 +95,7 @@ fn hard_resets_unwrap() {
     assert_eq!(inner.hard_reset_cause(), None);
     let text = "cease: hard reset (cease: administrative shutdown), \"bye\u{fffd}[31m\"";
     assert_eq!(hard.to_string(), text);
-    assert_eq!(hard.clone().into_hard_reset().shutdown_communication(), None, "no reset in a reset");
+    assert_eq!(hard.into_hard_reset().shutdown_communication(), None, "no reset in a reset");
     assert_eq!(Notification::cease(CeaseSubcode::HardReset).hard_reset_cause(), None);
     // A length beyond the data is no communication.
     let code = NotificationCode::Cease(CeaseSubcode::AdministrativeReset);
