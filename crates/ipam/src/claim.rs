@@ -7,7 +7,7 @@ use margay_api::kinds::{Affinity, IpamBlockSpec};
 use margay_api::{IpPool, IpamBlock, Metadata};
 
 use crate::error::ClaimError;
-use crate::pool::{Eligible, block_len};
+use crate::pool::Eligible;
 use crate::range::{Family, RangeSet, bounds, number, prefix};
 use crate::scan::{block_name, next_block};
 
@@ -82,8 +82,13 @@ pub fn plan_claim(query: &ClaimQuery<'_>) -> Result<Claim, ClaimError> {
     let taken = RangeSet::new(query.blocks.iter().map(|block| &block.spec.cidr));
     let chosen = match query.containing {
         None => open.iter().find_map(|pool| {
-            let block =
-                next_block(&pool.spec.cidr.trunc(), block_len(pool), query.node, &taken, query.reserved)?;
+            let block = next_block(
+                &pool.spec.cidr.trunc(),
+                pool.spec.block_size(),
+                query.node,
+                &taken,
+                query.reserved,
+            )?;
             Some((*pool, block))
         }),
         Some(address) => claim_containing(query, &open, address, &taken)?,
@@ -105,7 +110,7 @@ fn claim_containing<'a>(
     let Some(&pool) = open.iter().find(|pool| pool.spec.cidr.contains(&address)) else {
         return Ok(None);
     };
-    let Some(cidr) = prefix(query.family, number(address), block_len(pool)) else { return Ok(None) };
+    let Some(cidr) = prefix(query.family, number(address), pool.spec.block_size()) else { return Ok(None) };
     if !taken.overlaps(&cidr) {
         return Ok(Some((pool, cidr)));
     }

@@ -27,6 +27,6 @@ pub use error::{AssignError, ClaimError, RecordError};
 pub use handle::{Attributes, Handle};
 pub use journal::{Free, Record, Seconds};
 pub use mirror::adopt;
-pub use pool::{Eligible, PoolError, PoolQuery, Purpose, block_len, eligible_pools};
+pub use pool::{Eligible, PoolError, PoolQuery, Purpose, eligible_pools};
 pub use range::{Family, RangeSet, address_at, ordinal_of};
 pub use scan::{block_name, next_block};

@@ -8,11 +8,6 @@ use margay_api::kinds::{AllowedUse, AssignmentMode};
 
 use crate::range::Family;
 
-/// Block size of an IPv4 pool that names none: 256 addresses.
-const DEFAULT_BLOCK_V4: u8 = 24;
-/// Block size of an IPv6 pool that names none: 64 addresses.
-const DEFAULT_BLOCK_V6: u8 = 122;
-
 /// What an address is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose<'a> {
@@ -73,14 +68,6 @@ impl Eligible<'_> {
     }
 }
 
-/// Block size of a pool as prefix length.
-pub fn block_len(pool: &IpPool) -> u8 {
-    pool.spec.block_size.unwrap_or(match Family::of(&pool.spec.cidr) {
-        Family::V4 => DEFAULT_BLOCK_V4,
-        Family::V6 => DEFAULT_BLOCK_V6,
-    })
-}
-
 /// The pools that may be used. The order of `pools` doesn't matter.
 ///
 /// # Errors
@@ -128,8 +115,7 @@ fn closed(pool: &IpPool, query: &PoolQuery<'_>, by_name: bool) -> Option<String>
         Purpose::Workload { .. } => (AllowedUse::Workload, "Workload"),
         Purpose::Tunnel => (AllowedUse::Tunnel, "Tunnel"),
     };
-    // Absent means workloads and tunnels (Calico `api/pkg/apis/projectcalico/v3/ippool.go`).
-    if !spec.allowed_uses.is_empty() && !spec.allowed_uses.contains(&wanted) {
+    if !spec.allows(wanted) {
         return Some(format!("its allowedUses lack {what}"));
     }
     if spec.assignment_mode == Some(AssignmentMode::Manual) && !by_name {
@@ -144,7 +130,7 @@ fn closed(pool: &IpPool, query: &PoolQuery<'_>, by_name: bool) -> Option<String>
         return Some(format!("its namespaceSelector {:?} does not select the namespace", selector.source()));
     }
     let family = Family::of(&spec.cidr);
-    let len = block_len(pool);
+    let len = spec.block_size();
     if len < spec.cidr.prefix_len() || len > family.bits() {
         return Some(format!("it is smaller than one block of /{len}"));
     }

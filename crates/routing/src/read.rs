@@ -14,11 +14,10 @@ use crate::mac::{is_station, vtep_mac};
 /// A pool. One with both encapsulations (validation refuses it, the store may hold it) counts as VXLAN.
 pub(crate) fn pool(pool: &IpPool) -> Pool {
     let spec = &pool.spec;
-    let set = |mode: Option<EncapMode>| mode.filter(|mode| *mode != EncapMode::Never);
-    let (encapsulation, mode) = match (set(spec.vxlan_mode), set(spec.ipip_mode)) {
-        (Some(mode), _) => (Encapsulation::Vxlan, mode),
-        (None, Some(mode)) => (Encapsulation::Ipip, mode),
-        (None, None) => (Encapsulation::None, EncapMode::Never),
+    let (encapsulation, mode) = match (spec.vxlan_mode(), spec.ipip_mode()) {
+        (EncapMode::Never, EncapMode::Never) => (Encapsulation::None, EncapMode::Never),
+        (EncapMode::Never, mode) => (Encapsulation::Ipip, mode),
+        (mode, _) => (Encapsulation::Vxlan, mode),
     };
     Pool {
         name: pool.metadata.name.clone(),
@@ -26,7 +25,7 @@ pub(crate) fn pool(pool: &IpPool) -> Pool {
         encapsulation,
         cross_subnet: mode == EncapMode::CrossSubnet,
         nat_outgoing: spec.nat_outgoing,
-        for_pods: spec.allowed_uses.is_empty() || spec.allowed_uses.contains(&AllowedUse::Workload),
+        for_pods: spec.allows(AllowedUse::Workload),
     }
 }
 
