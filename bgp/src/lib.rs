@@ -10,6 +10,8 @@ mod io;
 pub mod policy;
 mod rib;
 mod session;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod speaker;
 mod status;
 mod time;

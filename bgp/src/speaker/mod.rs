@@ -213,7 +213,7 @@ impl Speaker {
                             .all(|family| !session.has(family) || peer.families[family.index()].end_of_rib)
                 })
             });
-        let why = if self.originated_known && !reflects {
+        let why = if self.originated_known && self.peers_known && !reflects {
             "own routes are known"
         } else if self.originated_known && have_all {
             "every peer has sent its table"

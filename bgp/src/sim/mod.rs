@@ -1,0 +1,11 @@
+//! Whole clusters of speakers in one process, on a virtual clock and a virtual network. Everything follows from the
+//! seed: a run that fails is run again by its seed.
+
+mod cluster;
+mod net;
+
+pub use cluster::{Cluster, SIM_AS, Shape};
+pub use net::{NetConfig, NodeId, Sim};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,549 @@
+//! Nodes, and connections with latency, limited buffers, partial delivery, stalls and failures.
+
+use crate::config::SpeakerConfig;
+use crate::io::{ConnId, Input, Log, Output};
+use crate::speaker::Speaker;
+use crate::status::{Event, RouteChange};
+use crate::time::{Rng, Time};
+use bytes::Bytes;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Number of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub usize);
+
+/// The network's behaviour.
+#[derive(Debug, Clone, Copy)]
+pub struct NetConfig {
+    /// One way, at least.
+    pub latency_min: Duration,
+    /// One way, at most.
+    pub latency_max: Duration,
+    /// Octets under way in one direction, socket buffers included.
+    pub buffer: usize,
+    /// Deliver in pieces of random size.
+    pub fragment: bool,
+}
+
+impl Default for NetConfig {
+    fn default() -> Self {
+        Self {
+            latency_min: Duration::from_micros(100),
+            latency_max: Duration::from_millis(2),
+            buffer: 64 << 10,
+            fragment: true,
+        }
+    }
+}
+
+/// A place in the network. It outlives the speakers that run there.
+#[derive(Debug)]
+struct Node {
+    address: IpAddr,
+    speaker: Option<Speaker>,
+    conns: BTreeMap<ConnId, (usize, usize)>,
+    accepted: u64,
+    wake: Option<Time>,
+    reachable: bool,
+    stalled: bool,
+    fib: BTreeMap<IpNet, RouteChange>,
+    /// Prefixes that this speaker hasn't spoken of since it started, if it isn't in sync.
+    unconfirmed: BTreeSet<IpNet>,
+    /// Prefixes that lost their last next hop, since the last [`Sim::take_lost`].
+    lost: BTreeSet<IpNet>,
+    in_sync: bool,
+    logs: Vec<Log>,
+}
+
+#[derive(Debug)]
+enum Item {
+    Data(Bytes),
+    Fin,
+}
+
+/// One direction of a connection.
+#[derive(Debug, Default)]
+struct Pipe {
+    waiting: VecDeque<Item>,
+    under_way: usize,
+    last: Time,
+    /// Arrived at a node that doesn't read.
+    held: VecDeque<Item>,
+}
+
+#[derive(Debug)]
+struct Link {
+    /// The dialling end first.
+    ends: [Option<(NodeId, ConnId)>; 2],
+    pipes: [Pipe; 2],
+}
+
+#[derive(Debug)]
+enum Happening {
+    Wake(NodeId),
+    Dialled(NodeId, ConnId, SocketAddr, IpAddr),
+    Connected(usize),
+    Refused(NodeId, ConnId),
+    /// Link, direction (index of the sending end).
+    Arrives(usize, usize, Item),
+    Broken(NodeId, ConnId),
+}
+
+/// The simulated world.
+#[derive(Debug)]
+pub struct Sim {
+    now: Time,
+    sequence: u64,
+    queue: BTreeMap<(Time, u64), Happening>,
+    nodes: Vec<Node>,
+    by_address: BTreeMap<IpAddr, NodeId>,
+    links: Vec<Link>,
+    rng: Rng,
+    config: NetConfig,
+}
+
+impl Sim {
+    /// An empty world.
+    #[must_use]
+    pub fn new(seed: u64, config: NetConfig) -> Self {
+        Self {
+            now: Time::ZERO,
+            sequence: 0,
+            queue: BTreeMap::new(),
+            nodes: Vec::new(),
+            by_address: BTreeMap::new(),
+            links: Vec::new(),
+            rng: Rng::new(seed),
+            config,
+        }
+    }
+
+    /// Virtual time.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// A number below `bound` from the seed.
+    pub fn random(&mut self, bound: u64) -> u64 {
+        self.rng.next_u64() % bound.max(1)
+    }
+
+    /// A new node without a speaker.
+    pub fn add_node(&mut self, address: IpAddr) -> NodeId {
+        let id = NodeId(self.nodes.len());
+        self.nodes.push(Node {
+            address,
+            speaker: None,
+            conns: BTreeMap::new(),
+            accepted: 0,
+            wake: None,
+            reachable: true,
+            stalled: false,
+            fib: BTreeMap::new(),
+            unconfirmed: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            in_sync: false,
+            logs: Vec::new(),
+        });
+        self.by_address.insert(address, id);
+        id
+    }
+
+    /// Starts a speaker on a node. What the node forwards stays as it is (the kernel keeps it).
+    pub fn start(&mut self, node: NodeId, config: SpeakerConfig) {
+        let speaker = Speaker::new(config, self.now);
+        if let Some(node) = self.nodes.get_mut(node.0) {
+            node.speaker = Some(speaker);
+            node.in_sync = false;
+            node.unconfirmed = node.fib.keys().copied().collect();
+        }
+        self.settle(node);
+    }
+
+    /// The process dies; the kernel closes its connections.
+    pub fn kill(&mut self, node: NodeId) {
+        let Some(place) = self.nodes.get_mut(node.0) else { return };
+        place.speaker = None;
+        let conns: Vec<ConnId> = place.conns.keys().copied().collect();
+        for conn in conns {
+            self.close(node, conn);
+        }
+    }
+
+    /// The machine loses power: nobody hears of it.
+    pub fn crash(&mut self, node: NodeId) {
+        let Some(place) = self.nodes.get_mut(node.0) else { return };
+        place.speaker = None;
+        for (_, (link, end)) in std::mem::take(&mut place.conns) {
+            if let Some(link) = self.links.get_mut(link) {
+                link.ends[end] = None;
+                link.pipes[end].waiting.clear();
+            }
+        }
+    }
+
+    /// Cuts a node off or connects it again. Octets under way are lost with their connections only when timers expire.
+    pub fn set_reachable(&mut self, node: NodeId, reachable: bool) {
+        if let Some(place) = self.nodes.get_mut(node.0) {
+            place.reachable = reachable;
+        }
+        if reachable {
+            self.resume_all();
+        }
+    }
+
+    /// A node that doesn't read its sockets.
+    pub fn set_stalled(&mut self, node: NodeId, stalled: bool) {
+        if let Some(place) = self.nodes.get_mut(node.0) {
+            place.stalled = stalled;
+        }
+        if !stalled {
+            self.resume_all();
+        }
+    }
+
+    /// Breaks a node's connections: both ends see an error, octets under way are lost.
+    pub fn reset_connections(&mut self, node: NodeId) {
+        let conns: Vec<(usize, usize)> =
+            self.nodes.get(node.0).map(|place| place.conns.values().copied().collect()).unwrap_or_default();
+        for (link, _) in conns {
+            let Some(link) = self.links.get_mut(link) else { continue };
+            let ends = std::mem::take(&mut link.ends);
+            link.pipes = Default::default();
+            for (node, conn) in ends.into_iter().flatten() {
+                self.schedule(self.now, Happening::Broken(node, conn));
+            }
+        }
+    }
+
+    /// Gives a node's speaker an input.
+    pub fn input(&mut self, node: NodeId, input: Input) {
+        let now = self.now;
+        if let Some(speaker) = self.nodes.get_mut(node.0).and_then(|place| place.speaker.as_mut()) {
+            speaker.handle(now, input);
+        }
+        self.settle(node);
+    }
+
+    /// A node's speaker.
+    #[must_use]
+    pub fn speaker(&self, node: NodeId) -> Option<&Speaker> {
+        self.nodes.get(node.0)?.speaker.as_ref()
+    }
+
+    /// To change it before it starts to work.
+    pub fn speaker_mut(&mut self, node: NodeId) -> Option<&mut Speaker> {
+        self.nodes.get_mut(node.0)?.speaker.as_mut()
+    }
+
+    /// The forwarding table of a node, by prefix.
+    #[must_use]
+    pub fn fib(&self, node: NodeId) -> BTreeMap<IpNet, Vec<IpAddr>> {
+        let entries = self.nodes.get(node.0).map(|place| &place.fib).into_iter().flatten();
+        entries.map(|(prefix, change)| (*prefix, change.next_hops.clone())).collect()
+    }
+
+    /// Prefixes that a node stopped forwarding since the last call.
+    pub fn take_lost(&mut self, node: NodeId) -> BTreeSet<IpNet> {
+        self.nodes.get_mut(node.0).map(|place| std::mem::take(&mut place.lost)).unwrap_or_default()
+    }
+
+    /// Whether a node has reported that it is in sync.
+    #[must_use]
+    pub fn in_sync(&self, node: NodeId) -> bool {
+        self.nodes.get(node.0).is_some_and(|place| place.in_sync)
+    }
+
+    /// What a node's speaker logged.
+    #[must_use]
+    pub fn logs(&self, node: NodeId) -> &[Log] {
+        self.nodes.get(node.0).map(|place| place.logs.as_slice()).unwrap_or_default()
+    }
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some((&(at, sequence), _)) = self.queue.first_key_value() {
+            if at > end {
+                break;
+            }
+            if let Some(happening) = self.queue.remove(&(at, sequence)) {
+                self.now = self.now.max(at);
+                self.happen(happening);
+            }
+        }
+        self.now = end;
+    }
+
+    /// Lets time pass until a condition holds; whether it did within `limit`.
+    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+        let end = self.now + limit;
+        while self.now < end {
+            if done(self) {
+                return true;
+            }
+            self.run_for(Duration::from_millis(100));
+        }
+        done(self)
+    }
+
+    fn schedule(&mut self, at: Time, happening: Happening) {
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence), happening);
+    }
+
+    fn latency(&mut self) -> Duration {
+        let (low, high) = (self.config.latency_min, self.config.latency_max);
+        let span = u64::try_from(high.saturating_sub(low).as_nanos()).unwrap_or(0);
+        low + Duration::from_nanos(self.random(span + 1))
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Wake(node) => {
+                let due = self.nodes.get_mut(node.0).is_some_and(|place| {
+                    let due = place.wake.is_some_and(|at| at <= self.now);
+                    if due {
+                        place.wake = None;
+                    }
+                    due
+                });
+                if due {
+                    self.input(node, Input::Tick);
+                }
+            }
+            Happening::Dialled(node, conn, remote, local) => self.dialled(node, conn, remote, local),
+            Happening::Connected(link) => {
+                let Some([Some((node, conn)), _]) = self.links.get(link).map(|link| link.ends) else {
+                    return;
+                };
+                let local = SocketAddr::new(self.address(node), 40_000);
+                self.input(node, Input::Connected { conn, local });
+            }
+            Happening::Refused(node, conn) => {
+                self.input(node, Input::Closed { conn, reason: "connection refused".to_owned() });
+            }
+            Happening::Arrives(link, from, item) => self.arrives(link, from, item),
+            Happening::Broken(node, conn) => {
+                if let Some(place) = self.nodes.get_mut(node.0) {
+                    place.conns.remove(&conn);
+                }
+                self.input(node, Input::Closed { conn, reason: "connection reset by peer".to_owned() });
+            }
+        }
+    }
+
+    fn address(&self, node: NodeId) -> IpAddr {
+        self.nodes.get(node.0).map_or(IpAddr::from([0, 0, 0, 0]), |place| place.address)
+    }
+
+    fn dialled(&mut self, node: NodeId, conn: ConnId, remote: SocketAddr, local: IpAddr) {
+        let target = self.by_address.get(&remote.ip()).copied();
+        let ends = [Some(node), target];
+        let open = ends.into_iter().all(|end| {
+            end.and_then(|end| self.nodes.get(end.0)).is_some_and(|n| n.reachable && n.speaker.is_some())
+        });
+        let latency = self.latency();
+        let Some(target) = target.filter(|_| open) else {
+            self.schedule(self.now + latency, Happening::Refused(node, conn));
+            return;
+        };
+        let Some(place) = self.nodes.get_mut(target.0) else { return };
+        let accepted = ConnId::accepted(place.accepted);
+        place.accepted += 1;
+        let link = self.links.len();
+        place.conns.insert(accepted, (link, 1));
+        if let Some(place) = self.nodes.get_mut(node.0) {
+            place.conns.insert(conn, (link, 0));
+        }
+        self.links
+            .push(Link { ends: [Some((node, conn)), Some((target, accepted))], pipes: Default::default() });
+        self.schedule(self.now + latency, Happening::Connected(link));
+        let remote = SocketAddr::new(local, 40_000);
+        let local = SocketAddr::new(self.address(target), 179);
+        self.input(target, Input::Accepted { conn: accepted, remote, local });
+    }
+
+    fn arrives(&mut self, link: usize, from: usize, item: Item) {
+        let to = 1 - from;
+        let Some(state) = self.links.get_mut(link) else { return };
+        let Some((node, conn)) = state.ends[to] else { return };
+        let sender = state.ends[from].map(|(node, _)| node);
+        let quiet = |id: Option<NodeId>, nodes: &[Node]| {
+            id.and_then(|id| nodes.get(id.0)).is_some_and(|place| !place.reachable)
+        };
+        let stalled = self.nodes.get(node.0).is_some_and(|place| place.stalled);
+        if stalled
+            || quiet(Some(node), &self.nodes)
+            || quiet(sender, &self.nodes)
+            || !state.pipes[from].held.is_empty()
+        {
+            state.pipes[from].held.push_back(item);
+            return;
+        }
+        self.deliver(link, from, node, conn, item);
+    }
+
+    fn deliver(&mut self, link: usize, from: usize, node: NodeId, conn: ConnId, item: Item) {
+        match item {
+            Item::Data(data) => {
+                if let Some(state) = self.links.get_mut(link) {
+                    state.pipes[from].under_way -= data.len();
+                }
+                self.input(node, Input::Received { conn, data });
+                self.push(link, from);
+            }
+            Item::Fin => {
+                if let Some(place) = self.nodes.get_mut(node.0) {
+                    place.conns.remove(&conn);
+                }
+                if let Some(state) = self.links.get_mut(link) {
+                    state.ends = [None, None];
+                }
+                self.input(node, Input::Closed { conn, reason: "the peer closed the connection".to_owned() });
+            }
+        }
+    }
+
+    fn resume_all(&mut self) {
+        for link in 0..self.links.len() {
+            for from in 0..2 {
+                let held = match self.links.get_mut(link) {
+                    Some(state) => std::mem::take(&mut state.pipes[from].held),
+                    None => continue,
+                };
+                for item in held {
+                    self.arrives(link, from, item);
+                }
+            }
+        }
+    }
+
+    /// Moves octets from the sending end into the network.
+    fn push(&mut self, link: usize, from: usize) {
+        let mut taken = 0;
+        loop {
+            let latency = self.latency();
+            let dice = self.rng.next_u64();
+            let Some(state) = self.links.get_mut(link) else { return };
+            let pipe = &mut state.pipes[from];
+            let room = self.config.buffer.saturating_sub(pipe.under_way);
+            let item = match pipe.waiting.pop_front() {
+                None => break,
+                Some(Item::Fin) => Item::Fin,
+                Some(Item::Data(data)) if room == 0 => {
+                    pipe.waiting.push_front(Item::Data(data));
+                    break;
+                }
+                Some(Item::Data(mut data)) => {
+                    let most = room.min(data.len());
+                    let size = if self.config.fragment {
+                        1 + usize::try_from(dice % (most as u64)).unwrap_or(0)
+                    } else {
+                        most
+                    };
+                    let piece = data.split_to(size);
+                    if !data.is_empty() {
+                        pipe.waiting.push_front(Item::Data(data));
+                    }
+                    pipe.under_way += size;
+                    taken += size;
+                    Item::Data(piece)
+                }
+            };
+            pipe.last = pipe.last.max(self.now + latency);
+            let at = pipe.last;
+            self.schedule(at, Happening::Arrives(link, from, item));
+        }
+        let end = self.links.get(link).and_then(|state| state.ends[from]);
+        if let Some((node, conn)) = end.filter(|_| taken > 0) {
+            self.input(node, Input::Written { conn, bytes: taken });
+        }
+    }
+
+    fn close(&mut self, node: NodeId, conn: ConnId) {
+        let Some((link, end)) = self.nodes.get_mut(node.0).and_then(|place| place.conns.remove(&conn)) else {
+            return;
+        };
+        if let Some(state) = self.links.get_mut(link) {
+            state.ends[end] = None;
+            state.pipes[end].waiting.push_back(Item::Fin);
+        }
+        self.push(link, end);
+    }
+
+    /// Does what a node's speaker says and plans its next waking.
+    fn settle(&mut self, node: NodeId) {
+        while let Some(output) =
+            self.nodes.get_mut(node.0).and_then(|place| place.speaker.as_mut()).and_then(Speaker::poll_output)
+        {
+            self.output(node, output);
+        }
+        let Some(place) = self.nodes.get_mut(node.0) else { return };
+        let Some(deadline) = place.speaker.as_ref().and_then(Speaker::next_deadline) else { return };
+        if place.wake.is_none_or(|wake| deadline < wake) {
+            // At least a little later: a deadline that stays in the past must not stop the clock.
+            let at = deadline.max(self.now + Duration::from_micros(1));
+            place.wake = Some(at);
+            self.schedule(at, Happening::Wake(node));
+        }
+    }
+
+    fn output(&mut self, node: NodeId, output: Output) {
+        match output {
+            Output::Dial { conn, remote, local } => {
+                let latency = self.latency();
+                let local = local.unwrap_or(self.address(node));
+                self.schedule(self.now + latency, Happening::Dialled(node, conn, remote, local));
+            }
+            Output::Write { conn, data } => {
+                let Some(&(link, end)) = self.nodes.get(node.0).and_then(|place| place.conns.get(&conn))
+                else {
+                    return;
+                };
+                if let Some(state) = self.links.get_mut(link) {
+                    state.pipes[end].waiting.push_back(Item::Data(data));
+                }
+                self.push(link, end);
+            }
+            Output::Close { conn } => self.close(node, conn),
+            Output::Log(log) => {
+                if let Some(place) = self.nodes.get_mut(node.0) {
+                    place.logs.push(log);
+                }
+            }
+            Output::Event(event) => self.event(node, event),
+        }
+    }
+
+    fn event(&mut self, node: NodeId, event: Event) {
+        let Some(place) = self.nodes.get_mut(node.0) else { return };
+        match event {
+            // What agents do: what the speaker hasn't confirmed goes.
+            Event::InSync => {
+                place.in_sync = true;
+                for prefix in std::mem::take(&mut place.unconfirmed) {
+                    place.fib.remove(&prefix);
+                    place.lost.insert(prefix);
+                }
+            }
+            Event::PeerChanged { .. } => {}
+            Event::RouteChanges(changes) => {
+                for change in changes {
+                    place.unconfirmed.remove(&change.prefix);
+                    if change.next_hops.is_empty() {
+                        if place.fib.remove(&change.prefix).is_some() {
+                            place.lost.insert(change.prefix);
+                        }
+                    } else {
+                        place.fib.insert(change.prefix, change);
+                    }
+                }
+            }
+        }
+    }
+}
