@@ -4,7 +4,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value as Json;
 
 use crate::{
-    Kind, Object, Resource, Spec,
+    Kind, Metadata, Object, Resource, Spec,
     error::{ApiError, Problem},
     tree::{DecodeError, Node, Position, Value, closest},
 };
@@ -16,8 +16,8 @@ pub(crate) trait Input {
     type Error;
     fn part<T: DeserializeOwned>(&self, key: &'static str) -> Result<T, Self::Error>;
     fn part_or_default<T: DeserializeOwned + Default>(&self, key: &'static str) -> Result<T, Self::Error>;
-    /// Refuses top-level keys beside the envelope's.
-    fn only_envelope(&self) -> Result<(), Self::Error>;
+    /// Refuses keys that aren't `allowed`, at the top or in the part called `key`.
+    fn only(&self, key: Option<&'static str>, allowed: &[&str]) -> Result<(), Self::Error>;
 }
 
 /// The fast path failed; decode again through a tree to learn where.
@@ -43,8 +43,9 @@ impl Input for Json {
         }
     }
 
-    fn only_envelope(&self) -> Result<(), SomethingWrong> {
-        let fine = self.as_object().is_some_and(|map| map.keys().all(|key| ENVELOPE.contains(&key.as_str())));
+    fn only(&self, key: Option<&'static str>, allowed: &[&str]) -> Result<(), SomethingWrong> {
+        let Some(part) = key.map_or(Some(self), |key| self.get(key)) else { return Ok(()) };
+        let fine = part.as_object().is_some_and(|map| map.keys().all(|key| allowed.contains(&key.as_str())));
         if fine { Ok(()) } else { Err(SomethingWrong) }
     }
 }
@@ -65,24 +66,25 @@ impl Input for Node {
         )
     }
 
-    fn only_envelope(&self) -> Result<(), DecodeError> {
-        let Value::Map(entries) = &self.value else { return Ok(()) };
-        for entry in entries {
-            if !ENVELOPE.contains(&entry.key.as_str()) {
-                let message = match closest(&entry.key, &ENVELOPE) {
-                    Some(name) => format!("unknown field; did you mean {name}?"),
-                    None => format!("unknown field; allowed here: {}", ENVELOPE.join(", ")),
-                };
-                return Err(DecodeError::at(message, entry.key_at).under_key(&entry.key, entry.key_at));
-            }
-        }
-        Ok(())
+    fn only(&self, key: Option<&'static str>, allowed: &[&str]) -> Result<(), DecodeError> {
+        let Some(part) = key.map_or(Some(self), |key| self.get(key)) else { return Ok(()) };
+        let Value::Map(entries) = &part.value else { return Ok(()) };
+        let Some(entry) = entries.iter().find(|entry| !allowed.contains(&entry.key.as_str())) else {
+            return Ok(());
+        };
+        let message = match closest(&entry.key, allowed) {
+            Some(name) => format!("unknown field; did you mean {name}?"),
+            None => format!("unknown field; allowed here: {}", allowed.join(", ")),
+        };
+        let error = DecodeError::at(message, entry.key_at).under_key(&entry.key, entry.key_at);
+        Err(key.into_iter().fold(error, |error, key| error.under_key(key, part.at)))
     }
 }
 
 pub(crate) fn decode<S: Spec, I: Input>(input: &I) -> Result<Object<S>, I::Error> {
-    if S::KIND.is_calico() {
-        input.only_envelope()?;
+    if S::KIND.is_policed() {
+        input.only(None, &ENVELOPE)?;
+        input.only(Some("metadata"), &Metadata::FIELDS)?;
     }
     Ok(Object {
         metadata: input.part("metadata")?,
@@ -97,7 +99,7 @@ pub(crate) fn encode<S: Spec>(object: &Object<S>) -> Json {
     struct Document<'a, S: Spec> {
         api_version: &'a str,
         kind: &'a str,
-        metadata: &'a crate::Metadata,
+        metadata: &'a Metadata,
         spec: &'a S,
         status: &'a S::Status,
     }

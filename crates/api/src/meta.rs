@@ -8,7 +8,7 @@ use crate::{Key, Kind, error::Invalid, path::Problems};
 
 /// `metadata` of an object. Fields that only a server writes are kept when it needs them back, and otherwise dropped.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", from = "Read")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
     /// Unique per kind (and namespace).
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -45,50 +45,26 @@ pub struct Metadata {
     pub owner_references: Vec<serde_json::Value>,
 }
 
-/// [`Metadata`] as read: with the fields that are accepted and not kept.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct Read {
-    name: String,
-    namespace: Option<String>,
-    labels: BTreeMap<String, String>,
-    annotations: BTreeMap<String, String>,
-    uid: Option<String>,
-    resource_version: Option<String>,
-    generation: Option<i64>,
-    creation_timestamp: Option<String>,
-    deletion_timestamp: Option<String>,
-    finalizers: Vec<String>,
-    owner_references: Vec<serde_json::Value>,
-    #[serde(rename = "managedFields")]
-    _managed_fields: Ignored,
-    #[serde(rename = "selfLink")]
-    _self_link: Ignored,
-    #[serde(rename = "generateName")]
-    _generate_name: Ignored,
-    #[serde(rename = "deletionGracePeriodSeconds")]
-    _grace_period: Ignored,
-}
-
-impl From<Read> for Metadata {
-    fn from(read: Read) -> Self {
-        Self {
-            name: read.name,
-            namespace: read.namespace,
-            labels: read.labels,
-            annotations: read.annotations,
-            uid: read.uid,
-            resource_version: read.resource_version,
-            generation: read.generation,
-            creation_timestamp: read.creation_timestamp,
-            deletion_timestamp: read.deletion_timestamp,
-            finalizers: read.finalizers,
-            owner_references: read.owner_references,
-        }
-    }
-}
-
 impl Metadata {
+    /// Every field that may be written; the last four are accepted and not kept.
+    pub(crate) const FIELDS: [&'static str; 15] = [
+        "name",
+        "namespace",
+        "labels",
+        "annotations",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "finalizers",
+        "ownerReferences",
+        "managedFields",
+        "selfLink",
+        "generateName",
+        "deletionGracePeriodSeconds",
+    ];
+
     /// Of a cluster-scoped object.
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: name.into(), ..Self::default() }
@@ -97,16 +73,6 @@ impl Metadata {
     /// Of a namespaced object.
     pub fn namespaced(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self { name: name.into(), namespace: Some(namespace.into()), ..Self::default() }
-    }
-}
-
-/// A value that is accepted and not kept.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-struct Ignored;
-
-impl<'de> Deserialize<'de> for Ignored {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        serde::de::IgnoredAny::deserialize(deserializer).map(|_| Self)
     }
 }
 

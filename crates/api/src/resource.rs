@@ -218,7 +218,13 @@ impl Kind {
         matches!(self, Self::NetworkPolicy | Self::KubernetesNetworkPolicy)
     }
 
-    /// Whether this is one of Calico's own kinds, whose fields are all known here.
+    /// Whether every field is known here, so that an unknown one is a mistake. Of Kubernetes' pods and the like, only a
+    /// part is read.
+    pub(crate) fn is_policed(self) -> bool {
+        self.is_calico() || self == Self::KubernetesNetworkPolicy
+    }
+
+    /// Whether this is one of Calico's own kinds.
     #[must_use]
     pub fn is_calico(self) -> bool {
         self.api_version() == CALICO

@@ -265,3 +265,41 @@ fn kinds_are_found_by_every_name() {
     plurals.dedup();
     assert_eq!(plurals.len(), Kind::ALL.len());
 }
+
+#[test]
+fn kubernetes_metadata_may_grow() {
+    let text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a, somethingNew: 1}\nmore: {}\n";
+    assert_eq!(yaml::parse("f", text).unwrap()[0].value.key().to_string(), "Namespace(a)");
+    let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a, annotation: {}}\nspec: {}\n";
+    assert_eq!(
+        errors(text),
+        ["policies.yaml: document 1, line 3: metadata.annotation: unknown field; did you mean annotations?"]
+    );
+}
+
+proptest::proptest! {
+    /// Whatever happens to a file, it is read or refused with a message; and what is read can be written and read again.
+    #[test]
+    fn mutilated_files_never_panic(
+        cut in 0..12_000_usize,
+        at in 0..12_000_usize,
+        insert in "[ -~\n]{0,12}",
+        remove in 0..40_usize,
+    ) {
+        let examples = include_str!("kinds/examples.yaml");
+        let mut text: Vec<char> = examples.chars().take(cut).collect();
+        let at = at.min(text.len());
+        let end = (at + remove).min(text.len());
+        text.splice(at..end, insert.chars());
+        let text: String = text.into_iter().collect();
+        match yaml::parse("f", &text) {
+            Ok(resources) => {
+                for resource in resources {
+                    let json = resource.value.to_json();
+                    proptest::prop_assert_eq!(&Resource::from_json(&json).unwrap(), &resource.value);
+                }
+            }
+            Err(errors) => proptest::prop_assert!(!errors.is_empty() && errors.iter().all(|e| e.to_string().starts_with("f: "))),
+        }
+    }
+}

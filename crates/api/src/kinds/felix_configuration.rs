@@ -1,6 +1,6 @@
 //! Settings of the policy engine and data plane (Calico's FelixConfiguration).
 //!
-//! Every field is optional; its documentation names Felix's own default in its configuration file's form.
+//! Every field is optional. The text of a row is Felix's own default, in the form of its configuration file.
 
 use std::{
     collections::BTreeMap,
@@ -30,584 +30,274 @@ use crate::{
     validate,
 };
 
-/// Settings of the policy engine and data plane: `default`, `node.<name>`, or any name with `nodeSelector`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct FelixConfigurationSpec {
-    /// Nodes it applies to, for objects not called `default` or `node.<name>`.
-    #[serde(default, deserialize_with = "selector::optional", skip_serializing_if = "Option::is_none")]
-    pub node_selector: Option<Selector>,
-    /// Feature detection/overrides: `featureDetectOverride`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub feature_detect_override: Option<String>,
-    /// Feature detection/overrides: `featureGates`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub feature_gates: Option<String>,
-    /// Go runtime: `goGCThreshold`. Default `40`.
-    #[serde(rename = "goGCThreshold", default, skip_serializing_if = "Option::is_none")]
-    pub go_gc_threshold: Option<i64>,
-    /// Go runtime: `goMaxProcs`. Default `-1`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub go_max_procs: Option<i64>,
-    /// Go runtime: `goMemoryLimitMB`. Default `-1`.
-    #[serde(rename = "goMemoryLimitMB", default, skip_serializing_if = "Option::is_none")]
-    pub go_memory_limit_mb: Option<i64>,
-    /// Health port and timeouts: `healthEnabled`. Default `false`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub health_enabled: Option<bool>,
-    /// Health port and timeouts: `healthHost`. Default `localhost`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub health_host: Option<String>,
-    /// Health port and timeouts: `healthPort`. Default `9099`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub health_port: Option<u16>,
-    /// Health port and timeouts: `healthTimeoutOverrides`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub health_timeout_overrides: Vec<HealthTimeoutOverride>,
-    /// Logging: `logActionRateLimit`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_action_rate_limit: Option<String>,
-    /// Logging: `logActionRateLimitBurst`. Default `5`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_action_rate_limit_burst: Option<u32>,
-    /// Logging: `logDebugFilenameRegex`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_debug_filename_regex: Option<String>,
-    /// Logging: `logFilePath`. Default `/var/log/calico/felix.log`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_file_path: Option<String>,
-    /// Logging: `logPrefix`. Default `calico-packet`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_prefix: Option<String>,
-    /// Logging: `logSeverityFile`. Default `INFO`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_severity_file: Option<LogSeverity>,
-    /// Logging: `logSeverityScreen`. Default `INFO`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_severity_screen: Option<LogSeverity>,
-    /// Logging: `logSeveritySys`. Default `INFO`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_severity_sys: Option<LogSeverity>,
-    /// Prometheus metrics: `prometheusGoMetricsEnabled`. Default `true`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prometheus_go_metrics_enabled: Option<bool>,
-    /// Prometheus metrics: `prometheusMetricsCAFile`.
-    #[serde(rename = "prometheusMetricsCAFile", default, skip_serializing_if = "Option::is_none")]
-    pub prometheus_metrics_ca_file: Option<String>,
-    /// Prometheus metrics: `prometheusMetricsCertFile`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prometheus_metrics_cert_file: Option<String>,
-    /// Prometheus metrics: `prometheusMetricsClientAuth`. Default `NoClientCert`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prometheus_metrics_client_auth: Option<PrometheusClientAuth>,
-    /// Prometheus metrics: `prometheusMetricsEnabled`. Default `false`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prometheus_metrics_enabled: Option<bool>,
-    /// Prometheus metrics: `prometheusMetricsHost`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prometheus_metrics_host: Option<String>,
-    /// Prometheus metrics: `prometheusMetricsKeyFile`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prometheus_metrics_key_file: Option<String>,
-    /// Prometheus metrics: `prometheusMetricsPort`. Default `9091`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prometheus_metrics_port: Option<u16>,
-    /// Prometheus metrics: `prometheusProcessMetricsEnabled`. Default `true`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prometheus_process_metrics_enabled: Option<bool>,
-    /// Prometheus metrics: `prometheusWireGuardMetricsEnabled`. Default `true`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prometheus_wire_guard_metrics_enabled: Option<bool>,
-    /// Common: `allowIPIPPacketsFromWorkloads`. Default `false`.
-    #[serde(rename = "allowIPIPPacketsFromWorkloads", default, skip_serializing_if = "Option::is_none")]
-    pub allow_ipip_packets_from_workloads: Option<bool>,
-    /// Common: `allowVXLANPacketsFromWorkloads`. Default `false`.
-    #[serde(rename = "allowVXLANPacketsFromWorkloads", default, skip_serializing_if = "Option::is_none")]
-    pub allow_vxlan_packets_from_workloads: Option<bool>,
-    /// Common: `cgroupV2Path`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cgroup_v2_path: Option<String>,
-    /// Common: `chainInsertMode`. Default `insert`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chain_insert_mode: Option<ChainInsertMode>,
-    /// Common: `dataplaneDriver`. Default `calico-iptables-plugin`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dataplane_driver: Option<String>,
-    /// Common: `dataplaneWatchdogTimeout`. Default `90`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dataplane_watchdog_timeout: Option<GoDuration>,
-    /// Common: `defaultEndpointToHostAction`. Default `DROP`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default_endpoint_to_host_action: Option<EndpointToHostAction>,
-    /// Common: `deviceRouteProtocol`. Default `3`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device_route_protocol: Option<u32>,
-    /// Common: `deviceRouteSourceAddress`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device_route_source_address: Option<Ipv4Addr>,
-    /// Common: `deviceRouteSourceAddressIPv6`.
-    #[serde(rename = "deviceRouteSourceAddressIPv6", default, skip_serializing_if = "Option::is_none")]
-    pub device_route_source_address_ipv6: Option<Ipv6Addr>,
-    /// Common: `disableConntrackInvalidCheck`. Default `false`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disable_conntrack_invalid_check: Option<bool>,
-    /// Common: `endpointStatusPathPrefix`. Default `/var/run/calico`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint_status_path_prefix: Option<String>,
-    /// Common: `externalNodesList`.
-    #[serde(default, deserialize_with = "net::nets_opt", skip_serializing_if = "Option::is_none")]
-    pub external_nodes_list: Option<Vec<IpNet>>,
-    /// Common: `failsafeInboundHostPorts`. Default `tcp:22,udp:68,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failsafe_inbound_host_ports: Option<Vec<ProtoPort>>,
-    /// Common: `failsafeOutboundHostPorts`. Default `udp:53,udp:67,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failsafe_outbound_host_ports: Option<Vec<ProtoPort>>,
-    /// Common: `floatingIPs`. Default `Disabled`.
-    #[serde(rename = "floatingIPs", default, skip_serializing_if = "Option::is_none")]
-    pub floating_ips: Option<Toggle>,
-    /// Common: `ipForwarding`. Default `Enabled`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ip_forwarding: Option<Toggle>,
-    /// Common: `ipv4ElevatedRoutePriority`. Default `512`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ipv4_elevated_route_priority: Option<u32>,
-    /// Common: `ipv4NormalRoutePriority`. Default `1024`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ipv4_normal_route_priority: Option<u32>,
-    /// Common: `ipv6ElevatedRoutePriority`. Default `512`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ipv6_elevated_route_priority: Option<u32>,
-    /// Common: `ipv6NormalRoutePriority`. Default `1024`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ipv6_normal_route_priority: Option<u32>,
-    /// Common: `interfaceExclude`. Default `kube-ipvs0`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interface_exclude: Option<String>,
-    /// Common: `interfacePrefix`. Default `cali`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interface_prefix: Option<String>,
-    /// Common: `interfaceRefreshInterval`. Default `90`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interface_refresh_interval: Option<GoDuration>,
-    /// Common: `ipv6Support`. Default `true`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ipv6_support: Option<bool>,
-    /// Common: `istioAmbientMode`. Default `Disabled`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub istio_ambient_mode: Option<Toggle>,
-    /// Common: `istioDSCPMark`. Default `23`.
-    #[serde(rename = "istioDSCPMark", default, skip_serializing_if = "Option::is_none")]
-    pub istio_dscp_mark: Option<Dscp>,
-    /// Common: `liveMigrationRouteConvergenceTime`. Default `30`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub live_migration_route_convergence_time: Option<GoDuration>,
-    /// Common: `localSubnetL2Reachability`. Default `Disabled`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub local_subnet_l2_reachability: Option<L2Reachability>,
-    /// Common: `localSubnetL2ReachabilityRefreshInterval`. Default `120`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub local_subnet_l2_reachability_refresh_interval: Option<GoDuration>,
-    /// Common: `mtuIfacePattern`. Default `^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).*)`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mtu_iface_pattern: Option<String>,
-    /// Common: `natOutgoingAddress`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nat_outgoing_address: Option<Ipv4Addr>,
-    /// Common: `natOutgoingExclusions`. Default `IPPoolsOnly`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nat_outgoing_exclusions: Option<NatOutgoingExclusions>,
-    /// Common: `natPortRange`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nat_port_range: Option<Port>,
-    /// Common: `nftablesFlowTableDataIfacePattern`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nftables_flow_table_data_iface_pattern: Option<String>,
-    /// Common: `nftablesFlowTableOffload`. Default `Disabled`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nftables_flow_table_offload: Option<FlowTableOffload>,
-    /// Common: `nftablesMode`. Default `Auto`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nftables_mode: Option<NftablesMode>,
-    /// Common: `netlinkTimeout`. Default `10`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub netlink_timeout: Option<GoDuration>,
-    /// Common: `policySyncPathPrefix`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy_sync_path_prefix: Option<String>,
-    /// Common: `programClusterRoutes`. Default `EnabledIPIPOnly`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub program_cluster_routes: Option<ProgramClusterRoutes>,
-    /// Common: `removeExternalRoutes`. Default `true`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remove_external_routes: Option<bool>,
-    /// Common: `requireMTUFile`. Default `false`.
-    #[serde(rename = "requireMTUFile", default, skip_serializing_if = "Option::is_none")]
-    pub require_mtu_file: Option<bool>,
-    /// Common: `routeRefreshInterval`. Default `90`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub route_refresh_interval: Option<GoDuration>,
-    /// Common: `routeSource`. Default `CalicoIPAM`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub route_source: Option<RouteSourceOfTruth>,
-    /// Common: `routeSyncDisabled`. Default `false`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub route_sync_disabled: Option<bool>,
-    /// Common: `routeTableRange`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub route_table_range: Option<RouteTableRange>,
-    /// Common: `routeTableRanges`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub route_table_ranges: Option<Vec<RouteTableRange>>,
-    /// Common: `serviceLoopPrevention`. Default `Drop`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service_loop_prevention: Option<ServiceLoopPrevention>,
-    /// Common: `sidecarAccelerationEnabled`. Default `false`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sidecar_acceleration_enabled: Option<bool>,
-    /// Common: `useInternalDataplaneDriver`. Default `true`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub use_internal_dataplane_driver: Option<bool>,
-    /// Common: `workloadSourceSpoofing`. Default `Disabled`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workload_source_spoofing: Option<WorkloadSourceSpoofing>,
-    /// iptables: `ipsetsRefreshInterval`. Default `90`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ipsets_refresh_interval: Option<GoDuration>,
-    /// iptables: `iptablesBackend`. Default `auto`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iptables_backend: Option<IptablesBackend>,
-    /// iptables: `iptablesFilterAllowAction`. Default `ACCEPT`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iptables_filter_allow_action: Option<FilterAllowAction>,
-    /// iptables: `iptablesFilterDenyAction`. Default `DROP`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iptables_filter_deny_action: Option<FilterDenyAction>,
-    /// iptables: `iptablesLockProbeInterval`. Default `50`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iptables_lock_probe_interval: Option<GoDuration>,
-    /// iptables: `iptablesMangleAllowAction`. Default `ACCEPT`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iptables_mangle_allow_action: Option<FilterAllowAction>,
-    /// iptables: `iptablesMarkMask`. Default `0xffff0000`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iptables_mark_mask: Option<u32>,
-    /// iptables: `iptablesNATOutgoingInterfaceFilter`.
-    #[serde(rename = "iptablesNATOutgoingInterfaceFilter", default, skip_serializing_if = "Option::is_none")]
-    pub iptables_nat_outgoing_interface_filter: Option<String>,
-    /// iptables: `iptablesPostWriteCheckInterval`. Default `5`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iptables_post_write_check_interval: Option<GoDuration>,
-    /// iptables: `iptablesRefreshInterval`. Default `180`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iptables_refresh_interval: Option<GoDuration>,
-    /// iptables: `kubeNodePortRanges`. Default `30000:32767`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kube_node_port_ranges: Option<Vec<Port>>,
-    /// iptables: `maxIpsetSize`. Default `1048576`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_ipset_size: Option<u32>,
-    /// nftables: `nftablesFilterAllowAction`. Default `ACCEPT`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nftables_filter_allow_action: Option<FilterAllowAction>,
-    /// nftables: `nftablesFilterDenyAction`. Default `DROP`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nftables_filter_deny_action: Option<FilterDenyAction>,
-    /// nftables: `nftablesMangleAllowAction`. Default `ACCEPT`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nftables_mangle_allow_action: Option<FilterAllowAction>,
-    /// nftables: `nftablesMarkMask`. Default `0xffff0000`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nftables_mark_mask: Option<u32>,
-    /// nftables: `nftablesRefreshInterval`. Default `180`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nftables_refresh_interval: Option<GoDuration>,
-    /// eBPF: `bpfAttachType`. Default `Netkit`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_attach_type: Option<BpfAttachType>,
-    /// eBPF: `bpfCTLBLogFilter`.
-    #[serde(rename = "bpfCTLBLogFilter", default, skip_serializing_if = "Option::is_none")]
-    pub bpf_ctlb_log_filter: Option<String>,
-    /// eBPF: `bpfConnectTimeLoadBalancing`. Default `TCP`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_connect_time_load_balancing: Option<BpfConnectTimeLoadBalancing>,
-    /// eBPF: `bpfConnectTimeLoadBalancingEnabled`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_connect_time_load_balancing_enabled: Option<bool>,
-    /// eBPF: `bpfConntrackMode`. Default `Auto`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_conntrack_mode: Option<BpfConntrackMode>,
-    /// eBPF: `bpfConntrackLogLevel`. Default `off`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_conntrack_log_level: Option<BpfConntrackLogLevel>,
-    /// eBPF: `bpfConntrackTimeouts`. Default `CreationGracePeriod=10s,TCPSynSent=20s,TCPEstablished=1h,TCPFinsSeen=Auto,TCPResetSeen=40s,UDPTimeout=60s,GenericTimeout=10m,ICMPTimeout=5s`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub bpf_conntrack_timeouts: BTreeMap<String, String>,
-    /// eBPF: `bpfDSROptoutCIDRs`.
-    #[serde(
-        rename = "bpfDSROptoutCIDRs",
-        default,
-        deserialize_with = "net::nets_opt",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub bpf_dsr_optout_cidrs: Option<Vec<IpNet>>,
-    /// eBPF: `bpfDataIfacePattern`. Default `^((en|wl|ww|sl|ib)[Popsx].*|(eth|wlan|wwan|bond).*)`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_data_iface_pattern: Option<String>,
-    /// eBPF: `bpfDisableGROForIfaces`.
-    #[serde(rename = "bpfDisableGROForIfaces", default, skip_serializing_if = "Option::is_none")]
-    pub bpf_disable_gro_for_ifaces: Option<String>,
-    /// eBPF: `bpfDisableUnprivileged`. Default `true`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_disable_unprivileged: Option<bool>,
-    /// eBPF: `bpfEnabled`. Default `false`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_enabled: Option<bool>,
-    /// eBPF: `bpfEnforceRPF`. Default `Loose`.
-    #[serde(rename = "bpfEnforceRPF", default, skip_serializing_if = "Option::is_none")]
-    pub bpf_enforce_rpf: Option<BpfEnforceRpf>,
-    /// eBPF: `bpfExcludeCIDRsFromNAT`.
-    #[serde(
-        rename = "bpfExcludeCIDRsFromNAT",
-        default,
-        deserialize_with = "net::nets_opt",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub bpf_exclude_cidrs_from_nat: Option<Vec<IpNet>>,
-    /// eBPF: `bpfExportBufferSizeMB`. Default `1`.
-    #[serde(rename = "bpfExportBufferSizeMB", default, skip_serializing_if = "Option::is_none")]
-    pub bpf_export_buffer_size_mb: Option<u32>,
-    /// eBPF: `bpfExtToServiceConnmark`. Default `0`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_ext_to_service_connmark: Option<i64>,
-    /// eBPF: `bpfExternalServiceMode`. Default `tunnel`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_external_service_mode: Option<BpfExternalServiceMode>,
-    /// eBPF: `bpfForceTrackPacketsFromIfaces`. Default `docker+`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_force_track_packets_from_ifaces: Option<Vec<String>>,
-    /// eBPF: `bpfHostConntrackBypass`. Default `false`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_host_conntrack_bypass: Option<bool>,
-    /// eBPF: `bpfHostNetworkedNATWithoutCTLB`. Default `Enabled`.
-    #[serde(rename = "bpfHostNetworkedNATWithoutCTLB", default, skip_serializing_if = "Option::is_none")]
-    pub bpf_host_networked_nat_without_ctlb: Option<Toggle>,
-    /// eBPF: `bpfIPFragTimeout`. Default `0`.
-    #[serde(rename = "bpfIPFragTimeout", default, skip_serializing_if = "Option::is_none")]
-    pub bpf_ip_frag_timeout: Option<GoDuration>,
-    /// eBPF: `bpfIPFragmentReassemblyEnabled`. Default `true`.
-    #[serde(rename = "bpfIPFragmentReassemblyEnabled", default, skip_serializing_if = "Option::is_none")]
-    pub bpf_ip_fragment_reassembly_enabled: Option<bool>,
-    /// eBPF: `bpfJITHardening`. Default `Auto`.
-    #[serde(rename = "bpfJITHardening", default, skip_serializing_if = "Option::is_none")]
-    pub bpf_jit_hardening: Option<BpfJitHardening>,
-    /// eBPF: `bpfKubeProxyHealthzPort`. Default `10256`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_kube_proxy_healthz_port: Option<u32>,
-    /// eBPF: `bpfKubeProxyIptablesCleanupEnabled`. Default `true`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_kube_proxy_iptables_cleanup_enabled: Option<bool>,
-    /// eBPF: `bpfKubeProxyMinSyncPeriod`. Default `1`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_kube_proxy_min_sync_period: Option<GoDuration>,
-    /// eBPF: `bpfL3IfacePattern`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_l3_iface_pattern: Option<String>,
-    /// eBPF: `bpfLogFilters`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub bpf_log_filters: BTreeMap<String, String>,
-    /// eBPF: `bpfLogLevel`. Default `off`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_log_level: Option<BpfLogLevel>,
-    /// eBPF: `bpfMaglevMaxEndpointsPerService`. Default `100`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_maglev_max_endpoints_per_service: Option<u32>,
-    /// eBPF: `bpfMaglevMaxServices`. Default `100`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_maglev_max_services: Option<u32>,
-    /// eBPF: `bpfMapSizeConntrack`. Default `512000`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_map_size_conntrack: Option<u32>,
-    /// eBPF: `bpfMapSizeConntrackCleanupQueue`. Default `100000`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_map_size_conntrack_cleanup_queue: Option<u32>,
-    /// eBPF: `bpfMapSizeConntrackScaling`. Default `DoubleIfFull`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_map_size_conntrack_scaling: Option<BpfConntrackScaling>,
-    /// eBPF: `bpfMapSizeIPSets`. Default `1048576`.
-    #[serde(rename = "bpfMapSizeIPSets", default, skip_serializing_if = "Option::is_none")]
-    pub bpf_map_size_ip_sets: Option<u32>,
-    /// eBPF: `bpfMapSizeIfState`. Default `1000`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_map_size_if_state: Option<u32>,
-    /// eBPF: `bpfMapSizeNATAffinity`. Default `65536`.
-    #[serde(rename = "bpfMapSizeNATAffinity", default, skip_serializing_if = "Option::is_none")]
-    pub bpf_map_size_nat_affinity: Option<u32>,
-    /// eBPF: `bpfMapSizeNATBackend`. Default `262144`.
-    #[serde(rename = "bpfMapSizeNATBackend", default, skip_serializing_if = "Option::is_none")]
-    pub bpf_map_size_nat_backend: Option<u32>,
-    /// eBPF: `bpfMapSizeNATFrontend`. Default `65536`.
-    #[serde(rename = "bpfMapSizeNATFrontend", default, skip_serializing_if = "Option::is_none")]
-    pub bpf_map_size_nat_frontend: Option<u32>,
-    /// eBPF: `bpfMapSizePerCpuConntrack`. Default `0`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_map_size_per_cpu_conntrack: Option<u32>,
-    /// eBPF: `bpfMapSizeRoute`. Default `262144`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_map_size_route: Option<u32>,
-    /// eBPF: `bpfOverlayHostSourceIP`. Default `TunnelAddress`.
-    #[serde(rename = "bpfOverlayHostSourceIP", default, skip_serializing_if = "Option::is_none")]
-    pub bpf_overlay_host_source_ip: Option<BpfOverlayHostSourceIp>,
-    /// eBPF: `bpfPSNATPorts`. Default `20000:29999`.
-    #[serde(rename = "bpfPSNATPorts", default, skip_serializing_if = "Option::is_none")]
-    pub bpf_psnat_ports: Option<Port>,
-    /// eBPF: `bpfPolicyDebugEnabled`. Default `true`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_policy_debug_enabled: Option<bool>,
-    /// eBPF: `bpfProfiling`. Default `Disabled`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_profiling: Option<Toggle>,
-    /// eBPF: `bpfRedirectToPeer`. Default `Enabled`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bpf_redirect_to_peer: Option<Toggle>,
-    /// Windows: `windowsManageFirewallRules`. Default `Disabled`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub windows_manage_firewall_rules: Option<Toggle>,
-    /// OpenStack support: `endpointReportingDelay`. Default `1`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint_reporting_delay: Option<GoDuration>,
-    /// OpenStack support: `endpointReportingEnabled`. Default `false`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint_reporting_enabled: Option<bool>,
-    /// OpenStack support: `metadataAddr`. Default `127.0.0.1`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metadata_addr: Option<String>,
-    /// OpenStack support: `metadataPort`. Default `8775`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metadata_port: Option<u16>,
-    /// OpenStack support: `openstackRegion`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub openstack_region: Option<String>,
-    /// OpenStack support: `reportingInterval`. Default `30`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reporting_interval: Option<GoDuration>,
-    /// OpenStack support: `reportingTTL`. Default `90`.
-    #[serde(rename = "reportingTTL", default, skip_serializing_if = "Option::is_none")]
-    pub reporting_ttl: Option<GoDuration>,
-    /// XDP acceleration for iptables dataplane: `genericXDPEnabled`. Default `false`.
-    #[serde(rename = "genericXDPEnabled", default, skip_serializing_if = "Option::is_none")]
-    pub generic_xdp_enabled: Option<bool>,
-    /// XDP acceleration for iptables dataplane: `xdpEnabled`. Default `true`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub xdp_enabled: Option<bool>,
-    /// XDP acceleration for iptables dataplane: `xdpRefreshInterval`. Default `90`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub xdp_refresh_interval: Option<GoDuration>,
-    /// VXLAN overlay: `vxlanEnabled`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vxlan_enabled: Option<bool>,
-    /// VXLAN overlay: `vxlanMTU`. Default `0`.
-    #[serde(rename = "vxlanMTU", default, skip_serializing_if = "Option::is_none")]
-    pub vxlan_mtu: Option<u32>,
-    /// VXLAN overlay: `vxlanMTUV6`. Default `0`.
-    #[serde(rename = "vxlanMTUV6", default, skip_serializing_if = "Option::is_none")]
-    pub vxlan_mtu_v6: Option<u32>,
-    /// VXLAN overlay: `vxlanPort`. Default `4789`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vxlan_port: Option<u32>,
-    /// VXLAN overlay: `vxlanVNI`. Default `4096`.
-    #[serde(rename = "vxlanVNI", default, skip_serializing_if = "Option::is_none")]
-    pub vxlan_vni: Option<u32>,
-    /// IP-in-IP: `ipipEnabled`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ipip_enabled: Option<bool>,
-    /// IP-in-IP: `ipipMTU`. Default `0`.
-    #[serde(rename = "ipipMTU", default, skip_serializing_if = "Option::is_none")]
-    pub ipip_mtu: Option<u32>,
-    /// Wireguard: `wireguardEnabled`. Default `false`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wireguard_enabled: Option<bool>,
-    /// Wireguard: `wireguardEnabledV6`. Default `false`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wireguard_enabled_v6: Option<bool>,
-    /// Wireguard: `wireguardHostEncryptionEnabled`. Default `false`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wireguard_host_encryption_enabled: Option<bool>,
-    /// Wireguard: `wireguardInterfaceName`. Default `wireguard.cali`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wireguard_interface_name: Option<String>,
-    /// Wireguard: `wireguardInterfaceNameV6`. Default `wg-v6.cali`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wireguard_interface_name_v6: Option<String>,
-    /// Wireguard: `wireguardListeningPort`. Default `51820`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wireguard_listening_port: Option<u32>,
-    /// Wireguard: `wireguardListeningPortV6`. Default `51821`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wireguard_listening_port_v6: Option<u32>,
-    /// Wireguard: `wireguardMTU`. Default `0`.
-    #[serde(rename = "wireguardMTU", default, skip_serializing_if = "Option::is_none")]
-    pub wireguard_mtu: Option<u32>,
-    /// Wireguard: `wireguardMTUV6`. Default `0`.
-    #[serde(rename = "wireguardMTUV6", default, skip_serializing_if = "Option::is_none")]
-    pub wireguard_mtu_v6: Option<u32>,
-    /// Wireguard: `wireguardKeepAlive`. Default `0`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wireguard_keep_alive: Option<GoDuration>,
-    /// Wireguard: `wireguardRoutingRulePriority`. Default `99`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wireguard_routing_rule_priority: Option<u32>,
-    /// Wireguard: `wireguardThreadingEnabled`. Default `false`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wireguard_threading_enabled: Option<bool>,
-    /// file reports: `flowLogsCollectorDebugTrace`. Default `false`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flow_logs_collector_debug_trace: Option<bool>,
-    /// file reports: `flowLogsFlushInterval`. Default `300`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flow_logs_flush_interval: Option<GoDuration>,
-    /// file reports: `flowLogsGoldmaneServer`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flow_logs_goldmane_server: Option<String>,
-    /// file reports: `flowLogsLocalReporter`. Default `Disabled`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flow_logs_local_reporter: Option<Toggle>,
-    /// file reports: `flowLogsPolicyEvaluationMode`. Default `Continuous`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flow_logs_policy_evaluation_mode: Option<FlowLogsPolicyEvaluation>,
-    /// AWS integration: `awsSrcDstCheck`. Default `DoNothing`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aws_src_dst_check: Option<AwsSrcDstCheck>,
-    /// Debug/test-only (generally unsupported): `debugDisableLogDropping`. Default `false`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub debug_disable_log_dropping: Option<bool>,
-    /// Debug/test-only (generally unsupported): `debugHost`. Default `localhost`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub debug_host: Option<String>,
-    /// Debug/test-only (generally unsupported): `debugMemoryProfilePath`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub debug_memory_profile_path: Option<String>,
-    /// Debug/test-only (generally unsupported): `debugPort`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub debug_port: Option<u16>,
-    /// Debug/test-only (generally unsupported): `debugSimulateCalcGraphHangAfter`. Default `0`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub debug_simulate_calc_graph_hang_after: Option<GoDuration>,
-    /// Debug/test-only (generally unsupported): `debugSimulateDataplaneApplyDelay`. Default `0`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub debug_simulate_dataplane_apply_delay: Option<GoDuration>,
-    /// Debug/test-only (generally unsupported): `debugSimulateDataplaneHangAfter`. Default `0`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub debug_simulate_dataplane_hang_after: Option<GoDuration>,
-    /// Usage reporting: `usageReportingEnabled`. Default `true`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub usage_reporting_enabled: Option<bool>,
-    /// Usage reporting: `usageReportingInitialDelay`. Default `300`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub usage_reporting_initial_delay: Option<GoDuration>,
-    /// Usage reporting: `usageReportingInterval`. Default `86400`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub usage_reporting_interval: Option<GoDuration>,
+/// Left out of YAML when not given.
+trait Unset {
+    fn is_unset(&self) -> bool;
+}
+
+impl<T> Unset for Option<T> {
+    fn is_unset(&self) -> bool {
+        self.is_none()
+    }
+}
+
+impl<T> Unset for Vec<T> {
+    fn is_unset(&self) -> bool {
+        self.is_empty()
+    }
+}
+
+impl<K, V> Unset for BTreeMap<K, V> {
+    fn is_unset(&self) -> bool {
+        self.is_empty()
+    }
+}
+
+/// One row per setting: Rust's name, type, YAML's name, reader where it isn't the type's own, default.
+macro_rules! settings {
+    ($($section:literal { $( $name:ident: $type:ty = $yaml:literal $(read $with:literal)?, $default:literal; )* })*) => {
+        /// Settings of the policy engine and data plane: `default`, `node.<name>`, or any name with `nodeSelector`.
+        #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        pub struct FelixConfigurationSpec {
+            /// Nodes it applies to, for objects not called `default` or `node.<name>`.
+            #[serde(default, deserialize_with = "selector::optional", skip_serializing_if = "Unset::is_unset")]
+            pub node_selector: Option<Selector>,
+            $($(
+                #[doc = concat!($section, ": `", $yaml, "`. Felix's default: `", $default, "`.")]
+                #[serde(rename = $yaml, default, $(deserialize_with = $with,)? skip_serializing_if = "Unset::is_unset")]
+                pub $name: $type,
+            )*)*
+        }
+    };
+}
+
+settings! {
+    "Feature detection/overrides" {
+        feature_detect_override: Option<String> = "featureDetectOverride", "";
+        feature_gates: Option<String> = "featureGates", "";
+    }
+    "Go runtime" {
+        go_gc_threshold: Option<i64> = "goGCThreshold", "40";
+        go_max_procs: Option<i64> = "goMaxProcs", "-1";
+        go_memory_limit_mb: Option<i64> = "goMemoryLimitMB", "-1";
+    }
+    "Health port and timeouts" {
+        health_enabled: Option<bool> = "healthEnabled", "false";
+        health_host: Option<String> = "healthHost", "localhost";
+        health_port: Option<u16> = "healthPort", "9099";
+        health_timeout_overrides: Vec<HealthTimeoutOverride> = "healthTimeoutOverrides", "";
+    }
+    "Logging" {
+        log_action_rate_limit: Option<String> = "logActionRateLimit", "";
+        log_action_rate_limit_burst: Option<u32> = "logActionRateLimitBurst", "5";
+        log_debug_filename_regex: Option<String> = "logDebugFilenameRegex", "";
+        log_file_path: Option<String> = "logFilePath", "/var/log/calico/felix.log";
+        log_prefix: Option<String> = "logPrefix", "calico-packet";
+        log_severity_file: Option<LogSeverity> = "logSeverityFile", "INFO";
+        log_severity_screen: Option<LogSeverity> = "logSeverityScreen", "INFO";
+        log_severity_sys: Option<LogSeverity> = "logSeveritySys", "INFO";
+    }
+    "Prometheus metrics" {
+        prometheus_go_metrics_enabled: Option<bool> = "prometheusGoMetricsEnabled", "true";
+        prometheus_metrics_ca_file: Option<String> = "prometheusMetricsCAFile", "";
+        prometheus_metrics_cert_file: Option<String> = "prometheusMetricsCertFile", "";
+        prometheus_metrics_client_auth: Option<PrometheusClientAuth> = "prometheusMetricsClientAuth", "NoClientCert";
+        prometheus_metrics_enabled: Option<bool> = "prometheusMetricsEnabled", "false";
+        prometheus_metrics_host: Option<String> = "prometheusMetricsHost", "";
+        prometheus_metrics_key_file: Option<String> = "prometheusMetricsKeyFile", "";
+        prometheus_metrics_port: Option<u16> = "prometheusMetricsPort", "9091";
+        prometheus_process_metrics_enabled: Option<bool> = "prometheusProcessMetricsEnabled", "true";
+        prometheus_wire_guard_metrics_enabled: Option<bool> = "prometheusWireGuardMetricsEnabled", "true";
+    }
+    "Common" {
+        allow_ipip_packets_from_workloads: Option<bool> = "allowIPIPPacketsFromWorkloads", "false";
+        allow_vxlan_packets_from_workloads: Option<bool> = "allowVXLANPacketsFromWorkloads", "false";
+        cgroup_v2_path: Option<String> = "cgroupV2Path", "";
+        chain_insert_mode: Option<ChainInsertMode> = "chainInsertMode", "insert";
+        dataplane_driver: Option<String> = "dataplaneDriver", "calico-iptables-plugin";
+        dataplane_watchdog_timeout: Option<GoDuration> = "dataplaneWatchdogTimeout", "90";
+        default_endpoint_to_host_action: Option<EndpointToHostAction> = "defaultEndpointToHostAction", "DROP";
+        device_route_protocol: Option<u32> = "deviceRouteProtocol", "3";
+        device_route_source_address: Option<Ipv4Addr> = "deviceRouteSourceAddress", "";
+        device_route_source_address_ipv6: Option<Ipv6Addr> = "deviceRouteSourceAddressIPv6", "";
+        disable_conntrack_invalid_check: Option<bool> = "disableConntrackInvalidCheck", "false";
+        endpoint_status_path_prefix: Option<String> = "endpointStatusPathPrefix", "/var/run/calico";
+        external_nodes_list: Option<Vec<IpNet>> = "externalNodesList" read "net::nets_opt", "";
+        failsafe_inbound_host_ports: Option<Vec<ProtoPort>> = "failsafeInboundHostPorts", "tcp:22,udp:68,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667";
+        failsafe_outbound_host_ports: Option<Vec<ProtoPort>> = "failsafeOutboundHostPorts", "udp:53,udp:67,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667";
+        floating_ips: Option<Toggle> = "floatingIPs", "Disabled";
+        ip_forwarding: Option<Toggle> = "ipForwarding", "Enabled";
+        ipv4_elevated_route_priority: Option<u32> = "ipv4ElevatedRoutePriority", "512";
+        ipv4_normal_route_priority: Option<u32> = "ipv4NormalRoutePriority", "1024";
+        ipv6_elevated_route_priority: Option<u32> = "ipv6ElevatedRoutePriority", "512";
+        ipv6_normal_route_priority: Option<u32> = "ipv6NormalRoutePriority", "1024";
+        interface_exclude: Option<String> = "interfaceExclude", "kube-ipvs0";
+        interface_prefix: Option<String> = "interfacePrefix", "cali";
+        interface_refresh_interval: Option<GoDuration> = "interfaceRefreshInterval", "90";
+        ipv6_support: Option<bool> = "ipv6Support", "true";
+        istio_ambient_mode: Option<Toggle> = "istioAmbientMode", "Disabled";
+        istio_dscp_mark: Option<Dscp> = "istioDSCPMark", "23";
+        live_migration_route_convergence_time: Option<GoDuration> = "liveMigrationRouteConvergenceTime", "30";
+        local_subnet_l2_reachability: Option<L2Reachability> = "localSubnetL2Reachability", "Disabled";
+        local_subnet_l2_reachability_refresh_interval: Option<GoDuration> = "localSubnetL2ReachabilityRefreshInterval", "120";
+        mtu_iface_pattern: Option<String> = "mtuIfacePattern", "^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).*)";
+        nat_outgoing_address: Option<Ipv4Addr> = "natOutgoingAddress", "";
+        nat_outgoing_exclusions: Option<NatOutgoingExclusions> = "natOutgoingExclusions", "IPPoolsOnly";
+        nat_port_range: Option<Port> = "natPortRange", "";
+        nftables_flow_table_data_iface_pattern: Option<String> = "nftablesFlowTableDataIfacePattern", "";
+        nftables_flow_table_offload: Option<FlowTableOffload> = "nftablesFlowTableOffload", "Disabled";
+        nftables_mode: Option<NftablesMode> = "nftablesMode", "Auto";
+        netlink_timeout: Option<GoDuration> = "netlinkTimeout", "10";
+        policy_sync_path_prefix: Option<String> = "policySyncPathPrefix", "";
+        program_cluster_routes: Option<ProgramClusterRoutes> = "programClusterRoutes", "EnabledIPIPOnly";
+        remove_external_routes: Option<bool> = "removeExternalRoutes", "true";
+        require_mtu_file: Option<bool> = "requireMTUFile", "false";
+        route_refresh_interval: Option<GoDuration> = "routeRefreshInterval", "90";
+        route_source: Option<RouteSourceOfTruth> = "routeSource", "CalicoIPAM";
+        route_sync_disabled: Option<bool> = "routeSyncDisabled", "false";
+        route_table_range: Option<RouteTableRange> = "routeTableRange", "";
+        route_table_ranges: Option<Vec<RouteTableRange>> = "routeTableRanges", "";
+        service_loop_prevention: Option<ServiceLoopPrevention> = "serviceLoopPrevention", "Drop";
+        sidecar_acceleration_enabled: Option<bool> = "sidecarAccelerationEnabled", "false";
+        use_internal_dataplane_driver: Option<bool> = "useInternalDataplaneDriver", "true";
+        workload_source_spoofing: Option<WorkloadSourceSpoofing> = "workloadSourceSpoofing", "Disabled";
+    }
+    "iptables" {
+        ipsets_refresh_interval: Option<GoDuration> = "ipsetsRefreshInterval", "90";
+        iptables_backend: Option<IptablesBackend> = "iptablesBackend", "auto";
+        iptables_filter_allow_action: Option<FilterAllowAction> = "iptablesFilterAllowAction", "ACCEPT";
+        iptables_filter_deny_action: Option<FilterDenyAction> = "iptablesFilterDenyAction", "DROP";
+        iptables_lock_probe_interval: Option<GoDuration> = "iptablesLockProbeInterval", "50";
+        iptables_mangle_allow_action: Option<FilterAllowAction> = "iptablesMangleAllowAction", "ACCEPT";
+        iptables_mark_mask: Option<u32> = "iptablesMarkMask", "0xffff0000";
+        iptables_nat_outgoing_interface_filter: Option<String> = "iptablesNATOutgoingInterfaceFilter", "";
+        iptables_post_write_check_interval: Option<GoDuration> = "iptablesPostWriteCheckInterval", "5";
+        iptables_refresh_interval: Option<GoDuration> = "iptablesRefreshInterval", "180";
+        kube_node_port_ranges: Option<Vec<Port>> = "kubeNodePortRanges", "30000:32767";
+        max_ipset_size: Option<u32> = "maxIpsetSize", "1048576";
+    }
+    "nftables" {
+        nftables_filter_allow_action: Option<FilterAllowAction> = "nftablesFilterAllowAction", "ACCEPT";
+        nftables_filter_deny_action: Option<FilterDenyAction> = "nftablesFilterDenyAction", "DROP";
+        nftables_mangle_allow_action: Option<FilterAllowAction> = "nftablesMangleAllowAction", "ACCEPT";
+        nftables_mark_mask: Option<u32> = "nftablesMarkMask", "0xffff0000";
+        nftables_refresh_interval: Option<GoDuration> = "nftablesRefreshInterval", "180";
+    }
+    "eBPF" {
+        bpf_attach_type: Option<BpfAttachType> = "bpfAttachType", "Netkit";
+        bpf_ctlb_log_filter: Option<String> = "bpfCTLBLogFilter", "";
+        bpf_connect_time_load_balancing: Option<BpfConnectTimeLoadBalancing> = "bpfConnectTimeLoadBalancing", "TCP";
+        bpf_connect_time_load_balancing_enabled: Option<bool> = "bpfConnectTimeLoadBalancingEnabled", "";
+        bpf_conntrack_mode: Option<BpfConntrackMode> = "bpfConntrackMode", "Auto";
+        bpf_conntrack_log_level: Option<BpfConntrackLogLevel> = "bpfConntrackLogLevel", "off";
+        bpf_conntrack_timeouts: BTreeMap<String, String> = "bpfConntrackTimeouts", "CreationGracePeriod=10s,TCPSynSent=20s,TCPEstablished=1h,TCPFinsSeen=Auto,TCPResetSeen=40s,UDPTimeout=60s,GenericTimeout=10m,ICMPTimeout=5s";
+        bpf_dsr_optout_cidrs: Option<Vec<IpNet>> = "bpfDSROptoutCIDRs" read "net::nets_opt", "";
+        bpf_data_iface_pattern: Option<String> = "bpfDataIfacePattern", "^((en|wl|ww|sl|ib)[Popsx].*|(eth|wlan|wwan|bond).*)";
+        bpf_disable_gro_for_ifaces: Option<String> = "bpfDisableGROForIfaces", "";
+        bpf_disable_unprivileged: Option<bool> = "bpfDisableUnprivileged", "true";
+        bpf_enabled: Option<bool> = "bpfEnabled", "false";
+        bpf_enforce_rpf: Option<BpfEnforceRpf> = "bpfEnforceRPF", "Loose";
+        bpf_exclude_cidrs_from_nat: Option<Vec<IpNet>> = "bpfExcludeCIDRsFromNAT" read "net::nets_opt", "";
+        bpf_export_buffer_size_mb: Option<u32> = "bpfExportBufferSizeMB", "1";
+        bpf_ext_to_service_connmark: Option<i64> = "bpfExtToServiceConnmark", "0";
+        bpf_external_service_mode: Option<BpfExternalServiceMode> = "bpfExternalServiceMode", "tunnel";
+        bpf_force_track_packets_from_ifaces: Option<Vec<String>> = "bpfForceTrackPacketsFromIfaces", "docker+";
+        bpf_host_conntrack_bypass: Option<bool> = "bpfHostConntrackBypass", "false";
+        bpf_host_networked_nat_without_ctlb: Option<Toggle> = "bpfHostNetworkedNATWithoutCTLB", "Enabled";
+        bpf_ip_frag_timeout: Option<GoDuration> = "bpfIPFragTimeout", "0";
+        bpf_ip_fragment_reassembly_enabled: Option<bool> = "bpfIPFragmentReassemblyEnabled", "true";
+        bpf_jit_hardening: Option<BpfJitHardening> = "bpfJITHardening", "Auto";
+        bpf_kube_proxy_healthz_port: Option<u32> = "bpfKubeProxyHealthzPort", "10256";
+        bpf_kube_proxy_iptables_cleanup_enabled: Option<bool> = "bpfKubeProxyIptablesCleanupEnabled", "true";
+        bpf_kube_proxy_min_sync_period: Option<GoDuration> = "bpfKubeProxyMinSyncPeriod", "1";
+        bpf_l3_iface_pattern: Option<String> = "bpfL3IfacePattern", "";
+        bpf_log_filters: BTreeMap<String, String> = "bpfLogFilters", "";
+        bpf_log_level: Option<BpfLogLevel> = "bpfLogLevel", "off";
+        bpf_maglev_max_endpoints_per_service: Option<u32> = "bpfMaglevMaxEndpointsPerService", "100";
+        bpf_maglev_max_services: Option<u32> = "bpfMaglevMaxServices", "100";
+        bpf_map_size_conntrack: Option<u32> = "bpfMapSizeConntrack", "512000";
+        bpf_map_size_conntrack_cleanup_queue: Option<u32> = "bpfMapSizeConntrackCleanupQueue", "100000";
+        bpf_map_size_conntrack_scaling: Option<BpfConntrackScaling> = "bpfMapSizeConntrackScaling", "DoubleIfFull";
+        bpf_map_size_ip_sets: Option<u32> = "bpfMapSizeIPSets", "1048576";
+        bpf_map_size_if_state: Option<u32> = "bpfMapSizeIfState", "1000";
+        bpf_map_size_nat_affinity: Option<u32> = "bpfMapSizeNATAffinity", "65536";
+        bpf_map_size_nat_backend: Option<u32> = "bpfMapSizeNATBackend", "262144";
+        bpf_map_size_nat_frontend: Option<u32> = "bpfMapSizeNATFrontend", "65536";
+        bpf_map_size_per_cpu_conntrack: Option<u32> = "bpfMapSizePerCpuConntrack", "0";
+        bpf_map_size_route: Option<u32> = "bpfMapSizeRoute", "262144";
+        bpf_overlay_host_source_ip: Option<BpfOverlayHostSourceIp> = "bpfOverlayHostSourceIP", "TunnelAddress";
+        bpf_psnat_ports: Option<Port> = "bpfPSNATPorts", "20000:29999";
+        bpf_policy_debug_enabled: Option<bool> = "bpfPolicyDebugEnabled", "true";
+        bpf_profiling: Option<Toggle> = "bpfProfiling", "Disabled";
+        bpf_redirect_to_peer: Option<Toggle> = "bpfRedirectToPeer", "Enabled";
+    }
+    "Windows" {
+        windows_manage_firewall_rules: Option<Toggle> = "windowsManageFirewallRules", "Disabled";
+    }
+    "OpenStack support" {
+        endpoint_reporting_delay: Option<GoDuration> = "endpointReportingDelay", "1";
+        endpoint_reporting_enabled: Option<bool> = "endpointReportingEnabled", "false";
+        metadata_addr: Option<String> = "metadataAddr", "127.0.0.1";
+        metadata_port: Option<u16> = "metadataPort", "8775";
+        openstack_region: Option<String> = "openstackRegion", "";
+        reporting_interval: Option<GoDuration> = "reportingInterval", "30";
+        reporting_ttl: Option<GoDuration> = "reportingTTL", "90";
+    }
+    "XDP acceleration for iptables dataplane" {
+        generic_xdp_enabled: Option<bool> = "genericXDPEnabled", "false";
+        xdp_enabled: Option<bool> = "xdpEnabled", "true";
+        xdp_refresh_interval: Option<GoDuration> = "xdpRefreshInterval", "90";
+    }
+    "VXLAN overlay" {
+        vxlan_enabled: Option<bool> = "vxlanEnabled", "";
+        vxlan_mtu: Option<u32> = "vxlanMTU", "0";
+        vxlan_mtu_v6: Option<u32> = "vxlanMTUV6", "0";
+        vxlan_port: Option<u32> = "vxlanPort", "4789";
+        vxlan_vni: Option<u32> = "vxlanVNI", "4096";
+    }
+    "IP-in-IP" {
+        ipip_enabled: Option<bool> = "ipipEnabled", "";
+        ipip_mtu: Option<u32> = "ipipMTU", "0";
+    }
+    "Wireguard" {
+        wireguard_enabled: Option<bool> = "wireguardEnabled", "false";
+        wireguard_enabled_v6: Option<bool> = "wireguardEnabledV6", "false";
+        wireguard_host_encryption_enabled: Option<bool> = "wireguardHostEncryptionEnabled", "false";
+        wireguard_interface_name: Option<String> = "wireguardInterfaceName", "wireguard.cali";
+        wireguard_interface_name_v6: Option<String> = "wireguardInterfaceNameV6", "wg-v6.cali";
+        wireguard_listening_port: Option<u32> = "wireguardListeningPort", "51820";
+        wireguard_listening_port_v6: Option<u32> = "wireguardListeningPortV6", "51821";
+        wireguard_mtu: Option<u32> = "wireguardMTU", "0";
+        wireguard_mtu_v6: Option<u32> = "wireguardMTUV6", "0";
+        wireguard_keep_alive: Option<GoDuration> = "wireguardKeepAlive", "0";
+        wireguard_routing_rule_priority: Option<u32> = "wireguardRoutingRulePriority", "99";
+        wireguard_threading_enabled: Option<bool> = "wireguardThreadingEnabled", "false";
+    }
+    "file reports" {
+        flow_logs_collector_debug_trace: Option<bool> = "flowLogsCollectorDebugTrace", "false";
+        flow_logs_flush_interval: Option<GoDuration> = "flowLogsFlushInterval", "300";
+        flow_logs_goldmane_server: Option<String> = "flowLogsGoldmaneServer", "";
+        flow_logs_local_reporter: Option<Toggle> = "flowLogsLocalReporter", "Disabled";
+        flow_logs_policy_evaluation_mode: Option<FlowLogsPolicyEvaluation> = "flowLogsPolicyEvaluationMode", "Continuous";
+    }
+    "AWS integration" {
+        aws_src_dst_check: Option<AwsSrcDstCheck> = "awsSrcDstCheck", "DoNothing";
+    }
+    "Debug/test-only (generally unsupported)" {
+        debug_disable_log_dropping: Option<bool> = "debugDisableLogDropping", "false";
+        debug_host: Option<String> = "debugHost", "localhost";
+        debug_memory_profile_path: Option<String> = "debugMemoryProfilePath", "";
+        debug_port: Option<u16> = "debugPort", "";
+        debug_simulate_calc_graph_hang_after: Option<GoDuration> = "debugSimulateCalcGraphHangAfter", "0";
+        debug_simulate_dataplane_apply_delay: Option<GoDuration> = "debugSimulateDataplaneApplyDelay", "0";
+        debug_simulate_dataplane_hang_after: Option<GoDuration> = "debugSimulateDataplaneHangAfter", "0";
+    }
+    "Usage reporting" {
+        usage_reporting_enabled: Option<bool> = "usageReportingEnabled", "true";
+        usage_reporting_initial_delay: Option<GoDuration> = "usageReportingInitialDelay", "300";
+        usage_reporting_interval: Option<GoDuration> = "usageReportingInterval", "86400";
+    }
 }
 
 impl Spec for FelixConfigurationSpec {

@@ -1,9 +1,12 @@
 //! Workload endpoints.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
     Kind, NoStatus, Object, Spec,
@@ -157,13 +160,42 @@ pub struct QosControls {
 }
 
 /// A DSCP value: 0 to 63, or a class name such as `EF` or `AF23`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dscp {
     /// The number.
     Number(u8),
     /// The class.
     Class(String),
+}
+
+impl Serialize for Dscp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Number(number) => serializer.serialize_u8(*number),
+            Self::Class(class) => serializer.serialize_str(class),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Dscp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Value;
+        impl de::Visitor<'_> for Value {
+            type Value = Dscp;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a DSCP value: 0 to 63 or a class such as EF")
+            }
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Dscp, E> {
+                u8::try_from(value)
+                    .map(Dscp::Number)
+                    .map_err(|_cause| E::invalid_value(de::Unexpected::Unsigned(value), &self))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Dscp, E> {
+                Ok(text.parse().map_or_else(|_| Dscp::Class(text.to_owned()), Dscp::Number))
+            }
+        }
+        deserializer.deserialize_any(Value)
+    }
 }
 
 impl Spec for WorkloadEndpointSpec {
