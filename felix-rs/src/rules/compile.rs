@@ -8,8 +8,9 @@ use ipnet::IpNet;
 use super::dispatch::Dispatch;
 use super::fixed::{self, Inputs};
 use super::group::{self, End, Known, Reference};
+use super::hosts::Hosts;
 use super::language::{
-    ChainName, Family, Member, Owner, Rule, Set, SetName, SetType, Table, TableId, TableRules,
+    Action, ChainName, Family, Member, Owner, Rule, Set, SetName, SetType, TableId, TableRules,
 };
 use super::marks::Marks;
 use super::names::{self, GroupId};
@@ -274,17 +275,18 @@ impl Compiler {
 
     /// Whether a group came or went.
     fn take_endpoints(&mut self, delta: &Delta, dirty: &mut BTreeSet<Unit>) -> bool {
-        let before: BTreeSet<_> = delta.endpoints.keys().filter_map(|id| self.group_of(id)).collect();
+        let before: BTreeSet<_> =
+            delta.endpoints.keys().filter(|id| !is_host(id)).filter_map(|id| self.group_of(id)).collect();
         let mut new = BTreeSet::new();
         for (id, endpoint) in &delta.endpoints {
-            if let Some((group, _)) = self.endpoints.remove(id)
+            if let Some((group, _)) = self.endpoints.remove(id).filter(|_| !is_host(id))
                 && let Some((_, members)) = self.groups.get_mut(&group)
             {
                 *members -= 1;
             }
             if let Some(endpoint) = endpoint {
                 let group = GroupId::of(&endpoint.policy);
-                if matches!(endpoint.id, EndpointId::Workload { .. }) {
+                if !is_host(id) {
                     let entry = self.groups.entry(group.clone()).or_insert_with(|| {
                         new.insert(group.clone());
                         (Arc::clone(&endpoint.policy), 0)
@@ -296,7 +298,7 @@ impl Compiler {
         }
         self.groups.retain(|_, (_, members)| *members > 0);
         let gone: Vec<_> = before.into_iter().filter(|group| !self.groups.contains_key(group)).collect();
-        let changed = !new.is_empty() || !gone.is_empty();
+        let changed = !new.is_empty() || !gone.is_empty() || delta.endpoints.keys().any(is_host);
         dirty.extend(new.into_iter().chain(gone).map(Unit::Group));
         changed
     }
@@ -375,16 +377,48 @@ impl Compiler {
     /// Puts fixed chains and units together and notes which tables differ.
     fn assemble(&mut self, dispatch: &Dispatch, changes: &mut Changes) {
         let inputs = Inputs { settings: &self.settings, marks: self.marks, dispatch };
-        let mut tables = fixed::tables(&inputs);
-        for rendered in self.units.values() {
-            for ((family, name), rules) in &rendered.chains {
-                let table = tables.entry((*family, Table::Filter)).or_default();
-                table.chains.insert(name.clone(), Arc::clone(rules));
+        let endpoints = self.endpoints.values().map(|(_, endpoint)| endpoint.as_ref());
+        let hosts = Hosts {
+            settings: &self.settings,
+            marks: self.marks,
+            endpoints: endpoints.filter(|endpoint| is_host(&endpoint.id)).collect(),
+            known: self,
+        };
+        let mut tables = BTreeMap::new();
+        for family in fixed::families(&self.settings) {
+            let mut own = fixed::tables(&inputs, family);
+            hosts.extend(family, &mut own);
+            for (id, mut table) in own {
+                self.link(family, &mut table);
+                tables.insert((family, id), table);
             }
         }
         let ids: BTreeSet<_> = tables.keys().chain(self.tables.keys()).copied().collect();
         changes.tables.extend(ids.into_iter().filter(|id| tables.get(id) != self.tables.get(id)));
         self.tables = tables;
+    }
+
+    /// Adds the chains of units that a table's chains lead to: a chain nobody jumps to is not written.
+    fn link(&self, family: Family, table: &mut TableRules) {
+        let mut open: Vec<Arc<Vec<Rule>>> = table.chains.values().cloned().collect();
+        let pool: BTreeMap<&ChainName, &Arc<Vec<Rule>>> = self
+            .units
+            .values()
+            .flat_map(|unit| &unit.chains)
+            .filter(|((own, _), _)| *own == family)
+            .map(|((_, name), rules)| (name, rules))
+            .collect();
+        while let Some(rules) = open.pop() {
+            for rule in rules.iter() {
+                if let Action::Jump(name) | Action::Goto(name) = &rule.action
+                    && !table.chains.contains_key(name)
+                    && let Some(target) = pool.get(name)
+                {
+                    table.chains.insert(name.clone(), Arc::clone(target));
+                    open.push(Arc::clone(target));
+                }
+            }
+        }
     }
 
     fn derive_sets(&mut self, dispatch: &Dispatch, changes: &mut Changes) {
@@ -424,6 +458,10 @@ impl Compiler {
         }
         self.derived = derived;
     }
+}
+
+const fn is_host(id: &EndpointId) -> bool {
+    matches!(id, EndpointId::Host { .. })
 }
 
 fn some<K: Ord + Clone, V>(map: &BTreeMap<K, Arc<V>>) -> BTreeMap<K, Option<Arc<V>>> {

@@ -7,8 +7,7 @@ use ipnet::IpNet;
 
 use super::dispatch::Dispatch;
 use super::language::{
-    Action, BaseRules, ChainName, Conntrack, Family, Hook, Match, Rule, SetType, Side, Table, TableId,
-    TableRules,
+    Action, BaseRules, ChainName, Conntrack, Family, Hook, Match, Rule, SetType, Side, Table, TableRules,
 };
 use super::marks::Marks;
 use super::names;
@@ -40,15 +39,13 @@ pub(super) struct Inputs<'a> {
     pub(super) dispatch: &'a Dispatch,
 }
 
-/// The fixed part of all tables.
-pub(super) fn tables(inputs: &Inputs<'_>) -> BTreeMap<TableId, TableRules> {
+/// The fixed part of the tables of a family.
+pub(super) fn tables(inputs: &Inputs<'_>, family: Family) -> BTreeMap<Table, TableRules> {
     let mut tables = BTreeMap::new();
-    for family in families(inputs.settings) {
-        tables.insert((family, Table::Raw), raw(inputs, family));
-        tables.insert((family, Table::Filter), filter(inputs, family));
-        if inputs.settings.nat_outgoing.iter().any(|net| family.has_net(net)) {
-            tables.insert((family, Table::Nat), nat());
-        }
+    tables.insert(Table::Raw, raw(inputs, family));
+    tables.insert(Table::Filter, filter(inputs, family));
+    if inputs.settings.nat_outgoing.iter().any(|net| family.has_net(net)) {
+        tables.insert(Table::Nat, nat());
     }
     tables
 }
@@ -59,7 +56,7 @@ pub(super) fn families(settings: &NodeSettings) -> impl Iterator<Item = Family> 
     Family::ALL.into_iter().filter(move |family| ipv6 || *family == Family::V4)
 }
 
-/// Chains under construction.
+/// A table under construction.
 #[derive(Default)]
 pub(super) struct Builder(pub(super) TableRules);
 
@@ -68,11 +65,29 @@ impl Builder {
         self.0.chains.insert(names::fixed(name), Arc::new(rules));
     }
 
+    fn edit(&mut self, name: &str) -> &mut Vec<Rule> {
+        Arc::make_mut(self.0.chains.entry(names::fixed(name)).or_default())
+    }
+
+    pub(super) fn append(&mut self, name: &str, rules: Vec<Rule>) {
+        self.edit(name).extend(rules);
+    }
+
+    pub(super) fn prepend(&mut self, name: &str, rule: Rule) {
+        self.edit(name).insert(0, rule);
+    }
+
+    /// Puts rules where the first rule of a chain is.
+    pub(super) fn replace_first(&mut self, name: &str, rules: Vec<Rule>) {
+        let chain = self.edit(name);
+        chain.splice(..chain.len().min(1), rules);
+    }
+
     pub(super) fn first(&mut self, hook: Hook, rule: Rule) {
         self.base(hook).first.push(rule);
     }
 
-    fn last(&mut self, hook: Hook, rule: Rule) {
+    pub(super) fn last(&mut self, hook: Hook, rule: Rule) {
         self.base(hook).last.push(rule);
     }
 
@@ -85,11 +100,11 @@ pub(super) fn jump(name: &str) -> Action {
     Action::Jump(names::fixed(name))
 }
 
-fn workload(settings: &NodeSettings, side: Side) -> Match {
+pub(super) fn workload(settings: &NodeSettings, side: Side) -> Match {
     Match::Interface { side, name: format!("{}+", settings.workload_prefix).into(), negated: false }
 }
 
-fn protocol(number: u8) -> Match {
+pub(super) fn protocol(number: u8) -> Match {
     Match::Protocol { number, negated: false }
 }
 
@@ -101,7 +116,7 @@ pub(super) fn conntrack(state: Conntrack) -> Match {
     Match::Conntrack { state, negated: false }
 }
 
-fn icmp_type(kind: u8) -> Match {
+pub(super) fn icmp_type(kind: u8) -> Match {
     Match::Icmp { icmp: IcmpMatch { kind: Some(kind), code: None }, negated: false }
 }
 
@@ -199,23 +214,26 @@ fn shared((name, rules): (ChainName, Vec<Rule>)) -> (ChainName, Arc<Vec<Rule>>) 
     (name, Arc::new(rules))
 }
 
+/// Packets of the tunnels in use, by name.
+pub(super) fn tunnel_packets(settings: &NodeSettings) -> impl Iterator<Item = (Vec<Match>, &'static str)> {
+    let ipip = settings.ipip.then(|| (vec![protocol(IPIP)], "IPIP"));
+    let vxlan = settings.vxlan_port.map(|port| (udp_port(port).to_vec(), "VXLAN"));
+    ipip.into_iter().chain(vxlan)
+}
+
 /// Tunnel packets are taken from nodes of the cluster and nobody else: their inside is trusted.
 fn tunnels(settings: &NodeSettings) -> Vec<Rule> {
-    let mut rules = Vec::new();
-    let mut tunnel = |packets: &[Match], name: &str| {
-        let local = Match::Local { side: Side::Destination };
-        let known = [packets, &[set(SET_NODES, SetType::Net, Side::Source, false), local.clone()]].concat();
-        rules.push(Rule::new(known, Action::Accept).note(format!("{name} of a node")));
-        let other = [packets, &[local]].concat();
-        rules.push(Rule::new(other, Action::Drop).note(format!("{name} of a stranger")));
-    };
-    if settings.ipip {
-        tunnel(&[protocol(IPIP)], "IPIP");
-    }
-    if let Some(port) = settings.vxlan_port {
-        tunnel(&udp_port(port), "VXLAN");
-    }
-    rules
+    let local = || Match::Local { side: Side::Destination };
+    let rules = tunnel_packets(settings).flat_map(|(packets, name)| {
+        let known =
+            [packets.as_slice(), &[set(SET_NODES, SetType::Net, Side::Source, false), local()]].concat();
+        let other = [packets, vec![local()]].concat();
+        [
+            Rule::new(known, Action::Accept).note(format!("{name} of a node")),
+            Rule::new(other, Action::Drop).note(format!("{name} of a stranger")),
+        ]
+    });
+    rules.collect()
 }
 
 fn workload_to_host(inputs: &Inputs<'_>, family: Family) -> Vec<Rule> {

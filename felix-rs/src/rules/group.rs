@@ -24,8 +24,8 @@ pub(super) enum Reference {
 pub(super) enum End {
     /// Drop at the end of a tier that denies, run profiles, drop what nobody accepted.
     Enforce,
-    /// Drop at the end of a tier that denies; no profiles, the rest is accepted.
-    EnforceTiers,
+    /// Drop at the end of a tier that denies; no profiles, what all tiers passed goes on undecided.
+    Tiers,
     /// What no policy decided goes on undecided.
     Continue,
 }
@@ -86,10 +86,8 @@ pub(super) fn chain(
         }
         pass_may_be_set = true;
     }
-    match end {
-        End::Enforce => profiles(marks, policy, direction, known, &mut rules),
-        End::EnforceTiers => rules.push(Rule::new([], Action::SetMark(marks.accept))),
-        End::Continue => {}
+    if end == End::Enforce {
+        profiles(marks, policy, direction, known, &mut rules);
     }
     rules
 }

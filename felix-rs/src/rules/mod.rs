@@ -8,6 +8,7 @@ mod compile;
 mod dispatch;
 mod fixed;
 mod group;
+mod hosts;
 mod language;
 mod marks;
 pub mod names;

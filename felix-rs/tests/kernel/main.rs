@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod change;
+mod hosts;
 mod lab;
 mod policy;
 mod states;
@@ -104,7 +105,7 @@ fn missing() -> Option<&'static str> {
 }
 
 fn main() {
-    let scenarios: Vec<Scenario> = policy::SCENARIOS.iter().chain(change::SCENARIOS).copied().collect();
+    let scenarios: Vec<Scenario> = [policy::SCENARIOS, hosts::SCENARIOS, change::SCENARIOS].concat();
     let missing = missing();
     let require = std::env::var_os("TESTS_REQUIRE_ALL").is_some();
     let mut trials = Vec::new();
