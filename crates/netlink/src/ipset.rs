@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +21,8 @@ mod wire;
 const BATCH: usize = 500;
 const NETLINK_NETFILTER: isize = 12;
 const RECEIVE_BUFFER: usize = 1 << 20;
+/// Seconds after which a kernel that doesn't answer is an error.
+const TIMEOUT: i64 = 20;
 /// `IPSET_MAXNAMELEN` without its NUL.
 pub const MAX_NAME: usize = 31;
 /// Limit of members a set gets when it is created (Calico's value).
@@ -207,6 +211,8 @@ impl Ipset {
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_rx_buf_sz(RECEIVE_BUFFER)?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(TIMEOUT))
+            .map_err(std::io::Error::from)?;
         Ok(Self { socket, sequence: 0, revisions: BTreeMap::new() })
     }
 

@@ -19,6 +19,8 @@ mod plan;
 mod programs;
 mod saved;
 mod sets;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;

@@ -22,3 +22,6 @@ pub use language::{
 };
 pub use marks::{DEFAULT_MASK, Marks, MaskTooSmall};
 pub use sets::SetKey;
+
+#[cfg(test)]
+mod tests;

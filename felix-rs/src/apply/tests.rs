@@ -1,0 +1,115 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::plan::{self, Wanted};
+use super::saved::{self, Count};
+use crate::render::iptables;
+use crate::rules::{Action, BaseRules, ChainName, Family, Hook, Rule, Table, TableRules, names};
+
+fn wanted() -> TableRules {
+    let own = names::fixed("own");
+    let base = BaseRules {
+        first: vec![Rule::new([], Action::Jump(own.clone()))],
+        last: vec![Rule::new([], Action::Accept)],
+    };
+    TableRules {
+        base: [(Hook::Forward, base)].into(),
+        chains: [(own, Arc::new(vec![Rule::new([], Action::Drop)]))].into(),
+    }
+}
+
+fn hashes(table: &TableRules) -> Wanted {
+    let hashes = |name: &ChainName, rules: &[Rule]| {
+        iptables::chain(Family::V4, &name.0, rules).into_iter().map(|(hash, _)| hash).collect()
+    };
+    table.chains.iter().map(|(name, rules)| (name.clone(), hashes(name, rules))).collect()
+}
+
+/// Restore input for a kernel that shows this text.
+fn update(text: &str) -> String {
+    let table = wanted();
+    let saved = saved::parse(text).remove(&Table::Filter).unwrap_or_default();
+    let rules = |name: &ChainName| table.chains.get(name).cloned();
+    plan::update(Family::V4, Table::Filter, &saved, &table, &hashes(&table), rules).input
+}
+
+/// The kernel after the input was restored into an empty table, as `iptables-save -c` shows it.
+fn right() -> String {
+    let input = update("");
+    let mut rules: Vec<String> = input.lines().map(str::to_owned).collect();
+    for rule in &mut rules {
+        *rule = rule.replace("-I FORWARD 1 ", "-A FORWARD ");
+        if rule.starts_with("-A") {
+            rule.insert_str(0, "[7:420] ");
+        }
+    }
+    rules.join("\n")
+}
+
+#[test]
+fn what_is_right_is_left_alone() {
+    assert_eq!(update(&right()), "");
+    let foreign = right().replace("COMMIT", "[0:0] -A FORWARD -s 10.0.0.1/32 -j ACCEPT\nCOMMIT");
+    assert_eq!(update(&foreign), "", "somebody appended behind us");
+}
+
+#[test]
+fn base_rules_go_back_to_their_places() {
+    let pushed = right().replacen("[7:420] -A FORWARD", "[0:0] -A FORWARD -j foreign\n[7:420] -A FORWARD", 1);
+    let input = update(&pushed);
+    let verbs: Vec<_> =
+        input.lines().filter_map(|line| line.get(..10)).filter(|l| l.starts_with('-')).collect();
+    assert_eq!(verbs, ["-D FORWARD", "-D FORWARD", "-I FORWARD", "-A FORWARD"], "{input}");
+    assert!(!input.contains("foreign") && !input.contains(":mgy-own"), "{input}");
+}
+
+#[test]
+fn a_foreign_rule_in_our_chain_makes_it_be_written_again() {
+    let tampered = right().replacen("COMMIT", "[0:0] -A mgy-own -j ACCEPT\nCOMMIT", 1);
+    let input = update(&tampered);
+    assert!(input.contains(":mgy-own - [0:0]\n-A mgy-own ") && !input.contains("FORWARD"), "{input}");
+}
+
+#[test]
+fn sweep_names_only_what_is_ours() {
+    let text = "*filter\n:FORWARD DROP [1:2]\n:mgy-old - [0:0]\n:DOCKER - [0:0]\n\
+        [1:60] -A FORWARD -j DOCKER\n\
+        [1:60] -A FORWARD -m comment --comment \"mgy:AAAAAAAAAAAAAAAA\" -j mgy-old\n\
+        [1:60] -A FORWARD -m comment --comment \"mgy: not a hash\" -j ACCEPT\n\
+        [1:60] -A mgy-old -j ACCEPT\n[0:0] -A DOCKER -j RETURN\nCOMMIT\n";
+    let saved = saved::parse(text).remove(&Table::Filter).unwrap();
+    let [empty, delete] = plan::sweep(Table::Filter, &saved, None, &Wanted::new());
+    assert_eq!(
+        empty.input,
+        "*filter\n:mgy-old - [0:0]\n-D FORWARD -m comment --comment \"mgy:AAAAAAAAAAAAAAAA\" -j mgy-old\nCOMMIT\n"
+    );
+    assert_eq!(delete.input, "*filter\n-X mgy-old\nCOMMIT\n");
+    let [empty, delete] = plan::sweep(Table::Filter, &saved, Some(&wanted()), &hashes(&wanted()));
+    assert!(!empty.input.contains("-D FORWARD"), "base rules of a hook in use are the update's business");
+    assert_eq!(delete.written, 1);
+}
+
+#[test]
+fn counters_are_read_by_hash() {
+    let counts = saved::counters(&right());
+    assert_eq!(counts.len(), 3);
+    assert!(counts.values().all(|count| *count == Count { packets: 7, bytes: 420 }));
+}
+
+#[test]
+fn pauses_grow_to_a_limit() {
+    let pauses: Vec<_> =
+        [1, 2, 3, 30, u32::MAX].map(|attempt| super::error::backoff(attempt).as_millis()).into();
+    assert_eq!(pauses, [100, 200, 400, 10_000, 10_000]);
+}
+
+proptest! {
+    /// Foreign tools write what they like into their comments and chains.
+    #[test]
+    fn any_text_is_read(lines in proptest::collection::vec("[*:\\[]?(filter|mgy-a|-A|-A mgy-a|0:0\\] -A)? ?.{0,40}", 0..20)) {
+        let text = lines.join("\n");
+        drop(saved::parse(&text));
+        drop(saved::counters(&text));
+    }
+}

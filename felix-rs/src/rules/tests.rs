@@ -1,0 +1,389 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::*;
+
+fn set_id(number: u8) -> SetId {
+    SetId(format!("set-{number}").into())
+}
+
+fn policy_id(number: u8) -> PolicyId {
+    PolicyId { kind: "GlobalNetworkPolicy".into(), namespace: None, name: format!("p{number}").into() }
+}
+
+fn profile_id(number: u8) -> ProfileId {
+    ProfileId(format!("profile-{number}").into())
+}
+
+fn endpoint_id(number: u8) -> EndpointId {
+    match number {
+        0 => EndpointId::Host { name: "host".into() },
+        _ => EndpointId::Workload { namespace: "ns".into(), name: format!("pod-{number}").into() },
+    }
+}
+
+fn rule(action: RuleAction) -> PolicyRule {
+    PolicyRule {
+        index: 0,
+        action,
+        ip_version: None,
+        protocol: None,
+        not_protocol: None,
+        icmp: None,
+        not_icmp: None,
+        source: PeerMatch::default(),
+        destination: PeerMatch::default(),
+        annotations: BTreeMap::new(),
+    }
+}
+
+fn policy(id: PolicyId, rules: Vec<PolicyRule>, staged: bool) -> ActivePolicy {
+    ActivePolicy {
+        id,
+        tier: "default".into(),
+        staged,
+        ingress: rules.clone(),
+        egress: rules,
+        do_not_track: false,
+        pre_dnat: false,
+        apply_on_forward: false,
+        invalid: None,
+    }
+}
+
+fn any_rule() -> impl Strategy<Value = PolicyRule> {
+    let net = prop_oneof![
+        Just("10.0.0.0/8"),
+        Just("0.0.0.0/0"),
+        Just("192.0.2.1/32"),
+        Just("fd00::/8"),
+        Just("::/0")
+    ]
+    .prop_map(|text| text.parse().unwrap());
+    let action = prop_oneof![
+        Just(RuleAction::Allow),
+        Just(RuleAction::Deny),
+        Just(RuleAction::Pass),
+        Just(RuleAction::Log)
+    ];
+    let nets = proptest::collection::vec(net, 0..3);
+    let sets = proptest::collection::vec((0..4u8).prop_map(set_id), 0..2);
+    let peer = (nets.clone(), nets, sets.clone(), sets).prop_map(|(nets, not_nets, sets, not_sets)| {
+        PeerMatch { nets, not_nets, sets, not_sets, ..PeerMatch::default() }
+    });
+    (action, peer.clone(), peer, proptest::option::of(prop_oneof![Just(6u8), Just(17), Just(1)])).prop_map(
+        |(action, source, destination, protocol)| PolicyRule {
+            protocol,
+            source,
+            destination,
+            ..rule(action)
+        },
+    )
+}
+
+fn any_members() -> impl Strategy<Value = BTreeSet<SetMember>> {
+    proptest::collection::btree_set(
+        prop_oneof![Just("10.0.0.1/32"), Just("10.1.0.0/16"), Just("fd00::1/128"), Just("0.0.0.0/0")]
+            .prop_map(|net| SetMember::Net(net.parse().unwrap())),
+        0..4,
+    )
+}
+
+fn any_endpoint(number: u8) -> impl Strategy<Value = LocalEndpoint> {
+    let ids = proptest::collection::vec((0..4u8).prop_map(policy_id), 0..3);
+    let tiers = (ids.clone(), ids, any::<bool>()).prop_map(|(ingress, egress, deny)| EndpointTier {
+        name: "default".into(),
+        default: if deny { TierDefault::Deny } else { TierDefault::Pass },
+        ingress,
+        egress,
+    });
+    let policy = (
+        proptest::collection::vec(tiers, 0..3),
+        proptest::collection::vec((0..2u8).prop_map(profile_id), 0..2),
+    )
+        .prop_map(|(tiers, profiles)| Arc::new(EndpointPolicy { tiers, profiles }));
+    (policy.clone(), policy, 0..3u8).prop_map(move |(policy, other, address)| LocalEndpoint {
+        id: endpoint_id(number),
+        interface: format!("mgy{number}").into(),
+        addresses: [format!("10.0.0.{address}").parse().unwrap()].into(),
+        allowed_sources: [].into(),
+        policy,
+        untracked: Arc::clone(&other),
+        pre_dnat: Arc::default(),
+        forward: other,
+    })
+}
+
+/// One step of a random history.
+#[derive(Debug, Clone)]
+enum Step {
+    Set(u8, Option<BTreeSet<SetMember>>),
+    Policy(u8, Option<(Vec<PolicyRule>, bool)>),
+    Profile(u8, Option<Vec<PolicyRule>>),
+    Endpoint(Box<(u8, Option<LocalEndpoint>)>),
+    Settings(bool, bool),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let rules = || proptest::collection::vec(any_rule(), 0..3);
+    prop_oneof![
+        (0..4u8, proptest::option::of(any_members())).prop_map(|(n, m)| Step::Set(n, m)),
+        (0..4u8, proptest::option::of((rules(), any::<bool>()))).prop_map(|(n, p)| Step::Policy(n, p)),
+        (0..2u8, proptest::option::of(rules())).prop_map(|(n, p)| Step::Profile(n, p)),
+        (0..5u8).prop_flat_map(|n| {
+            proptest::option::of(any_endpoint(n)).prop_map(move |e| Step::Endpoint(Box::new((n, e))))
+        }),
+        (any::<bool>(), any::<bool>()).prop_map(|(ipv6, nat)| Step::Settings(ipv6, nat)),
+    ]
+}
+
+fn take(delta: &mut Delta, state: &EnforcedState, step: Step) {
+    match step {
+        Step::Set(number, members) => {
+            let id = set_id(number);
+            let change = match (state.sets.get(&id), members) {
+                (None, None) => return,
+                (None, Some(members)) => SetChange::Create { kind: SetKind::Net, members },
+                (Some(_), None) => SetChange::Delete,
+                (Some((_, before)), Some(now)) => SetChange::Update {
+                    added: now.difference(before).copied().collect(),
+                    removed: before.difference(&now).copied().collect(),
+                },
+            };
+            delta.sets.insert(id, change);
+        }
+        Step::Policy(number, content) => {
+            let id = policy_id(number);
+            let policy = content.map(|(rules, staged)| Arc::new(policy(id.clone(), rules, staged)));
+            delta.policies.insert(id, policy);
+        }
+        Step::Profile(number, rules) => {
+            let id = profile_id(number);
+            let profile = rules.map(|rules| {
+                Arc::new(ActiveProfile { id: id.clone(), ingress: rules.clone(), egress: rules })
+            });
+            delta.profiles.insert(id, profile);
+        }
+        Step::Endpoint(content) => {
+            let (number, endpoint) = *content;
+            delta.endpoints.insert(endpoint_id(number), endpoint.map(Arc::new));
+        }
+        Step::Settings(ipv6, nat) => {
+            let nets = if nat { vec!["10.0.0.0/8".parse().unwrap()] } else { Vec::new() };
+            let nat_outgoing = nets.into_iter().collect();
+            delta.settings = Some(Arc::new(NodeSettings { ipv6, nat_outgoing, ..NodeSettings::default() }));
+        }
+    }
+}
+
+/// Adds up changes of sets as an applier does.
+fn accumulate(sets: &mut BTreeMap<SetKey, BTreeSet<Member>>, changes: Changes) {
+    for (key, update) in changes.sets {
+        match update {
+            SetUpdate::Whole { members, .. } => {
+                sets.insert(key, members);
+            }
+            SetUpdate::Change { added, removed } => {
+                let set = sets.get_mut(&key).expect("a change of a set that was never made");
+                set.extend(added);
+                set.retain(|member| !removed.contains(member));
+            }
+            SetUpdate::Gone => {
+                sets.remove(&key);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any history ends in the rules and sets of its last state, and says which tables it touched.
+    #[test]
+    fn incremental_equals_from_scratch(history in proptest::collection::vec(proptest::collection::vec(any_step(), 1..4), 1..8)) {
+        let mut state = EnforcedState::default();
+        let (mut compiler, changes) = Compiler::new(Marks::default(), &state);
+        let mut sets = BTreeMap::new();
+        accumulate(&mut sets, changes);
+        for steps in history {
+            let mut delta = Delta::default();
+            for step in steps {
+                take(&mut delta, &state, step);
+            }
+            state.apply(&delta);
+            let before = compiler.tables().clone();
+            let changes = compiler.update(&delta);
+            for (id, table) in compiler.tables() {
+                prop_assert_eq!(changes.tables.contains(id), before.get(id) != Some(table));
+            }
+            prop_assert!(before.keys().all(|id| compiler.tables().contains_key(id) || changes.tables.contains(id)));
+            accumulate(&mut sets, changes);
+        }
+        let (fresh, changes) = Compiler::new(Marks::default(), &state);
+        let mut fresh_sets = BTreeMap::new();
+        accumulate(&mut fresh_sets, changes);
+        prop_assert_eq!(compiler.tables(), fresh.tables());
+        prop_assert_eq!(&sets, &fresh_sets);
+        // Whatever is jumped to or looked up exists.
+        for ((family, _), table) in fresh.tables() {
+            for rule in table.chains.values().flat_map(|rules| rules.iter()) {
+                if let Action::Jump(name) | Action::Goto(name) = &rule.action {
+                    prop_assert!(table.chains.contains_key(name), "{name}");
+                }
+                for part in &rule.matches {
+                    if let Match::Set { set, .. } = part {
+                        prop_assert!(fresh_sets.contains_key(&(set.clone(), *family)), "{set:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn translated(rule: PolicyRule, family: Family) -> Vec<Rule> {
+    let kinds = BTreeMap::from([(set_id(0), SetKind::Net), (set_id(1), SetKind::IpPort)]);
+    let prefix = "log".into();
+    let mut net_sets = BTreeMap::new();
+    let mut context = super::policy::Context {
+        family,
+        marks: Marks::default(),
+        kinds: &kinds,
+        log_prefix: &prefix,
+        net_sets: &mut net_sets,
+    };
+    super::policy::chain(&mut context, &Owner::Policy(policy_id(0)), Direction::Ingress, &[rule])
+}
+
+fn texts(rule: PolicyRule, family: Family) -> Vec<String> {
+    let rules = translated(rule, family);
+    let strip = |text: String| text.split("\" ").nth(1).unwrap().to_owned();
+    crate::render::iptables::chain(family, "c", &rules).into_iter().map(|(_, text)| strip(text)).collect()
+}
+
+fn range(first: u16, last: u16) -> PortRange {
+    PortRange { first, last }
+}
+
+#[test]
+fn more_ports_than_a_match_takes_are_several_rules() {
+    let mut many = rule(RuleAction::Allow);
+    many.protocol = Some(6);
+    many.destination.ports =
+        (1..=14).map(|port| range(port, port)).chain([range(100, 200), range(9, 9)]).collect();
+    assert_eq!(
+        texts(many.clone(), Family::V4),
+        [
+            "-p 6 -m multiport --dports 1,2,3,4,5,6,7,8,9,10,11,12,13,14 -g mgy-mark-10000",
+            "-p 6 -m multiport --dports 100:200,9 -g mgy-mark-10000",
+        ]
+    );
+    many.destination.not_ports = std::mem::take(&mut many.destination.ports);
+    assert_eq!(
+        texts(many, Family::V4),
+        [
+            "-p 6 -m multiport ! --dports 1,2,3,4,5,6,7,8,9,10,11,12,13,14 -m multiport ! --dports 100:200,9 -g mgy-mark-10000",
+        ]
+    );
+}
+
+#[test]
+fn numeric_and_named_ports_are_alternatives() {
+    let mut ports = rule(RuleAction::Deny);
+    ports.protocol = Some(17);
+    ports.destination.ports = vec![range(53, 53)];
+    ports.destination.named_ports = vec![set_id(1)];
+    let set = names::address_set(&set_id(1)).kernel_name(Family::V6);
+    assert_eq!(
+        texts(ports, Family::V6),
+        [
+            "-p 17 -m multiport --dports 53 -j DROP".to_owned(),
+            format!("-p 17 -m set --match-set {set} dst,dst -j DROP"),
+        ]
+    );
+}
+
+#[test]
+fn ports_without_a_protocol_mean_those_that_have_ports() {
+    let mut ports = rule(RuleAction::Pass);
+    ports.source.ports = vec![range(1, 9)];
+    ports.not_protocol = Some(17);
+    assert_eq!(
+        texts(ports, Family::V4),
+        [
+            "-p 6 -m multiport --sports 1:9 -g mgy-mark-20000",
+            "-p 132 -m multiport --sports 1:9 -g mgy-mark-20000",
+        ]
+    );
+}
+
+#[test]
+fn a_rule_of_the_other_family_is_no_rule() {
+    let mut v6 = rule(RuleAction::Allow);
+    v6.source.nets = vec!["fd00::/8".parse().unwrap()];
+    assert_eq!(texts(v6.clone(), Family::V4), [""; 0]);
+    assert_eq!(texts(v6, Family::V6), ["-s fd00::/8 -g mgy-mark-10000"]);
+    let version = PolicyRule { ip_version: Some(4), ..rule(RuleAction::Deny) };
+    assert_eq!(texts(version.clone(), Family::V6), [""; 0]);
+    assert_eq!(texts(version, Family::V4), ["-j DROP"]);
+    let ping = PolicyRule {
+        protocol: Some(1),
+        icmp: Some(IcmpMatch { kind: Some(8), code: None }),
+        ..rule(RuleAction::Allow)
+    };
+    assert_eq!(texts(ping.clone(), Family::V6), [""; 0]);
+    assert_eq!(texts(ping, Family::V4), ["-p 1 -m icmp --icmp-type 8 -g mgy-mark-10000"]);
+}
+
+#[test]
+fn several_networks_are_a_set_and_everything_is_no_match() {
+    let mut nets = rule(RuleAction::Allow);
+    nets.source.nets = vec!["10.2.0.0/16".parse().unwrap(), "10.1.0.0/16".parse().unwrap()];
+    nets.source.not_nets = vec!["10.1.9.0/24".parse().unwrap()];
+    let mut sorted = nets.source.nets.clone();
+    sorted.sort();
+    let set = names::net_set(&sorted).kernel_name(Family::V4);
+    assert_eq!(
+        texts(nets.clone(), Family::V4),
+        [format!("-m set --match-set {set} src ! -s 10.1.9.0/24 -g mgy-mark-10000")]
+    );
+    nets.source.nets.push("0.0.0.0/0".parse().unwrap());
+    assert_eq!(texts(nets.clone(), Family::V4), ["! -s 10.1.9.0/24 -g mgy-mark-10000"]);
+    nets.source.not_nets.push("0.0.0.0/0".parse().unwrap());
+    assert_eq!(texts(nets, Family::V4), [""; 0]);
+}
+
+#[test]
+fn sets_nobody_knows_fail_closed() {
+    let with = |action, negated| {
+        let mut rule = rule(action);
+        let sets = if negated { &mut rule.source.not_sets } else { &mut rule.source.sets };
+        sets.push(set_id(9));
+        texts(rule, Family::V4)
+    };
+    for negated in [false, true] {
+        assert_eq!(with(RuleAction::Allow, negated), [""; 0]);
+        assert_eq!(with(RuleAction::Deny, negated), ["-j DROP"]);
+    }
+}
+
+#[test]
+fn names_fit_the_kernel_and_are_stable() {
+    let id = PolicyId {
+        kind: "NetworkPolicy".into(),
+        namespace: Some("n".repeat(63).into()),
+        name: "p".repeat(253).into(),
+    };
+    for name in [
+        names::policy(&id, Direction::Ingress),
+        names::profile(&ProfileId("x".repeat(300).into()), Direction::Egress),
+        names::GroupId::of(&EndpointPolicy::default()).chain(Direction::Ingress),
+    ] {
+        assert!(name.0.len() <= 28 && name.0.starts_with("mgy-"), "{name}");
+    }
+    let set = names::address_set(&SetId("s".repeat(500).into())).kernel_name(Family::V6);
+    assert!(set.len() <= 31, "{set}");
+    assert_eq!(&*names::policy(&policy_id(1), Direction::Ingress).0, "mgy-pi-Zo5jSDMy0IOFH4zo");
+}
