@@ -108,7 +108,7 @@ fn hashes_chain() {
 #[test]
 fn comments_are_harmless() {
     use crate::rules::{Action, Rule};
-    let hostile = Rule::new([], Action::Drop).note("x\" -j ACCEPT\n-A INPUT -j ACCEPT \\é").clone();
+    let hostile = Rule::new([], Action::Drop).note("x\" -j ACCEPT\n-A INPUT -j ACCEPT \\é");
     let (_, text) = iptables::chain(Family::V4, "c", &[hostile]).remove(0);
     assert_eq!(text.matches('"').count(), 2, "{text}");
     assert!(!text.contains('\n') && text.is_ascii() && text.ends_with("\" -j DROP"), "{text}");

@@ -247,14 +247,14 @@ fn translated(rule: PolicyRule, family: Family) -> Vec<Rule> {
     let kinds = BTreeMap::from([(set_id(0), SetKind::Net), (set_id(1), SetKind::IpPort)]);
     let prefix = "log".into();
     let mut net_sets = BTreeMap::new();
-    let mut context = super::policy::Context {
+    let mut context = policy::Context {
         family,
         marks: Marks::default(),
         kinds: &kinds,
         log_prefix: &prefix,
         net_sets: &mut net_sets,
     };
-    super::policy::chain(&mut context, &Owner::Policy(policy_id(0)), Direction::Ingress, &[rule])
+    policy::chain(&mut context, &Owner::Policy(policy_id(0)), Direction::Ingress, &[rule])
 }
 
 fn texts(rule: PolicyRule, family: Family) -> Vec<String> {
