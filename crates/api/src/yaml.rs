@@ -43,6 +43,10 @@ fn place(document: usize, at: Position) -> String {
     if at.line > 0 { format!("{document}line {}: ", at.line) } else { document.replace(", ", ": ") }
 }
 
+/// Documents of one file: a cluster's whole configuration in one dump must fit.
+const MAX_DOCUMENTS: usize = 200_000;
+/// YAML nodes of one file; each costs some tens of bytes.
+const MAX_NODES: usize = 10_000_000;
 /// YAML nodes that aliases may stand for in one file: far beyond any manifest, far below what hurts.
 const MAX_ALIASED: usize = 50_000;
 
@@ -112,6 +116,11 @@ fn trees(text: &str) -> Result<Vec<Node>, (Problem, Position)> {
     // YAML 1.1 takes a node called `n` for a boolean; where a boolean is wanted, the tree still understands `yes` and `off`.
     let options = serde_saphyr::options! {
         strict_booleans: true,
+        budget: serde_saphyr::budget! {
+            max_documents: MAX_DOCUMENTS,
+            max_nodes: MAX_NODES,
+            max_events: 2 * MAX_NODES,
+        },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIASED },
     };
     match serde_saphyr::from_multiple_with_options::<Node>(text, options) {

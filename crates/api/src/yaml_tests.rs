@@ -181,6 +181,22 @@ fn broken_yaml_names_the_place() {
 }
 
 #[test]
+fn whole_clusters_fit_in_one_file() {
+    let one = |i: u32| {
+        format!("---\napiVersion: projectcalico.org/v3\nkind: GlobalNetworkSet\nmetadata: {{name: s{i}}}\n")
+    };
+    let text: String = (0..3000).map(one).collect();
+    let resources = yaml::parse("f", &text).unwrap();
+    assert_eq!(
+        (resources.len(), resources[2999].document, resources[2999].at.line),
+        (3000, 3000, 3000 * 4 - 2)
+    );
+    let nets: Vec<String> = (0..50_000_u32).map(|i| std::net::Ipv4Addr::from(i).to_string()).collect();
+    let text = format!("{}spec: {{nets: [{}]}}\n", one(0), nets.join(", "));
+    assert_eq!(yaml::parse("f", &text).unwrap().len(), 1);
+}
+
+#[test]
 fn anchors_and_old_booleans() {
     let text = "\
 apiVersion: projectcalico.org/v3
