@@ -263,11 +263,21 @@ fn plain(cx: &Context<'_>, prefix: IpNet, pool: Option<&Pool>, learned: Option<&
             source: Source::Bgp,
             stale: learned.stale,
         };
-        let gone = learned.stale && pool.is_some() && !cx.by_address.contains_key(&next_hop);
-        let hop = if gone { Err(Reason::StaleAndGone { next_hop }) } else { direct_hop(cx, next_hop) };
+        let hop = if learned.stale && is_gone(cx, &prefix, next_hop) {
+            Err(Reason::StaleAndGone { next_hop })
+        } else {
+            direct_hop(cx, next_hop)
+        };
         (hop, why)
     });
     Decision::via(prefix, hops.collect(), cx.settings.max_paths)
+}
+
+/// The block's node is not in the datastore any more, nor is the next hop (which may be a router before the node, as with
+/// an eBGP fabric): waiting for a restart to end would only send packets to nobody.
+fn is_gone(cx: &Context<'_>, prefix: &IpNet, next_hop: IpAddr) -> bool {
+    let owner = cx.blocks.get(prefix).and_then(Option::as_ref);
+    !cx.by_address.contains_key(&next_hop) && owner.is_some_and(|owner| !cx.peers.contains_key(owner))
 }
 
 /// Why a block that only BGP could bring has no route.

@@ -289,6 +289,9 @@ fn unreachable_own_and_stale_next_hops() {
         "n3 is gone, only a stale route is left"
     );
     assert!(text.iter().any(|l| l.starts_with("10.65.2.0/24 via")), "stale, but its node exists");
+    let fabric = three_nodes("").learned("10.65.2.0/24", &["172.20.0.253"]).stale();
+    let both = "10.65.2.0/24 nexthop via 172.20.0.2 dev eth0 nexthop via 172.20.0.253 dev eth0 proto 181";
+    assert!(fabric.text().contains(&both.to_owned()), "a router that restarts: {:#?}", fabric.text());
     assert!(cluster.text().iter().any(|l| l.starts_with("10.65.3.0/24 via")), "not stale: BGP knows better");
 }
 

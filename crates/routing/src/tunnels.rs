@@ -17,8 +17,8 @@ const IPIP_OVERHEAD: u32 = 20;
 const VXLAN_OVERHEAD: u32 = 50;
 /// The same with an outer IPv6 header (40).
 const VXLAN_V6_OVERHEAD: u32 = 70;
-/// The smallest MTU IPv6 works with (RFC 8200 section 5); never go below.
-const SMALLEST_MTU: u32 = 1280;
+/// The smallest MTU IPv6 works with (RFC 8200 section 5).
+const SMALLEST_IPV6_MTU: u32 = 1280;
 
 /// MTUs by purpose, octets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +37,11 @@ impl Mtus {
     ) -> Self {
         let uplink = uplink.map_or(DEFAULT_MTU, |uplink| uplink.mtu);
         let inner = |set: Option<u32>, overhead: u32| {
-            set.filter(|mtu| *mtu > 0)
-                .unwrap_or_else(|| uplink.saturating_sub(overhead).max(SMALLEST_MTU.min(uplink)))
+            set.filter(|mtu| *mtu > 0).unwrap_or_else(|| uplink.saturating_sub(overhead))
         };
         let vxlan = inner(settings.vxlan_mtu, VXLAN_OVERHEAD);
-        let vxlan_v6 = inner(settings.vxlan_mtu_v6, VXLAN_V6_OVERHEAD);
+        // The kernel turns IPv6 off on a device with less; the outer packets are then fragmented.
+        let vxlan_v6 = inner(settings.vxlan_mtu_v6, VXLAN_V6_OVERHEAD).max(SMALLEST_IPV6_MTU);
         let ipip = inner(settings.ipip_mtu, IPIP_OVERHEAD);
         let smallest = used
             .iter()
@@ -53,6 +53,8 @@ impl Mtus {
             })
             .min()
             .unwrap_or(uplink);
+        let has_v6 = used.iter().any(|(_, family)| *family == Family::V6);
+        let smallest = if has_v6 { smallest.max(SMALLEST_IPV6_MTU) } else { smallest };
         Self { vxlan, vxlan_v6, ipip, pod: settings.pod_mtu.filter(|mtu| *mtu > 0).unwrap_or(smallest) }
     }
 }
@@ -129,4 +131,27 @@ pub(crate) fn ipip_device(
         address: cx.own.ipip.map(|address| IpNet::from(IpAddr::V4(address))),
         mtu: mtus.ipip,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_get_what_fits_through_every_path_in_use() {
+        let mtu = |uplink: u32, used: &[(Encapsulation, Family)]| {
+            let uplink = Uplink { name: "eth0".to_owned(), mtu: uplink };
+            Mtus::new(&Settings::default(), Some(&uplink), &used.iter().copied().collect()).pod
+        };
+        let (none, ipip) = ((Encapsulation::None, Family::V4), (Encapsulation::Ipip, Family::V4));
+        let (vxlan, vxlan_v6) = ((Encapsulation::Vxlan, Family::V4), (Encapsulation::Vxlan, Family::V6));
+        assert_eq!(mtu(9000, &[]), 9000);
+        assert_eq!(mtu(1500, &[none, ipip]), 1480);
+        assert_eq!(mtu(1500, &[none, vxlan]), 1450);
+        assert_eq!(mtu(1500, &[vxlan, vxlan_v6]), 1430);
+        assert_eq!(mtu(1280, &[vxlan]), 1230);
+        assert_eq!(mtu(1280, &[vxlan, vxlan_v6]), 1280, "IPv6 works with no less");
+        let fixed = Settings { vxlan_mtu: Some(1400), pod_mtu: Some(0), ..Settings::default() };
+        assert_eq!(Mtus::new(&fixed, None, &BTreeSet::from([vxlan])).pod, 1400, "0 means automatic");
+    }
 }

@@ -11,7 +11,7 @@ mod status;
 mod version;
 mod write;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 use margay_api::Kind;
 use margay_control::Client;
@@ -87,7 +87,7 @@ fn daemon(global: &GlobalArgs) -> anyhow::Result<Client> {
 
 /// The cluster's objects.
 fn session(global: &GlobalArgs, access: Access) -> anyhow::Result<Session> {
-    Session::open(&global.store()?, access).context("datastore")
+    Session::open(&global.store()?, access)
 }
 
 /// The kind a person means.
