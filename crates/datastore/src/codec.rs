@@ -152,6 +152,7 @@ mod tests {
             (stored(json!({"kind": "Unheard"})), ""),
             (head("a", json!({"cidr": "10.0.0.0/16", "cdir": 1})), "cdir"),
             (head("a", json!({"cidr": "nonsense"})), "cidr"),
+            (head("a", json!({"cidr": "10.0.0.0/16", "blockSize": 99})), "blockSize"),
             (head("b", json!({"cidr": "10.0.0.0/16"})), "IPPool(b)"),
         ] {
             let reason = decode(key.clone(), Revision(1), &bytes).resource.unwrap_err().reason;
