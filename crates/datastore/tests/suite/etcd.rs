@@ -19,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         etcd_trial("etcd::other_endpoints_stand_in", other_endpoints_stand_in),
         etcd_trial("etcd::a_restart_ends_watches_and_resuming_loses_nothing", a_restart_ends_watches),
         etcd_trial("etcd::another_cluster_ends_old_positions", another_cluster_ends_old_positions),
+        etcd_trial("etcd::a_full_disk_quota_is_reported", a_full_disk_quota_is_reported),
         etcd_trial("etcd::users_need_their_password", users_need_their_password),
         etcd_trial("etcd::a_watch_logs_in_again_when_its_token_is_gone", a_watch_logs_in_again),
         etcd_trial("etcd::three_members_lose_one_and_no_write", three_members_lose_one_and_no_write),
@@ -157,6 +158,23 @@ async fn another_cluster_ends_old_positions() {
     let ended = store.watch(position).await.unwrap_err();
     assert!(matches!(ended, Error::Compacted(_)), "{ended}");
     assert_eq!(store.list(&[Prefix::new("/t")]).await.unwrap().entries, []);
+}
+
+async fn a_full_disk_quota_is_reported() {
+    let mut server = EtcdServer::stopped().with(&["--quota-backend-bytes", "4000000"], false);
+    assert!(server.start());
+    let store = Backend::connect(&server.config()).await.unwrap();
+    eventually("etcd is up", || async { store.revision().await.ok() }).await;
+    let mut written = 0;
+    let full = loop {
+        match store.create(&format!("/t/{written}"), vec![b'x'; 500_000]).await {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 30, "the quota never ends");
+    };
+    assert!(matches!(&full, Error::Unavailable(reason) if reason.contains("space")), "{full}");
+    assert_eq!(store.list(&[Prefix::new("/t")]).await.unwrap().entries.len(), written);
 }
 
 /// Turns on etcd's users: `margay` with password `secret2` may use `/t/`. Returns a client without a user.
