@@ -1,0 +1,297 @@
+//! Sessions with a real BIRD on loopback addresses: as our client, as our reflector, over restarts of either side.
+#![cfg(feature = "tokio")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "helpers of tests"
+)]
+
+use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig, StopMode};
+use margay_bgp::{Originated, PeerConfig, PeerKind, RouteInfo, RouteQuery, SpeakerConfig, Timers};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const AS: u32 = 64512;
+const PORT: u16 = 17_279;
+const BIRD_PORT: u16 = 17_280;
+/// What may take a restarted BIRD's timers.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether BIRD is there. Its absence is said aloud, and a failure where everything is required.
+fn available() -> bool {
+    let found = Command::new("bird").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if found.is_ok_and(|status| status.success()) {
+        return true;
+    }
+    assert!(std::env::var_os("TESTS_REQUIRE_ALL").is_none(), "bird is not installed");
+    eprintln!("skipped: bird is not installed");
+    false
+}
+
+/// 127.78.net.last: every test has a net of its own.
+fn ip(net: u8, last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 78, net, last)
+}
+
+struct Bird {
+    directory: PathBuf,
+    child: Child,
+}
+
+impl Bird {
+    /// Runs at .9 of the net, with these protocol blocks.
+    fn start(net: u8, protocols: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("margay-bird-{}-{net}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let own = ip(net, 9);
+        let config = format!(
+            "router id {own};\nlog \"{log}\" all;\nprotocol device {{}}\n\
+             protocol static origin4 {{ ipv4; route 10.50.{net}.0/24 blackhole; }}\n\
+             protocol static origin6 {{ ipv6; route fd00:50:{net}::/64 blackhole; }}\n\
+             template bgp peer {{\n local {own} port {BIRD_PORT} as {AS};\n strict bind yes;\n multihop;\n\
+             graceful restart on;\n connect delay time 1;\n connect retry time 1;\n error wait time 1,2;\n\
+             ipv4 {{ import all; export all; }};\n\
+             ipv6 {{ import all; export filter {{ bgp_next_hop = fd00::9; accept; }}; }};\n}}\n{protocols}\n",
+            log = directory.join("bird.log").display(),
+        );
+        std::fs::write(directory.join("bird.conf"), config).unwrap();
+        let child = Self::run(&directory, false);
+        Self { directory, child }
+    }
+
+    fn run(directory: &Path, recover: bool) -> Child {
+        let mut command = Command::new("bird");
+        command.arg("-f").arg("-c").arg(directory.join("bird.conf"));
+        command.arg("-s").arg(directory.join("bird.ctl"));
+        if recover {
+            command.arg("-R");
+        }
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// Kills it without a word and starts it again, as after a crash.
+    fn crash(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn recover(&mut self) {
+        self.child = Self::run(&self.directory, true);
+    }
+
+    fn ask(&self, question: &str) -> String {
+        let output = Command::new("birdc")
+            .arg("-s")
+            .arg(self.directory.join("bird.ctl"))
+            .arg(question)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("bird.log")).unwrap_or_default()
+    }
+
+    async fn eventually(&self, question: &str, check: impl Fn(&str) -> bool) -> String {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let answer = self.ask(question);
+            if check(&answer) {
+                return answer;
+            }
+            let late = tokio::time::Instant::now() > deadline;
+            assert!(!late, "{question}: {answer}\n{}\n{}", self.ask("show protocols all"), self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for Bird {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+        std::fs::remove_dir_all(&self.directory).ok();
+    }
+}
+
+fn spawn(net: u8, last: u8, restarting: bool) -> BgpHandle {
+    let speaker = SpeakerConfig { restarting, ..SpeakerConfig::new(ip(net, last), AS) };
+    let listen = vec![SocketAddr::from((ip(net, last), PORT))];
+    let (handle, mut events) = BgpService::spawn(ServiceConfig { speaker, listen }).unwrap();
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    handle
+}
+
+fn peer(net: u8, own: u8, remote: u8, kind: PeerKind) -> PeerConfig {
+    PeerConfig {
+        port: if remote == 9 { BIRD_PORT } else { PORT },
+        local: Some(IpAddr::V4(ip(net, own))),
+        timers: Timers {
+            connect_retry: Duration::from_millis(200),
+            connect_retry_max: Duration::from_millis(500),
+            error_wait: Duration::from_millis(200),
+            error_wait_max: Duration::from_millis(500),
+            ..Timers::default()
+        },
+        ..PeerConfig::new(IpAddr::V4(ip(net, remote)), AS, kind)
+    }
+}
+
+fn own_routes(last: u8) -> Vec<Originated> {
+    vec![
+        Originated::new(format!("10.1.{last}.0/24").parse().unwrap(), Some(IpAddr::from([10, 99, 0, last]))),
+        Originated::new(
+            format!("fd00:1:{last}::/64").parse().unwrap(),
+            Some(format!("fd00::{last}").parse().unwrap()),
+        ),
+    ]
+}
+
+async fn route(handle: &BgpHandle, prefix: &str, check: impl Fn(&RouteInfo) -> bool) -> RouteInfo {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let query = RouteQuery { prefix: Some(prefix.parse().unwrap()), best: true, ..RouteQuery::default() };
+        if let Some(found) = handle.routes(query).await.unwrap().into_iter().next().filter(&check) {
+            return found;
+        }
+        let late = tokio::time::Instant::now() > deadline;
+        assert!(!late, "no such route to {prefix}: {:#?}", handle.peers().await.unwrap());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn bird_as_client_of_our_reflector() {
+    if !available() {
+        return;
+    }
+    let net = 1;
+    let reflector = spawn(net, 1, false);
+    reflector.set_originated(Vec::new()).await.unwrap();
+    reflector
+        .set_peers(vec![
+            PeerConfig { passive: true, ..peer(net, 1, 2, PeerKind::InternalClient) },
+            peer(net, 1, 9, PeerKind::InternalClient),
+        ])
+        .await
+        .unwrap();
+    let client = spawn(net, 2, false);
+    client.set_originated(own_routes(2)).await.unwrap();
+    client.set_peers(vec![peer(net, 2, 1, PeerKind::Internal)]).await.unwrap();
+    let protocol =
+        format!("protocol bgp reflector from peer {{ neighbor {} port {PORT} as {AS}; }}", ip(net, 1));
+    let bird = Bird::start(net, &protocol);
+
+    let learned = route(&client, "10.50.1.0/24", |_| true).await;
+    assert_eq!(learned.next_hop, Some(IpAddr::V4(ip(net, 9))));
+    assert_eq!((learned.originator_id, &learned.cluster_list[..]), (Some(ip(net, 9)), &[ip(net, 1)][..]));
+    let learned = route(&client, "fd00:50:1::/64", |_| true).await;
+    assert_eq!(learned.next_hop, Some("fd00::9".parse().unwrap()));
+    let shown = bird.eventually("show route 10.1.2.0/24 all", |answer| answer.contains("BGP.next_hop")).await;
+    assert!(shown.contains("BGP.next_hop: 10.99.0.2"), "{shown}");
+    assert!(shown.contains(&format!("BGP.originator_id: {}", ip(net, 2))), "{shown}");
+    assert!(shown.contains(&format!("BGP.cluster_list: {}", ip(net, 1))), "{shown}");
+    bird.eventually("show route fd00:1:2::/64 all", |answer| answer.contains("BGP.next_hop: fd00::2")).await;
+
+    // Route refresh, both directions.
+    let before = reflector.peers().await.unwrap();
+    bird.ask("reload in reflector");
+    bird.ask("reload out reflector");
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let after = reflector.peers().await.unwrap();
+        if after[1].messages.updates_in > before[1].messages.updates_in
+            && after[1].messages.bytes_out > before[1].messages.bytes_out
+        {
+            assert_eq!(after[1].established_count, 1);
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "no refresh: {after:#?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    bird.eventually("show route 10.1.2.0/24", |answer| answer.contains("10.1.2.0/24")).await;
+
+    client.set_originated(Vec::new()).await.unwrap();
+    bird.eventually("show route 10.1.2.0/24", |answer| answer.contains("Network not found")).await;
+    let log = bird.log();
+    for bad in ["Error:", "Invalid", "Malformed"] {
+        assert!(!log.contains(bad), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn bird_as_our_reflector_restarts_without_a_route_lost() {
+    if !available() {
+        return;
+    }
+    let net = 2;
+    let protocols: String = [2, 3]
+        .map(|last| {
+            let neighbor = ip(net, last);
+            format!(
+                "protocol bgp c{last} from peer {{ neighbor {neighbor} port {PORT} as {AS}; rr client; }}\n"
+            )
+        })
+        .concat();
+    let mut bird = Bird::start(net, &protocols);
+    let mut clients = Vec::new();
+    for last in [2, 3] {
+        let client = spawn(net, last, false);
+        client.set_originated(own_routes(last)).await.unwrap();
+        client.set_peers(vec![peer(net, last, 9, PeerKind::Internal)]).await.unwrap();
+        clients.push(client);
+    }
+    let learned = route(&clients[0], "10.1.3.0/24", |_| true).await;
+    assert_eq!(learned.next_hop, Some(IpAddr::from([10, 99, 0, 3])));
+    assert_eq!(learned.originator_id, Some(ip(net, 3)));
+    route(&clients[1], "fd00:1:2::/64", |_| true).await;
+    route(&clients[1], "10.50.2.0/24", |_| true).await;
+
+    bird.crash();
+    route(&clients[0], "10.1.3.0/24", |route| route.stale).await;
+    bird.recover();
+    route(&clients[0], "10.1.3.0/24", |route| !route.stale).await;
+
+    // Our side restarts: BIRD keeps the route meanwhile, and we get everything back.
+    clients[1].stop(StopMode::Restart).await.unwrap();
+    let shown = bird.eventually("show protocols all c3", |answer| !answer.contains("Established")).await;
+    assert!(!shown.contains("Established"));
+    let shown = bird.ask("show route 10.1.3.0/24");
+    assert!(shown.contains("10.1.3.0/24"), "kept by BIRD: {shown}");
+    let again = spawn(net, 3, true);
+    again.set_originated(own_routes(3)).await.unwrap();
+    again.set_peers(vec![peer(net, 3, 9, PeerKind::Internal)]).await.unwrap();
+    route(&again, "10.1.2.0/24", |_| true).await;
+    bird.eventually("show protocols all c3", |answer| answer.contains("Established")).await;
+    bird.eventually("show route 10.1.3.0/24 all", |answer| answer.contains("BGP.next_hop: 10.99.0.3")).await;
+}
+
+#[tokio::test]
+async fn bird_as_external_router() {
+    if !available() {
+        return;
+    }
+    let net = 3;
+    let node = spawn(net, 2, false);
+    node.set_originated(own_routes(2)).await.unwrap();
+    let config = PeerConfig { remote_as: 65_001, ..peer(net, 2, 9, PeerKind::External) };
+    node.set_peers(vec![config]).await.unwrap();
+    let protocol = format!(
+        "protocol bgp node {{ local {} port {BIRD_PORT} as 65001; strict bind yes; multihop; connect delay time 1; \
+         neighbor {} port {PORT} as {AS}; ipv4 {{ import all; export all; }}; }}",
+        ip(net, 9),
+        ip(net, 2)
+    );
+    let bird = Bird::start(net, &protocol);
+    let learned = route(&node, "10.50.3.0/24", |_| true).await;
+    assert_eq!(learned.as_path, "65001");
+    let shown = bird.eventually("show route 10.1.2.0/24 all", |answer| answer.contains("BGP.as_path")).await;
+    assert!(shown.contains("BGP.as_path: 64512"), "{shown}");
+    assert!(shown.contains(&format!("BGP.next_hop: {}", ip(net, 2))), "next hop self: {shown}");
+    assert!(!shown.contains("local_pref: 100\n\tBGP.originator"), "{shown}");
+}
