@@ -33,7 +33,7 @@ impl Backend {
     /// Opens the backend. An etcd that is down is no error here, but at the first operation.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a bad configuration; for the embedded store also what [`Embedded::open`] says.
+    /// [`crate::Error::Invalid`] for a bad configuration; for the embedded store also what [`Embedded::open`] says.
     pub async fn connect(config: &StoreConfig) -> Result<Self> {
         match config {
             StoreConfig::Embedded(config) => Embedded::open(config).await.map(Self::Embedded),

@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 use margay_datastore::raw::{Cursor, Datastore, Prefix, Watch};
 use margay_datastore::{Backend, Error, EtcdConfig, Revision, StoreConfig};
 
-use crate::setup::{EtcdServer, PATIENCE, etcd_trial, eventually, installed, trial};
+use crate::setup::{EtcdServer, PATIENCE, etcd_trial, etcd_trial_with, eventually, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -23,7 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         etcd_trial("etcd::users_need_their_password", users_need_their_password),
         etcd_trial("etcd::a_watch_logs_in_again_when_its_token_is_gone", a_watch_logs_in_again),
         etcd_trial("etcd::three_members_lose_one_and_no_write", three_members_lose_one_and_no_write),
-        etcd_trial("etcd::tls_with_client_certificates", tls_with_client_certificates),
+        etcd_trial_with(&["openssl"], "etcd::tls_with_client_certificates", tls_with_client_certificates),
     ]
 }
 
@@ -341,7 +341,6 @@ fn certificates(folder: &Path) {
 }
 
 async fn tls_with_client_certificates() {
-    assert!(installed("openssl"), "this test makes certificates with openssl");
     let server = EtcdServer::stopped();
     let folder = server.folder.path().to_owned();
     certificates(&folder);

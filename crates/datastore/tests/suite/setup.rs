@@ -224,11 +224,24 @@ pub(crate) fn etcd_trial<F>(name: &str, test: impl Fn() -> F + Send + Sync + 'st
 where
     F: Future<Output = ()> + 'static,
 {
+    etcd_trial_with(&[], name, test)
+}
+
+/// The same for a trial that needs more programs.
+pub(crate) fn etcd_trial_with<F>(
+    programs: &[&'static str],
+    name: &str,
+    test: impl Fn() -> F + Send + Sync + 'static,
+) -> Trial
+where
+    F: Future<Output = ()> + 'static,
+{
     let required = std::env::var("TESTS_REQUIRE_ALL").is_ok_and(|v| v == "1");
-    let missing = ["etcd", "setpriv"].into_iter().find(|program| !installed(program));
+    let missing = ["etcd", "setpriv"].iter().chain(programs).copied().find(|program| !installed(program));
     Trial::ignorable_test(name.to_owned(), move || {
         if let Some(program) = missing {
-            let reason = format!("no program {program:?} on this machine (Debian: etcd-server, util-linux)");
+            let reason =
+                format!("no program {program:?} on this machine (Debian: etcd-server, util-linux, openssl)");
             return if required { Err(reason.into()) } else { Ok(Completion::ignored_with(reason)) };
         }
         block_on(test()).map(|()| Completion::Completed)
