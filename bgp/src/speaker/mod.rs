@@ -8,7 +8,11 @@ mod messages;
 mod peer;
 mod query;
 mod restart;
+#[cfg(test)]
+mod rig;
 mod routes;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use crate::config::SpeakerConfig;

@@ -1,0 +1,518 @@
+use super::rig::*;
+use crate::config::{EgressLimits, MaxPrefix, PeerConfig, PeerKind, PendingLimits, SpeakerConfig, Timers};
+use crate::family::Family;
+use crate::io::{Input, Log};
+use crate::policy::{Action, Filter, Policy, Rule};
+use crate::status::{Event, PeerState};
+use crate::wire::{
+    Capability, CeaseSubcode, Community, Message, Notification, NotificationCode, OpenSubcode,
+    PathAttributes, RefreshKind, RouteRefresh, Update,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn client(last: u8) -> PeerConfig {
+    passive(last, PeerKind::InternalClient)
+}
+
+fn plain() -> PathAttributes {
+    PathAttributes::default()
+}
+
+fn notification(messages: &[Message]) -> Option<NotificationCode> {
+    match messages.last() {
+        Some(Message::Notification(notification)) => Some(notification.code),
+        _ => None,
+    }
+}
+
+fn withdrawn(messages: &[Message]) -> Vec<String> {
+    updates(messages).flat_map(|update| update.withdrawn.iter()).map(|nlri| nlri.prefix.to_string()).collect()
+}
+
+fn announced(messages: &[Message]) -> Vec<String> {
+    updates(messages).flat_map(Update::announced).map(|(_, nlri)| nlri.prefix.to_string()).collect()
+}
+
+fn updates(messages: &[Message]) -> impl Iterator<Item = &Update> {
+    messages.iter().filter_map(|message| match message {
+        Message::Update(update) => Some(update),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_peer_with_another_as_is_refused() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let conn = rig.accept(1);
+    let open = crate::wire::Open::new(64999, 90, router_id(1), vec![]);
+    rig.send(conn, &Message::Open(open));
+    let said = rig.said(conn);
+    assert_eq!(notification(&said), Some(NotificationCode::Open(OpenSubcode::BadPeerAs)));
+    assert!(rig.wires[&conn].closed);
+    assert!(rig.peer(1).last_error.unwrap().contains("64999"));
+}
+
+#[test]
+fn prefixes_of_others_are_filtered_until_the_peer_may_announce_them() {
+    let config = PeerConfig { authorised_origins: Some(vec![net("10.1.0.0/16")]), ..client(1) };
+    let mut rig = Rig::new(vec![config.clone()]);
+    let conn = rig.up(1);
+    rig.send(conn, &announce(1, &["10.1.7.0/24", "10.2.0.0/24"], plain()));
+    assert_eq!(rig.prefixes(), ["10.1.7.0/24"]);
+    assert_eq!((rig.peer(1).messages.unauthorised, rig.peer(1).families[0].filtered), (1, 1));
+    assert!(matches!(rig.logs.last(), Some(Log::Unauthorised(_, prefix, 1)) if prefix == "10.2.0.0/24"));
+    let wider = PeerConfig { authorised_origins: Some(vec![net("10.0.0.0/8")]), ..config.clone() };
+    rig.input(Input::SetPeer(Box::new(wider)));
+    assert_eq!(rig.prefixes(), ["10.1.7.0/24", "10.2.0.0/24"]);
+    rig.input(Input::SetPeer(Box::new(config)));
+    assert_eq!(rig.prefixes(), ["10.1.7.0/24"]);
+    assert_eq!(rig.peer(1).established_count, 1, "the session went on");
+}
+
+#[test]
+fn too_many_prefixes_end_the_session_and_bar_the_peer() {
+    let max_prefix = Some(MaxPrefix { limit: 2, warn_percent: 50, restart: 60 * SECOND });
+    let mut rig = Rig::new(vec![PeerConfig { max_prefix, ..client(1) }]);
+    let conn = rig.up(1);
+    rig.send(conn, &announce(1, &["10.1.1.0/24"], plain()));
+    assert!(rig.logs.contains(&Log::NearLimit(address(1), 1, 2)));
+    rig.send(conn, &announce(1, &["10.1.2.0/24", "10.1.3.0/24"], plain()));
+    let said = rig.said(conn);
+    assert_eq!(notification(&said), Some(NotificationCode::Cease(CeaseSubcode::HardReset)));
+    assert!(rig.prefixes().is_empty(), "not even graceful restart keeps them");
+    let again = rig.accept(1);
+    assert!(rig.wires[&again].closed, "barred");
+    rig.pass(61 * SECOND);
+    let again = rig.accept(1);
+    assert!(!rig.wires[&again].closed);
+}
+
+#[test]
+fn silence_ends_the_session_and_keeps_the_routes() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let conn = rig.up(1);
+    rig.send(conn, &announce(1, &["10.1.1.0/24"], plain()));
+    rig.said(conn);
+    rig.pass(89 * SECOND);
+    assert_eq!(rig.peer(1).state, PeerState::Established);
+    assert!(rig.said(conn).iter().filter(|message| **message == Message::Keepalive).count() >= 2);
+    rig.pass(2 * SECOND);
+    assert_eq!(notification(&rig.said(conn)), Some(NotificationCode::HoldTimerExpired));
+    assert!(rig.routes().iter().all(|route| route.stale && route.best));
+    rig.pass(118 * SECOND);
+    assert!(!rig.routes()[0].long_lived_stale);
+    rig.pass(2 * SECOND);
+    assert!(rig.routes()[0].long_lived_stale, "after the restart time");
+    rig.pass(86_400 * SECOND);
+    assert!(rig.routes().is_empty());
+}
+
+#[test]
+fn without_graceful_restart_routes_go_with_the_session() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let conn = rig.accept(1);
+    let open = crate::wire::Open::new(AS, 90, router_id(1), vec![]);
+    rig.establish(conn, open);
+    rig.send(conn, &announce(1, &["10.1.1.0/24"], plain()));
+    assert_eq!(rig.prefixes().len(), 1);
+    rig.input(Input::Closed { conn, reason: "reset".to_owned() });
+    assert!(rig.routes().is_empty());
+}
+
+#[test]
+fn a_notification_keeps_routes_and_a_hard_reset_does_not() {
+    for (hard, kept) in [(false, 1), (true, 0)] {
+        let mut rig = Rig::new(vec![client(1)]);
+        let conn = rig.up(1);
+        rig.send(conn, &announce(1, &["10.1.1.0/24"], plain()));
+        let note = Notification::cease(CeaseSubcode::AdministrativeReset);
+        let note = if hard { note.into_hard_reset() } else { note };
+        rig.send(conn, &Message::Notification(note));
+        assert!(rig.said(conn).iter().all(|message| !matches!(message, Message::Notification(_))));
+        assert_eq!(rig.routes().len(), kept);
+    }
+}
+
+#[test]
+fn no_llgr_routes_end_with_the_restart_time() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let conn = rig.up(1);
+    let attributes = PathAttributes { communities: [Community::NO_LLGR].into_iter().collect(), ..plain() };
+    rig.send(conn, &announce(1, &["10.1.1.0/24"], attributes));
+    rig.send(conn, &announce(1, &["10.1.2.0/24"], plain()));
+    rig.input(Input::Closed { conn, reason: "reset".to_owned() });
+    rig.pass(121 * SECOND);
+    assert_eq!(rig.prefixes(), ["10.1.2.0/24"]);
+}
+
+#[test]
+fn long_lived_stale_routes_go_only_to_peers_that_know_them() {
+    let mut rig = Rig::new(vec![client(1), client(2), client(3)]);
+    let source = rig.up(1);
+    let knows = rig.up(2);
+    let unaware = rig.accept(3);
+    let mut open = Rig::open(3, false);
+    open.capabilities.retain(|c| !matches!(c, Capability::LongLivedGracefulRestart(_)));
+    rig.establish(unaware, open);
+    rig.send(source, &announce(1, &["10.1.1.0/24"], plain()));
+    rig.pass(SECOND);
+    assert_eq!(announced(&rig.said(unaware)), ["10.1.1.0/24"]);
+    rig.said(knows);
+    rig.input(Input::Closed { conn: source, reason: "reset".to_owned() });
+    for _ in 0..13 {
+        rig.pass(10 * SECOND);
+        rig.send(knows, &Message::Keepalive);
+        rig.send(unaware, &Message::Keepalive);
+    }
+    assert_eq!(withdrawn(&rig.said(unaware)), ["10.1.1.0/24"]);
+    let said = rig.said(knows);
+    let update = updates(&said).next().unwrap();
+    assert!(update.attributes.communities.has(&Community::LLGR_STALE));
+}
+
+#[test]
+fn a_restarted_peer_takes_over_its_own_session() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let old = rig.up(1);
+    rig.send(old, &announce(1, &["10.1.1.0/24", "10.1.2.0/24"], plain()));
+    rig.send(old, &end_of_rib(Family::Ipv4));
+    rig.pass(20 * SECOND);
+    rig.said(old);
+    let new = rig.accept(1);
+    assert!(!rig.wires[&old].closed, "a mere connection ends nothing");
+    rig.establish(new, Rig::open(1, true));
+    assert!(rig.wires[&old].closed);
+    assert_eq!(notification(&rig.said(old)), None);
+    assert_eq!(rig.peer(1).established_count, 2);
+    assert!(rig.routes().iter().all(|route| route.stale));
+    rig.send(new, &announce(1, &["10.1.1.0/24"], plain()));
+    rig.send(new, &end_of_rib(Family::Ipv4));
+    assert_eq!(rig.prefixes(), ["10.1.1.0/24"]);
+    assert!(rig.routes().iter().all(|route| !route.stale));
+}
+
+/// Both connect at once; the connection of the higher identifier stays.
+#[test]
+fn collisions_leave_the_connection_of_the_higher_identifier() {
+    for (last, ours_stays) in [(1, true), (200, false)] {
+        let mut rig = Rig::new(vec![PeerConfig::new(address(last), AS, PeerKind::Internal)]);
+        let (ours, _) = rig.dials[0];
+        rig.wires.entry(ours).or_default();
+        let local = std::net::SocketAddr::new(address(100), 4000);
+        rig.input(Input::Connected { conn: ours, local });
+        let theirs = rig.accept(last);
+        let open = Message::Open(Rig::open(last, false));
+        rig.send(ours, &open);
+        rig.send(theirs, &open);
+        let (stays, goes) = if ours_stays { (ours, theirs) } else { (theirs, ours) };
+        assert!(rig.wires[&goes].closed && !rig.wires[&stays].closed);
+        let cease = NotificationCode::Cease(CeaseSubcode::ConnectionCollision);
+        assert_eq!(notification(&rig.said(goes)), Some(cease));
+        rig.send(stays, &Message::Keepalive);
+        assert_eq!(rig.peer(last).state, PeerState::Established);
+        assert_eq!(rig.peer(last).local, Some(address(100)));
+    }
+}
+
+#[test]
+fn an_incoming_session_wins_over_a_dial_that_hangs() {
+    let mut rig = Rig::new(vec![PeerConfig::new(address(1), AS, PeerKind::Internal)]);
+    let (dial, _) = rig.dials[0];
+    let conn = rig.accept(1);
+    rig.establish(conn, Rig::open(1, false));
+    assert_eq!(rig.peer(1).state, PeerState::Established);
+    assert!(rig.wires[&dial].closed, "the dial is given up");
+    rig.pass(60 * SECOND);
+    assert_eq!(rig.dials.len(), 1);
+}
+
+#[test]
+fn a_change_of_one_peer_touches_only_that_peer() {
+    let mut rig = Rig::new(vec![client(1), client(2)]);
+    let (first, second) = (rig.up(1), rig.up(2));
+    rig.said(first);
+    rig.said(second);
+    rig.events.clear();
+    let slower = PeerConfig { timers: Timers { hold: 30 * SECOND, ..Timers::default() }, ..client(1) };
+    rig.input(Input::SetPeers(vec![slower, client(2)]));
+    let cease = NotificationCode::Cease(CeaseSubcode::OtherConfigurationChange);
+    assert_eq!(notification(&rig.said(first)), Some(cease));
+    assert!(rig.said(second).is_empty() && !rig.wires[&second].closed);
+    let touched = rig
+        .events
+        .iter()
+        .all(|event| matches!(event, Event::PeerChanged { remote, .. } if *remote == address(1)));
+    assert!(touched);
+    rig.input(Input::SetPeers(vec![client(2)]));
+    assert_eq!(rig.speaker.peers().len(), 1);
+    assert!(rig.said(second).is_empty());
+}
+
+#[test]
+fn a_change_of_export_policy_is_soft() {
+    let mut rig = Rig::new(vec![client(1), client(2), client(3)]);
+    let (source, changed, other) = (rig.up(1), rig.up(2), rig.up(3));
+    rig.send(source, &announce(1, &["10.1.1.0/24", "10.1.2.0/24"], plain()));
+    rig.pass(SECOND);
+    rig.said(changed);
+    rig.said(other);
+    let reject = Rule {
+        action: Action::Reject,
+        prefix: Some(crate::policy::CidrMatch {
+            cidr: net("10.1.2.0/24"),
+            operator: crate::policy::CidrOperator::Equal,
+            length: None,
+        }),
+        ..Rule::default()
+    };
+    let filters = vec![Filter { name: "no-second".to_owned(), rules: vec![reject] }];
+    let export = Arc::new(Policy { filters, default: Action::Accept });
+    rig.input(Input::SetPeer(Box::new(PeerConfig { export, ..client(2) })));
+    let said = rig.said(changed);
+    assert_eq!(
+        (withdrawn(&said), announced(&said)),
+        (vec!["10.1.2.0/24".to_owned()], vec!["10.1.1.0/24".to_owned()])
+    );
+    assert!(rig.said(other).is_empty());
+    assert_eq!(rig.peer(2).established_count, 1);
+    assert_ne!(rig.peer(2).group, rig.peer(3).group);
+    rig.input(Input::SetPeer(Box::new(client(2))));
+    assert_eq!(rig.peer(2).group, rig.peer(3).group);
+    assert_eq!(announced(&rig.said(changed)), ["10.1.1.0/24", "10.1.2.0/24"]);
+}
+
+#[test]
+fn withdrawals_go_first_and_equal_attributes_share_a_message() {
+    let mut rig = Rig::new(vec![client(1), client(2)]);
+    let (source, sink) = (rig.up(1), rig.up(2));
+    rig.send(source, &announce(1, &["10.1.1.0/24"], plain()));
+    rig.pass(SECOND);
+    let said = rig.said(sink);
+    assert_eq!(announced(&said), ["10.1.1.0/24"]);
+    // The first change is flushed at once and opens a batch, the rest waits for it.
+    rig.send(source, &announce(1, &["10.1.9.0/24"], plain()));
+    rig.said(sink);
+    rig.send(source, &announce(1, &["10.1.2.0/24"], plain()));
+    rig.send(source, &announce(1, &["10.1.3.0/24"], plain()));
+    let withdrawal = Update {
+        withdrawn: [crate::wire::Nlri::new(net("10.1.1.0/24"))].into_iter().collect(),
+        ..Update::default()
+    };
+    rig.send(source, &Message::Update(withdrawal));
+    rig.pass(SECOND);
+    let said = rig.said(sink);
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert_eq!(withdrawn(&said[..1]), ["10.1.1.0/24"]);
+    assert_eq!(announced(&said[1..]), ["10.1.2.0/24", "10.1.3.0/24"]);
+}
+
+#[test]
+fn non_clients_hear_of_clients_and_not_of_each_other() {
+    let mut rig = Rig::new(vec![client(1), passive(2, PeerKind::Internal), passive(3, PeerKind::Internal)]);
+    let (from_client, from_other, listens) = (rig.up(1), rig.up(2), rig.up(3));
+    rig.send(from_client, &announce(1, &["10.1.1.0/24"], plain()));
+    rig.send(from_other, &announce(2, &["10.1.2.0/24"], plain()));
+    rig.pass(SECOND);
+    assert_eq!(announced(&rig.said(listens)), ["10.1.1.0/24"]);
+    assert_eq!(announced(&rig.said(from_client)), ["10.1.1.0/24", "10.1.2.0/24"], "its own comes back too");
+    let explained = rig.speaker.explain(net("10.1.2.0/24"));
+    let sent: Vec<bool> = explained.advertised.iter().map(|verdict| verdict.sent).collect();
+    assert_eq!(sent, [true, false, false]);
+}
+
+#[test]
+fn a_refresh_request_brings_everything_between_its_markers() {
+    let mut rig = Rig::new(vec![client(1), client(2)]);
+    let (source, asks) = (rig.up(1), rig.up(2));
+    rig.send(source, &announce(1, &["10.1.1.0/24"], plain()));
+    rig.pass(SECOND);
+    rig.said(asks);
+    let request = RouteRefresh { family: Family::Ipv4.into(), kind: RefreshKind::Request };
+    rig.send(asks, &Message::RouteRefresh(request));
+    let said = rig.said(asks);
+    let kinds: Vec<Option<RefreshKind>> = said
+        .iter()
+        .map(|message| match message {
+            Message::RouteRefresh(refresh) => Some(refresh.kind),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(kinds, [Some(RefreshKind::BeginOfRefresh), None, Some(RefreshKind::EndOfRefresh)]);
+    assert_eq!(announced(&said), ["10.1.1.0/24"]);
+}
+
+#[test]
+fn a_refresh_by_the_peer_removes_what_it_does_not_repeat() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let conn = rig.up(1);
+    rig.send(conn, &announce(1, &["10.1.1.0/24", "10.1.2.0/24"], plain()));
+    let marker = |kind| Message::RouteRefresh(RouteRefresh { family: Family::Ipv4.into(), kind });
+    rig.send(conn, &marker(RefreshKind::EndOfRefresh));
+    assert_eq!(rig.prefixes().len(), 2, "an end without a beginning means nothing");
+    rig.send(conn, &marker(RefreshKind::BeginOfRefresh));
+    rig.send(conn, &announce(1, &["10.1.2.0/24"], plain()));
+    assert_eq!(rig.prefixes().len(), 2);
+    rig.send(conn, &marker(RefreshKind::EndOfRefresh));
+    assert_eq!(rig.prefixes(), ["10.1.2.0/24"]);
+}
+
+/// A peer that reads nothing while the log turns over, with and without enhanced refresh.
+#[test]
+fn a_peer_that_lags_ends_with_the_right_table() {
+    for enhanced in [true, false] {
+        let config = SpeakerConfig {
+            egress: EgressLimits { log_bytes: 1, window: 1024, ..EgressLimits::default() },
+            ..SpeakerConfig::new(router_id(100), AS)
+        };
+        let mut rig = Rig::with(config, vec![client(1), client(2)]);
+        let source = rig.up(1);
+        let slow = rig.accept(2);
+        let mut open = Rig::open(2, false);
+        if !enhanced {
+            open.capabilities.retain(|c| *c != Capability::EnhancedRouteRefresh);
+        }
+        rig.establish(slow, open);
+        rig.pass(SECOND);
+        let mut table = std::collections::BTreeSet::new();
+        let mut track = |said: &[Message]| {
+            for update in updates(said) {
+                for nlri in &update.withdrawn {
+                    table.remove(&nlri.prefix);
+                }
+                table.extend(update.announced().map(|(_, nlri)| nlri.prefix));
+            }
+            table.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        track(&rig.said(slow));
+        rig.reading = false;
+        rig.send(source, &announce(1, &["10.1.255.0/24"], plain()));
+        rig.pass(SECOND);
+        // Prefixes come and go, each with attributes of its own; two of them stay.
+        for round in 0..9000u32 {
+            let prefix = format!("10.{}.{}.0/24", 2 + round / 250, round % 250);
+            rig.send(source, &announce(1, &[&prefix], PathAttributes { med: Some(round), ..plain() }));
+            if round % 100 == 0 {
+                rig.pass(Duration::from_millis(60));
+            }
+            if round % 4000 != 7 {
+                let gone = crate::wire::Nlri::new(net(&prefix));
+                let update = Update { withdrawn: [gone].into_iter().collect(), ..Update::default() };
+                rig.send(source, &Message::Update(update));
+            }
+            if round % 500 == 0 {
+                rig.send(slow, &Message::Keepalive);
+                for conn in [source] {
+                    // Only the slow peer doesn't read.
+                    let sent = rig.wires.get_mut(&conn).map(|wire| std::mem::take(&mut wire.sent)).unwrap();
+                    rig.input(Input::Written { conn, bytes: sent.len() });
+                }
+            }
+        }
+        rig.pass(SECOND);
+        assert!(rig.speaker.log_bytes() <= 256 << 10, "{}", rig.speaker.log_bytes());
+        loop {
+            let said = rig.said(slow);
+            let in_flight = rig.peer(2).lag_bytes;
+            if said.is_empty() && in_flight == 0 {
+                break;
+            }
+            track(&said);
+            rig.input(Input::Written { conn: slow, bytes: usize::try_from(in_flight).unwrap() });
+        }
+        let expected = rig.prefixes();
+        // With enhanced refresh the peer itself forgets what isn't repeated; what it must have heard is there either way.
+        let known = track(&[]);
+        if enhanced {
+            assert!(expected.iter().all(|prefix| known.contains(prefix)));
+        } else {
+            assert_eq!(known, expected);
+        }
+        assert_eq!(rig.peer(2).established_count, 1);
+        assert!(rig.peer(2).resyncs >= 1);
+    }
+}
+
+#[test]
+fn a_peer_that_never_reads_is_ended_by_the_send_hold_timer() {
+    let timers = Timers { send_hold: 100 * SECOND, ..Timers::default() };
+    let mut rig = Rig::new(vec![PeerConfig { timers, ..client(1) }]);
+    let conn = rig.up(1);
+    rig.reading = false;
+    for _ in 0..4 {
+        rig.pass(30 * SECOND);
+        rig.send(conn, &Message::Keepalive);
+    }
+    rig.pass(30 * SECOND);
+    assert_eq!(notification(&rig.said(conn)), Some(NotificationCode::SendHoldTimerExpired));
+    assert!(rig.wires[&conn].closed);
+}
+
+#[test]
+fn strangers_wait_within_bounds() {
+    let pending = PendingLimits { max: 2, timeout: 10 * SECOND };
+    let mut rig = Rig::with(SpeakerConfig { pending, ..SpeakerConfig::new(router_id(100), AS) }, vec![]);
+    let (first, second, third) = (rig.accept(1), rig.accept(2), rig.accept(3));
+    assert!(rig.wires[&first].closed, "the oldest gives way");
+    assert_eq!(rig.speaker.pending(), [address(2), address(3)]);
+    rig.send_raw(second, &[0; 5000]);
+    assert!(rig.wires[&second].closed, "a stranger may say an OPEN, not more");
+    rig.pass(11 * SECOND);
+    assert!(rig.wires[&third].closed);
+    assert!(rig.speaker.pending().is_empty());
+}
+
+#[test]
+fn a_stranger_that_becomes_known_goes_on_where_it_was() {
+    let mut rig = Rig::new(vec![]);
+    let conn = rig.accept(1);
+    rig.send(conn, &Message::Open(Rig::open(1, false)));
+    assert!(rig.said(conn).is_empty(), "strangers are told nothing");
+    rig.input(Input::SetPeer(Box::new(client(1))));
+    let said = rig.said(conn);
+    assert!(matches!(said[..], [Message::Open(_), Message::Keepalive]), "{said:?}");
+}
+
+#[test]
+fn own_routes_that_come_back_are_dropped() {
+    let mut rig = Rig::new(vec![passive(1, PeerKind::Internal)]);
+    let conn = rig.up(1);
+    let mine = PathAttributes { originator_id: Some(router_id(100)), ..plain() };
+    rig.send(conn, &announce(1, &["10.1.1.0/24"], mine));
+    assert!(rig.routes().is_empty());
+    let looped = PathAttributes { cluster_list: [router_id(100)].into_iter().collect(), ..plain() };
+    rig.send(conn, &announce(1, &["10.1.2.0/24"], looped));
+    let routes = rig.routes();
+    assert!(routes.len() == 1 && routes[0].filtered && !routes[0].best, "{routes:?}");
+}
+
+#[test]
+fn a_restarting_reflector_waits_for_its_peers_before_it_speaks() {
+    let config = SpeakerConfig { restarting: true, ..SpeakerConfig::new(router_id(100), AS) };
+    let mut rig = Rig::with(config, vec![client(1), client(2)]);
+    let first = rig.up(1);
+    rig.send(first, &announce(1, &["10.1.1.0/24"], plain()));
+    for family in Family::ALL {
+        rig.send(first, &end_of_rib(family));
+    }
+    rig.pass(SECOND);
+    let said = rig.said(first);
+    let Message::Open(open) = &said[0] else { panic!("{said:?}") };
+    assert!(open.capabilities.iter().any(|c| matches!(c, Capability::GracefulRestart(gr) if gr.restarted)));
+    assert_eq!(updates(&said).count(), 0, "End-of-RIB now would make clients drop the others' routes");
+    let second = rig.up(2);
+    for family in Family::ALL {
+        rig.send(second, &end_of_rib(family));
+    }
+    let said = rig.said(first);
+    assert_eq!((announced(&said).len(), updates(&said).count()), (1, 3), "table and two End-of-RIBs");
+    let mut rig = Rig::with(
+        SpeakerConfig { restarting: true, ..SpeakerConfig::new(router_id(100), AS) },
+        vec![client(1), client(2)],
+    );
+    let first = rig.up(1);
+    rig.pass(31 * SECOND);
+    assert_eq!(updates(&rig.said(first)).count(), 2, "the deferral time ends the wait");
+}
