@@ -113,3 +113,10 @@ proptest! {
         drop(saved::counters(&text));
     }
 }
+
+/// The agent gives the applier a thread of its own.
+#[test]
+fn an_applier_can_move_to_its_thread() {
+    const fn is_send<T: Send>() {}
+    is_send::<super::Applier>();
+}

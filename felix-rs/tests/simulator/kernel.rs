@@ -1,0 +1,201 @@
+//! A small packet filter that reads rules and sets as text, as a person would. It shares no code with what wrote
+//! them, so it can't share a mistake.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use felix_rs::verdict::Packet;
+use ipnet::IpNet;
+
+/// A packet on its way through the node.
+pub(crate) struct Passing<'a> {
+    pub(crate) packet: &'a Packet,
+    pub(crate) incoming: &'a str,
+    pub(crate) outgoing: &'a str,
+}
+
+/// One table: chains of tokenised rules.
+#[derive(Debug, Default)]
+pub(crate) struct Kernel {
+    chains: BTreeMap<String, Vec<Vec<String>>>,
+    /// Members as `ipset save` writes them.
+    sets: BTreeMap<String, Vec<String>>,
+}
+
+enum Outcome {
+    Decided(bool),
+    Return,
+}
+
+fn tokens(line: &str) -> Vec<String> {
+    let mut tokens = Vec::new();
+    for (number, part) in line.split('"').enumerate() {
+        if number % 2 == 1 {
+            tokens.push(part.to_owned());
+        } else {
+            tokens.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    tokens
+}
+
+impl Kernel {
+    /// Reads `iptables-restore` input of one table.
+    pub(crate) fn restore(text: &str) -> Self {
+        let mut kernel = Self::default();
+        for line in text.lines() {
+            let mut rule = tokens(line);
+            match rule.first().map(String::as_str) {
+                Some("-A") => kernel.chains.entry(rule[1].clone()).or_default().push(rule.split_off(2)),
+                Some("-I") => {
+                    let place = rule[2].parse::<usize>().unwrap() - 1;
+                    kernel.chains.entry(rule[1].clone()).or_default().insert(place, rule.split_off(3));
+                }
+                Some(declared) if declared.starts_with(':') => {
+                    kernel.chains.entry(declared[1..].to_owned()).or_default();
+                }
+                _ => {}
+            }
+        }
+        kernel
+    }
+
+    pub(crate) fn add(&mut self, set: String, member: String) {
+        self.sets.entry(set).or_default().push(member);
+    }
+
+    pub(crate) fn create(&mut self, set: String) {
+        self.sets.entry(set).or_default();
+    }
+
+    /// Whether a packet gets through the FORWARD chain of a node that accepts by default.
+    pub(crate) fn forwards(&self, passing: &Passing<'_>) -> bool {
+        let mut mark = 0;
+        match self.run("FORWARD", passing, &mut mark) {
+            Outcome::Decided(accepted) => accepted,
+            Outcome::Return => true,
+        }
+    }
+
+    fn run(&self, chain: &str, passing: &Passing<'_>, mark: &mut u32) -> Outcome {
+        for rule in self.chains.get(chain).unwrap_or_else(|| panic!("no chain {chain}")) {
+            let Some((verb, target, rest)) = self.matches(rule, passing, *mark) else { continue };
+            match (verb, target) {
+                ("-j", "ACCEPT") => return Outcome::Decided(true),
+                ("-j", "DROP") => return Outcome::Decided(false),
+                ("-j", "RETURN") => return Outcome::Return,
+                ("-j", "LOG") => {}
+                ("-j", "MARK") => {
+                    assert_eq!(rest[0], "--set-xmark");
+                    let (value, mask) = value_and_mask(&rest[1]);
+                    *mark = (*mark & !mask) ^ value;
+                }
+                ("-j", chain) => {
+                    if let decided @ Outcome::Decided(_) = self.run(chain, passing, mark) {
+                        return decided;
+                    }
+                }
+                (_, chain) => return self.run(chain, passing, mark),
+            }
+        }
+        Outcome::Return
+    }
+
+    /// Verb, target and its options, if all matches hold.
+    fn matches<'r>(
+        &self,
+        rule: &'r [String],
+        passing: &Passing<'_>,
+        mark: u32,
+    ) -> Option<(&'r str, &'r str, &'r [String])> {
+        let packet = passing.packet;
+        let mut at = 0;
+        let mut negated = false;
+        loop {
+            let word = rule[at].as_str();
+            let value = rule.get(at + 1).map_or("", String::as_str);
+            let mut used = 2;
+            let holds = match word {
+                "!" => {
+                    negated = true;
+                    at += 1;
+                    continue;
+                }
+                "-m" | "--comment" => {
+                    at += 2;
+                    continue;
+                }
+                "-j" | "-g" => return Some((word, value, &rule[at + 2..])),
+                "-i" => is_interface(value, passing.incoming),
+                "-o" => is_interface(value, passing.outgoing),
+                "-p" => value.parse::<u8>().unwrap() == packet.protocol,
+                "-s" => value.parse::<IpNet>().unwrap().contains(&packet.source),
+                "-d" => value.parse::<IpNet>().unwrap().contains(&packet.destination),
+                "--match-set" => {
+                    used = 3;
+                    self.in_set(value, &rule[at + 2], passing)
+                }
+                "--sports" => in_ports(value, packet.source_port),
+                "--dports" => in_ports(value, packet.destination_port),
+                "--icmp-type" | "--icmpv6-type" => {
+                    let (kind, code) = packet.icmp.unwrap();
+                    let (wanted, with_code) = value.split_once('/').unwrap_or((value, ""));
+                    wanted.parse() == Ok(kind) && (with_code.is_empty() || with_code.parse() == Ok(code))
+                }
+                // The first packet of a flow that nobody has seen before.
+                "--ctstate" => value.split(',').any(|state| state == "NEW"),
+                "--mark" => {
+                    let (value, mask) = value_and_mask(value);
+                    mark & mask == value
+                }
+                other => panic!("unknown match {other} in {rule:?}"),
+            };
+            if holds == negated {
+                return None;
+            }
+            negated = false;
+            at += used;
+        }
+    }
+
+    fn in_set(&self, set: &str, flags: &str, passing: &Passing<'_>) -> bool {
+        let packet = passing.packet;
+        let members = self.sets.get(set).unwrap_or_else(|| panic!("no set {set}"));
+        let (address, port, interface): (IpAddr, u16, &str) = if flags.starts_with("src") {
+            (packet.source, packet.source_port, passing.incoming)
+        } else {
+            (packet.destination, packet.destination_port, passing.outgoing)
+        };
+        members.iter().any(|member| match member.split_once(',') {
+            None => member.parse::<IpNet>().unwrap().contains(&address),
+            Some((ip, rest)) => {
+                assert!(flags == "src,src" || flags == "dst,dst");
+                match rest.split_once(':') {
+                    Some((protocol, number)) => {
+                        ip.parse() == Ok(address)
+                            && protocol.parse() == Ok(packet.protocol)
+                            && number.parse() == Ok(port)
+                    }
+                    None => ip.parse::<IpNet>().unwrap().contains(&address) && rest == interface,
+                }
+            }
+        })
+    }
+}
+
+fn is_interface(pattern: &str, name: &str) -> bool {
+    pattern.strip_suffix('+').map_or(pattern == name, |prefix| name.starts_with(prefix))
+}
+
+fn in_ports(list: &str, port: u16) -> bool {
+    list.split(',').any(|range| {
+        let (first, last) = range.split_once(':').unwrap_or((range, range));
+        (first.parse::<u16>().unwrap()..=last.parse().unwrap()).contains(&port)
+    })
+}
+
+fn value_and_mask(text: &str) -> (u32, u32) {
+    let number = |text: &str| u32::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
+    let (value, mask) = text.split_once('/').unwrap();
+    (number(value), number(mask))
+}
