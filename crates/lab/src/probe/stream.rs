@@ -153,8 +153,12 @@ fn run(mut sender: Sender, interval: Duration, stop: &AtomicBool, progress: &Pro
                         _ => sent += 1,
                     }
                     progress.sent.store(sent, Ordering::Relaxed);
-                    // Probes that fell due while this thread didn't run aren't made up for in a burst.
-                    due = (due + interval).max(Instant::now());
+                    // Probes that fell due while this thread didn't run aren't made up for: a burst would fill the
+                    // receive buffer with answers and so make losses of its own.
+                    due += interval;
+                    if left(due).is_none() {
+                        due = Instant::now() + interval;
+                    }
                 }
                 due
             }
