@@ -8,6 +8,9 @@ use super::{Calculator, Scope};
 use crate::model::{EndpointId, EnforcedState, SetMember};
 use crate::verdict::{Decision, End, Packet, TCP, Verdict, explain};
 
+mod naive;
+mod property;
+
 /// A calculation with everything it ever told.
 #[derive(Debug)]
 pub(super) struct Cluster {
