@@ -6,7 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use margay_api::kinds::PodPhase;
+use margay_api::convert::{
+    ORCHESTRATOR_KUBERNETES, namespace_profile_name, pod_is_finished, pod_labels, pod_ports,
+    service_account_profile_name,
+};
+use margay_api::kinds::WorkloadPort;
 use margay_api::types::Protocol;
 use margay_api::{GlobalNetworkSet, HostEndpoint, NetworkSet, Pod, WorkloadEndpoint};
 
@@ -209,7 +213,7 @@ impl Catalog {
             profiles: profile_ids(&profiles),
         });
         Some(Item {
-            labels: workload_labels(&pod.labels, namespace, "k8s", pod.account.as_ref()),
+            labels: workload_labels(&pod.labels, namespace, ORCHESTRATOR_KUBERNETES, pod.account.as_ref()),
             parents: parents(&profiles, Some(namespace), pod.account.as_ref()),
             contribution: Contribution { nets: pod.nets.clone(), ports: pod.ports.clone() },
             local,
@@ -223,15 +227,10 @@ fn workload(endpoint: &WorkloadEndpoint) -> Workload {
         labels: labels_of(&endpoint.metadata.labels),
         node: spec.node.clone(),
         pod: spec.pod.as_deref().map(Into::into),
-        orchestrator: spec.orchestrator.as_deref().unwrap_or("k8s").into(),
+        orchestrator: spec.orchestrator.as_deref().unwrap_or(ORCHESTRATOR_KUBERNETES).into(),
         account: spec.service_account_name.as_deref().map(Into::into),
         nets: spec.ip_networks.iter().map(IpNet::trunc).collect(),
-        ports: spec
-            .ports
-            .iter()
-            .filter(|port| !port.name.is_empty())
-            .map(|port| named_port(&port.name, port.protocol, port.port))
-            .collect(),
+        ports: named_ports(&spec.ports),
         profiles: spec.profiles.iter().map(|name| name.as_str().into()).collect(),
         interface: spec.interface_name.as_str().into(),
         allowed_sources: spec.allow_spoofed_source_prefixes.iter().map(IpNet::trunc).collect(),
@@ -243,20 +242,22 @@ fn named_port(name: &str, protocol: Protocol, port: u16) -> NamedPort {
 }
 
 fn pod_facts(pod: &Pod) -> PodFacts {
-    let containers = pod.spec.containers.iter().chain(&pod.spec.init_containers);
-    let ports = containers.flat_map(|container| &container.ports).filter_map(|port| {
-        let name = port.name.as_deref()?;
-        Some(named_port(name, port.protocol.unwrap_or(Protocol::Tcp), port.container_port))
-    });
+    let labels = labels_of(&pod_labels(pod));
+    let ports = pod_ports(pod);
     let addresses = pod.status.pod_ips.iter().map(|address| address.ip).chain(pod.status.pod_ip);
     PodFacts {
-        labels: labels_of(&pod.metadata.labels),
-        account: pod.spec.service_account_name.as_deref().map(Into::into),
+        account: labels.get(SERVICE_ACCOUNT).cloned(),
+        labels,
         nets: addresses.map(IpNet::from).collect(),
-        ports: ports.collect(),
-        finished: matches!(pod.status.phase, Some(PodPhase::Succeeded | PodPhase::Failed)),
+        ports: named_ports(&ports),
+        finished: pod_is_finished(pod),
         host_network: pod.spec.host_network,
     }
+}
+
+fn named_ports(ports: &[WorkloadPort]) -> BTreeSet<NamedPort> {
+    let named = ports.iter().filter(|port| !port.name.is_empty());
+    named.map(|port| named_port(&port.name, port.protocol, port.port)).collect()
 }
 
 /// Calico's own labels are laid over the user's: nobody can claim another namespace.
@@ -277,8 +278,8 @@ fn workload_labels(
 }
 
 fn kubernetes_profiles(namespace: &str, account: Option<&Arc<str>>) -> Vec<Arc<str>> {
-    let of_account = account.map(|account| format!("ksa.{namespace}.{account}").into());
-    std::iter::once(format!("kns.{namespace}").into()).chain(of_account).collect()
+    let of_account = account.map(|account| service_account_profile_name(namespace, account).into());
+    std::iter::once(namespace_profile_name(namespace).into()).chain(of_account).collect()
 }
 
 fn profile_ids(profiles: &[Arc<str>]) -> Vec<ProfileId> {

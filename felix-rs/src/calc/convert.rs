@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use margay_api::convert::{Converted, KUBERNETES_POLICY_ORDER, kubernetes_policy, staged_kubernetes_policy};
+use margay_api::effective::{DEFAULT_TIER, PolicyView, SortKey};
 use margay_api::kinds::{PolicyType, Rule, StagedAction};
 use margay_api::selector::{LabelSelector, Selector};
 use margay_api::{Key, Kind, Profile, Resource};
@@ -10,64 +12,11 @@ use serde_json::Value;
 
 use super::compile::Compiler;
 use super::facts::{LabelMap, ORCHESTRATOR};
-use super::order::Rank;
 use super::policy::{PolicySpec, quarantined};
 use super::profile::ProfileSpec;
 use super::sets::SetSpec;
 use super::who::Who;
 use crate::model::{ActivePolicy, ActiveProfile, Direction, PolicyId, ProfileId, SetId};
-
-/// Tier of policies that name none.
-const DEFAULT_TIER: &str = "default";
-
-/// What all policy kinds have in common.
-#[derive(Debug, Clone, Copy, Default)]
-struct Source<'a> {
-    tier: Option<&'a str>,
-    order: Option<f64>,
-    selector: Option<&'a Selector>,
-    namespace_selector: Option<&'a Selector>,
-    account_selector: Option<&'a Selector>,
-    types: &'a [PolicyType],
-    ingress: &'a [Rule],
-    egress: &'a [Rule],
-    staged: bool,
-    do_not_track: bool,
-    pre_dnat: bool,
-    apply_on_forward: bool,
-}
-
-macro_rules! common {
-    ($spec:expr) => {
-        Source {
-            tier: $spec.tier.as_deref(),
-            order: $spec.order,
-            selector: $spec.selector.as_ref(),
-            account_selector: $spec.service_account_selector.as_ref(),
-            types: &$spec.types,
-            ingress: &$spec.ingress,
-            egress: &$spec.egress,
-            ..Source::default()
-        }
-    };
-}
-
-macro_rules! global {
-    ($spec:expr) => {
-        Source {
-            namespace_selector: $spec.namespace_selector.as_ref(),
-            do_not_track: $spec.do_not_track,
-            pre_dnat: $spec.pre_dnat,
-            apply_on_forward: $spec.apply_on_forward,
-            ..common!($spec)
-        }
-    };
-}
-
-/// A staged policy that would be set; the other actions name a policy to take away or none at all.
-fn would_apply(action: Option<StagedAction>) -> bool {
-    matches!(action, None | Some(StagedAction::Set))
-}
 
 /// Whether objects of a kind are policies.
 pub(super) fn is_policy(kind: Kind) -> bool {
@@ -91,15 +40,54 @@ fn is_staged(kind: Kind) -> bool {
 
 /// `None`: the object has no effect on packets nor on what explain says.
 pub(super) fn policy(key: &Key, resource: &Resource) -> Option<PolicySpec> {
-    match resource {
-        Resource::NetworkPolicy(policy) => Some(build(key, common!(policy.spec))),
-        Resource::GlobalNetworkPolicy(policy) => Some(build(key, global!(policy.spec))),
-        Resource::StagedNetworkPolicy(policy) => would_apply(policy.spec.staged_action)
-            .then(|| build(key, Source { staged: true, ..common!(policy.spec) })),
-        Resource::StagedGlobalNetworkPolicy(policy) => would_apply(policy.spec.staged_action)
-            .then(|| build(key, Source { staged: true, ..global!(policy.spec) })),
-        _ => None,
+    let view = match resource {
+        Resource::NetworkPolicy(policy) => PolicyView::from(&policy.spec),
+        Resource::GlobalNetworkPolicy(policy) => PolicyView::from(&policy.spec),
+        Resource::StagedNetworkPolicy(policy) => PolicyView::from(&policy.spec),
+        Resource::StagedGlobalNetworkPolicy(policy) => PolicyView::from(&policy.spec),
+        Resource::KubernetesNetworkPolicy(policy) => {
+            return Some(kubernetes(key, &kubernetes_policy(policy), None));
+        }
+        Resource::StagedKubernetesNetworkPolicy(policy) => {
+            let action = policy.spec.staged_action.unwrap_or_default();
+            return would_apply(action)
+                .then(|| kubernetes(key, &staged_kubernetes_policy(policy), Some(action)));
+        }
+        _ => return None,
+    };
+    view.staged_action.is_none_or(would_apply).then(|| build(key, &key.name, &view))
+}
+
+/// A staged policy that would be set; the other actions name a policy to take away or none at all.
+fn would_apply(action: StagedAction) -> bool {
+    action == StagedAction::Set
+}
+
+/// Rules keep the number they have in the Kubernetes object, however many they became.
+fn kubernetes(key: &Key, converted: &Converted, staged_action: Option<StagedAction>) -> PolicySpec {
+    let view = PolicyView { staged_action, ..PolicyView::from(&converted.policy.spec) };
+    let mut spec = build(key, &converted.policy.metadata.name, &view);
+    let mut active = ActivePolicy::clone(&spec.active);
+    for (rules, origins) in
+        [(&mut active.ingress, &converted.ingress_origins), (&mut active.egress, &converted.egress_origins)]
+    {
+        for rule in rules {
+            let origin = usize::try_from(rule.index).ok().and_then(|index| origins.get(index));
+            if let Some(number) = origin.and_then(|origin| number_in(origin)) {
+                rule.index = number;
+            }
+        }
     }
+    spec.active = Arc::new(active);
+    let dropped = converted.dropped.iter();
+    spec.notes.extend(dropped.map(|rule| format!("{} is left out: {}", rule.path, rule.reason)));
+    spec
+}
+
+/// The number in `spec.ingress[2].from[1]`: 2.
+fn number_in(origin: &str) -> Option<u32> {
+    let (_, rest) = origin.split_once('[')?;
+    rest.split_once(']')?.0.parse().ok()
 }
 
 fn policy_id(key: &Key) -> PolicyId {
@@ -114,19 +102,11 @@ fn policy_id(key: &Key) -> PolicyId {
     }
 }
 
-/// Absent types: Egress if there are egress rules, Ingress if there are ingress rules or none at all
-/// (`api/pkg/defaults/networkpolicy.go`).
-fn directions(source: &Source<'_>) -> (bool, bool) {
-    if source.types.is_empty() {
-        let egress = !source.egress.is_empty();
-        return (!egress || !source.ingress.is_empty(), egress);
-    }
-    (source.types.contains(&PolicyType::Ingress), source.types.contains(&PolicyType::Egress))
-}
-
-fn build(key: &Key, source: Source<'_>) -> PolicySpec {
+/// `name` decides among policies of equal order.
+fn build(key: &Key, name: &str, view: &PolicyView<'_>) -> PolicySpec {
     let namespace = key.namespace.as_deref();
-    let (ingress, egress) = directions(&source);
+    let types = view.types();
+    let (ingress, egress) = (types.contains(&PolicyType::Ingress), types.contains(&PolicyType::Egress));
     let mut compiler = Compiler { namespace, ..Compiler::default() };
     // Rules of a direction the policy has no type for are never looked at.
     let mut rules = |wanted: bool, rules: &[Rule], direction| {
@@ -134,13 +114,13 @@ fn build(key: &Key, source: Source<'_>) -> PolicySpec {
     };
     let mut active = ActivePolicy {
         id: policy_id(key),
-        tier: source.tier.unwrap_or(DEFAULT_TIER).into(),
-        staged: source.staged,
-        ingress: rules(ingress, source.ingress, Direction::Ingress),
-        egress: rules(egress, source.egress, Direction::Egress),
-        do_not_track: source.do_not_track,
-        pre_dnat: source.pre_dnat,
-        apply_on_forward: source.apply_on_forward,
+        tier: view.tier().into(),
+        staged: view.staged_action.is_some(),
+        ingress: rules(ingress, view.ingress, Direction::Ingress),
+        egress: rules(egress, view.egress, Direction::Egress),
+        do_not_track: view.do_not_track,
+        pre_dnat: view.pre_dnat,
+        apply_on_forward: view.apply_on_forward,
         invalid: None,
     };
     let mut sets = compiler.sets;
@@ -150,14 +130,13 @@ fn build(key: &Key, source: Source<'_>) -> PolicySpec {
     }
     let target = Who {
         namespace,
-        selector: source.selector,
-        namespace_selector: source.namespace_selector,
-        account_selector: source.account_selector,
+        selector: view.selector,
+        namespace_selector: view.namespace_selector,
+        account_selector: view.service_account_selector,
         ..Who::default()
     };
     PolicySpec {
-        tier: Arc::clone(&active.tier),
-        order: Rank(source.order),
+        place: SortKey::policy(view.order, key.kind, namespace, name),
         target: target.target(),
         ingress,
         egress,
@@ -220,9 +199,9 @@ pub(super) fn unreadable_policy(key: &Key, raw: Option<&Value>, reason: &str) ->
         ..Who::default()
     };
     let order = field("order").and_then(Value::as_f64).unwrap_or(f64::NEG_INFINITY);
+    let order = if kubernetes { KUBERNETES_POLICY_ORDER } else { order };
     Some(PolicySpec {
-        tier: Arc::clone(&active.tier),
-        order: Rank(Some(if kubernetes { KUBERNETES_ORDER } else { order })),
+        place: SortKey::policy(Some(order), key.kind, key.namespace.as_deref(), &key.name),
         target: who.target(),
         ingress,
         egress,
@@ -231,9 +210,6 @@ pub(super) fn unreadable_policy(key: &Key, raw: Option<&Value>, reason: &str) ->
         notes: Vec::new(),
     })
 }
-
-/// Order of Kubernetes' policies in the default tier (`libcalico-go/lib/backend/k8s/conversion`).
-const KUBERNETES_ORDER: f64 = 1000.0;
 
 fn orchestrated() -> Selector {
     margay_api::selector::Expr::Eq(ORCHESTRATOR.to_owned(), "k8s".to_owned()).into()

@@ -3,23 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub(super) use margay_api::convert::{
+    LABEL_NAME as NAME, LABEL_NAMESPACE as NAMESPACE, LABEL_ORCHESTRATOR as ORCHESTRATOR,
+    LABEL_SERVICE_ACCOUNT as SERVICE_ACCOUNT, NAMESPACE_LABEL_PREFIX as NAMESPACE_PREFIX,
+    SERVICE_ACCOUNT_LABEL_PREFIX as ACCOUNT_PREFIX,
+};
 use margay_api::selector::Labels;
 
 /// Label names to values.
 pub(super) type LabelMap = BTreeMap<Arc<str>, Arc<str>>;
-
-/// Label that Calico gives every namespaced object.
-pub(super) const NAMESPACE: &str = "projectcalico.org/namespace";
-/// Label that Calico gives every workload endpoint with a service account.
-pub(super) const SERVICE_ACCOUNT: &str = "projectcalico.org/serviceaccount";
-/// Label that Calico gives every workload endpoint of an orchestrator (`k8s`).
-pub(super) const ORCHESTRATOR: &str = "projectcalico.org/orchestrator";
-/// Label with the name, on namespaces, service accounts and network sets.
-pub(super) const NAME: &str = "projectcalico.org/name";
-/// Prefix of labels inherited from the namespace.
-pub(super) const NAMESPACE_PREFIX: &str = "pcns.";
-/// Prefix of labels inherited from the service account.
-pub(super) const ACCOUNT_PREFIX: &str = "pcsa.";
 
 /// Effective labels: an object's own, then what its parents (namespace, service account, profiles) lend it, the
 /// earlier parent first.

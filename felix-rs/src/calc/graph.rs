@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use margay_api::Key;
+use margay_api::{Key, Tier};
 
 use super::facts::{Facts, LabelMap};
 use super::index::{Flip, Index, ItemIx, QueryIx};
 use super::item::{Item, ItemId, Parent};
-use super::order::{Place, Tier, Tiers, endpoint_policy};
+use super::order::{Place, Tiers, endpoint_policy};
 use super::policy::{Policy, PolicySpec, missing_tier};
 use super::profile::ProfileSpec;
 use super::sets::{Contribution, SetSpec, Sets};
@@ -85,9 +85,9 @@ impl Graph {
 
     /// `labels` of the parent's object, with the prefix they are lent under; empty if there is none.
     pub(super) fn put_parent(&mut self, parent: Parent, labels: LabelMap) {
-        let mut all = parent.implied_labels();
-        all.extend(labels);
-        let labels = all;
+        let mut labels = labels;
+        // The name comes last: no label of an object can pretend that it is another one.
+        labels.extend(parent.implied_labels());
         let state = self.parents.entry(parent.clone()).or_insert_with(|| ParentState::new(&parent));
         if *state.labels != labels {
             state.labels = Arc::new(labels);
@@ -100,7 +100,7 @@ impl Graph {
         self.changed_policies.insert(key, spec);
     }
 
-    pub(super) fn put_tier(&mut self, name: &str, tier: Option<Tier>) {
+    pub(super) fn put_tier(&mut self, name: &str, tier: Option<&Tier>) {
         if self.tiers.put(name, tier) {
             for &number in self.policies_by_tier.get(name).into_iter().flatten() {
                 self.touched_policies.insert(number);
@@ -272,11 +272,11 @@ impl Graph {
         }
         let retarget = old.as_ref().is_none_or(|old| old.target != spec.target);
         if let Some(old) = old {
-            self.leave_tier(&old.tier, number);
+            self.leave_tier(&old.active.tier, number);
         }
         let state = PolicyState { key, spec: Arc::clone(&spec), current: None };
         self.policies.entry(number).or_insert(state).spec = Arc::clone(&spec);
-        self.policies_by_tier.entry(Arc::clone(&spec.tier)).or_default().insert(number);
+        self.policies_by_tier.entry(Arc::clone(&spec.active.tier)).or_default().insert(number);
         if retarget {
             self.touched_endpoints.extend(self.targets.matched(number));
             self.targets.remove_query(number);
@@ -303,7 +303,7 @@ impl Graph {
         let old = std::mem::replace(&mut state.current, new.clone());
         let id = state.spec.active.id.clone();
         if !exists && let Some(gone) = self.policies.remove(&number) {
-            self.leave_tier(&gone.spec.tier, number);
+            self.leave_tier(&gone.spec.active.tier, number);
         }
         if let Some(new) = &new {
             self.acquire(new.sets());

@@ -36,7 +36,6 @@ mod who;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use margay_api::kinds::TierAction;
 use margay_api::{Key, Kind, Resource, WorkloadEndpoint};
 use serde::Serialize;
 use serde_json::Value;
@@ -45,10 +44,9 @@ use self::catalog::Catalog;
 use self::facts::{ACCOUNT_PREFIX, LabelMap, NAMESPACE_PREFIX};
 use self::graph::Graph;
 use self::item::{ItemId, Parent};
-use self::order::{Rank, Tier};
 use self::profile::ProfileSpec;
 use self::settings::SettingsSource;
-use crate::model::{Delta, NodeSettings, ProfileId, TierDefault};
+use crate::model::{Delta, NodeSettings, ProfileId};
 
 /// Whose policy to calculate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,14 +215,7 @@ impl Calculator {
             }
             Kind::Profile => self.take_profile(name, resource),
             Kind::Tier => {
-                let tier = object!(resource, Tier).map(|tier| Tier {
-                    order: Rank(tier.spec.order),
-                    default: match tier.spec.default_action {
-                        Some(TierAction::Pass) => TierDefault::Pass,
-                        Some(TierAction::Deny) | None => TierDefault::Deny,
-                    },
-                });
-                self.graph.put_tier(name, tier);
+                self.graph.put_tier(name, object!(resource, Tier));
             }
             Kind::FelixConfiguration => {
                 self.settings.put_felix(name, object!(resource, FelixConfiguration));

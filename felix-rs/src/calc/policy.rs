@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use margay_api::effective::SortKey;
 use margay_api::selector::Selector;
 
-use super::order::{Rank, Tiers};
+use super::order::Tiers;
 use super::sets::SetSpec;
 use crate::model::{ActivePolicy, PeerMatch, PolicyRule, RuleAction, SetId};
 
 /// What an object says, independent of every other object.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PolicySpec {
-    pub(super) tier: Arc<str>,
-    pub(super) order: Rank,
+    /// Place in its tier.
+    pub(super) place: SortKey,
     /// Endpoints it applies to.
     pub(super) target: Selector,
     /// It has type Ingress.
@@ -54,10 +55,10 @@ impl Policy {
 
 /// Why a policy's tier makes it unusable, if so.
 pub(super) fn missing_tier(spec: &PolicySpec, tiers: &Tiers) -> Option<String> {
-    tiers.get(&spec.tier).is_none().then(|| {
+    (!tiers.exists(&spec.active.tier)).then(|| {
         format!(
             "tier {:?} does not exist or is unreadable: create the Tier, or name another in spec.tier",
-            spec.tier
+            spec.active.tier
         )
     })
 }

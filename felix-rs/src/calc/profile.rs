@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use margay_api::convert::DEFAULT_ALLOW_PROFILE;
+
 use super::item::Parent;
 use super::policy::rule;
 use super::sets::SetSpec;
 use crate::model::{ActiveProfile, PolicyRule, ProfileId, RuleAction, SetId};
-
-/// Calico's built-in profile that allows everything.
-const DEFAULT_ALLOW: &str = "projectcalico-default-allow";
 
 /// A profile's rules and the sets they refer to.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,7 +34,7 @@ impl ProfileSpec {
         match Parent::of_profile(&id.0) {
             Parent::Namespace(_) => Some(Self::fixed(id, &[rule(RuleAction::Allow)])),
             Parent::ServiceAccount(..) => Some(Self::fixed(id, &[])),
-            Parent::Profile(name) if &*name == DEFAULT_ALLOW => {
+            Parent::Profile(name) if &*name == DEFAULT_ALLOW_PROFILE => {
                 Some(Self::fixed(id, &[rule(RuleAction::Allow)]))
             }
             Parent::Profile(_) => None,

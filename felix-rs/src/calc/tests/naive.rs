@@ -312,8 +312,10 @@ fn peer(
     address: IpAddr,
     port: u16,
 ) -> bool {
-    let given =
-        entity.selector.is_some() || entity.not_selector.is_some() || entity.namespace_selector.is_some();
+    // Outside of namespaces `notSelector` alone says nothing about whom the rule means.
+    let given = entity.selector.is_some()
+        || entity.namespace_selector.is_some()
+        || (entity.not_selector.is_some() && policy_namespace.is_some());
     let selected = |thing: &Thing| {
         let namespace = thing.namespace.as_deref();
         let scope = match (&entity.namespace_selector, policy_namespace) {

@@ -143,11 +143,12 @@ fn tier(dice: &mut Dice) -> Option<String> {
 #[allow(clippy::too_many_lines, reason = "one arm per kind")]
 fn resource(slot: usize, number: u64) -> Resource {
     let dice = &mut Dice(number);
-    let namespace = Some(if slot.is_multiple_of(2) { "a" } else { "b" });
+    let home = if slot.is_multiple_of(2) { "a" } else { "b" };
+    let namespace = Some(home);
     let name = format!("o{slot}");
     match slot {
         0..=4 => {
-            let mut profiles = vec![format!("kns.{}", namespace.unwrap())];
+            let mut profiles = vec![format!("kns.{home}")];
             match dice.roll(4) {
                 0 => profiles.push("extra".to_owned()),
                 1 => profiles.insert(0, "extra".to_owned()),
@@ -386,12 +387,5 @@ proptest! {
                 }
             }
         }
-    }
-}
-
-#[test]
-fn dbg_one() {
-    for slot in [18] {
-        println!("{:#?}", resource(slot, std::env::var("N").unwrap().parse().unwrap()));
     }
 }
