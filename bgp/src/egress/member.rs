@@ -247,6 +247,11 @@ impl Egress {
         Some((id, self.groups.get(&id)?))
     }
 
+    /// How often a member was resynchronised.
+    pub(crate) fn resyncs(&self, who: SourceId) -> u64 {
+        self.members.get(&who).map_or(0, |member| member.resyncs)
+    }
+
     /// Octets that a member has yet to take, and how often it was resynchronised, and whether End-of-RIB has gone out.
     pub(crate) fn progress(&self, who: SourceId) -> (u64, u64, bool) {
         let Some(member) = self.members.get(&who) else { return (0, 0, false) };

@@ -117,6 +117,9 @@ impl Rib {
         mut change: impl FnMut(&mut Path, &RouteAttributes) -> bool,
     ) -> usize {
         let mut removed = 0;
+        if self.counts(source, family).received == 0 {
+            return removed;
+        }
         for index in 0..self.entries.len() {
             let entry = &mut self.entries[index];
             if !entry.live || Family::of(&entry.prefix) != family {
@@ -255,9 +258,12 @@ impl Rib {
         dirty
     }
 
-    /// Marks every entry as changed, for a decision that depends on more than paths (a peer's identifier).
+    /// Marks the entries of a source as changed, for a decision that depends on more than paths (its identifier).
     pub(crate) fn touch_source(&mut self, source: SourceId) {
         for family in Family::ALL {
+            if self.counts(source, family).received == 0 {
+                continue;
+            }
             let mut ids = Vec::new();
             for (index, entry) in self.entries.iter().enumerate() {
                 if Family::of(&entry.prefix) == family

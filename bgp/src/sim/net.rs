@@ -360,9 +360,11 @@ impl Sim {
         if let Some(place) = self.nodes.get_mut(node.0) {
             place.conns.insert(conn, (link, 0));
         }
-        self.links
-            .push(Link { ends: [Some((node, conn)), Some((target, accepted))], pipes: Default::default() });
-        self.schedule(self.now + latency, Happening::Connected(link));
+        // Nothing arrives before the dialling end knows that it is connected.
+        let connected = self.now + latency;
+        let pipes = [Pipe::default(), Pipe { last: connected, ..Pipe::default() }];
+        self.links.push(Link { ends: [Some((node, conn)), Some((target, accepted))], pipes });
+        self.schedule(connected, Happening::Connected(link));
         let remote = SocketAddr::new(local, 40_000);
         let local = SocketAddr::new(self.address(target), 179);
         self.input(target, Input::Accepted { conn: accepted, remote, local });

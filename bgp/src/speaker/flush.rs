@@ -167,7 +167,7 @@ impl Speaker {
             if peer.main.in_flight >= window {
                 break;
             }
-            let (remote, resyncs) = (peer.config.remote, self.egress.progress(id).1);
+            let (remote, resyncs) = (peer.config.remote, self.egress.resyncs(id));
             match self.egress.take(id, &self.rib, us) {
                 Take::Data(data) => self.write(id, Slot::Main, data),
                 Take::UpToDate => break,
@@ -179,7 +179,7 @@ impl Speaker {
                     return;
                 }
             }
-            if self.egress.progress(id).1 > resyncs {
+            if self.egress.resyncs(id) > resyncs {
                 self.log(Log::Resync(remote));
             }
         }

@@ -61,7 +61,10 @@ impl Speaker {
                 }
             }
             Action::SendOpen => {
-                let open = negotiate::open(&self.config, &peer.config, self.restarting);
+                // The R bit belongs into the first session with each peer, while it may hold routes of our predecessor.
+                let window = self.started + peer.config.graceful_restart.restart_time;
+                let restarting = self.config.restarting && peer.established_count == 0 && now <= window;
+                let open = negotiate::open(&self.config, &peer.config, restarting);
                 self.send(id, slot, &Message::Open(open));
             }
             Action::SendKeepalive => self.send(id, slot, &Message::Keepalive),

@@ -59,8 +59,7 @@ pub struct Speaker {
     outputs: VecDeque<Output>,
     /// Nothing is advertised before the table is complete, or this.
     withhold_until: Option<Time>,
-    /// R bit in OPENs.
-    restarting: bool,
+    started: Time,
     originated_known: bool,
     peers_known: bool,
     in_sync: bool,
@@ -96,7 +95,7 @@ impl Speaker {
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
             withhold_until: Some(now + config.selection_deferral),
-            restarting: config.restarting,
+            started: now,
             originated_known: false,
             peers_known: false,
             in_sync: false,
@@ -227,7 +226,6 @@ impl Speaker {
             return;
         };
         self.withhold_until = None;
-        self.restarting = false;
         self.flush();
         let us = self.identity();
         self.egress.release(&self.rib, us);
@@ -240,22 +238,17 @@ impl Speaker {
         if self.in_sync || !self.peers_known {
             return;
         }
-        let mut synchronised = 0;
-        let mut missing = 0;
-        for peer in self.peers.values() {
-            let done = peer.session().is_some_and(|session| {
+        let done = |peer: &Peer| {
+            peer.session().is_some_and(|session| {
                 Family::ALL
                     .into_iter()
                     .all(|family| !session.has(family) || peer.families[family.index()].end_of_rib)
-            });
-            if done {
-                synchronised += 1;
-            } else if peer.is_up() || peer.failed_dials < 2 {
-                missing += 1;
-            }
-        }
-        let complete = missing == 0 || self.now >= self.sync_deadline;
-        if (complete && synchronised > 0) || self.peers.is_empty() {
+            })
+        };
+        // A peer that cannot be reached is not waited for.
+        let missing = |peer: &Peer| !done(peer) && (peer.is_up() || peer.failed_dials < 2);
+        let complete = self.now >= self.sync_deadline || !self.peers.values().any(missing);
+        if complete && (self.peers.is_empty() || self.peers.values().any(done)) {
             self.in_sync = true;
             // What was learned comes before the statement that it is all.
             self.flush();

@@ -131,7 +131,9 @@ impl Speaker {
         state.end_of_rib = true;
         state.stale_until = None;
         state.long_lived_until = None;
-        self.rib.update_source(id, family, |path, _| !path.stale);
+        if self.rib.counts(id, family).stale > 0 {
+            self.rib.update_source(id, family, |path, _| !path.stale);
+        }
     }
 
     pub(super) fn run_restart_timers(&mut self, id: SourceId) {

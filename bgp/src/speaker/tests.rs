@@ -391,25 +391,22 @@ fn a_peer_that_lags_ends_with_the_right_table() {
         rig.send(source, &announce(1, &["10.1.255.0/24"], plain()));
         rig.pass(SECOND);
         // Prefixes come and go, each with attributes of its own; two of them stay.
-        for round in 0..9000u32 {
-            let prefix = format!("10.{}.{}.0/24", 2 + round / 250, round % 250);
-            rig.send(source, &announce(1, &[&prefix], PathAttributes { med: Some(round), ..plain() }));
-            if round % 100 == 0 {
-                rig.pass(Duration::from_millis(60));
+        for round in 0..90u32 {
+            let prefixes: Vec<String> =
+                (0..100).map(|n| format!("10.{}.{}.0/24", 2 + round / 2, n + 100 * (round % 2))).collect();
+            for (n, prefix) in (0u32..).zip(&prefixes) {
+                let med = Some(round * 100 + n);
+                rig.send(source, &announce(1, &[prefix], PathAttributes { med, ..plain() }));
             }
-            if round % 4000 != 7 {
-                let gone = crate::wire::Nlri::new(net(&prefix));
-                let update = Update { withdrawn: [gone].into_iter().collect(), ..Update::default() };
-                rig.send(source, &Message::Update(update));
-            }
-            if round % 500 == 0 {
-                rig.send(slow, &Message::Keepalive);
-                for conn in [source] {
-                    // Only the slow peer doesn't read.
-                    let sent = rig.wires.get_mut(&conn).map(|wire| std::mem::take(&mut wire.sent)).unwrap();
-                    rig.input(Input::Written { conn, bytes: sent.len() });
-                }
-            }
+            rig.pass(Duration::from_millis(60));
+            let gone =
+                prefixes.iter().filter(|prefix| *prefix != "10.9.7.0/24" && *prefix != "10.33.50.0/24");
+            let withdrawn = gone.map(|prefix| crate::wire::Nlri::new(net(prefix))).collect();
+            rig.send(source, &Message::Update(Update { withdrawn, ..Update::default() }));
+            rig.pass(Duration::from_millis(60));
+            // Only the slow peer doesn't read.
+            let sent = rig.wires.get_mut(&source).map(|wire| std::mem::take(&mut wire.sent)).unwrap();
+            rig.input(Input::Written { conn: source, bytes: sent.len() });
         }
         rig.pass(SECOND);
         assert!(rig.speaker.log_bytes() <= 256 << 10, "{}", rig.speaker.log_bytes());
@@ -515,4 +512,21 @@ fn a_restarting_reflector_waits_for_its_peers_before_it_speaks() {
     let first = rig.up(1);
     rig.pass(31 * SECOND);
     assert_eq!(updates(&rig.said(first)).count(), 2, "the deferral time ends the wait");
+}
+
+#[test]
+fn the_restart_bit_is_in_the_first_open_only() {
+    let config = SpeakerConfig { restarting: true, ..SpeakerConfig::new(router_id(100), AS) };
+    let mut rig = Rig::with(config, vec![passive(1, PeerKind::Internal)]);
+    for expected in [true, false] {
+        let conn = rig.up(1);
+        let said = rig.said(conn);
+        let Message::Open(open) = &said[0] else { panic!("{said:?}") };
+        let bits = open.capabilities.iter().find_map(|capability| match capability {
+            Capability::GracefulRestart(gr) => Some((gr.restarted, gr.families.iter().all(|f| f.forwarding))),
+            _ => None,
+        });
+        assert_eq!(bits, Some((expected, true)), "forwarding is preserved in any case");
+        rig.input(Input::Closed { conn, reason: "reset".to_owned() });
+    }
 }
