@@ -9,11 +9,15 @@ use margay_bgp::transport::{BgpHandle, ServiceStopped};
 use margay_bgp::{PeerKind, PeerStatus, RouteInfo, RouteQuery, RouteSource};
 use margay_control::bgp::{Peer, Route};
 use serde::Deserialize;
+use tokio::sync::watch;
 
 use crate::server::Failure;
 
+/// Where the speaker is found once it runs.
+pub type SpeakerSlot = watch::Receiver<Option<BgpHandle>>;
+
 /// `/v1/bgp/peers` and `/v1/bgp/routes`.
-pub fn routes(speaker: BgpHandle) -> Router {
+pub fn routes(speaker: SpeakerSlot) -> Router {
     Router::new()
         .route("/v1/bgp/peers", get(peers))
         .route("/v1/bgp/routes", get(list_routes))
@@ -26,8 +30,15 @@ impl From<ServiceStopped> for Failure {
     }
 }
 
-async fn peers(State(speaker): State<BgpHandle>) -> Result<Json<Vec<Peer>>, Failure> {
-    Ok(Json(speaker.peers().await?.iter().map(peer).collect()))
+fn running(slot: &SpeakerSlot) -> Result<BgpHandle, Failure> {
+    let speaker = slot.borrow().clone();
+    speaker.ok_or_else(|| {
+        Failure::try_later("BGP has not been started yet: see `margay status` for what it waits for")
+    })
+}
+
+async fn peers(State(slot): State<SpeakerSlot>) -> Result<Json<Vec<Peer>>, Failure> {
+    Ok(Json(running(&slot)?.peers().await?.iter().map(peer).collect()))
 }
 
 /// Which routes: all without parameters.
@@ -37,7 +48,7 @@ struct Wanted {
 }
 
 async fn list_routes(
-    State(speaker): State<BgpHandle>,
+    State(slot): State<SpeakerSlot>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Vec<Route>>, Failure> {
     let mut query = RouteQuery::default();
@@ -52,7 +63,7 @@ async fn list_routes(
             return Err(Failure::bad_request(message));
         }
     }
-    Ok(Json(speaker.routes(query).await?.into_iter().map(route).collect()))
+    Ok(Json(running(&slot)?.routes(query).await?.into_iter().map(route).collect()))
 }
 
 fn peer(status: &PeerStatus) -> Peer {

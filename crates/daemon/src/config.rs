@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use margay_datastore::StoreConfig;
 use serde::de::DeserializeOwned;
 
 /// A configuration file that cannot be used.
@@ -36,6 +37,33 @@ pub fn load<T: DeserializeOwned + Default>(path: &Path, required: bool) -> Resul
             .map_err(|error| ConfigError::Parse { path: path.to_path_buf(), reason: error.to_string() }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => Ok(T::default()),
         Err(source) => Err(ConfigError::Read { path: path.to_path_buf(), source }),
+    }
+}
+
+/// The node's name: as configured, else the host's.
+///
+/// # Errors
+/// The host has none of its own.
+pub fn node_name(configured: Option<String>) -> Result<String, ConfigError> {
+    if let Some(name) = configured {
+        return Ok(name);
+    }
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim().to_ascii_lowercase();
+    if name.is_empty() || name == "(none)" || name == "localhost" {
+        let hint = "this host has no name of its own: set `node` in the file, MARGAY_NODE or --node";
+        return Err(ConfigError::Value(hint.to_owned()));
+    }
+    Ok(name)
+}
+
+/// The datastore: flags first, then the file, else the embedded one in its usual place.
+#[must_use]
+pub fn datastore(path: Option<&PathBuf>, etcd: &[String], file: Option<StoreConfig>) -> StoreConfig {
+    match path {
+        Some(path) => StoreConfig::embedded(path),
+        None if !etcd.is_empty() => StoreConfig::etcd(etcd.iter().cloned()),
+        None => file.unwrap_or_else(|| StoreConfig::embedded("/var/lib/margay/margay.db")),
     }
 }
 

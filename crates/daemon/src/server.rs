@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use margay_control::ErrorBody;
 
+use crate::bgp::SpeakerSlot;
 use crate::health::Health;
 
 /// An error as the control API returns it.
@@ -53,17 +54,29 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Text of `/metrics` in the Prometheus format, made when asked for.
-pub type Metrics = std::sync::Arc<dyn Fn() -> String + Send + Sync>;
-
 /// `/healthz`, `/readyz`, `/v1/status` and `/metrics`.
-pub fn health_routes(health: Health, metrics: Metrics) -> Router {
+pub fn health_routes<F>(health: Health, metrics: impl Fn() -> F + Clone + Send + Sync + 'static) -> Router
+where
+    F: Future<Output = String> + Send + 'static,
+{
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/v1/status", get(|State(health): State<Health>| async move { Json(health.status()) }))
         .with_state(health)
-        .route("/metrics", get(move || async move { metrics() }))
+        .route("/metrics", get(metrics))
+}
+
+/// What [`health_routes`] needs for `/metrics`, for a daemon with nothing to add.
+pub fn metrics_of(
+    health: &Health,
+    speaker: &SpeakerSlot,
+) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = String> + Send>> + Clone + Send + Sync + 'static {
+    let (health, slot) = (health.clone(), speaker.clone());
+    move || {
+        let (health, speaker) = (health.clone(), slot.borrow().clone());
+        Box::pin(async move { crate::metrics::text(&health, speaker).await })
+    }
 }
 
 async fn readyz(State(health): State<Health>) -> Response {

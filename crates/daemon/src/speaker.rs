@@ -1,0 +1,198 @@
+//! The BGP speaker as a part of a daemon: started when the daemon knows who it is, fed from the topology.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use margay_api::Node;
+use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig, ServiceStopped, StopMode};
+use margay_bgp::{Event, Originated, PeerState, SpeakerConfig};
+use tokio::sync::{mpsc, watch};
+
+use crate::topology::Topology;
+
+/// Longest wait for the connections to close.
+const STOP_TIME: Duration = Duration::from_secs(3);
+
+/// What a speaker cannot change while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    router_id: Ipv4Addr,
+    local_as: u32,
+    port: u16,
+    cluster_id: Option<Ipv4Addr>,
+}
+
+#[derive(Debug)]
+struct Running {
+    handle: BgpHandle,
+    events: mpsc::Receiver<Event>,
+    identity: Identity,
+    in_sync: bool,
+    peers: usize,
+    originated: Option<Vec<Originated>>,
+}
+
+/// Why there is no speaker.
+#[derive(Debug, thiserror::Error)]
+pub enum SpeakerError {
+    /// Nothing to be known by.
+    #[error(
+        "node {0} has no address: set ipv4Address in the configuration (with the mask of the node's subnet), or \
+         spec.bgp.ipv4Address of its Node object"
+    )]
+    NoAddress(String),
+    /// The port is taken, or may not be used.
+    #[error("cannot listen on TCP port {port}: {source}")]
+    Listen {
+        /// The port.
+        port: u16,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// Its task has ended.
+    #[error("the BGP speaker has ended: restart the daemon")]
+    Ended,
+}
+
+impl From<ServiceStopped> for SpeakerError {
+    fn from(_: ServiceStopped) -> Self {
+        Self::Ended
+    }
+}
+
+/// A speaker that may not have been started yet.
+#[derive(Debug)]
+pub struct Speaker {
+    running: Option<Running>,
+    /// For the control API.
+    slot: watch::Sender<Option<BgpHandle>>,
+    /// An earlier instance may have left routes at its peers (RFC 4724 restart bit).
+    restarting: bool,
+}
+
+impl Speaker {
+    /// Not started. `slot` is where the control API finds it later.
+    #[must_use]
+    pub fn new(slot: watch::Sender<Option<BgpHandle>>, restarting: bool) -> Self {
+        Self { running: None, slot, restarting }
+    }
+
+    /// Runs as `wanted` says: starts, changes sessions one by one, starts anew if AS, identifier or port changed.
+    ///
+    /// # Errors
+    /// The node has no address, or the port cannot be used.
+    pub async fn update(
+        &mut self,
+        name: &str,
+        node: Option<&Node>,
+        wanted: &Topology,
+    ) -> Result<(), SpeakerError> {
+        let address = node.and_then(own_address).ok_or_else(|| SpeakerError::NoAddress(name.to_owned()))?;
+        let identity = Identity {
+            router_id: router_id(address),
+            local_as: wanted.local_as,
+            port: wanted.listen_port,
+            cluster_id: wanted.cluster_id,
+        };
+        if self.running.as_ref().is_some_and(|running| running.identity != identity) {
+            tracing::info!(?identity, "restarting the speaker with another identity");
+            self.stop_for_restart().await;
+        }
+        let running = match &mut self.running {
+            Some(running) => running,
+            none => none.insert(start(identity, self.restarting)?),
+        };
+        running.peers = wanted.peers.len();
+        running.handle.set_peers(wanted.peers.clone()).await?;
+        self.slot.send_replace(Some(running.handle.clone()));
+        Ok(())
+    }
+
+    /// Originates exactly these routes.
+    ///
+    /// # Errors
+    /// Its task has ended.
+    pub async fn originate(&mut self, routes: Vec<Originated>) -> Result<(), SpeakerError> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        if running.originated.as_ref() != Some(&routes) {
+            running.handle.set_originated(routes.clone()).await?;
+            running.originated = Some(routes);
+        }
+        Ok(())
+    }
+
+    /// The next event; never, while it does not run.
+    pub async fn next_event(&mut self) -> Event {
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        match running.events.recv().await {
+            Some(event) => {
+                running.in_sync |= event == Event::InSync;
+                event
+            }
+            None => {
+                tracing::error!("the BGP speaker has ended");
+                self.running = None;
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Nothing that BGP could tell is missing.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.in_sync || running.peers == 0)
+    }
+
+    /// Sessions that are up, and all; absent while it does not run.
+    pub async fn sessions(&self) -> Option<(usize, usize)> {
+        let peers = self.running.as_ref()?.handle.peers().await.ok()?;
+        let up = peers.iter().filter(|peer| peer.state == PeerState::Established).count();
+        Some((up, peers.len()))
+    }
+
+    /// Closes the sessions so that the peers keep our routes (RFC 4724): the data plane stays as it is.
+    pub async fn stop_for_restart(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        let stop = running.handle.stop(StopMode::Restart);
+        if tokio::time::timeout(STOP_TIME, stop).await.is_err() {
+            tracing::warn!("the BGP speaker did not stop in {STOP_TIME:?}");
+        }
+        self.restarting = true;
+    }
+}
+
+fn start(identity: Identity, restarting: bool) -> Result<Running, SpeakerError> {
+    let mut speaker = SpeakerConfig::new(identity.router_id, identity.local_as);
+    speaker.restarting = restarting;
+    speaker.cluster_id = identity.cluster_id;
+    let has_ipv6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
+    let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    let listen = any.iter().filter(|address| address.is_ipv4() || has_ipv6);
+    let listen = listen.map(|address| SocketAddr::new(*address, identity.port)).collect();
+    let (handle, events) = BgpService::spawn(ServiceConfig { speaker, listen })
+        .map_err(|source| SpeakerError::Listen { port: identity.port, source })?;
+    Ok(Running { handle, events, identity, in_sync: false, peers: 0, originated: None })
+}
+
+/// A node's address, IPv4 first.
+#[must_use]
+pub fn own_address(node: &Node) -> Option<IpAddr> {
+    let bgp = node.spec.bgp.as_ref()?;
+    let v4 = bgp.ipv4_address.map(|net| net.addr().into());
+    v4.or_else(|| bgp.ipv6_address.map(|net| net.addr().into()))
+}
+
+/// The BGP identifier of a node: its IPv4 address, or one folded from its IPv6 address, never 0.0.0.0.
+fn router_id(address: IpAddr) -> Ipv4Addr {
+    let address = match address {
+        IpAddr::V4(address) => return address,
+        IpAddr::V6(address) => address,
+    };
+    let folded = address.octets().chunks(4).fold([0u8; 4], |mut id, part| {
+        for (byte, other) in id.iter_mut().zip(part) {
+            *byte ^= other;
+        }
+        id
+    });
+    if folded == [0; 4] { Ipv4Addr::new(0, 0, 0, 1) } else { folded.into() }
+}
