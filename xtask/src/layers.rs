@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "felix-rs",
             "margay-api",
             "margay-bgp",
+            "margay-cni",
             "margay-control",
             "margay-daemon",
             "margay-datastore",

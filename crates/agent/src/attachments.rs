@@ -3,6 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+use margay_api::kinds::{WorkloadEndpointSpec, WorkloadPort};
+use margay_api::types::Protocol;
+use margay_api::{Key, Kind, Metadata, Pod, WorkloadEndpoint};
+
 use margay_control::cni::Attachment;
 use serde::{Deserialize, Serialize};
 
@@ -26,3 +31,63 @@ pub(crate) struct Attached {
     pub(crate) mac: String,
 }
 
+/// The WorkloadEndpoint of an attachment, with labels and ports of its Pod object when there is one.
+pub(crate) fn endpoint(node: &str, attached: &Attached, pod: Option<&Pod>) -> WorkloadEndpoint {
+    let key = endpoint_key(node, attached);
+    let mut metadata = Metadata::namespaced(attached.namespace.clone(), key.name);
+    let account =
+        pod.and_then(|pod| pod.spec.service_account_name.clone()).unwrap_or_else(|| "default".to_owned());
+    metadata.labels = pod.map_or_else(|| attached.labels.clone(), |pod| pod.metadata.labels.clone());
+    let own = [
+        ("projectcalico.org/namespace", attached.namespace.as_str()),
+        ("projectcalico.org/orchestrator", "k8s"),
+        ("projectcalico.org/serviceaccount", account.as_str()),
+    ];
+    metadata.labels.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    let ports = pod.map(workload_ports).unwrap_or_default();
+    WorkloadEndpoint::new(
+        metadata,
+        WorkloadEndpointSpec {
+            orchestrator: Some("k8s".to_owned()),
+            node: node.to_owned(),
+            container_id: Some(attached.attachment.container_id.clone()),
+            pod: Some(attached.pod.clone()),
+            endpoint: Some(attached.attachment.ifname.clone()),
+            service_account_name: Some(account.clone()),
+            ip_networks: attached.addresses.iter().map(|address| IpNet::from(*address)).collect(),
+            profiles: vec![
+                format!("kns.{}", attached.namespace),
+                format!("ksa.{}.{account}", attached.namespace),
+            ],
+            interface_name: attached.interface.clone(),
+            mac: attached.mac.parse().ok(),
+            ports,
+            ..WorkloadEndpointSpec::default()
+        },
+    )
+}
+
+/// Its key: the name is `<node>-k8s-<pod>-<ifname>` with every `-` of a part doubled
+/// (Calico `libcalico-go/lib/names/workloadendpoint.go`).
+pub(crate) fn endpoint_key(node: &str, attached: &Attached) -> Key {
+    let parts = [node, "k8s", &attached.pod, &attached.attachment.ifname];
+    let name = parts.map(|part| part.replace('-', "--")).join("-");
+    Key::namespaced(Kind::WorkloadEndpoint, attached.namespace.clone(), name)
+}
+
+/// Ports that rules can name: those of containers that stay.
+fn workload_ports(pod: &Pod) -> Vec<WorkloadPort> {
+    let containers = pod.spec.containers.iter().chain(&pod.spec.init_containers);
+    let ports = containers.flat_map(|container| &container.ports);
+    ports
+        .filter_map(|port| {
+            Some(WorkloadPort {
+                name: port.name.clone()?,
+                protocol: port.protocol.unwrap_or(Protocol::Tcp),
+                port: port.container_port,
+                host_port: port.host_port,
+                host_ip: None,
+            })
+        })
+        .collect()
+}

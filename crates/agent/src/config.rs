@@ -104,25 +104,18 @@ impl Config {
     pub(crate) fn load(flags: &Flags) -> Result<Self, ConfigError> {
         let path = flags.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
         let file: File = config::load(path, flags.config.is_some())?;
-        let datastore = if let Some(path) = &flags.datastore_path {
-            StoreConfig::embedded(path)
-        } else if !flags.etcd_endpoints.is_empty() {
-            StoreConfig::etcd(flags.etcd_endpoints.iter().cloned())
-        } else {
-            file.datastore.unwrap_or_else(|| StoreConfig::embedded("/var/lib/margay/margay.db"))
-        };
-        let node = match flags.node.clone().or(file.node) {
-            Some(node) => node,
-            None => host_name()?,
-        };
         let pick = |flag: &Option<PathBuf>, file: Option<PathBuf>, default: &str| {
             flag.clone().or(file).unwrap_or_else(|| default.into())
         };
         Ok(Self {
-            node,
+            node: config::node_name(flags.node.clone().or(file.node))?,
             ipv4_address: flags.ipv4_address.or(file.ipv4_address),
             ipv6_address: flags.ipv6_address.or(file.ipv6_address),
-            datastore,
+            datastore: config::datastore(
+                flags.datastore_path.as_ref(),
+                &flags.etcd_endpoints,
+                file.datastore,
+            ),
             socket: pick(&flags.socket, file.socket, margay_control::AGENT_SOCKET),
             state_dir: pick(&flags.state_dir, file.state_dir, "/var/lib/margay/agent"),
             spool_dir: pick(&flags.spool_dir, file.spool_dir, margay_control::SPOOL_DIR),
@@ -131,16 +124,6 @@ impl Config {
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
         })
     }
-}
-
-fn host_name() -> Result<String, ConfigError> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim().to_ascii_lowercase();
-    if name.is_empty() || name == "(none)" || name == "localhost" {
-        let hint = "this host has no name of its own: set `node` in the file, MARGAY_NODE or --node";
-        return Err(ConfigError::Value(hint.to_owned()));
-    }
-    Ok(name)
 }
 
 #[cfg(test)]

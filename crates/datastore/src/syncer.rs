@@ -63,6 +63,11 @@ impl Syncer {
         self.events.recv().await
     }
 
+    /// The next event if it is there already, so that a consumer can take several in one go.
+    pub fn try_next(&mut self) -> Option<SyncEvent> {
+        self.events.try_recv().ok()
+    }
+
     /// The next event for a thread outside of the runtime.
     pub fn blocking_next(&mut self) -> Option<SyncEvent> {
         self.events.blocking_recv()

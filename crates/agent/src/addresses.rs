@@ -1,0 +1,207 @@
+//! The node's addresses and attachments, in memory and in the journal.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use margay_api::IpamBlock;
+use margay_control::cni::Attachment;
+use margay_ipam::{Allocator, AssignError, Handle, RecordError, Request, Seconds};
+
+use crate::attachments::Attached;
+use crate::journal::{AttachmentEntry, Entry, Journal};
+
+/// Why nothing was assigned.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AddressError {
+    /// No free address, or one was asked for that cannot be had.
+    #[error(transparent)]
+    Assign(#[from] AssignError),
+    /// A block that does not fit.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The journal cannot be written: what is not written down must not be given out.
+    #[error("cannot write the address journal: {0}; make room on the disk that holds the agent's stateDir")]
+    Journal(#[from] io::Error),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Addresses {
+    allocator: Allocator,
+    journal: Journal,
+    attached: BTreeMap<Handle, Attached>,
+}
+
+/// Handle of an attachment's addresses.
+pub(crate) fn handle_of(attachment: &Attachment) -> Handle {
+    Handle::pod(&attachment.network, &attachment.container_id, &attachment.ifname)
+}
+
+impl Addresses {
+    /// Opens the journal in `folder` and takes up where it ends.
+    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
+        let (journal, entries) = Journal::open(folder)?;
+        let mut addresses = Self { allocator: Allocator::default(), journal, attached: BTreeMap::new() };
+        for entry in entries {
+            match entry {
+                Entry::Address(record) => {
+                    if let Err(error) = addresses.allocator.apply(&record) {
+                        tracing::warn!("journal: {error}; the line is left out");
+                    }
+                }
+                Entry::Attachment(AttachmentEntry::Attach(attached)) => {
+                    addresses.attached.insert(handle_of(&attached.attachment), attached);
+                }
+                Entry::Attachment(AttachmentEntry::Detach { handle }) => {
+                    addresses.attached.remove(&Handle::from_text(handle));
+                }
+            }
+        }
+        addresses.compact()?;
+        Ok(addresses)
+    }
+
+    /// The addresses as they are.
+    pub(crate) fn allocator(&self) -> &Allocator {
+        &self.allocator
+    }
+
+    /// Every attachment that was committed.
+    pub(crate) fn attached(&self) -> &BTreeMap<Handle, Attached> {
+        &self.attached
+    }
+
+    /// Gives addresses to a handle; asked again, the same ones.
+    pub(crate) fn assign(&mut self, request: &Request<'_>) -> Result<Vec<IpAddr>, AddressError> {
+        let assigned = self.allocator.assign(request)?;
+        if let Some(record) = assigned.record
+            && let Err(error) = self.journal.append(&Entry::Address(record.clone()))
+        {
+            self.allocator.undo(&record, request.now);
+            return Err(error.into());
+        }
+        Ok(assigned.addresses)
+    }
+
+    /// Writes down that an interface is to be live.
+    pub(crate) fn attach(&mut self, attached: Attached) -> Result<(), AddressError> {
+        self.journal.append(&Entry::Attachment(AttachmentEntry::Attach(attached.clone())))?;
+        self.attached.insert(handle_of(&attached.attachment), attached);
+        Ok(())
+    }
+
+    /// Frees everything a handle has. Returns its attachment, if it was committed.
+    pub(crate) fn release(&mut self, handle: &Handle) -> Result<Option<Attached>, AddressError> {
+        let attached = self.attached.remove(handle);
+        if attached.is_some() {
+            let handle = handle.as_str().to_owned();
+            self.journal.append(&Entry::Attachment(AttachmentEntry::Detach { handle }))?;
+        }
+        if let Some(record) = self.allocator.release(handle, now()) {
+            self.journal.append(&Entry::Address(record))?;
+        }
+        if self.journal.is_long(self.allocator.compact().len() + self.attached.len()) {
+            self.compact()?;
+        }
+        Ok(attached)
+    }
+
+    /// Takes a block that the datastore says is ours.
+    pub(crate) fn add_block(&mut self, cidr: IpNet, fence: u64) -> Result<(), AddressError> {
+        let record = self.allocator.add_block(cidr, fence)?;
+        self.journal.append(&Entry::Address(record))?;
+        Ok(())
+    }
+
+    /// Takes up blocks of ours that the journal does not know: the state folder was lost. What does not fit is left
+    /// out and logged.
+    pub(crate) fn adopt(&mut self, blocks: &[(&IpamBlock, u64)]) -> Result<(), AddressError> {
+        for record in margay_ipam::adopt(blocks) {
+            if let Err(error) = self.allocator.apply(&record) {
+                tracing::warn!("taking up this node's blocks: {error}");
+            }
+            self.journal.append(&Entry::Address(record))?;
+        }
+        Ok(())
+    }
+
+    /// Stops assignments from a block that the datastore says is not ours.
+    pub(crate) fn freeze(&mut self, cidr: &IpNet, frozen: bool) {
+        self.allocator.freeze(cidr, frozen);
+    }
+
+    fn compact(&mut self) -> io::Result<()> {
+        let records = self.allocator.compact().into_iter().map(Entry::Address);
+        let attached = self.attached.values().cloned().map(AttachmentEntry::Attach).map(Entry::Attachment);
+        let entries: Vec<Entry> = records.chain(attached).collect();
+        self.journal.rewrite(&entries)
+    }
+}
+
+/// Wall-clock seconds, for the rest of released addresses.
+pub(crate) fn now() -> Seconds {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_ipam::{Attributes, Family, RangeSet};
+
+    use super::*;
+
+    fn attachment(id: &str) -> Attachment {
+        Attachment { container_id: id.into(), ifname: "eth0".into(), network: "margay".into() }
+    }
+
+    fn assign(addresses: &mut Addresses, id: &str) -> Vec<IpAddr> {
+        let request = Request {
+            handle: handle_of(&attachment(id)),
+            attributes: Attributes::default(),
+            families: &[Family::V4],
+            addresses: &[],
+            pools: &["10.65.0.0/16".parse().unwrap()],
+            reserved: &RangeSet::new([]),
+            now: now(),
+            cooldown: 0,
+        };
+        addresses.assign(&request).unwrap()
+    }
+
+    #[test]
+    fn a_restart_forgets_nothing_and_a_torn_line_costs_only_itself() {
+        let folder = std::env::temp_dir().join(format!("margay-journal-{}", std::process::id()));
+        let mut first = Addresses::open(&folder).unwrap();
+        first.add_block("10.65.1.0/24".parse().unwrap(), 7).unwrap();
+        let a = assign(&mut first, "a");
+        let b = assign(&mut first, "b");
+        assert_ne!(a, b);
+        first
+            .attach(Attached {
+                attachment: attachment("a"),
+                namespace: "default".into(),
+                pod: "a".into(),
+                labels: BTreeMap::new(),
+                addresses: a.clone(),
+                interface: "mgya".into(),
+                mac: "ee:ee:ee:ee:ee:ee".into(),
+            })
+            .unwrap();
+        first.release(&handle_of(&attachment("b"))).unwrap();
+        drop(first);
+        let path = folder.join("journal.jsonl");
+        let mut text = std::fs::read(&path).unwrap();
+        text.extend_from_slice(b"{\"op\":\"assign\",\"hand");
+        std::fs::write(&path, text).unwrap();
+
+        let mut second = Addresses::open(&folder).unwrap();
+        assert_eq!(second.attached().len(), 1);
+        assert_eq!(assign(&mut second, "a"), a, "the same handle keeps its address");
+        let c = assign(&mut second, "c");
+        assert!(c != a && c != b, "a released address rests behind the unused ones");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,103 @@
+//! The agent's routes of the control API.
+
+use std::net::IpAddr;
+
+use axum::extract::State;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use margay_control::cni::{
+    AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest,
+};
+use margay_control::explain::{ExplainReply, ExplainRequest};
+use margay_control::status::{Endpoint, IpamStatus, Policy};
+use margay_daemon::server::Failure;
+use margay_datastore::Store;
+use margay_routing::RouteTrace;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::explain;
+use crate::node::{Answer, Request};
+use crate::policy::{self, Engine};
+
+/// What the handlers work with.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    /// The node's task.
+    pub(crate) node: mpsc::Sender<Request>,
+    /// The policy thread.
+    pub(crate) engine: Engine,
+    /// For explanations, which look at the whole cluster.
+    pub(crate) store: Store,
+}
+
+impl Api {
+    /// Asks the node's task.
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, Failure> {
+        let (answer, wait) = oneshot::channel();
+        let gone = || Failure::try_later("the agent is stopping");
+        self.node.send(request(answer)).await.map_err(|_closed| gone())?;
+        wait.await.map_err(|_closed| gone())?
+    }
+}
+
+/// All of them.
+pub(crate) fn routes(api: Api) -> Router {
+    Router::new()
+        .route("/v1/cni/add", post(add))
+        .route("/v1/cni/commit", post(commit))
+        .route("/v1/cni/del", post(del))
+        .route("/v1/cni/check", post(check))
+        .route("/v1/ipam", get(ipam))
+        .route("/v1/endpoints", get(endpoints))
+        .route("/v1/policy", get(policies))
+        .route("/v1/explain", post(explain_flow))
+        .with_state(api)
+}
+
+async fn add(State(api): State<Api>, Json(request): Json<AddRequest>) -> Result<Json<AddReply>, Failure> {
+    api.ask(|answer| Request::Add(Box::new(request), answer)).await.map(Json)
+}
+
+async fn commit(
+    State(api): State<Api>,
+    Json(request): Json<CommitRequest>,
+) -> Result<Json<CommitReply>, Failure> {
+    api.ask(|answer| Request::Commit(request, answer)).await.map(Json)
+}
+
+async fn del(State(api): State<Api>, Json(request): Json<DelRequest>) -> Result<Json<()>, Failure> {
+    api.ask(|answer| Request::Del(request, answer)).await.map(Json)
+}
+
+async fn check(
+    State(api): State<Api>,
+    Json(request): Json<CheckRequest>,
+) -> Result<Json<CheckReply>, Failure> {
+    api.ask(|answer| Request::Check(request, answer)).await.map(Json)
+}
+
+async fn ipam(State(api): State<Api>) -> Result<Json<IpamStatus>, Failure> {
+    api.ask(Request::Ipam).await.map(Json)
+}
+
+async fn endpoints(State(api): State<Api>) -> Result<Json<Vec<Endpoint>>, Failure> {
+    api.ask(Request::Endpoints).await.map(Json)
+}
+
+async fn policies(State(api): State<Api>) -> Result<Json<Vec<Policy>>, Failure> {
+    api.ask(Request::Policies).await.map(Json)
+}
+
+async fn explain_flow(
+    State(api): State<Api>,
+    Json(request): Json<ExplainRequest>,
+) -> Result<Json<ExplainReply>, Failure> {
+    let flow = explain::Flow::resolve(&api.store, request).await?;
+    let trace = trace(&api, flow.destination()).await?;
+    let counted = policy::snapshot(&api.engine).await;
+    Ok(Json(flow.explain(&trace, counted.as_deref())))
+}
+
+async fn trace(api: &Api, destination: IpAddr) -> Result<RouteTrace, Failure> {
+    api.ask(|answer| Request::Trace(destination, answer)).await
+}

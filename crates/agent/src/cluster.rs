@@ -1,0 +1,152 @@
+//! What this node knows of the cluster, apart from policy (which the policy engine keeps itself).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use margay_api::kinds::Affinity;
+use margay_api::{IpReservation, IpamBlock, IpamConfiguration, Key, Kind, Namespace, Pod, Resource};
+use margay_daemon::topology::Cluster as BgpCluster;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Cluster {
+    /// Nodes, pools, BGP objects.
+    pub(crate) bgp: BgpCluster,
+    /// Blocks by name, with the revision at which each was last changed.
+    pub(crate) blocks: BTreeMap<String, (IpamBlock, u64)>,
+    /// Addresses that are not handed out.
+    pub(crate) reservations: BTreeMap<String, IpReservation>,
+    /// IPAM settings.
+    pub(crate) ipam: Option<IpamConfiguration>,
+    /// Namespaces by name.
+    pub(crate) namespaces: BTreeMap<String, Namespace>,
+    /// Pods of this node, and those nobody has placed yet, by namespace and name.
+    pub(crate) pods: BTreeMap<(String, String), Pod>,
+    /// WorkloadEndpoints of this node in the datastore.
+    pub(crate) own_endpoints: BTreeSet<Key>,
+    /// Objects that could not be read.
+    pub(crate) unreadable: BTreeMap<Key, String>,
+}
+
+/// What a change touches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Touched {
+    /// Routes, tunnels and addresses.
+    pub(crate) routes: bool,
+    /// BGP sessions.
+    pub(crate) sessions: bool,
+}
+
+const ROUTES: Touched = Touched { routes: true, sessions: false };
+const SESSIONS: Touched = Touched { routes: false, sessions: true };
+const BOTH: Touched = Touched { routes: true, sessions: true };
+const NOTHING: Touched = Touched { routes: false, sessions: false };
+
+impl Cluster {
+    /// Takes an object in.
+    pub(crate) fn put(&mut self, node: &str, resource: &Resource, revision: u64) -> Touched {
+        self.unreadable.remove(&resource.key());
+        let name = resource.metadata().name.clone();
+        match resource.clone() {
+            Resource::Node(object) => insert(&mut self.bgp.nodes, name, object, BOTH),
+            Resource::IpPool(object) => insert(&mut self.bgp.pools, name, object, BOTH),
+            Resource::BgpConfiguration(object) => {
+                insert(&mut self.bgp.configurations, name, object, SESSIONS)
+            }
+            Resource::BgpPeer(object) => insert(&mut self.bgp.peers, name, object, SESSIONS),
+            Resource::BgpFilter(object) => insert(&mut self.bgp.filters, name, object, SESSIONS),
+            Resource::IpamBlock(object) => {
+                self.blocks.insert(name, (object, revision));
+                ROUTES
+            }
+            Resource::IpReservation(object) => insert(&mut self.reservations, name, object, NOTHING),
+            Resource::IpamConfiguration(object) => {
+                self.ipam = Some(object);
+                NOTHING
+            }
+            Resource::WorkloadEndpoint(object) => {
+                if object.spec.node == node {
+                    self.own_endpoints.insert(object.key());
+                }
+                NOTHING
+            }
+            Resource::Namespace(object) => insert(&mut self.namespaces, name, object, NOTHING),
+            Resource::Pod(object) => {
+                let key = (object.metadata.namespace.clone().unwrap_or_default(), name);
+                if object.spec.node_name.as_deref().is_none_or(|placed| placed == node) {
+                    self.pods.insert(key, object);
+                } else {
+                    self.pods.remove(&key);
+                }
+                NOTHING
+            }
+            _ => NOTHING,
+        }
+    }
+
+    /// Takes an object out.
+    pub(crate) fn delete(&mut self, key: &Key) -> Touched {
+        self.unreadable.remove(key);
+        let name = key.name.as_str();
+        match key.kind {
+            Kind::Node => remove(&mut self.bgp.nodes, name, BOTH),
+            Kind::IpPool => remove(&mut self.bgp.pools, name, BOTH),
+            Kind::BgpConfiguration => remove(&mut self.bgp.configurations, name, SESSIONS),
+            Kind::BgpPeer => remove(&mut self.bgp.peers, name, SESSIONS),
+            Kind::BgpFilter => remove(&mut self.bgp.filters, name, SESSIONS),
+            Kind::IpamBlock => remove(&mut self.blocks, name, ROUTES),
+            Kind::IpReservation => remove(&mut self.reservations, name, NOTHING),
+            Kind::IpamConfiguration => {
+                self.ipam = None;
+                NOTHING
+            }
+            Kind::WorkloadEndpoint => {
+                self.own_endpoints.remove(key);
+                NOTHING
+            }
+            Kind::Namespace => remove(&mut self.namespaces, name, NOTHING),
+            Kind::Pod => {
+                self.pods.remove(&(key.namespace.clone().unwrap_or_default(), key.name.clone()));
+                NOTHING
+            }
+            _ => NOTHING,
+        }
+    }
+
+    /// Takes note of an object that cannot be read: what was known of it stays in force.
+    pub(crate) fn unreadable(&mut self, key: Key, reason: String) {
+        self.unreadable.insert(key, reason);
+    }
+
+    /// Blocks of `node`, with the revisions that fence them.
+    pub(crate) fn blocks_of(&self, node: &str) -> Vec<(&IpamBlock, u64)> {
+        let mine = Affinity::Host(node.to_owned());
+        self.blocks
+            .values()
+            .filter(|(block, _)| block.spec.affinity.as_ref() == Some(&mine) && !block.spec.deleted)
+            .map(|(block, revision)| (block, *revision))
+            .collect()
+    }
+
+    /// Labels of a namespace; none when there is no such object.
+    pub(crate) fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
+        self.namespaces.get(name).map(|namespace| namespace.metadata.labels.clone()).unwrap_or_default()
+    }
+
+    /// Addresses that must be asked for by name.
+    pub(crate) fn reserved(&self) -> Vec<IpNet> {
+        self.reservations.values().flat_map(|object| object.spec.reserved_cidrs.iter().copied()).collect()
+    }
+}
+
+fn insert<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, object: T, touched: Touched) -> Touched {
+    if map.get(&name) == Some(&object) {
+        return NOTHING;
+    }
+    map.insert(name, object);
+    touched
+}
+
+fn remove<T>(map: &mut BTreeMap<String, T>, name: &str, touched: Touched) -> Touched {
+    if map.remove(name).is_some() { touched } else { NOTHING }
+}

@@ -1,0 +1,99 @@
+//! BGP as part of the node: sessions follow the topology, routes feed the forwarding.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use margay_bgp::{Event, Originated};
+use margay_control::status::Problem;
+use margay_daemon::speaker::own_address;
+use margay_daemon::topology::topology;
+use margay_routing::BgpRoute;
+
+use super::Node;
+
+impl Node {
+    /// Brings the sessions in line with the datastore; starts the speaker when the node has an address.
+    pub(super) async fn update_sessions(&mut self) {
+        let name = &self.config.node;
+        let wanted = topology(name, &self.cluster.bgp);
+        self.health.set_problems("bgp", wanted.problems.clone());
+        let node = self.cluster.bgp.nodes.get(name);
+        match self.speaker.update(name, node, &wanted).await {
+            Ok(()) => {
+                self.originate().await;
+                self.report_sessions().await;
+            }
+            Err(error) => self.health.set("bgp", false, error.to_string()),
+        }
+    }
+
+    /// Advertises this node's blocks of the pools that may be advertised.
+    pub(super) async fn originate(&mut self) {
+        let own = self.cluster.bgp.nodes.get(&self.config.node).and_then(|node| node.spec.bgp.as_ref());
+        let next_hop = |block: &IpNet| -> Option<IpAddr> {
+            match block {
+                IpNet::V4(_) => own?.ipv4_address.map(|net| net.addr().into()),
+                IpNet::V6(_) => own?.ipv6_address.map(|net| net.addr().into()),
+            }
+        };
+        let exported = |block: &IpNet| {
+            let pool = self.cluster.bgp.pools.values().find(|pool| pool.spec.cidr.contains(block));
+            pool.is_some_and(|pool| !pool.spec.disable_bgp_export)
+        };
+        let blocks = self.addresses.allocator().blocks().filter(exported);
+        let routes = blocks.map(|block| Originated::new(block, next_hop(&block))).collect();
+        if let Err(error) = self.speaker.originate(routes).await {
+            self.health.set("bgp", false, error.to_string());
+        }
+    }
+
+    /// Takes what the speaker reports.
+    pub(super) async fn on_bgp(&mut self, event: Event) {
+        match event {
+            Event::RouteChanges(changes) => {
+                for change in changes {
+                    if change.next_hops.is_empty() {
+                        self.bgp_routes.remove(&change.prefix);
+                    } else {
+                        let route = BgpRoute {
+                            prefix: change.prefix,
+                            next_hops: change.next_hops,
+                            stale: change.stale,
+                        };
+                        self.bgp_routes.insert(change.prefix, route);
+                    }
+                }
+                self.update_routes();
+            }
+            Event::InSync => {
+                self.update_routes();
+            }
+            Event::PeerChanged { remote, state, reason } => {
+                tracing::info!(%remote, %state, reason, "BGP session");
+                self.report_sessions().await;
+            }
+        }
+    }
+
+    /// Says how many sessions are up. One is enough to be ready; none is wanted in a cluster of one.
+    async fn report_sessions(&self) {
+        if let Some((up, all)) = self.speaker.sessions().await {
+            self.health.set("bgp", up > 0 || all == 0, format!("{up} of {all} sessions established"));
+        }
+    }
+
+    /// The node's address, IPv4 first.
+    pub(super) fn own_address(&self) -> Option<IpAddr> {
+        self.cluster.bgp.nodes.get(&self.config.node).and_then(own_address)
+    }
+
+    /// Problems of the forwarding side, beside those of the sessions.
+    pub(super) fn report_route_problems(&self) {
+        let problems = self
+            .desired
+            .problems
+            .iter()
+            .map(|problem| Problem { object: problem.object.clone(), message: problem.message.clone() });
+        self.health.set_problems("routes", problems.collect());
+    }
+}

@@ -1,0 +1,282 @@
+//! Blocks: claimed from the datastore when needed, adopted when the journal was lost, given up when lost.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use margay_api::{IpPool, IpamBlock, Kind, Node as NodeResource, Resource};
+use margay_control::status::Problem;
+use margay_datastore::{Error, Store};
+use margay_ipam::{
+    Attributes, ClaimQuery, Family, PoolQuery, Purpose, RangeSet, Request as AddressRequest, eligible_pools,
+    plan_claim,
+};
+use margay_routing::{Encapsulation, tunnels_needed, with_tunnel_address};
+
+use super::{Internal, Node};
+use crate::addresses::now;
+use crate::writer::Write;
+
+/// Times a claim is planned anew after another node was faster.
+const ATTEMPTS: u32 = 64;
+
+impl Node {
+    /// Keeps allocator and datastore in agreement about which blocks are ours; makes sure there is one per family
+    /// that a pool offers, and that the node's tunnels have addresses.
+    pub(super) async fn update_blocks(&mut self) {
+        let held: Vec<IpNet> = self.addresses.allocator().blocks().collect();
+        let in_store: Vec<(IpamBlock, u64)> = self
+            .cluster
+            .blocks_of(&self.config.node)
+            .into_iter()
+            .map(|(block, fence)| (block.clone(), fence))
+            .collect();
+        let unknown: Vec<(&IpamBlock, u64)> = in_store
+            .iter()
+            .filter(|(block, _)| !held.contains(&block.spec.cidr))
+            .map(|(block, fence)| (block, *fence))
+            .collect();
+        if !unknown.is_empty() {
+            tracing::info!(blocks = unknown.len(), "taking up blocks that the journal does not know");
+            if let Err(error) = self.addresses.adopt(&unknown) {
+                tracing::error!("cannot take up this node's blocks: {error}");
+            }
+        }
+        let mut lost = Vec::new();
+        for cidr in &held {
+            let ours = in_store.iter().any(|(block, _)| block.spec.cidr == *cidr);
+            self.addresses.freeze(cidr, !ours);
+            if !ours {
+                lost.push(Problem {
+                    object: format!("IPAMBlock({})", margay_ipam::block_name(cidr)),
+                    message: format!(
+                        "block {cidr} holds addresses of this node but the datastore gives it to somebody else: \
+                         nothing is assigned from it; delete its pods"
+                    ),
+                });
+            }
+        }
+        lost.extend(self.claim_problems.iter().map(|(family, message)| Problem {
+            object: format!("IPAM({family})"),
+            message: message.clone(),
+        }));
+        self.health.set_problems("ipam", lost);
+        for family in [Family::V4, Family::V6] {
+            self.claim_first(family);
+        }
+        self.update_tunnel_addresses();
+        self.originate().await;
+        let blocks = self.addresses.allocator().blocks().count();
+        let message = match self.claim_problems.values().next() {
+            Some(problem) if blocks == 0 => problem.clone(),
+            _ => format!("{blocks} blocks"),
+        };
+        self.health.set("ipam", blocks > 0, message);
+    }
+
+    /// A node that may use a pool of the family has at least one block of it.
+    fn claim_first(&mut self, family: Family) {
+        let has_block = self.addresses.allocator().blocks().any(|block| Family::of(&block) == family);
+        let offered = self
+            .cluster
+            .bgp
+            .pools
+            .values()
+            .any(|pool| Family::of(&pool.spec.cidr) == family && !pool.spec.disabled);
+        if !has_block && offered {
+            self.claim(family);
+        }
+    }
+
+    /// Claims one more block, in a task of its own.
+    pub(super) fn claim(&mut self, family: Family) {
+        if self.claiming.contains(&family) {
+            return;
+        }
+        self.claiming.push(family);
+        let claim = ClaimTask {
+            store: self.store.clone(),
+            node: self.config.node.clone(),
+            labels: self.own_labels(),
+            family,
+            pools: self.cluster.bgp.pools.values().cloned().collect(),
+            reserved: self.cluster.reserved(),
+            max_blocks: self.cluster.ipam.as_ref().and_then(|conf| conf.spec.max_blocks_per_host),
+        };
+        let done = self.internal.0.clone();
+        tokio::spawn(async move {
+            let outcome = claim.run().await;
+            let _gone = done.send(Internal::Claimed(family, outcome)).await;
+        });
+    }
+
+    /// A claim ended.
+    pub(super) async fn on_claimed(&mut self, family: Family, outcome: Result<(IpamBlock, u64), String>) {
+        self.claiming.retain(|claiming| *claiming != family);
+        let outcome = outcome.and_then(|(block, fence)| {
+            let cidr = block.spec.cidr;
+            self.addresses.add_block(cidr, fence).map_err(|error| error.to_string())?;
+            // The datastore tells the same in a moment; until then the block must not look like somebody else's.
+            self.cluster.blocks.insert(block.metadata.name.clone(), (block, fence));
+            Ok(cidr)
+        });
+        match outcome {
+            Ok(cidr) => {
+                tracing::info!(%cidr, "claimed a block");
+                self.claim_problems.remove(&family);
+                self.add_waiting(None);
+                self.update_tunnel_addresses();
+                self.originate().await;
+                self.health.set(
+                    "ipam",
+                    true,
+                    format!("{} blocks", self.addresses.allocator().blocks().count()),
+                );
+                self.update_routes();
+            }
+            Err(problem) => {
+                self.add_waiting(Some(&problem));
+                if self.addresses.allocator().blocks().next().is_none() {
+                    self.health.set("ipam", false, problem.clone());
+                }
+                self.claim_problems.insert(family, problem);
+            }
+        }
+    }
+
+    /// The node's VXLAN devices take addresses of its own blocks.
+    fn update_tunnel_addresses(&mut self) {
+        let pools: Vec<IpPool> = self.cluster.bgp.pools.values().cloned().collect();
+        let pools: Vec<&IpPool> = pools.iter().collect();
+        for (encapsulation, family) in tunnels_needed(&pools) {
+            if encapsulation != Encapsulation::Vxlan {
+                continue;
+            }
+            let family = match family {
+                margay_routing::Family::V4 => Family::V4,
+                margay_routing::Family::V6 => Family::V6,
+            };
+            if let Some(address) = self.tunnel_address(&pools, family)
+                && let Some(node) = self.cluster.bgp.nodes.get(&self.config.node)
+                && let Some(changed) = with_tunnel_address(node, encapsulation, address)
+            {
+                self.write_own_node(changed);
+            }
+        }
+    }
+
+    /// Writes the node's own object and uses it at once.
+    fn write_own_node(&mut self, node: NodeResource) {
+        self.writer.push(self.own_key(), Write::OwnNode(Box::new(node.clone())));
+        self.cluster.bgp.nodes.insert(self.config.node.clone(), node);
+    }
+
+    fn tunnel_address(&mut self, pools: &[&IpPool], family: Family) -> Option<IpAddr> {
+        let labels = self.own_labels();
+        let query = PoolQuery { node: &labels, purpose: Purpose::Tunnel, requested: &[] };
+        let eligible = eligible_pools(pools, &query).ok()?;
+        let cidrs = eligible.cidrs();
+        let reserved = self.cluster.reserved();
+        let handle = match family {
+            Family::V4 => self.vxlan_handle(),
+            Family::V6 => margay_ipam::Handle::vxlan_v6_tunnel(&self.config.node),
+        };
+        let request = AddressRequest {
+            handle,
+            attributes: Attributes {
+                node: Some(self.config.node.clone()),
+                kind: Some("vxlanTunnelAddress".to_owned()),
+                ..Attributes::default()
+            },
+            families: &[family],
+            addresses: &[],
+            pools: &cidrs,
+            reserved: &RangeSet::new(&reserved),
+            now: now(),
+            cooldown: 0,
+        };
+        match self.addresses.assign(&request) {
+            Ok(addresses) => addresses.first().copied(),
+            Err(error) => {
+                tracing::debug!("no tunnel address yet: {error}");
+                None
+            }
+        }
+    }
+
+    /// Shows the datastore which addresses of our blocks are in use.
+    pub(super) fn mirror_blocks(&self) {
+        for cidr in self.addresses.allocator().blocks() {
+            let name = margay_ipam::block_name(&cidr);
+            let current = self.cluster.blocks.get(&name).map(|(block, _)| block);
+            let resource = self.addresses.allocator().to_block_resource(&cidr, &self.config.node, current);
+            if let (Some(current), Some(resource)) = (current, resource)
+                && current.spec != resource.spec
+            {
+                self.writer.push(resource.key(), Write::Replace(Box::new(resource.into())));
+            }
+        }
+    }
+}
+
+/// Everything a claim needs, so that the node's task does not wait for the datastore.
+struct ClaimTask {
+    store: Store,
+    node: String,
+    labels: std::collections::BTreeMap<String, String>,
+    family: Family,
+    pools: Vec<IpPool>,
+    reserved: Vec<IpNet>,
+    max_blocks: Option<u32>,
+}
+
+impl ClaimTask {
+    async fn run(self) -> Result<(IpamBlock, u64), String> {
+        let pools: Vec<&IpPool> = self.pools.iter().collect();
+        let query = PoolQuery {
+            node: &self.labels,
+            purpose: Purpose::Workload { namespace: &self.labels },
+            requested: &[],
+        };
+        // Which namespaces may use a pool matters when an address is taken from the block, not for having one.
+        let open: Vec<IpPool> = pools
+            .iter()
+            .map(|pool| {
+                let mut pool = (*pool).clone();
+                pool.spec.namespace_selector = None;
+                pool
+            })
+            .collect();
+        let open: Vec<&IpPool> = open.iter().collect();
+        let eligible = eligible_pools(&open, &query).map_err(|error| error.to_string())?;
+        let reserved = RangeSet::new(&self.reserved);
+        for _ in 0..ATTEMPTS {
+            let listed = self.store.list(&[Kind::IpamBlock.into()]).await;
+            let listed = listed.map_err(|error| format!("cannot claim a block: {error}"))?;
+            let blocks: Vec<IpamBlock> = listed
+                .items
+                .into_iter()
+                .filter_map(|item| match item.resource.as_deref() {
+                    Ok(Resource::IpamBlock(block)) => Some(block.clone()),
+                    _ => None,
+                })
+                .collect();
+            let blocks: Vec<&IpamBlock> = blocks.iter().collect();
+            let claim = plan_claim(&ClaimQuery {
+                node: &self.node,
+                family: self.family,
+                eligible: &eligible,
+                blocks: &blocks,
+                reserved: &reserved,
+                containing: None,
+                max_blocks: self.max_blocks,
+            })
+            .map_err(|error| error.to_string())?;
+            match self.store.create(claim.resource.clone().into()).await {
+                Ok(revision) => return Ok((claim.resource, revision.0)),
+                Err(Error::AlreadyExists { .. } | Error::Uncertain(_)) => {}
+                Err(error) => return Err(format!("cannot claim a block: {error}")),
+            }
+        }
+        Err(format!("cannot claim a block: other nodes were faster {ATTEMPTS} times; trying again"))
+    }
+}

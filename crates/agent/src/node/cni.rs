@@ -1,0 +1,365 @@
+//! The CNI verbs.
+
+use std::time::{Duration, Instant};
+
+use margay_api::{Key, Kind, Pod};
+use margay_cni::spool::Spool;
+use margay_control::cni::{
+    AddReply, AddRequest, Attachment, CheckReply, CheckRequest, CommitReply, CommitRequest,
+};
+use margay_daemon::server::Failure;
+use margay_ipam::{
+    AssignError, Attributes, Eligible, Family, Handle, PoolQuery, Purpose, RangeSet,
+    Request as AddressRequest, eligible_pools,
+};
+use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
+
+use super::{Answer, Node, Waiting, reply};
+use crate::addresses::{AddressError, handle_of, now};
+use crate::attachments::Attached;
+use crate::policy;
+use crate::writer::Write;
+use crate::{attachments, policy::Input};
+
+/// Longest wait for policy and route of a new endpoint.
+const LIVE_TIME: Duration = Duration::from_secs(30);
+
+/// CNI error code of ours: no address can be had.
+const NO_ADDRESS: u32 = 103;
+
+/// CNI error code of ours: the commit does not fit what was reserved.
+const NOT_RESERVED: u32 = 104;
+
+/// How the attempt to give addresses ended.
+enum Outcome {
+    Done(Result<AddReply, Failure>),
+    NeedsBlock(Family),
+}
+
+impl Node {
+    /// ADD, phase one.
+    pub(super) async fn add(&mut self, request: Box<AddRequest>, answer: Answer<AddReply>) {
+        if !self.in_sync {
+            let message = "the datastore has not been read yet, so policy cannot be enforced: try again";
+            return reply(answer, Err(Failure::try_later(message)));
+        }
+        match self.try_add(&request) {
+            Outcome::Done(outcome) => reply(answer, outcome),
+            Outcome::NeedsBlock(family) => {
+                self.waiting.push(Waiting { request, answer });
+                self.claim(family);
+            }
+        }
+    }
+
+    /// Tries again what waited for a block; what still finds none fails with `problem`.
+    pub(super) fn add_waiting(&mut self, problem: Option<&str>) {
+        for Waiting { request, answer } in std::mem::take(&mut self.waiting) {
+            match (self.try_add(&request), problem) {
+                (Outcome::Done(outcome), _) => reply(answer, outcome),
+                (Outcome::NeedsBlock(_), Some(problem)) => {
+                    reply(answer, Err(Failure::refused(NO_ADDRESS, problem)));
+                }
+                (Outcome::NeedsBlock(family), None) => {
+                    self.waiting.push(Waiting { request, answer });
+                    self.claim(family);
+                }
+            }
+        }
+    }
+
+    fn try_add(&mut self, request: &AddRequest) -> Outcome {
+        let handle = handle_of(&request.attachment);
+        if self.addresses.attached().contains_key(&handle) {
+            let message = format!(
+                "interface {} of container {} is attached already: run DEL first",
+                request.attachment.ifname, request.attachment.container_id
+            );
+            return Outcome::Done(Err(Failure::refused(NOT_RESERVED, message)));
+        }
+        let (namespace, pod) = names(request);
+        let namespace_labels = self.cluster.namespace_labels(&namespace);
+        let node_labels = self.own_labels();
+        let pools: Vec<_> = self.cluster.bgp.pools.values().collect();
+        let query = PoolQuery {
+            node: &node_labels,
+            purpose: Purpose::Workload { namespace: &namespace_labels },
+            requested: &request.pools,
+        };
+        let eligible = match eligible_pools(&pools, &query) {
+            Ok(eligible) => eligible,
+            Err(error) => return Outcome::Done(Err(Failure::refused(NO_ADDRESS, error.to_string()))),
+        };
+        let families = families(&eligible);
+        if families.is_empty() {
+            let reasons: Vec<String> =
+                eligible.excluded.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
+            let reasons = if reasons.is_empty() { "there is none".to_owned() } else { reasons.join("; ") };
+            let message = format!(
+                "no IPPool may give pod {namespace}/{pod} on node {} an address ({reasons}): \
+                 apply an IPPool, or change what excludes it",
+                self.config.node
+            );
+            return Outcome::Done(Err(Failure::refused(NO_ADDRESS, message)));
+        }
+        let cidrs = eligible.cidrs();
+        let reserved = self.cluster.reserved();
+        let cooldown = self.cluster.ipam.as_ref().and_then(|conf| conf.spec.ip_cooldown_seconds).unwrap_or(0);
+        let wanted = AddressRequest {
+            handle,
+            attributes: Attributes {
+                pod: Some(pod),
+                namespace: Some(namespace),
+                node: Some(self.config.node.clone()),
+                interface: Some(request.attachment.ifname.clone()),
+                kind: None,
+            },
+            families: &families,
+            addresses: &request.requested_ips,
+            pools: &cidrs,
+            reserved: &RangeSet::new(&reserved),
+            now: now(),
+            cooldown: cooldown.into(),
+        };
+        match self.addresses.assign(&wanted) {
+            Ok(addresses) => {
+                self.reserved_labels.insert(handle_of(&request.attachment), request.labels.clone());
+                Outcome::Done(Ok(AddReply {
+                    addresses: addresses.into_iter().map(Into::into).collect(),
+                    host_ifname: interface_name(&request.attachment),
+                    mac: request.mac.clone(),
+                    mtu: self.desired.pod_mtu,
+                }))
+            }
+            Err(AddressError::Assign(AssignError::NeedBlock { family, .. })) => Outcome::NeedsBlock(family),
+            Err(error) => Outcome::Done(Err(Failure::refused(NO_ADDRESS, error.to_string()))),
+        }
+    }
+
+    /// ADD, phase two: answers once route and policy are in the kernel.
+    pub(super) async fn commit(&mut self, request: CommitRequest, answer: Answer<CommitReply>) {
+        let begun = Instant::now();
+        let handle = handle_of(&request.attachment);
+        let Some(owned) = self.addresses.allocator().owned(&handle) else {
+            let message = "nothing is reserved for this attachment: ADD must be asked for first";
+            return reply(answer, Err(Failure::refused(NOT_RESERVED, message)));
+        };
+        let attached = Attached {
+            namespace: owned.attributes.namespace.clone().unwrap_or_default(),
+            pod: owned.attributes.pod.clone().unwrap_or_default(),
+            labels: self.reserved_labels.remove(&handle).unwrap_or_default(),
+            addresses: owned.addresses.clone(),
+            interface: request.host_ifname,
+            mac: request.mac,
+            attachment: request.attachment,
+        };
+        if let Err(error) = self.addresses.attach(attached.clone()) {
+            return reply(answer, Err(Failure::try_later(error.to_string())));
+        }
+        let endpoint = attachments::endpoint(&self.config.node, &attached, self.pod_of(&attached));
+        let (live, policy_live) = oneshot::channel();
+        self.tell_engine(Input::SetLocal(Box::new(endpoint.clone()), Some(live))).await;
+        let generation = self.update_routes();
+        let mut reached = self.forwarding.reached();
+        self.writer.push(endpoint.key(), Write::Apply(Box::new(endpoint.into())));
+        self.mirror_blocks();
+        tokio::spawn(async move {
+            let both = async {
+                policy_live.await.map_err(|_gone| "the policy thread has ended".to_owned())??;
+                let waited = reached.wait_for(|reached| *reached >= generation).await;
+                waited.map(|_| ()).map_err(|_gone| "the forwarding thread has ended".to_owned())
+            };
+            let outcome = match tokio::time::timeout(LIVE_TIME, both).await {
+                Ok(Ok(())) => {
+                    let live_after_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    Ok(CommitReply { live_after_us })
+                }
+                Ok(Err(reason)) => {
+                    Err(Failure::try_later(format!("the endpoint did not become live: {reason}")))
+                }
+                Err(_elapsed) => Err(Failure::try_later(format!(
+                    "policy and route were not in the kernel after {LIVE_TIME:?}: see `margay status` on this node"
+                ))),
+            };
+            reply(answer, outcome);
+        });
+    }
+
+    /// DEL, and what undoes a failed ADD: knows nothing of the attachment is a success.
+    pub(super) async fn release(&mut self, handle: &Handle) -> Result<(), Failure> {
+        self.reserved_labels.remove(handle);
+        let attached = match self.addresses.release(handle) {
+            Ok(attached) => attached,
+            Err(error) => return Err(Failure::try_later(error.to_string())),
+        };
+        if let Some(attached) = attached {
+            let key = attachments::endpoint_key(&self.config.node, &attached);
+            self.tell_engine(Input::RemoveLocal(key.clone())).await;
+            self.update_routes();
+            self.writer.push(key, Write::Delete);
+        }
+        self.mirror_blocks();
+        Ok(())
+    }
+
+    /// CHECK.
+    pub(super) async fn check(&self, request: &CheckRequest, answer: Answer<CheckReply>) {
+        let Some(attached) = self.addresses.attached().get(&handle_of(&request.attachment)).cloned() else {
+            let message = format!(
+                "container {} has no interface {} of this network on this node",
+                request.attachment.container_id, request.attachment.ifname
+            );
+            return reply(answer, Err(Failure::not_found(message)));
+        };
+        let key = attachments::endpoint_key(&self.config.node, &attached);
+        let engine = self.engine.clone();
+        tokio::spawn(async move {
+            let snapshot = policy::snapshot(&engine).await;
+            let live = snapshot.is_some_and(|snapshot| snapshot.is_live(&key));
+            let addresses = attached.addresses.into_iter().map(Into::into).collect();
+            reply(answer, Ok(CheckReply { addresses, host_ifname: attached.interface, live }));
+        });
+    }
+
+    /// A Pod object changed: its labels and ports are the endpoint's.
+    pub(super) async fn pod_changed(&mut self, pod: &Pod) {
+        let of_pod: Vec<Attached> = self
+            .addresses
+            .attached()
+            .values()
+            .filter(|attached| {
+                Some(&attached.namespace) == pod.metadata.namespace.as_ref()
+                    && attached.pod == pod.metadata.name
+            })
+            .cloned()
+            .collect();
+        for attached in of_pod {
+            let endpoint = attachments::endpoint(&self.config.node, &attached, Some(pod));
+            self.tell_engine(Input::SetLocal(Box::new(endpoint.clone()), None)).await;
+            self.writer.push(endpoint.key(), Write::Apply(Box::new(endpoint.into())));
+        }
+    }
+
+    /// After a start: every endpoint of the journal whose interface is still there is one again; the others are gone.
+    pub(super) async fn restore_endpoints(&mut self) {
+        let interfaces = self.underlay.interfaces();
+        let all: Vec<(Handle, Attached)> = self
+            .addresses
+            .attached()
+            .iter()
+            .map(|(handle, attached)| (handle.clone(), attached.clone()))
+            .collect();
+        for (handle, attached) in all {
+            if interfaces.contains(&attached.interface) {
+                let endpoint = attachments::endpoint(&self.config.node, &attached, None);
+                self.tell_engine(Input::SetLocal(Box::new(endpoint), None)).await;
+            } else {
+                tracing::info!(interface = attached.interface, "its interface is gone: releasing {handle}");
+                if let Err(error) = self.addresses.release(&handle) {
+                    tracing::warn!("releasing {handle}: {error}");
+                }
+            }
+        }
+        let reserved: Vec<Handle> = self
+            .addresses
+            .allocator()
+            .owners()
+            .filter(|(handle, owned)| {
+                owned.attributes.kind.is_none() && !self.addresses.attached().contains_key(handle)
+            })
+            .map(|(handle, _)| handle.clone())
+            .collect();
+        for handle in reserved {
+            // The agent ended between the two phases of an ADD, which the shim then undid.
+            if let Err(error) = self.addresses.release(&handle) {
+                tracing::warn!("releasing {handle}: {error}");
+            }
+        }
+        self.replay_spool().await;
+    }
+
+    /// Releases what the shim could not tell while the agent was down.
+    pub(super) async fn replay_spool(&mut self) {
+        let spool = Spool::new(&self.config.spool_dir);
+        let records = match spool.pending() {
+            Ok(records) => records,
+            Err(error) => return tracing::warn!("cannot read {}: {error}", self.config.spool_dir.display()),
+        };
+        for record in records {
+            match &record.request {
+                Ok(request) => {
+                    let handle = handle_of(&request.attachment);
+                    if self.release(&handle).await.is_err() {
+                        continue;
+                    }
+                    tracing::info!("released {handle}, deleted while the agent was down");
+                }
+                Err(error) => tracing::warn!("{}: {error}; the file is removed", record.path.display()),
+            }
+            if let Err(error) = spool.done(&record) {
+                tracing::warn!("cannot remove {}: {error}", record.path.display());
+            }
+        }
+    }
+
+    /// Endpoints of this node in the datastore that nobody here knows are left-overs.
+    pub(super) fn sweep_endpoints(&self) {
+        let known: Vec<Key> = self
+            .addresses
+            .attached()
+            .values()
+            .map(|attached| attachments::endpoint_key(&self.config.node, attached))
+            .collect();
+        for key in self.cluster.own_endpoints.iter().filter(|key| !known.contains(key)) {
+            self.writer.push(key.clone(), Write::Delete);
+        }
+        for attached in self.addresses.attached().values() {
+            let endpoint = attachments::endpoint(&self.config.node, attached, self.pod_of(attached));
+            self.writer.push(endpoint.key(), Write::Apply(Box::new(endpoint.into())));
+        }
+    }
+
+    fn pod_of(&self, attached: &Attached) -> Option<&Pod> {
+        self.cluster.pods.get(&(attached.namespace.clone(), attached.pod.clone()))
+    }
+
+    /// Labels of this node's Node object.
+    pub(super) fn own_labels(&self) -> std::collections::BTreeMap<String, String> {
+        let node = self.cluster.bgp.nodes.get(&self.config.node);
+        node.map(|node| node.metadata.labels.clone()).unwrap_or_default()
+    }
+}
+
+/// Namespace and name of the pod; outside Kubernetes the container's id names it.
+fn names(request: &AddRequest) -> (String, String) {
+    let namespace = request.pod_namespace.clone().unwrap_or_else(|| "default".to_owned());
+    let pod = request.pod_name.clone().unwrap_or_else(|| request.attachment.container_id.clone());
+    (namespace, pod)
+}
+
+/// Families of which a pool is open: a pod gets one address of each.
+fn families(eligible: &Eligible<'_>) -> Vec<Family> {
+    let has = |family| eligible.pools.iter().any(|pool| Family::of(&pool.spec.cidr) == family);
+    [Family::V4, Family::V6].into_iter().filter(|family| has(*family)).collect()
+}
+
+/// Host side of an attachment's veth pair: `mgy` and 11 hexadecimal digits, as long as a name may be. It
+/// depends on the attachment only, so a repeated call finds it again.
+fn interface_name(attachment: &Attachment) -> String {
+    let digest = Sha256::digest(handle_of(attachment).as_str());
+    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("mgy{}", digits.get(..11).unwrap_or_default())
+}
+
+impl policy::Snapshot {
+    /// Whether the endpoint's policy is in the kernel.
+    fn is_live(&self, key: &Key) -> bool {
+        debug_assert_eq!(key.kind, Kind::WorkloadEndpoint, "endpoints of pods");
+        let id = felix_rs::model::EndpointId::Workload {
+            namespace: key.namespace.as_deref().unwrap_or_default().into(),
+            name: key.name.as_str().into(),
+        };
+        self.live.contains(&id)
+    }
+}

@@ -1,0 +1,298 @@
+//! The node's task: joins the datastore, BGP, addresses, policy and routes. It owns all state that is not in one of
+//! the threads and decides nothing that a pure crate could decide.
+
+mod bgp;
+mod claims;
+mod cni;
+mod register;
+mod routes;
+mod views;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use margay_api::{IpamBlock, Key, Kind, Resource};
+use margay_control::cni::{
+    AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest,
+};
+use margay_control::status::{Endpoint, IpamStatus, Policy, Problem};
+use margay_daemon::health::Health;
+use margay_daemon::server::Failure;
+use margay_daemon::speaker::Speaker;
+use margay_datastore::{Store, SyncEvent, Syncer};
+use margay_ipam::{Family, Handle};
+use margay_routing::{BgpRoute, Desired, RouteTrace};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::addresses::Addresses;
+use crate::cluster::{Cluster, Touched};
+use crate::config::Config;
+use crate::forwarding::Forwarding;
+use crate::policy::{self, Engine};
+use crate::writer::Writer;
+
+/// How often left-over work is looked for: spooled releases, claims that failed.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Where an answer goes.
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, Failure>>;
+
+/// What the control API asks.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Reserve addresses.
+    Add(Box<AddRequest>, Answer<AddReply>),
+    /// Make live.
+    Commit(CommitRequest, Answer<CommitReply>),
+    /// Release.
+    Del(DelRequest, Answer<()>),
+    /// Compare.
+    Check(CheckRequest, Answer<CheckReply>),
+    /// Blocks and addresses.
+    Ipam(Answer<IpamStatus>),
+    /// Local endpoints.
+    Endpoints(Answer<Vec<Endpoint>>),
+    /// Enforced policies.
+    Policies(Answer<Vec<Policy>>),
+    /// The way to an address.
+    Trace(IpAddr, Answer<RouteTrace>),
+}
+
+/// What tasks started by the node's task come back with.
+#[derive(Debug)]
+enum Internal {
+    /// A claim ended: the block and its fence, or why there is none.
+    Claimed(Family, Result<(IpamBlock, u64), String>),
+}
+
+/// An ADD that waits for a block.
+#[derive(Debug)]
+struct Waiting {
+    request: Box<AddRequest>,
+    answer: Answer<AddReply>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Node {
+    config: Config,
+    health: Health,
+    store: Store,
+    writer: Writer,
+    engine: Engine,
+    forwarding: Forwarding,
+    addresses: Addresses,
+    cluster: Cluster,
+    /// The datastore was told completely once.
+    in_sync: bool,
+    speaker: Speaker,
+    bgp_routes: BTreeMap<IpNet, BgpRoute>,
+    underlay: Underlay,
+    desired: Arc<Desired>,
+    waiting: Vec<Waiting>,
+    /// Labels of the CNI call, between the two phases of an ADD.
+    reserved_labels: BTreeMap<Handle, BTreeMap<String, String>>,
+    claiming: Vec<Family>,
+    claim_problems: BTreeMap<Family, String>,
+    internal: (mpsc::Sender<Internal>, mpsc::Receiver<Internal>),
+}
+
+/// The threads and services a node's task works with.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) health: Health,
+    pub(crate) store: Store,
+    pub(crate) engine: Engine,
+    pub(crate) forwarding: Forwarding,
+    pub(crate) addresses: Addresses,
+    pub(crate) underlay: Underlay,
+    pub(crate) speaker: Speaker,
+}
+
+pub(crate) use routes::Underlay;
+
+impl Node {
+    /// A task that has not begun.
+    pub(crate) fn new(parts: Parts) -> Self {
+        let node = parts.config.node.clone();
+        Self {
+            writer: Writer::spawn(parts.store.clone()),
+            config: parts.config,
+            health: parts.health,
+            store: parts.store,
+            engine: parts.engine,
+            forwarding: parts.forwarding,
+            addresses: parts.addresses,
+            cluster: Cluster::default(),
+            in_sync: false,
+            speaker: parts.speaker,
+            bgp_routes: BTreeMap::new(),
+            desired: Arc::new(parts.underlay.nothing(&node)),
+            underlay: parts.underlay,
+            waiting: Vec::new(),
+            reserved_labels: BTreeMap::new(),
+            claiming: Vec::new(),
+            claim_problems: BTreeMap::new(),
+            internal: mpsc::channel(64),
+        }
+    }
+
+    /// Runs until `stop` resolves; then leaves the data plane as it is.
+    pub(crate) async fn run(
+        mut self,
+        mut objects: Syncer,
+        mut requests: mpsc::Receiver<Request>,
+        stop: impl Future<Output = ()>,
+    ) {
+        let mut tick = tokio::time::interval(TICK);
+        let mut stop = std::pin::pin!(stop);
+        self.restore_endpoints().await;
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                event = objects.next() => {
+                    let Some(event) = event else { break };
+                    self.on_object(event, &mut objects).await;
+                }
+                event = self.speaker.next_event() => self.on_bgp(event).await,
+                request = requests.recv() => {
+                    let Some(request) = request else { break };
+                    self.on_request(request).await;
+                }
+                done = self.internal.1.recv() => {
+                    if let Some(Internal::Claimed(family, outcome)) = done {
+                        self.on_claimed(family, outcome).await;
+                    }
+                }
+                _ = tick.tick() => self.on_tick().await,
+            }
+        }
+        self.speaker.stop_for_restart().await;
+    }
+
+    /// Takes the objects that are there in one go, then does what follows from them once.
+    async fn on_object(&mut self, first: SyncEvent, objects: &mut Syncer) {
+        let mut touched = Touched::default();
+        let mut next = Some(first);
+        while let Some(event) = next {
+            let one = self.take_object(event).await;
+            touched.routes |= one.routes;
+            touched.sessions |= one.sessions;
+            next = objects.try_next();
+        }
+        if !self.in_sync {
+            return;
+        }
+        if touched.sessions {
+            self.update_sessions().await;
+        }
+        if touched.routes {
+            self.update_blocks().await;
+            self.update_routes();
+        }
+    }
+
+    async fn take_object(&mut self, event: SyncEvent) -> Touched {
+        match event {
+            SyncEvent::Put(versioned) => match versioned.resource {
+                Ok(resource) => {
+                    let touched = self.cluster.put(&self.config.node, &resource, versioned.revision.0);
+                    if let Resource::Pod(pod) = resource.as_ref() {
+                        self.pod_changed(pod).await;
+                    }
+                    self.tell_engine(policy::Input::Put(resource)).await;
+                    touched
+                }
+                Err(unreadable) => {
+                    self.cluster.unreadable(versioned.key.clone(), unreadable.reason.clone());
+                    self.tell_engine(policy::Input::Unreadable(versioned.key, unreadable.reason)).await;
+                    self.report_problems();
+                    Touched::default()
+                }
+            },
+            SyncEvent::Delete(key) => {
+                let touched = self.cluster.delete(&key);
+                self.tell_engine(policy::Input::Delete(key)).await;
+                touched
+            }
+            SyncEvent::InSync => {
+                self.in_sync = true;
+                self.health.set("datastore", true, "in sync");
+                self.register().await;
+                self.sweep_endpoints();
+                self.tell_engine(policy::Input::InSync).await;
+                Touched { routes: true, sessions: true }
+            }
+            SyncEvent::Lost(reason) => {
+                let meanwhile = if self.in_sync {
+                    "forwarding and policy go on as they are"
+                } else {
+                    "nothing is touched until it answers"
+                };
+                self.health.set("datastore", false, format!("{reason}; {meanwhile}"));
+                Touched::default()
+            }
+            SyncEvent::Restored => {
+                self.health.set("datastore", true, "in sync");
+                Touched::default()
+            }
+        }
+    }
+
+    async fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Add(request, answer) => self.add(request, answer).await,
+            Request::Commit(request, answer) => self.commit(request, answer).await,
+            Request::Del(request, answer) => {
+                let outcome = self.release(&crate::addresses::handle_of(&request.attachment)).await;
+                reply(answer, outcome);
+            }
+            Request::Check(request, answer) => self.check(&request, answer).await,
+            Request::Ipam(answer) => reply(answer, Ok(self.ipam_status())),
+            Request::Endpoints(answer) => self.endpoints(answer),
+            Request::Policies(answer) => self.policies(answer),
+            Request::Trace(destination, answer) => reply(answer, Ok(self.trace(destination))),
+        }
+    }
+
+    async fn on_tick(&mut self) {
+        self.replay_spool().await;
+        if self.in_sync {
+            self.underlay_changed();
+            self.update_blocks().await;
+            self.update_routes();
+        }
+    }
+
+    async fn tell_engine(&self, input: policy::Input) {
+        if self.engine.send(input).await.is_err() {
+            self.health.set("policy", false, "the policy thread has ended: restart the agent");
+        }
+    }
+
+    fn report_problems(&self) {
+        let unreadable = self
+            .cluster
+            .unreadable
+            .iter()
+            .map(|(key, reason)| Problem { object: key.to_string(), message: reason.clone() });
+        self.health.set_problems("datastore", unreadable.collect());
+    }
+
+    fn own_key(&self) -> Key {
+        Key::cluster(Kind::Node, self.config.node.as_str())
+    }
+
+    fn vxlan_handle(&self) -> Handle {
+        Handle::vxlan_tunnel(&self.config.node)
+    }
+}
+
+/// The asker may have gone away: that is its business.
+fn reply<T>(answer: Answer<T>, outcome: Result<T, Failure>) {
+    let _gone = answer.send(outcome);
+}

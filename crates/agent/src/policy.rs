@@ -1,0 +1,239 @@
+//! The policy engine's thread: calculation and kernel writes, blocking, away from the async runtime.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use felix_rs::apply::{Applier, Failure, Options, Report};
+use felix_rs::calc::Calculator;
+use felix_rs::model::{EndpointId, EnforcedState};
+use felix_rs::rules::Origin;
+use margay_api::{Key, Resource, WorkloadEndpoint};
+use margay_control::status::Problem;
+use margay_daemon::health::Health;
+use tokio::sync::{mpsc, oneshot};
+
+/// Inputs that may wait for the thread.
+const QUEUE: usize = 1024;
+
+/// How often the kernel is read back to repair what somebody else changed.
+const RECHECK: Duration = Duration::from_secs(30);
+
+/// Told once the endpoint's policy is in the kernel, or why it cannot be.
+pub(crate) type Live = oneshot::Sender<Result<(), String>>;
+
+/// What the thread is told or asked.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// An object of the datastore.
+    Put(Arc<Resource>),
+    /// An object is gone.
+    Delete(Key),
+    /// An object cannot be read; what it governs fails closed.
+    Unreadable(Key, String),
+    /// A pod of this node; the answer comes when its policy is live.
+    SetLocal(Box<WorkloadEndpoint>, Option<Live>),
+    /// A pod of this node is gone.
+    RemoveLocal(Key),
+    /// The datastore was told completely: the kernel may be written.
+    InSync,
+    /// The enforced state, with packet counts of rules.
+    Snapshot(oneshot::Sender<Snapshot>),
+}
+
+/// The enforced state as the control API shows it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshot {
+    /// What is wanted.
+    pub(crate) state: EnforcedState,
+    /// Endpoints whose policy is in the kernel.
+    pub(crate) live: BTreeSet<EndpointId>,
+    /// Packets each rule has matched.
+    pub(crate) packets: BTreeMap<Origin, u64>,
+}
+
+/// Where inputs go.
+pub(crate) type Engine = mpsc::Sender<Input>;
+
+/// Starts the thread.
+///
+/// # Errors
+/// iptables or netlink are missing; the sentence says what to install or allow.
+pub(crate) fn spawn(node: &str, health: Health) -> Result<Engine, String> {
+    let (sender, inputs) = mpsc::channel(QUEUE);
+    let runtime = tokio::runtime::Handle::current();
+    let applier = Applier::new(&Options::default()).map_err(|error| error.to_string())?;
+    let mut thread = Thread {
+        calculator: Calculator::new(node),
+        applier,
+        state: EnforcedState::default(),
+        started: false,
+        in_sync: false,
+        waiting: Vec::new(),
+        live: BTreeSet::new(),
+        due: None,
+        recheck_at: Instant::now() + RECHECK,
+        health,
+    };
+    std::thread::Builder::new()
+        .name("policy".to_owned())
+        .spawn(move || thread.run(&runtime, inputs))
+        .map_err(|error| format!("cannot start the policy thread: {error}"))?;
+    Ok(sender)
+}
+
+struct Thread {
+    calculator: Calculator,
+    applier: Applier,
+    state: EnforcedState,
+    /// The whole state was handed to the applier once.
+    started: bool,
+    in_sync: bool,
+    waiting: Vec<(EndpointId, Live)>,
+    live: BTreeSet<EndpointId>,
+    /// When a failed write is to be tried again.
+    due: Option<Instant>,
+    recheck_at: Instant,
+    health: Health,
+}
+
+impl Thread {
+    fn run(&mut self, runtime: &tokio::runtime::Handle, mut inputs: mpsc::Receiver<Input>) {
+        loop {
+            let deadline = self.due.unwrap_or(self.recheck_at).min(self.recheck_at);
+            let wait = deadline.saturating_duration_since(Instant::now());
+            match runtime.block_on(async { tokio::time::timeout(wait, inputs.recv()).await }) {
+                Ok(None) => return,
+                Ok(Some(input)) => {
+                    self.take(input);
+                    // Everything that is there already goes into the same write.
+                    while let Ok(input) = inputs.try_recv() {
+                        self.take(input);
+                    }
+                }
+                Err(_elapsed) => {}
+            }
+            if self.in_sync {
+                self.write();
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Put(resource) => {
+                self.calculator.update(&resource.key(), Some(&resource));
+            }
+            Input::Delete(key) => self.calculator.update(&key, None),
+            Input::Unreadable(key, reason) => self.calculator.update_unreadable(&key, &reason, None),
+            Input::SetLocal(endpoint, live) => {
+                let id = EndpointId::Workload {
+                    namespace: endpoint.metadata.namespace.as_deref().unwrap_or_default().into(),
+                    name: endpoint.metadata.name.as_str().into(),
+                };
+                self.calculator.set_local_endpoint(&endpoint);
+                if let Some(live) = live {
+                    self.waiting.push((id, live));
+                }
+            }
+            Input::RemoveLocal(key) => {
+                let namespace = key.namespace.as_deref().unwrap_or_default();
+                self.calculator.remove_local_endpoint(namespace, &key.name);
+            }
+            Input::InSync => self.in_sync = true,
+            Input::Snapshot(answer) => {
+                let _gone = answer.send(self.snapshot());
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        let delta = self.calculator.flush();
+        let changed = delta != felix_rs::model::Delta::default();
+        self.state.apply(&delta);
+        let now = Instant::now();
+        let outcome = if !self.started {
+            self.started = true;
+            self.applier.set_in_sync();
+            self.applier.apply(&self.state)
+        } else if changed {
+            self.applier.apply_delta(&delta)
+        } else if self.due.is_some_and(|due| due <= now) {
+            self.applier.retry()
+        } else if self.recheck_at <= now {
+            self.recheck_at = now + RECHECK;
+            self.applier.recheck()
+        } else if self.waiting.is_empty() || self.due.is_some() {
+            return;
+        } else {
+            let live = self.live.clone();
+            self.answer(&live);
+            return;
+        };
+        if changed {
+            self.report_problems();
+        }
+        match outcome {
+            Ok(report) => self.succeeded(report),
+            Err(failure) => self.failed(&failure),
+        }
+    }
+
+    fn succeeded(&mut self, report: Report) {
+        self.due = None;
+        if report.wrote() {
+            tracing::debug!(?report, "policy written");
+        }
+        self.answer(&report.live);
+        self.live = report.live;
+        let endpoints = self.state.endpoints.len();
+        let policies = self.state.policies.len();
+        self.health.set("policy", true, format!("{policies} policies enforced for {endpoints} endpoints"));
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        tracing::warn!("{failure}");
+        self.health.set("policy", false, failure.to_string());
+        self.due = Some(Instant::now() + failure.next_retry);
+        // Those who wait for an endpoint go on waiting: the next attempt may succeed before they give up.
+    }
+
+    /// Answers those whose endpoint is live; an endpoint that is not wanted any more never will be.
+    fn answer(&mut self, live: &BTreeSet<EndpointId>) {
+        for (id, answer) in self.waiting.drain(..) {
+            let outcome = if live.contains(&id) {
+                Ok(())
+            } else {
+                Err("the endpoint was removed or replaced while it was being added".to_owned())
+            };
+            let _gone = answer.send(outcome);
+        }
+    }
+
+    fn report_problems(&self) {
+        let problems = self.calculator.problems();
+        let problems = problems
+            .into_iter()
+            .map(|problem| Problem { object: problem.object, message: problem.reason })
+            .collect();
+        self.health.set_problems("policy", problems);
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let packets = match self.applier.counters() {
+            Ok(counters) => counters.into_iter().map(|(origin, count)| (origin, count.packets)).collect(),
+            Err(error) => {
+                tracing::warn!("cannot read the rules' counters: {error}");
+                BTreeMap::new()
+            }
+        };
+        Snapshot { state: self.state.clone(), live: self.live.clone(), packets }
+    }
+}
+
+/// The policies' shared values make this cheap enough to be asked for by people.
+pub(crate) async fn snapshot(engine: &Engine) -> Option<Arc<Snapshot>> {
+    let (answer, wait) = oneshot::channel();
+    engine.send(Input::Snapshot(answer)).await.ok()?;
+    wait.await.ok().map(Arc::new)
+}
