@@ -7,4 +7,10 @@
     reason = "programs for a person at a terminal, not libraries"
 )]
 
+pub mod cluster;
+pub mod demo;
+pub mod matrix;
+pub mod pods;
+pub mod report;
 pub mod sandbox;
+pub mod scenario;

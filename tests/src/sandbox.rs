@@ -97,3 +97,24 @@ fn leave_on_signal() -> anyhow::Result<()> {
     })?;
     Ok(())
 }
+
+/// Makes the scenario's namespaces known to `ip netns`, on the sandbox's own `/run`.
+///
+/// # Errors
+/// A mount is refused.
+pub fn name_namespaces(scenario: &crate::scenario::Scenario) -> anyhow::Result<Vec<String>> {
+    let folder = std::path::Path::new("/run/netns");
+    std::fs::create_dir_all(folder)?;
+    let nodes = scenario.cluster.lab.nodes().map(|node| (node.topology().name.clone(), node.netns()));
+    let pods = scenario.pods.iter().map(|pod| (pod.name.clone(), &pod.netns));
+    let mut names = Vec::new();
+    for (name, netns) in nodes.chain(pods) {
+        let file = folder.join(&name);
+        std::fs::File::create(&file)?;
+        let none = None::<&str>;
+        mount(Some(&netns.path()), &file, none, MsFlags::MS_BIND, none)
+            .with_context(|| format!("naming the namespace {name}"))?;
+        names.push(name);
+    }
+    Ok(names)
+}

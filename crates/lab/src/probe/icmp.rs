@@ -47,8 +47,9 @@ impl Pinger {
     /// Sends an echo request that carries `token`.
     pub(super) fn send(&mut self, token: u64) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
-        let identifier = token.to_be_bytes();
-        let mut packet = vec![types(self.target.is_ipv4()).request, 0, 0, 0, identifier[2], identifier[3]];
+        // Every request has an identifier of its own, so that it is a new flow to connection tracking.
+        let [.., high, low] = token.to_be_bytes();
+        let mut packet = vec![types(self.target.is_ipv4()).request, 0, 0, 0, high, low];
         packet.extend_from_slice(&self.sequence.to_be_bytes());
         packet.extend_from_slice(&token.to_be_bytes());
         if self.target.is_ipv4() {
