@@ -189,7 +189,7 @@ impl Catalog {
             profiles: profile_ids(&profiles),
         });
         Some(Item {
-            labels: workload_labels(labels, namespace, &workload.orchestrator, account.as_ref()),
+            labels: workload_labels(labels, namespace, &workload.orchestrator, account.as_ref()).into(),
             parents: parents(&profiles, Some(namespace), account.as_ref()),
             contribution,
             local,
@@ -213,7 +213,8 @@ impl Catalog {
             profiles: profile_ids(&profiles),
         });
         Some(Item {
-            labels: workload_labels(&pod.labels, namespace, ORCHESTRATOR_KUBERNETES, pod.account.as_ref()),
+            labels: workload_labels(&pod.labels, namespace, ORCHESTRATOR_KUBERNETES, pod.account.as_ref())
+                .into(),
             parents: parents(&profiles, Some(namespace), pod.account.as_ref()),
             contribution: Contribution { nets: pod.nets.clone(), ports: pod.ports.clone() },
             local,
@@ -323,7 +324,12 @@ pub(super) fn global_network_set(set: &GlobalNetworkSet) -> Item {
 
 fn nets_item(labels: LabelMap, parents: Vec<Parent>, nets: &[IpNet]) -> Item {
     let nets = nets.iter().map(IpNet::trunc).collect();
-    Item { labels, parents, contribution: Contribution { nets, ports: BTreeSet::new() }, local: None }
+    Item {
+        labels: labels.into(),
+        parents,
+        contribution: Contribution { nets, ports: BTreeSet::new() },
+        local: None,
+    }
 }
 
 /// An interface of a node.
@@ -346,7 +352,7 @@ pub(super) fn host_endpoint(endpoint: &HostEndpoint, scope: &Scope) -> Item {
     });
     let ports = spec.ports.iter().map(|port| named_port(&port.name, port.protocol, port.port)).collect();
     Item {
-        labels,
+        labels: labels.into(),
         parents: parents(&profiles, None, None),
         contribution: Contribution { nets: addresses.into_iter().map(IpNet::from).collect(), ports },
         local,

@@ -17,7 +17,7 @@ pub(super) type LabelMap = BTreeMap<Arc<str>, Arc<str>>;
 /// earlier parent first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Facts {
-    pub(super) own: LabelMap,
+    pub(super) own: Arc<LabelMap>,
     pub(super) inherited: Vec<Arc<LabelMap>>,
 }
 

@@ -209,7 +209,7 @@ impl Graph {
         let Some(item) = self.items.get(&number) else { return };
         let inherited = item.parents.iter().filter_map(|parent| self.parents.get(parent));
         let inherited = inherited.map(|state| Arc::clone(&state.labels)).filter(|labels| !labels.is_empty());
-        let facts = Arc::new(Facts { own: item.labels.clone(), inherited: inherited.collect() });
+        let facts = Arc::new(Facts { own: Arc::clone(&item.labels), inherited: inherited.collect() });
 
         let flips = self.members.put_item(number, Arc::clone(&facts));
         let (began, ceased): (Vec<Flip>, Vec<Flip>) = flips.into_iter().partition(|flip| flip.matches);

@@ -71,8 +71,8 @@ impl Parent {
 /// An item as its object (or several: a pod and its workload endpoint) describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Item {
-    /// Own labels, Calico's included.
-    pub(super) labels: LabelMap,
+    /// Own labels, Calico's included; shared with the indexes.
+    pub(super) labels: Arc<LabelMap>,
     /// In the order in which they lend labels.
     pub(super) parents: Vec<Parent>,
     /// What it puts into sets.

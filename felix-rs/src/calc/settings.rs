@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use margay_api::kinds::{
@@ -12,6 +13,7 @@ use margay_api::types::Protocol;
 use margay_api::{FelixConfiguration, IpPool, Node};
 
 use super::Scope;
+use super::catalog::labels_of;
 use super::facts::{Facts, LabelMap};
 use crate::model::{EndpointToHostAction, FailsafePort, NodeSettings};
 use crate::verdict::{TCP, UDP};
@@ -50,7 +52,7 @@ pub(super) struct SettingsSource {
     felix: BTreeMap<String, FelixConfigurationSpec>,
     pools: BTreeMap<String, IpPoolSpec>,
     nodes: BTreeMap<String, BTreeSet<IpAddr>>,
-    node_labels: LabelMap,
+    node_labels: Arc<LabelMap>,
 }
 
 impl SettingsSource {
@@ -71,7 +73,7 @@ impl SettingsSource {
     pub(super) fn put_node(&mut self, name: &str, object: Option<&Node>, scope: &Scope) {
         if matches!(scope, Scope::Node(node) if node == name) {
             self.node_labels =
-                object.map(|node| super::catalog::labels_of(&node.metadata.labels)).unwrap_or_default();
+                object.map(|node| Arc::new(labels_of(&node.metadata.labels))).unwrap_or_default();
         }
         match object {
             Some(node) => self.nodes.insert(name.to_owned(), node_addresses(node)),
@@ -86,7 +88,7 @@ impl SettingsSource {
             Scope::Node(node) => self.felix.get(&format!("node.{node}")),
             Scope::All => None,
         };
-        let facts = Facts { own: self.node_labels.clone(), inherited: Vec::new() };
+        let facts = Facts { own: Arc::clone(&self.node_labels), inherited: Vec::new() };
         let selects = |selector: &Selector| matches!(scope, Scope::Node(_)) && selector.matches(&facts);
         let selecting = self.felix.values().find(|spec| spec.node_selector.as_ref().is_some_and(selects));
         let layers: Vec<&FelixConfigurationSpec> =

@@ -358,3 +358,33 @@ spec: {selector: role == 'node', applyOnForward: true, ingress: [{action: Allow}
     assert_eq!(names(&endpoint.forward), ["forward"]);
     assert_eq!(cluster.state.settings.failsafe_inbound.len(), 9);
 }
+
+#[test]
+fn kubernetes_rules_keep_their_numbers() {
+    let mut cluster = Cluster::of(PODS);
+    cluster.apply(
+        "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: other}}}, {ipBlock: {cidr: 192.0.2.0/24}}]
+  - from: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{port: 5432}, {protocol: UDP, port: 5432}]
+",
+    );
+    assert_eq!(cluster.verdict(WEB, DB, 5432), Verdict::Allow);
+    assert_eq!(cluster.verdict(BOT, DB, 5432), Verdict::Deny);
+    let policy = cluster.state.policies.values().next().unwrap();
+    assert_eq!(policy.id.to_string(), "KubernetesNetworkPolicy shop/db");
+    let numbers: Vec<u32> = policy.ingress.iter().map(|rule| rule.index).collect();
+    assert_eq!(numbers, [0, 0, 1, 1]);
+    let raw = serde_json::json!({"spec": {"podSelector": {"matchLabels": {"app": "db"}}, "ingress": "?"}});
+    let key = Key::namespaced(Kind::KubernetesNetworkPolicy, "shop", "db");
+    cluster.calculator.update_unreadable(&key, "spec.ingress: not a list", Some(&raw));
+    cluster.flush();
+    assert_eq!(cluster.verdict(WEB, DB, 5432), Verdict::Deny);
+    assert_eq!(cluster.verdict(WEB, BOT, 5432), Verdict::Allow);
+}

@@ -18,3 +18,6 @@ pub use trace::{
     Decision, EndpointVerdict, PolicyTrace, ProfileTrace, RuleResult, RuleTrace, RulesOutcome, TierOutcome,
     TierTrace, Verdict,
 };
+
+#[cfg(test)]
+mod tests;
