@@ -11,7 +11,7 @@ use margay_datastore::{Applied, Error, Event, Revision, Scope, Store, SyncEvent,
 use serde_json::json;
 
 use crate::setup::{
-    EtcdServer, Folder, PATIENCE, Site, etcd_trial, eventually, kine_absence, kine_trial, trial,
+    EtcdServer, Folder, PATIENCE, Site, etcd_trial, eventually, kine_trial, trial,
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -35,7 +35,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         a_syncer_starts_before_the_store,
         a_dropped_syncer_stops,
     );
-    trials.extend(kine_absence());
     trials
 }
 

@@ -261,15 +261,6 @@ where
     })
 }
 
-/// Says in the report that the trials on kine were left out.
-pub(crate) fn kine_absence() -> Option<Trial> {
-    (!installed("kine")).then(|| {
-        Trial::ignorable_test("kine", || {
-            Ok(Completion::ignored_with("no kine; go install github.com/k3s-io/kine@v0.17.5"))
-        })
-    })
-}
-
 pub(crate) fn installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
