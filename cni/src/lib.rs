@@ -14,7 +14,7 @@ pub mod version;
 pub mod wiring;
 
 pub use error::CniError;
-pub use plugin::{GcRequest, run};
+pub use plugin::run;
 pub use spool::Spool;
 
 #[cfg(test)]

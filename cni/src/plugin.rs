@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use margay_control::cni::{
     AddReply, AddRequest, Attachment, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest,
+    GcRequest,
 };
 use margay_control::{Client, ClientError};
 use margay_netlink::{Mac, Netns};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::Config;
@@ -17,15 +17,6 @@ use crate::result::{CniResult, Interface, IpConfig, RouteConfig};
 use crate::spool::Spool;
 use crate::version::{Version, version_answer};
 use crate::wiring::{self, Wiring};
-
-/// `POST /v1/cni/gc`: release every attachment of the network that isn't in the list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GcRequest {
-    /// Name of the network.
-    pub network: String,
-    /// What still exists.
-    pub valid: Vec<Attachment>,
-}
 
 /// Performs the verb of `environment` with the configuration in `stdin` and returns what to print on standard output.
 ///

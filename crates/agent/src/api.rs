@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use margay_control::cni::{
-    AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest,
+    AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest, GcRequest,
 };
 use margay_control::explain::{ExplainReply, ExplainRequest};
 use margay_control::status::{Endpoint, IpamStatus, Policy};
@@ -46,6 +46,7 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/cni/add", post(add))
         .route("/v1/cni/commit", post(commit))
         .route("/v1/cni/del", post(del))
+        .route("/v1/cni/gc", post(gc))
         .route("/v1/cni/check", post(check))
         .route("/v1/ipam", get(ipam))
         .route("/v1/endpoints", get(endpoints))
@@ -67,6 +68,10 @@ async fn commit(
 
 async fn del(State(api): State<Api>, Json(request): Json<DelRequest>) -> Result<Json<()>, Failure> {
     api.ask(|answer| Request::Del(request, answer)).await.map(Json)
+}
+
+async fn gc(State(api): State<Api>, Json(request): Json<GcRequest>) -> Result<Json<()>, Failure> {
+    api.ask(|answer| Request::Gc(request, answer)).await.map(Json)
 }
 
 async fn check(

@@ -96,3 +96,12 @@ pub struct CheckReply {
     /// Route and policy are in the kernel.
     pub live: bool,
 }
+
+/// GC: release every attachment of the network that is not in the list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GcRequest {
+    /// Name of the network.
+    pub network: String,
+    /// What still exists; the network of each is ignored.
+    pub valid: Vec<Attachment>,
+}

@@ -165,6 +165,8 @@ fn start(identity: Identity, restarting: bool) -> Result<Running, SpeakerError> 
     let mut speaker = SpeakerConfig::new(identity.router_id, identity.local_as);
     speaker.restarting = restarting;
     speaker.cluster_id = identity.cluster_id;
+    // A reflector forwards no packets: nobody asks it for a forwarding table.
+    speaker.report_routes = identity.cluster_id.is_none();
     let has_ipv6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
     let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
     let listen = any.iter().filter(|address| address.is_ipv4() || has_ipv6);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use margay_api::{Key, Kind, Pod};
 use margay_cni::spool::Spool;
 use margay_control::cni::{
-    AddReply, AddRequest, Attachment, CheckReply, CheckRequest, CommitReply, CommitRequest,
+    AddReply, AddRequest, Attachment, CheckReply, CheckRequest, CommitReply, CommitRequest, GcRequest,
 };
 use margay_daemon::server::Failure;
 use margay_ipam::{
@@ -200,6 +200,26 @@ impl Node {
             self.writer.push(key, Write::Delete);
         }
         self.mirror_blocks();
+        Ok(())
+    }
+
+    /// GC: what the runtime does not know any more is released. Stops at the first failure: the runtime asks again.
+    pub(super) async fn collect(&mut self, request: &GcRequest) -> Result<(), Failure> {
+        let valid = |known: &Attachment| {
+            let same =
+                |other: &Attachment| other.container_id == known.container_id && other.ifname == known.ifname;
+            request.valid.iter().any(same)
+        };
+        let attached = self.addresses.attached().iter();
+        let of_network = attached.filter(|(_, attached)| attached.attachment.network == request.network);
+        let gone: Vec<Handle> = of_network
+            .filter(|(_, attached)| !valid(&attached.attachment))
+            .map(|(handle, _)| handle.clone())
+            .collect();
+        for handle in gone {
+            tracing::info!("GC: releasing {handle}");
+            self.release(&handle).await?;
+        }
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use margay_api::{IpamBlock, Key, Kind, Resource};
 use margay_control::cni::{
-    AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest,
+    AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest, GcRequest,
 };
 use margay_control::status::{Endpoint, IpamStatus, Policy, Problem};
 use margay_daemon::health::Health;
@@ -49,6 +49,8 @@ pub(crate) enum Request {
     Commit(CommitRequest, Answer<CommitReply>),
     /// Release.
     Del(DelRequest, Answer<()>),
+    /// Release what is not in a list.
+    Gc(GcRequest, Answer<()>),
     /// Compare.
     Check(CheckRequest, Answer<CheckReply>),
     /// Blocks and addresses.
@@ -251,6 +253,7 @@ impl Node {
                 let outcome = self.release(&crate::addresses::handle_of(&request.attachment)).await;
                 reply(answer, outcome);
             }
+            Request::Gc(request, answer) => reply(answer, self.collect(&request).await),
             Request::Check(request, answer) => self.check(&request, answer).await,
             Request::Ipam(answer) => reply(answer, Ok(self.ipam_status())),
             Request::Endpoints(answer) => self.endpoints(answer),

@@ -10,9 +10,7 @@ use margay_datastore::raw::{Cursor, Datastore, Prefix};
 use margay_datastore::{Applied, Error, Event, Revision, Scope, Store, SyncEvent, Syncer};
 use serde_json::json;
 
-use crate::setup::{
-    EtcdServer, Folder, PATIENCE, Site, etcd_trial, eventually, kine_trial, trial,
-};
+use crate::setup::{EtcdServer, Folder, PATIENCE, Site, etcd_trial, eventually, kine_trial, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
