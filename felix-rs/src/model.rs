@@ -283,6 +283,8 @@ pub struct NodeSettings {
     pub ipip: bool,
     /// Addresses of all nodes of the cluster: the only ones tunnel packets are accepted from.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// Those of this node; empty when the calculation is for the whole cluster.
+    pub own_addresses: BTreeSet<IpAddr>,
     /// Networks of pools with natOutgoing.
     pub nat_outgoing: BTreeSet<IpNet>,
     /// Networks of all pools: destinations that are never masqueraded.
@@ -305,6 +307,7 @@ impl Default for NodeSettings {
             vxlan_port: None,
             ipip: false,
             node_addresses: BTreeSet::new(),
+            own_addresses: BTreeSet::new(),
             nat_outgoing: BTreeSet::new(),
             pools: BTreeSet::new(),
             allow_invalid: false,

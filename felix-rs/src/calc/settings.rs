@@ -93,7 +93,11 @@ impl SettingsSource {
         let selecting = self.felix.values().find(|spec| spec.node_selector.as_ref().is_some_and(selects));
         let layers: Vec<&FelixConfigurationSpec> =
             own.into_iter().chain(selecting).chain(self.felix.get("default")).collect();
-        self.merge(&layers)
+        let mut settings = self.merge(&layers);
+        if let Scope::Node(node) = scope {
+            settings.own_addresses = self.nodes.get(node).cloned().unwrap_or_default();
+        }
+        settings
     }
 
     fn merge(&self, layers: &[&FelixConfigurationSpec]) -> NodeSettings {

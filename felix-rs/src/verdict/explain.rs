@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::evaluate::evaluate;
 use super::packet::Packet;
 use super::trace::{EndpointVerdict, Verdict};
-use crate::model::{Direction, EndpointId, EnforcedState, LocalEndpoint};
+use crate::model::{Direction, EndpointId, EndpointToHostAction, EnforcedState, LocalEndpoint};
 
 /// What is known of one end of a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -37,6 +37,19 @@ pub struct Explanation {
     pub destination: End,
     /// Both addresses are the same endpoint's: such packets never leave the pod and no policy sees them.
     pub loopback: bool,
+    /// One end is a pod and the other its own node: fixed rules decide with the pod's egress policy, or instead of its
+    /// ingress policy. Known only to the node's own calculation.
+    pub own_node: Option<OwnNode>,
+}
+
+/// Traffic between a pod and the node it runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OwnNode {
+    /// A node always reaches its own pods, whatever their policy says.
+    ToPod,
+    /// After the pod's egress policy, `defaultEndpointToHostAction` decides.
+    FromPod(EndpointToHostAction),
 }
 
 /// Explains a packet by the endpoints of one state: a node's own (the other end is then [`End::Unknown`] unless it is
@@ -52,12 +65,28 @@ pub fn explain(state: &EnforcedState, packet: &Packet) -> Explanation {
         None if state.settings.node_addresses.contains(&address) => End::Node,
         None => End::Unknown,
     };
+    let is_workload = |endpoint: Option<&Arc<LocalEndpoint>>| {
+        endpoint.is_some_and(|endpoint| matches!(endpoint.id, EndpointId::Workload { .. }))
+    };
+    let own = &state.settings.own_addresses;
+    let own_node = if own.contains(&packet.source) && is_workload(destination) {
+        Some(OwnNode::ToPod)
+    } else if own.contains(&packet.destination) && is_workload(source) {
+        Some(OwnNode::FromPod(state.settings.endpoint_to_host))
+    } else {
+        None
+    };
     let source = end(source, Direction::Egress, packet.source);
     let destination = end(destination, Direction::Ingress, packet.destination);
     let denied = |end: &End| matches!(end, End::Endpoint(verdict) if verdict.verdict == Verdict::Deny);
-    let verdict =
-        if !loopback && (denied(&source) || denied(&destination)) { Verdict::Deny } else { Verdict::Allow };
-    Explanation { packet: *packet, verdict, source, destination, loopback }
+    let is_denied = match own_node {
+        _ if loopback => false,
+        Some(OwnNode::ToPod) => denied(&source),
+        Some(OwnNode::FromPod(EndpointToHostAction::Drop)) => true,
+        Some(OwnNode::FromPod(_)) | None => denied(&source) || denied(&destination),
+    };
+    let verdict = if is_denied { Verdict::Deny } else { Verdict::Allow };
+    Explanation { packet: *packet, verdict, source, destination, loopback, own_node }
 }
 
 /// Workload endpoints win over host endpoints of the same address, then the first by identity.

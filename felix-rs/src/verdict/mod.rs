@@ -11,7 +11,7 @@ mod text;
 mod trace;
 
 pub use evaluate::evaluate;
-pub use explain::{End, Explanation, explain};
+pub use explain::{End, Explanation, OwnNode, explain};
 pub use matching::{Mismatch, PeerMismatch};
 pub use packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP, UDPLITE, has_ports, protocol_name};
 pub use trace::{

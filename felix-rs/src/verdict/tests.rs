@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::model::{
-    ActivePolicy, ActiveProfile, Direction, EndpointId, EndpointPolicy, EndpointTier, EnforcedState,
-    FailsafePort, IcmpMatch, LocalEndpoint, NodeSettings, PeerMatch, PolicyId, PolicyRule, PortRange,
-    ProfileId, RuleAction, SetId, SetKind, SetMember, TierDefault,
+    ActivePolicy, ActiveProfile, Direction, EndpointId, EndpointPolicy, EndpointTier, EndpointToHostAction,
+    EnforcedState, FailsafePort, IcmpMatch, LocalEndpoint, NodeSettings, PeerMatch, PolicyId, PolicyRule,
+    PortRange, ProfileId, RuleAction, SetId, SetKind, SetMember, TierDefault,
 };
 
 fn rule(index: u32, action: RuleAction) -> PolicyRule {
@@ -33,8 +33,11 @@ fn set(name: &str) -> SetId {
     SetId(name.into())
 }
 
+/// Name, default action, and policies: name, staged, ingress rules.
+type TierSketch<'a> = (&'a str, TierDefault, &'a [(&'a str, bool, Vec<PolicyRule>)]);
+
 /// One endpoint, 10.0.0.1, with one tier per list of (policy, staged, ingress rules).
-fn state(tiers: &[(&str, TierDefault, &[(&str, bool, Vec<PolicyRule>)])]) -> EnforcedState {
+fn state(tiers: &[TierSketch<'_>]) -> EnforcedState {
     let mut state = EnforcedState::default();
     let mut ordered = Vec::new();
     for (tier, default, policies) in tiers {
@@ -214,4 +217,23 @@ fn a_pod_talks_to_itself_unpoliced() {
     let explanation = explain(&state, &tcp("10.0.0.1", 80));
     assert!(explanation.loopback);
     assert_eq!(explanation.verdict, Verdict::Allow);
+}
+
+#[test]
+fn a_pod_and_its_own_node() {
+    let mut state = state(&[("default", TierDefault::Deny, &[("p", false, Vec::new())])]);
+    let node: std::net::IpAddr = "203.0.113.1".parse().unwrap();
+    let with = |endpoint_to_host| {
+        let own = BTreeSet::from([node]);
+        Arc::new(NodeSettings { own_addresses: own, endpoint_to_host, ..NodeSettings::default() })
+    };
+    state.settings = with(EndpointToHostAction::Accept);
+    let to_pod = explain(&state, &tcp("203.0.113.1", 80));
+    assert_eq!((to_pod.verdict, to_pod.own_node), (Verdict::Allow, Some(OwnNode::ToPod)));
+    let from_pod = Packet::to_port("10.0.0.1".parse().unwrap(), node, TCP, 80);
+    assert_eq!(explain(&state, &from_pod).verdict, Verdict::Allow);
+    state.settings = with(EndpointToHostAction::Drop);
+    assert_eq!(explain(&state, &from_pod).verdict, Verdict::Deny);
+    // Another node is a stranger.
+    assert_eq!(explain(&state, &tcp("203.0.113.2", 80)).verdict, Verdict::Deny);
 }

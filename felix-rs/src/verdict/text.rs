@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::explain::{End, Explanation};
+use super::explain::{End, Explanation, OwnNode};
 use super::matching::{Mismatch, PeerMismatch};
 use super::packet::protocol_name;
 use super::trace::{
@@ -185,6 +185,15 @@ impl fmt::Display for Explanation {
             );
         }
         write!(f, "  from {}", self.source)?;
-        write!(f, "  to   {}", self.destination)
+        write!(f, "  to   {}", self.destination)?;
+        match self.own_node {
+            None => Ok(()),
+            Some(OwnNode::ToPod) => {
+                writeln!(f, "  a node always reaches its own pods, whatever their policy says")
+            }
+            Some(OwnNode::FromPod(action)) => {
+                writeln!(f, "  a pod's packets to its own node: {action:?} (defaultEndpointToHostAction)")
+            }
+        }
     }
 }
