@@ -68,8 +68,7 @@ impl Reflector {
                     }
                 }
                 event = self.speaker.next_event() => {
-                    if let Event::PeerChanged { remote, state, reason } = event {
-                        tracing::info!(%remote, %state, reason, "BGP session");
+                    if matches!(event, Event::PeerChanged { .. }) {
                         self.report().await;
                     }
                 }

@@ -35,7 +35,10 @@ pub(crate) const NETWORK: &[Package] = &[
 pub(crate) const ETCD: &[Package] = &[package("etcd-server", "/usr/bin/etcd", "the datastore etcd")];
 
 /// Peers the tests run against.
-pub(crate) const PEERS: &[Package] = &[package("bird2", "/usr/sbin/bird", "a BGP peer that is not ours")];
+pub(crate) const PEERS: &[Package] = &[
+    package("bird2", "/usr/sbin/bird", "a BGP peer that is not ours"),
+    package("openssl", "/usr/bin/openssl", "makes certificates for the tests of etcd's TLS"),
+];
 
 fn is_missing(package: &Package) -> bool {
     !package.file.split('|').any(|file| Path::new(file).exists())

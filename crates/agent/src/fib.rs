@@ -29,6 +29,8 @@ pub(crate) struct Fib {
     routes: Tracker<IpNet, Route>,
     neighbours: Neighbours,
     fdb: Fdb,
+    /// The node was told to forward.
+    forwarding: bool,
 }
 
 /// Outcome of one round.
@@ -43,18 +45,14 @@ pub(crate) struct Report {
 }
 
 impl Fib {
-    /// Opens the kernel's interface, turns forwarding on and learns which routes are ours.
+    /// Opens the kernel's interface and learns which routes are ours; changes nothing.
     pub(crate) fn open() -> Result<Self, Error> {
-        sysctl::write(&["net", "ipv4", "ip_forward"], "1")?;
-        // A kernel without IPv6 has nothing to forward.
-        if let Err(error) = sysctl::write(&["net", "ipv6", "conf", "all", "forwarding"], "1") {
-            tracing::info!("IPv6 is not forwarded: {error}");
-        }
         let mut fib = Self {
             netlink: Netlink::open()?,
             routes: Tracker::new(),
             neighbours: Tracker::new(),
             fdb: Tracker::new(),
+            forwarding: false,
         };
         fib.learn()?;
         Ok(fib)
@@ -74,6 +72,9 @@ impl Fib {
     /// Brings the kernel closer to `desired`; with `complete`, also removes what is ours and not wanted.
     pub(crate) fn apply(&mut self, desired: &Desired, complete: bool) -> Report {
         let mut report = Report::default();
+        if let Err(error) = self.turn_forwarding_on() {
+            report.errors.push(error.to_string());
+        }
         for device in desired.vxlan.values() {
             if let Err(error) = self.ensure_vxlan(device) {
                 report.errors.push(format!("VXLAN device {}: {error}", device.name));
@@ -98,6 +99,20 @@ impl Fib {
         }
         report.routes = self.routes.actual().len();
         report
+    }
+
+    /// A node is a router.
+    fn turn_forwarding_on(&mut self) -> Result<(), Error> {
+        if self.forwarding {
+            return Ok(());
+        }
+        sysctl::write(&["net", "ipv4", "ip_forward"], "1")?;
+        // A kernel without IPv6 has nothing to forward.
+        if let Err(error) = sysctl::write(&["net", "ipv6", "conf", "all", "forwarding"], "1") {
+            tracing::info!("IPv6 is not forwarded: {error}");
+        }
+        self.forwarding = true;
+        Ok(())
     }
 
     fn apply_routes(&mut self, complete: bool, report: &mut Report) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use margay_api::{Key, Node, Resource};
+use margay_api::{IpamBlock, Key, Node, Resource};
 use margay_daemon::register::register;
 use margay_datastore::{Error, Store};
 use tokio::sync::mpsc;
@@ -22,8 +22,8 @@ pub(crate) enum Write {
     Apply(Box<Resource>),
     /// There must be no such object.
     Delete,
-    /// Replace the spec of an object that exists; gone is gone.
-    Replace(Box<Resource>),
+    /// Which addresses of a block of ours are in use. A block that is gone, or somebody else's by now, stays as it is.
+    OwnBlock(Box<IpamBlock>),
     /// This node's addresses in its own Node object; what others wrote there stays.
     OwnNode(Box<Node>),
 }
@@ -86,8 +86,15 @@ async fn perform(store: &Store, key: &Key, write: &Write) -> Result<(), Error> {
             Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         },
-        Write::Replace(wanted) => {
-            let outcome = store.update_with(key, |stored| *stored = wanted.as_ref().clone()).await;
+        Write::OwnBlock(own) => {
+            let outcome = store
+                .update_with(key, |stored| match stored {
+                    Resource::IpamBlock(block) if block.spec.affinity == own.spec.affinity => {
+                        block.spec = own.spec.clone();
+                    }
+                    _ => {}
+                })
+                .await;
             match outcome {
                 Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
                 Err(error) => Err(error),

@@ -68,10 +68,7 @@ impl Node {
             Event::InSync => {
                 self.update_routes();
             }
-            Event::PeerChanged { remote, state, reason } => {
-                tracing::info!(%remote, %state, reason, "BGP session");
-                self.report_sessions().await;
-            }
+            Event::PeerChanged { .. } => self.report_sessions().await,
         }
     }
 

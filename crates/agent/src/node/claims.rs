@@ -212,7 +212,7 @@ impl Node {
             if let (Some(current), Some(resource)) = (current, resource)
                 && current.spec != resource.spec
             {
-                self.writer.push(resource.key(), Write::Replace(Box::new(resource.into())));
+                self.writer.push(resource.key(), Write::OwnBlock(Box::new(resource)));
             }
         }
     }
