@@ -204,7 +204,7 @@ pub struct MaxPrefix {
 }
 
 /// One neighbour. Identified by its address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerConfig {
     /// Address of the peer.
     pub remote: IpAddr,
@@ -273,7 +273,7 @@ impl PeerConfig {
 }
 
 /// A route that this speaker originates.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Originated {
     /// The prefix.
     pub prefix: IpNet,

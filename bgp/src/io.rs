@@ -3,7 +3,7 @@
 use crate::config::{Originated, PeerConfig};
 use crate::status::Event;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::net::{IpAddr, SocketAddr};
 
 /// A TCP connection. Numbers are never used twice: the speaker gives even ones to those it dials, the shell odd ones to
@@ -34,12 +34,26 @@ pub enum StopMode {
 }
 
 /// Octets as a hexadecimal string.
-fn octets<S: Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{data:x}"))
+mod octets {
+    use super::{Bytes, Deserialize, Deserializer, Serializer};
+    use serde::de::Error;
+
+    pub(super) fn serialize<S: Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{data:x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+        let digits = digits.filter(|digits| digits.len() % 2 == 0);
+        let digits = digits.ok_or_else(|| D::Error::custom("not an even number of hexadecimal digits"))?;
+        let pair = |pair: &[u32]| pair.iter().fold(0, |octet, digit| octet << 4 | digit);
+        Ok(digits.chunks(2).filter_map(|digits| u8::try_from(pair(digits)).ok()).collect())
+    }
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Input {
     /// Time passed.
     Tick,
@@ -71,7 +85,7 @@ pub enum Input {
         /// On which connection.
         conn: ConnId,
         /// In order.
-        #[serde(serialize_with = "octets")]
+        #[serde(with = "octets")]
         data: Bytes,
     },
     /// The socket has taken octets of what [`Output::Write`] gave.
@@ -113,7 +127,7 @@ pub enum Output {
         /// On which connection.
         conn: ConnId,
         /// Whole messages.
-        #[serde(serialize_with = "octets")]
+        #[serde(serialize_with = "octets::serialize")]
         data: Bytes,
     },
     /// Send what was given before, then close. No further input about it has an effect.

@@ -24,7 +24,7 @@ pub enum Action {
 }
 
 /// Filters in order and what happens to routes that none of them decides.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Policy {
     /// In order.
     pub filters: Vec<Filter>,
@@ -33,7 +33,7 @@ pub struct Policy {
 }
 
 /// A named list of rules (a BGPFilter's lists of one direction, both families).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Filter {
     /// Name shown in traces.
     pub name: String,
@@ -55,7 +55,7 @@ pub enum CidrOperator {
 }
 
 /// A prefix match.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CidrMatch {
     /// The prefix compared with; routes of the other family never match.
     pub cidr: IpNet,
@@ -77,7 +77,7 @@ pub enum PeerType {
 }
 
 /// A plain or a large community (BGPFilter `communities.values`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum AnyCommunity {
     /// `aa:nn`
     Plain(Community),
@@ -86,7 +86,7 @@ pub enum AnyCommunity {
 }
 
 /// A change to an accepted route (BGPFilter `operations`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Operation {
     /// Add a community.
     AddCommunity(AnyCommunity),
@@ -101,7 +101,7 @@ pub enum Operation {
 }
 
 /// One rule: every condition that is present must hold.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rule {
     /// What happens to matching routes.
     pub action: Action,

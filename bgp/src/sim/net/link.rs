@@ -1,0 +1,174 @@
+//! Connections: how they come about, carry octets and end.
+
+use super::{Happening, Node, NodeId, Sim};
+use crate::io::{ConnId, Input};
+use crate::time::Time;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+#[derive(Debug)]
+pub(super) enum Item {
+    Data(Bytes),
+    Fin,
+}
+
+/// One direction of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Pipe {
+    pub(super) waiting: VecDeque<Item>,
+    under_way: usize,
+    last: Time,
+    /// Arrived at a node that doesn't read.
+    held: VecDeque<Item>,
+}
+
+#[derive(Debug)]
+pub(super) struct Link {
+    /// The dialling end first.
+    pub(super) ends: [Option<(NodeId, ConnId)>; 2],
+    pub(super) pipes: [Pipe; 2],
+}
+
+impl Sim {
+    pub(super) fn address(&self, node: NodeId) -> IpAddr {
+        self.nodes.get(node.0).map_or(IpAddr::from([0, 0, 0, 0]), |place| place.address)
+    }
+
+    pub(super) fn dialled(&mut self, node: NodeId, conn: ConnId, remote: SocketAddr, local: IpAddr) {
+        let target = self.by_address.get(&remote.ip()).copied();
+        let ends = [Some(node), target];
+        let open = ends.into_iter().all(|end| {
+            end.and_then(|end| self.nodes.get(end.0)).is_some_and(|n| n.reachable && n.speaker.is_some())
+        });
+        let latency = self.latency();
+        let Some(target) = target.filter(|_| open) else {
+            self.schedule(self.now + latency, Happening::Refused(node, conn));
+            return;
+        };
+        let Some(place) = self.nodes.get_mut(target.0) else { return };
+        let accepted = ConnId::accepted(place.accepted);
+        place.accepted += 1;
+        let link = self.links.len();
+        place.conns.insert(accepted, (link, 1));
+        if let Some(place) = self.nodes.get_mut(node.0) {
+            place.conns.insert(conn, (link, 0));
+        }
+        // Nothing arrives before the dialling end knows that it is connected.
+        let connected = self.now + latency;
+        let pipes = [Pipe::default(), Pipe { last: connected, ..Pipe::default() }];
+        self.links.push(Link { ends: [Some((node, conn)), Some((target, accepted))], pipes });
+        self.schedule(connected, Happening::Connected(link));
+        let remote = SocketAddr::new(local, 40_000);
+        let local = SocketAddr::new(self.address(target), 179);
+        self.input(target, Input::Accepted { conn: accepted, remote, local });
+    }
+
+    pub(super) fn arrives(&mut self, link: usize, from: usize, item: Item) {
+        let to = 1 - from;
+        let Some(state) = self.links.get_mut(link) else { return };
+        let Some((node, conn)) = state.ends[to] else { return };
+        let sender = state.ends[from].map(|(node, _)| node);
+        let quiet = |id: Option<NodeId>, nodes: &[Node]| {
+            id.and_then(|id| nodes.get(id.0)).is_some_and(|place| !place.reachable)
+        };
+        let stalled = self.nodes.get(node.0).is_some_and(|place| place.stalled);
+        if stalled
+            || quiet(Some(node), &self.nodes)
+            || quiet(sender, &self.nodes)
+            || !state.pipes[from].held.is_empty()
+        {
+            state.pipes[from].held.push_back(item);
+            return;
+        }
+        self.deliver(link, from, node, conn, item);
+    }
+
+    fn deliver(&mut self, link: usize, from: usize, node: NodeId, conn: ConnId, item: Item) {
+        match item {
+            Item::Data(data) => {
+                if let Some(state) = self.links.get_mut(link) {
+                    state.pipes[from].under_way -= data.len();
+                }
+                self.input(node, Input::Received { conn, data });
+                self.push(link, from);
+            }
+            Item::Fin => {
+                if let Some(place) = self.nodes.get_mut(node.0) {
+                    place.conns.remove(&conn);
+                }
+                if let Some(state) = self.links.get_mut(link) {
+                    state.ends = [None, None];
+                }
+                self.input(node, Input::Closed { conn, reason: "the peer closed the connection".to_owned() });
+            }
+        }
+    }
+
+    pub(super) fn resume_all(&mut self) {
+        for link in 0..self.links.len() {
+            for from in 0..2 {
+                let held = match self.links.get_mut(link) {
+                    Some(state) => std::mem::take(&mut state.pipes[from].held),
+                    None => continue,
+                };
+                for item in held {
+                    self.arrives(link, from, item);
+                }
+            }
+        }
+    }
+
+    /// Moves octets from the sending end into the network.
+    pub(super) fn push(&mut self, link: usize, from: usize) {
+        let mut taken = 0;
+        loop {
+            let latency = self.latency();
+            let dice = self.rng.next_u64();
+            let Some(state) = self.links.get_mut(link) else { return };
+            let pipe = &mut state.pipes[from];
+            let room = self.config.buffer.saturating_sub(pipe.under_way);
+            let item = match pipe.waiting.pop_front() {
+                None => break,
+                Some(Item::Fin) => Item::Fin,
+                Some(Item::Data(data)) if room == 0 => {
+                    pipe.waiting.push_front(Item::Data(data));
+                    break;
+                }
+                Some(Item::Data(mut data)) => {
+                    let most = room.min(data.len());
+                    let size = if self.config.fragment {
+                        1 + usize::try_from(dice % (most as u64)).unwrap_or(0)
+                    } else {
+                        most
+                    };
+                    let piece = data.split_to(size);
+                    if !data.is_empty() {
+                        pipe.waiting.push_front(Item::Data(data));
+                    }
+                    pipe.under_way += size;
+                    taken += size;
+                    Item::Data(piece)
+                }
+            };
+            pipe.last = pipe.last.max(self.now + latency);
+            let at = pipe.last;
+            self.schedule(at, Happening::Arrives(link, from, item));
+        }
+        let end = self.links.get(link).and_then(|state| state.ends[from]);
+        if let Some((node, conn)) = end.filter(|_| taken > 0) {
+            self.input(node, Input::Written { conn, bytes: taken });
+        }
+    }
+
+    pub(super) fn close(&mut self, node: NodeId, conn: ConnId) {
+        let Some((link, end)) = self.nodes.get_mut(node.0).and_then(|place| place.conns.remove(&conn)) else {
+            return;
+        };
+        if let Some(state) = self.links.get_mut(link) {
+            state.ends[end] = None;
+            state.pipes[end].waiting.push_back(Item::Fin);
+        }
+        self.push(link, end);
+    }
+}
