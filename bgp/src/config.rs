@@ -2,6 +2,7 @@
 
 use crate::family::Family;
 use crate::policy::Policy;
+use crate::security::{Password, SocketOptions};
 use crate::wire::{Community, LargeCommunity};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -220,6 +221,13 @@ pub struct PeerConfig {
     pub kind: PeerKind,
     /// Wait for the peer to connect, never dial.
     pub passive: bool,
+    /// TCP-MD5 key (RFC 2385). Absent from recordings.
+    #[serde(skip)]
+    pub password: Option<Password>,
+    /// GTSM (RFC 5082): hops to the peer, 1 for a direct neighbour; packets from farther away are dropped.
+    pub ttl_security: Option<u8>,
+    /// TTL of what is sent; `None` is the system's default. Without effect beside `ttl_security`.
+    pub multihop: Option<u8>,
     /// Timers.
     pub timers: Timers,
     /// Address families to offer (RFC 4760).
@@ -258,6 +266,9 @@ impl PeerConfig {
             remote_as,
             kind,
             passive: false,
+            password: None,
+            ttl_security: None,
+            multihop: None,
             timers: Timers::default(),
             families: vec![Family::Ipv4, Family::Ipv6],
             graceful_restart: GracefulRestart::default(),
@@ -268,6 +279,16 @@ impl PeerConfig {
             import: Arc::default(),
             export: Arc::default(),
             description: String::new(),
+        }
+    }
+
+    /// Options of its sockets.
+    #[must_use]
+    pub fn socket(&self) -> SocketOptions {
+        SocketOptions {
+            password: self.password.clone(),
+            ttl_security: self.ttl_security,
+            multihop: self.multihop,
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What goes into a speaker and what comes out of it.
 
 use crate::config::{Originated, PeerConfig};
+use crate::security::{Password, SocketOptions};
 use crate::status::Event;
 use bytes::Bytes;
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::net::{IpAddr, SocketAddr};
 
@@ -120,6 +122,25 @@ pub enum Output {
         remote: SocketAddr,
         /// From here; `None` lets the system choose.
         local: Option<IpAddr>,
+        /// With these; without one that cannot be set, not at all.
+        options: SocketOptions,
+    },
+    /// Set options of an accepted connection, or lose it.
+    Protect {
+        /// Which.
+        conn: ConnId,
+        /// The other end.
+        remote: IpAddr,
+        /// With these.
+        options: SocketOptions,
+    },
+    /// From now on connections from these addresses need this key, or none. If it cannot be set none may come in.
+    Authenticate {
+        /// Of the longest prefix the key counts.
+        from: IpNet,
+        /// The key. Absent from recordings.
+        #[serde(skip)]
+        password: Option<Password>,
     },
     /// Send octets after those given before. Unreported octets of a connection are bounded (see
     /// [`crate::EgressLimits::window`]).

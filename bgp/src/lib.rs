@@ -9,6 +9,7 @@ mod family;
 mod io;
 pub mod policy;
 mod rib;
+mod security;
 mod session;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
@@ -25,6 +26,7 @@ pub use config::{
 };
 pub use family::Family;
 pub use io::{ConnId, Input, Log, Output, StopMode};
+pub use security::{Password, PasswordError, SocketOptions};
 pub use speaker::Speaker;
 pub use status::{
     AdvertisedTo, Event, Explanation, FamilyStatus, MessageCounters, NegotiatedStatus, PeerState, PeerStatus,

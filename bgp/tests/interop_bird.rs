@@ -9,7 +9,7 @@
 )]
 
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig, StopMode};
-use margay_bgp::{Originated, PeerConfig, PeerKind, RouteInfo, RouteQuery, SpeakerConfig, Timers};
+use margay_bgp::{Originated, Password, PeerConfig, PeerKind, RouteInfo, RouteQuery, SpeakerConfig, Timers};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -294,4 +294,33 @@ async fn bird_as_external_router() {
     assert!(shown.contains("BGP.as_path: 64512"), "{shown}");
     assert!(shown.contains(&format!("BGP.next_hop: {}", ip(net, 2))), "next hop self: {shown}");
     assert!(!shown.contains("local_pref: 100\n\tBGP.originator"), "{shown}");
+}
+
+#[tokio::test]
+async fn bird_with_a_password_and_ttl_security() {
+    if !available() {
+        return;
+    }
+    let net = 4;
+    let node = spawn(net, 2, false);
+    node.set_originated(own_routes(2)).await.unwrap();
+    let config = PeerConfig {
+        password: Some(Password::new(b"open sesame").unwrap()),
+        ttl_security: Some(2),
+        ..peer(net, 2, 9, PeerKind::Internal)
+    };
+    // BIRD listens where it also dials from, so its key must fit in both directions.
+    for (passive, bird_passive) in [(false, "yes"), (true, "no")] {
+        node.set_peers(vec![PeerConfig { passive, ..config.clone() }]).await.unwrap();
+        let protocol = format!(
+            "protocol bgp safe from peer {{ neighbor {} port {PORT} as {AS}; passive {bird_passive}; \
+             multihop 2; ttl security on; password \"open sesame\"; }}",
+            ip(net, 2)
+        );
+        let bird = Bird::start(net, &protocol);
+        bird.eventually("show protocols safe", |answer| answer.contains("Established")).await;
+        route(&node, "10.50.4.0/24", |route| !route.stale).await;
+        bird.eventually("show route 10.1.2.0/24", |answer| answer.contains("10.1.2.0/24")).await;
+        node.set_peers(Vec::new()).await.unwrap();
+    }
 }

@@ -336,7 +336,7 @@ impl Sim {
 
     fn output(&mut self, node: NodeId, output: Output) {
         match output {
-            Output::Dial { conn, remote, local } => {
+            Output::Dial { conn, remote, local, .. } => {
                 let latency = self.latency();
                 let local = local.unwrap_or(self.address(node));
                 self.schedule(self.now + latency, Happening::Dialled(node, conn, remote, local));
@@ -352,6 +352,8 @@ impl Sim {
                 self.push(link, end);
             }
             Output::Close { conn } => self.close(node, conn),
+            // The simulated network has no impostors.
+            Output::Protect { .. } | Output::Authenticate { .. } => {}
             Output::Log(log) => {
                 if let Some(place) = self.nodes.get_mut(node.0) {
                     place.logs.push(log);

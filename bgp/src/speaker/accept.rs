@@ -2,8 +2,9 @@
 
 use super::peer::{Conn, Slot};
 use super::{Owner, Speaker};
-use crate::io::{ConnId, Log};
+use crate::io::{ConnId, Log, Output};
 use crate::rib::SourceId;
+use crate::security::SocketOptions;
 use crate::session::fsm::Event as FsmEvent;
 use crate::status::PeerState;
 use crate::time::Time;
@@ -76,6 +77,10 @@ impl Speaker {
     /// Hands a parked connection to its peer, which has just been configured.
     pub(super) fn admit_parked(&mut self, id: SourceId, remote: IpAddr) {
         let Some(at) = self.parked.iter().position(|parked| parked.remote == remote) else { return };
+        if self.peers.get(&id).is_some_and(|peer| peer.config.password.is_some()) {
+            self.unpark(at, "it has no TCP-MD5 signature and the peer needs one");
+            return;
+        }
         let Some(parked) = self.parked.remove(at) else { return };
         self.take_incoming(id, parked.conn, parked.local);
         if !parked.data.is_empty() {
@@ -87,9 +92,13 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let remote = peer.config.remote;
         if peer.barred_until.is_some_and(|until| until > self.now) {
-            self.outputs.push_back(crate::io::Output::Close { conn });
+            self.outputs.push_back(Output::Close { conn });
             self.log(Log::Refused(remote, "the peer exceeded its prefix limit and must wait"));
             return;
+        }
+        let options = peer.config.socket();
+        if options != SocketOptions::default() {
+            self.outputs.push_back(Output::Protect { conn, remote, options });
         }
         self.conns.insert(conn, Owner::Peer(id));
         let slot = match peer.main.state {

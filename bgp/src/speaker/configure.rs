@@ -7,6 +7,7 @@ use crate::config::{Originated, PeerConfig};
 use crate::family::Family;
 use crate::io::Output;
 use crate::rib::{FilterReason, RouteAttributes, SourceId, SourceInfo};
+use crate::security::Password;
 use crate::status::{Event, PeerState, RouteSource};
 use crate::wire::{CeaseSubcode, Message, NextHop, Notification, PathAttributes, RefreshKind, RouteRefresh};
 use ipnet::IpNet;
@@ -64,6 +65,9 @@ impl Speaker {
         let id = SourceId(self.next_source);
         self.next_source += 1;
         let remote = config.remote;
+        if config.password.is_some() {
+            self.authenticate(remote, config.password.clone());
+        }
         self.rib.sources.insert(
             id,
             SourceInfo {
@@ -91,6 +95,9 @@ impl Speaker {
         let new = Arc::clone(&peer.config);
         if let Some(source) = self.rib.sources.get_mut(&id) {
             source.kind = Some(new.kind);
+        }
+        if old.password != new.password {
+            self.authenticate(new.remote, new.password.clone());
         }
         if !same_session(&old, &new) {
             let note = Notification::cease(CeaseSubcode::OtherConfigurationChange);
@@ -120,6 +127,11 @@ impl Speaker {
             }
         }
         self.schedule(id);
+    }
+
+    /// The key for connections from a peer. It reaches the listener before anything else about the peer does.
+    fn authenticate(&mut self, remote: IpAddr, password: Option<Password>) {
+        self.outputs.push_back(Output::Authenticate { from: remote.into(), password });
     }
 
     fn reauthorise(&mut self, id: SourceId, config: &PeerConfig) {
@@ -168,6 +180,9 @@ impl Speaker {
         self.flush();
         self.rib.forget_source(id);
         if let Some(peer) = self.peers.remove(&id) {
+            if peer.config.password.is_some() {
+                self.authenticate(remote, None);
+            }
             if let Some(scheduled) = peer.scheduled {
                 self.timers.remove(&(scheduled, id));
             }

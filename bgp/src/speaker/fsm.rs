@@ -125,11 +125,12 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let remote = SocketAddr::new(peer.config.remote, peer.config.port);
         let local = peer.config.local;
+        let options = peer.config.socket();
         if let Some(conn) = peer.conn_mut(slot) {
             conn.attach(number, true, None);
         }
         self.conns.insert(number, Owner::Peer(id));
-        self.outputs.push_back(Output::Dial { conn: number, remote, local });
+        self.outputs.push_back(Output::Dial { conn: number, remote, local, options });
     }
 
     /// Queues a message ahead of bulk.

@@ -6,6 +6,8 @@ mod flush;
 mod fsm;
 mod messages;
 mod peer;
+#[cfg(test)]
+mod protocol_tests;
 mod query;
 mod restart;
 #[cfg(test)]

@@ -63,6 +63,9 @@ pub(super) struct Rig {
     pub(super) dials: Vec<(ConnId, IpAddr)>,
     pub(super) events: Vec<Event>,
     pub(super) logs: Vec<Log>,
+    /// Keys set (true) and removed, by prefix.
+    pub(super) keys: Vec<(String, bool)>,
+    pub(super) protected: Vec<ConnId>,
     /// Report octets as written at once.
     pub(super) reading: bool,
     accepted: u64,
@@ -82,6 +85,8 @@ impl Rig {
             dials: Vec::new(),
             events: Vec::new(),
             logs: Vec::new(),
+            keys: Vec::new(),
+            protected: Vec::new(),
             reading: true,
             accepted: 0,
         };
@@ -110,6 +115,10 @@ impl Rig {
                 Output::Dial { conn, remote, .. } => self.dials.push((conn, remote.ip())),
                 Output::Event(event) => self.events.push(event),
                 Output::Log(log) => self.logs.push(log),
+                Output::Authenticate { from, password } => {
+                    self.keys.push((from.to_string(), password.is_some()));
+                }
+                Output::Protect { conn, .. } => self.protected.push(conn),
             }
         }
     }

@@ -1,10 +1,12 @@
 //! One connection: a task that reads, and writing that needs a task only while the socket is full.
 
+use super::protect;
 use crate::io::ConnId;
+use crate::security::SocketOptions;
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -55,6 +57,11 @@ impl Conn {
 
     pub(super) fn local(&self) -> io::Result<SocketAddr> {
         self.stream.local_addr()
+    }
+
+    /// Sets a session's options.
+    pub(super) fn protect(&self, remote: IpAddr, options: &SocketOptions) -> io::Result<()> {
+        protect::apply(&*self.stream, remote, options)
     }
 
     /// Writes what the socket takes at once; the rest goes out by itself and is reported as events. Returns the octets

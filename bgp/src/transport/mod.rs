@@ -2,7 +2,9 @@
 
 mod conn;
 mod handle;
+mod keys;
 mod outbox;
+mod protect;
 mod service;
 mod socket;
 

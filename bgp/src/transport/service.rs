@@ -2,6 +2,7 @@
 
 use super::conn::{Conn, IoEvent};
 use super::handle::{BgpHandle, Command};
+use super::keys::Listeners;
 use super::outbox::Outbox;
 use super::socket;
 use crate::config::SpeakerConfig;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -37,7 +39,8 @@ pub struct BgpService {
     accepted: u64,
     io: mpsc::Sender<IoEvent>,
     outbox: Outbox,
-    listeners: Vec<AbortHandle>,
+    listeners: Listeners,
+    acceptors: Vec<AbortHandle>,
 }
 
 /// Events that may wait for a slow consumer before they are merged.
@@ -68,8 +71,11 @@ impl BgpService {
             })?;
             sockets.push(listener);
         }
-        let listeners =
-            sockets.into_iter().map(|l| tokio::spawn(accept(l, io.clone())).abort_handle()).collect();
+        let listeners = Listeners::new(sockets);
+        let acceptors = listeners
+            .sockets()
+            .map(|listener| tokio::spawn(accept(Arc::clone(listener), io.clone())).abort_handle())
+            .collect();
         let service = Self {
             speaker: Speaker::new(config.speaker, Time::ZERO),
             started: Instant::now(),
@@ -79,6 +85,7 @@ impl BgpService {
             io,
             outbox: Outbox::default(),
             listeners,
+            acceptors,
         };
         tokio::spawn(service.run(command_receiver, io_receiver, events));
         Ok((BgpHandle { commands }, event_receiver))
@@ -181,6 +188,7 @@ impl BgpService {
 
     fn io_event(&mut self, event: IoEvent) {
         match event {
+            IoEvent::Accepted(_, remote) if !self.listeners.admits(remote.ip().to_canonical()) => {}
             IoEvent::Accepted(stream, remote) => {
                 let conn = ConnId::accepted(self.accepted);
                 self.accepted += 1;
@@ -239,14 +247,24 @@ impl BgpService {
                 match output {
                     Output::Write { conn, data } => writes.entry(conn).or_default().push(data),
                     Output::Close { conn } => closes.push(conn),
-                    Output::Dial { conn, remote, local } => {
+                    Output::Dial { conn, remote, local, options } => {
                         let io = self.io.clone();
                         let task = tokio::spawn(async move {
-                            let result = socket::dial(remote, local).await;
+                            let result = socket::dial(remote, local, options).await;
                             // The service has ended if nobody listens.
                             let _ended = io.send(IoEvent::Dialled(conn, result)).await;
                         });
                         self.dials.insert(conn, task.abort_handle());
+                    }
+                    Output::Protect { conn, remote, options } => {
+                        let result = self.conns.get(&conn).map(|conn| conn.protect(remote, &options));
+                        if let Some(Err(error)) = result {
+                            tracing::error!(peer = %remote, %error, "BGP connection cannot be protected: closed");
+                            self.lost(conn, error.to_string());
+                        }
+                    }
+                    Output::Authenticate { from, password } => {
+                        self.listeners.authenticate(from, password.as_ref());
                     }
                     Output::Event(event) => {
                         trace_event(&event);
@@ -280,8 +298,8 @@ impl BgpService {
     }
 
     async fn stop(mut self, mode: StopMode) {
-        for listener in &self.listeners {
-            listener.abort();
+        for acceptor in &self.acceptors {
+            acceptor.abort();
         }
         self.input(Input::Stop(mode));
         let mut writes: Vec<(ConnId, Bytes)> = Vec::new();
@@ -308,13 +326,13 @@ impl BgpService {
 
 impl Drop for BgpService {
     fn drop(&mut self) {
-        for listener in &self.listeners {
-            listener.abort();
+        for acceptor in &self.acceptors {
+            acceptor.abort();
         }
     }
 }
 
-async fn accept(listener: TcpListener, io: mpsc::Sender<IoEvent>) {
+async fn accept(listener: Arc<TcpListener>, io: mpsc::Sender<IoEvent>) {
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {

@@ -1,5 +1,7 @@
 //! Socket options, listeners and dialling.
 
+use super::protect;
+use crate::security::SocketOptions;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -26,6 +28,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    protect::prepare_listener(&socket, address)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -48,8 +51,13 @@ pub(super) fn tune(stream: &TcpStream) {
 }
 
 /// Opens a connection, from `local` if given.
-pub(super) async fn dial(remote: SocketAddr, local: Option<IpAddr>) -> io::Result<TcpStream> {
+pub(super) async fn dial(
+    remote: SocketAddr,
+    local: Option<IpAddr>,
+    options: SocketOptions,
+) -> io::Result<TcpStream> {
     let socket = if remote.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    protect::apply(&socket, remote.ip(), &options)?;
     if let Some(local) = local {
         socket.set_reuseaddr(true)?;
         socket.bind(SocketAddr::new(local, 0))?;
