@@ -107,6 +107,9 @@ pub enum Input {
     SetOriginated(Vec<Originated>),
     /// The peer is known to be gone: its stale routes need not wait for their timers.
     PruneStale(IpAddr),
+    /// Begin or end draining: everything is sent with the community GRACEFUL_SHUTDOWN, to internal peers with
+    /// LOCAL_PREF 0 (RFC 8326), so that others are preferred before the sessions go.
+    Drain(bool),
     /// The speaker ends.
     Stop(StopMode),
 }

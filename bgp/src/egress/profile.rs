@@ -29,6 +29,8 @@ pub(crate) struct EgressProfile {
     pub(crate) long_lived: bool,
     /// Enhanced route refresh (RFC 7313): how the stream is repeated.
     pub(crate) enhanced_refresh: bool,
+    /// We are about to go (RFC 8326).
+    pub(crate) draining: bool,
     /// Not zero: a group of its own. Lets tests compare shared streams with separate ones.
     pub(crate) alone: u32,
 }
@@ -103,6 +105,10 @@ impl EgressProfile {
         };
         if path.long_lived {
             attributes.communities = attributes.communities.with(Community::LLGR_STALE);
+        }
+        if self.draining {
+            attributes.communities = attributes.communities.with(Community::GRACEFUL_SHUTDOWN);
+            attributes.local_pref = Some(0);
         }
         let next_hop = self.next_hop(route.next_hop, prefix)?;
         if self.kind == PeerKind::External {

@@ -112,11 +112,7 @@ impl Speaker {
             self.ask_again(id);
         }
         self.flush();
-        if let Some(profile) = self.profile(id) {
-            let us = self.identity();
-            self.egress.change(id, profile, &self.rib, us);
-            self.to_pump.insert(id);
-        }
+        self.change_profile(id);
         if old.passive != new.passive || old.port != new.port {
             let idle = self.peers.get(&id).is_some_and(|peer| {
                 matches!(peer.main.state, PeerState::Connect | PeerState::Active | PeerState::Idle)
@@ -127,6 +123,15 @@ impl Speaker {
             }
         }
         self.schedule(id);
+    }
+
+    /// Sends a peer what its profile now says that is different.
+    pub(super) fn change_profile(&mut self, id: SourceId) {
+        if let Some(profile) = self.profile(id) {
+            let us = self.identity();
+            self.egress.change(id, profile, &self.rib, us);
+            self.to_pump.insert(id);
+        }
     }
 
     /// The key for connections from a peer. It reaches the listener before anything else about the peer does.

@@ -68,6 +68,8 @@ pub struct Speaker {
     sync_deadline: Time,
     /// One group per peer, to compare with.
     ungrouped: bool,
+    /// RFC 8326: about to go.
+    draining: bool,
     stopped: bool,
 }
 
@@ -103,6 +105,7 @@ impl Speaker {
             in_sync: false,
             sync_deadline: now + config.sync_timeout,
             ungrouped: false,
+            draining: false,
             stopped: false,
             config,
         }
@@ -143,6 +146,7 @@ impl Speaker {
             Input::RemovePeer(remote) => self.remove_peer(remote),
             Input::SetOriginated(routes) => self.set_originated(&routes),
             Input::PruneStale(remote) => self.prune_stale(remote),
+            Input::Drain(draining) => self.drain(draining),
             Input::Stop(mode) => {
                 self.stop(mode);
                 return;
@@ -255,6 +259,17 @@ impl Speaker {
             // What was learned comes before the statement that it is all.
             self.flush();
             self.outputs.push_back(Output::Event(Event::InSync));
+        }
+    }
+
+    fn drain(&mut self, draining: bool) {
+        if std::mem::replace(&mut self.draining, draining) == draining {
+            return;
+        }
+        self.flush();
+        let ids: Vec<SourceId> = self.peers.keys().copied().collect();
+        for id in ids {
+            self.change_profile(id);
         }
     }
 

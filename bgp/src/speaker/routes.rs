@@ -11,7 +11,7 @@ use crate::session::fsm::Event as FsmEvent;
 use crate::session::negotiate;
 use crate::time::Time;
 use crate::wire::{
-    AfiSafi, CeaseSubcode, NextHop, Notification, NotificationCode, PathAttributes, Reach, Update,
+    AfiSafi, CeaseSubcode, Community, NextHop, Notification, NotificationCode, PathAttributes, Reach, Update,
 };
 use bytes::{BufMut, BytesMut};
 use ipnet::IpNet;
@@ -32,6 +32,11 @@ pub(super) fn authorised(config: &PeerConfig, prefix: &IpNet) -> bool {
             _ => false,
         })
     })
+}
+
+/// The route is about to go: it must lose against any other (RFC 8326 section 4.2).
+fn leaves(attributes: &PathAttributes) -> bool {
+    attributes.communities.has(&Community::GRACEFUL_SHUTDOWN)
 }
 
 fn usable(next_hop: &NextHop, local: Option<IpAddr>) -> bool {
@@ -105,6 +110,9 @@ impl Speaker {
             }
             return;
         }
+        let lowered =
+            leaves(attributes).then(|| PathAttributes { local_pref: Some(0), ..attributes.clone() });
+        let attributes = lowered.as_ref().unwrap_or(attributes);
         let shared = self
             .rib
             .attrs
@@ -149,11 +157,12 @@ impl Speaker {
         match config.import.apply(&view) {
             Verdict::Accept => {}
             Verdict::Reject => *filtered = Some(FilterReason::Policy),
-            Verdict::Change(changed) => {
-                return self
-                    .rib
-                    .attrs
-                    .intern(RouteAttributes { next_hop: Some(next_hop), attributes: *changed });
+            Verdict::Change(mut attributes) => {
+                if leaves(&attributes) {
+                    attributes.local_pref = Some(0);
+                }
+                let attributes = *attributes;
+                return self.rib.attrs.intern(RouteAttributes { next_hop: Some(next_hop), attributes });
             }
         }
         self.rib.attrs.acquire(shared);

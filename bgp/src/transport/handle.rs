@@ -25,6 +25,7 @@ pub(crate) enum Command {
     Explain(IpNet, oneshot::Sender<Explanation>),
     Advertised(IpAddr, oneshot::Sender<Vec<RouteInfo>>),
     Pending(oneshot::Sender<Vec<IpAddr>>),
+    Drain(bool, oneshot::Sender<()>),
     Stop(StopMode, oneshot::Sender<()>),
 }
 
@@ -90,6 +91,11 @@ impl BgpHandle {
     /// Addresses of connections that wait to be configured.
     pub async fn pending(&self) -> Result<Vec<IpAddr>, ServiceStopped> {
         self.ask(Command::Pending).await
+    }
+
+    /// Begins or ends draining (RFC 8326): peers are told to prefer others.
+    pub async fn drain(&self, draining: bool) -> Result<(), ServiceStopped> {
+        self.ask(|answer| Command::Drain(draining, answer)).await
     }
 
     /// Ends the speaker; returns when its connections are closed.

@@ -176,6 +176,10 @@ impl BgpService {
                 self.input(Input::PruneStale(remote));
                 answer!(answer, ());
             }
+            Command::Drain(draining, answer) => {
+                self.input(Input::Drain(draining));
+                answer!(answer, ());
+            }
             Command::Peers(answer) => answer!(answer, self.speaker.peers()),
             Command::Routes(query, answer) => answer!(answer, self.speaker.routes(&query)),
             Command::Explain(prefix, answer) => answer!(answer, self.speaker.explain(prefix)),
