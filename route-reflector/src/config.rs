@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Parser;
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -12,6 +13,9 @@ use serde::Deserialize;
 
 /// Where the configuration is unless told otherwise.
 const DEFAULT_FILE: &str = "/etc/margay/route-reflector.yaml";
+
+/// Shorter than the 30 s that Kubernetes leaves a pod to stop.
+const DRAIN_SECONDS: u16 = 10;
 
 /// Margay's route reflector: tells every node the other nodes' blocks, over iBGP.
 #[derive(Debug, Parser)]
@@ -44,6 +48,12 @@ pub(crate) struct Flags {
     /// Unix socket of the control API
     #[arg(long, env = "MARGAY_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Folder of passwords that BGP objects refer to, as <name>/<key>
+    #[arg(long, env = "MARGAY_SECRETS_DIR", value_name = "FOLDER")]
+    secrets_dir: Option<PathBuf>,
+    /// How long to wait for another reflector to serve before leaving, in seconds
+    #[arg(long, env = "MARGAY_DRAIN_SECONDS", value_name = "SECONDS")]
+    drain_seconds: Option<u16>,
     /// Serve health and metrics on this TCP address too
     #[arg(long, env = "MARGAY_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     metrics_listen: Option<SocketAddr>,
@@ -65,6 +75,8 @@ struct File {
     cluster_id: Option<Ipv4Addr>,
     datastore: Option<StoreConfig>,
     socket: Option<PathBuf>,
+    secrets_dir: Option<PathBuf>,
+    drain_seconds: Option<u16>,
     metrics_listen: Option<SocketAddr>,
     log_level: Option<String>,
     log_format: Option<Format>,
@@ -85,6 +97,10 @@ pub(crate) struct Config {
     pub(crate) datastore: StoreConfig,
     /// Unix socket of the control API.
     pub(crate) socket: PathBuf,
+    /// Passwords, as `<name>/<key>`.
+    pub(crate) secrets_dir: PathBuf,
+    /// Longest wait for another reflector when this one is stopped.
+    pub(crate) drain: Duration,
     /// Health and metrics on TCP.
     pub(crate) metrics_listen: Option<SocketAddr>,
     /// Log level or directives.
@@ -118,6 +134,14 @@ impl Config {
                 file.datastore,
             ),
             socket: socket.unwrap_or_else(|| margay_control::REFLECTOR_SOCKET.into()),
+            secrets_dir: flags
+                .secrets_dir
+                .clone()
+                .or(file.secrets_dir)
+                .unwrap_or_else(|| margay_daemon::secrets::DEFAULT_FOLDER.into()),
+            drain: Duration::from_secs(
+                flags.drain_seconds.or(file.drain_seconds).unwrap_or(DRAIN_SECONDS).into(),
+            ),
             metrics_listen: flags.metrics_listen.or(file.metrics_listen),
             log_level: flags.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! The reflector's task: the datastore names the clients and what each may announce; the speaker does the rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -10,6 +11,7 @@ use margay_bgp::Event;
 use margay_control::status::Problem;
 use margay_daemon::health::Health;
 use margay_daemon::register::register;
+use margay_daemon::secrets;
 use margay_daemon::speaker::Speaker;
 use margay_daemon::topology::{Cluster, topology};
 use margay_datastore::{Store, SyncEvent, Syncer};
@@ -72,12 +74,44 @@ impl Reflector {
                         self.report().await;
                     }
                 }
-                _ = tick.tick() => if self.in_sync && !self.registered {
-                    self.register().await;
+                _ = tick.tick() => if self.in_sync {
+                    if !self.registered {
+                        self.register().await;
+                    }
+                    if self.read_secrets() {
+                        self.update().await;
+                    }
                 },
             }
         }
+        self.leave().await;
+    }
+
+    /// Drains, then closes the sessions in the way that keeps clients' routes.
+    async fn leave(&mut self) {
+        let others = self.other_reflectors();
+        self.health.set("bgp", false, "draining: clients are told to prefer other reflectors");
+        if self.speaker.drain(&others, self.config.drain).await {
+            tracing::info!("another reflector serves the clients");
+        } else if !others.is_empty() {
+            tracing::warn!(
+                "no other reflector serves in {:?}: clients keep what they know",
+                self.config.drain
+            );
+        }
         self.speaker.stop_for_restart().await;
+    }
+
+    /// Addresses of the other registered reflectors.
+    fn other_reflectors(&self) -> BTreeSet<IpAddr> {
+        let others = self.cluster.nodes.iter().filter(|(name, _)| **name != self.config.node);
+        let bgp = others.filter_map(|(_, node)| node.spec.bgp.as_ref());
+        bgp.filter(|bgp| bgp.route_reflector_cluster_id.is_some())
+            .flat_map(|bgp| {
+                let v4 = bgp.ipv4_address.map(|net| net.addr().into());
+                v4.into_iter().chain(bgp.ipv6_address.map(|net| net.addr().into()))
+            })
+            .collect()
     }
 
     /// Takes one event in; true if the topology may have changed.
@@ -184,6 +218,7 @@ impl Reflector {
         for (node, cidr) in self.blocks.values() {
             self.cluster.blocks.entry(node.clone()).or_default().push(*cidr);
         }
+        self.read_secrets();
         let wanted = topology(&self.config.node, &self.cluster);
         self.health.set_problems("bgp", wanted.problems.clone());
         let node = self.cluster.nodes.get(&self.config.node);
@@ -197,6 +232,14 @@ impl Reflector {
             }
             Err(error) => self.health.set("bgp", false, error.to_string()),
         }
+    }
+
+    /// Reads the passwords that sessions need; true if one has changed.
+    fn read_secrets(&mut self) -> bool {
+        let found = secrets::read(&self.config.secrets_dir, &margay_daemon::topology::secrets(&self.cluster));
+        let changed = found != self.cluster.secrets;
+        self.cluster.secrets = found;
+        changed
     }
 
     /// Ready as soon as it listens: clients come when they come.

@@ -47,6 +47,9 @@ pub(crate) struct Flags {
     /// Folder where the CNI shim leaves releases while the agent is down
     #[arg(long, env = "MARGAY_SPOOL_DIR", value_name = "FOLDER")]
     spool_dir: Option<PathBuf>,
+    /// Folder of passwords that BGP objects refer to, as <name>/<key>
+    #[arg(long, env = "MARGAY_SECRETS_DIR", value_name = "FOLDER")]
+    secrets_dir: Option<PathBuf>,
     /// Serve health and metrics on this TCP address too
     #[arg(long, env = "MARGAY_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     metrics_listen: Option<SocketAddr>,
@@ -69,6 +72,7 @@ struct File {
     socket: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     spool_dir: Option<PathBuf>,
+    secrets_dir: Option<PathBuf>,
     metrics_listen: Option<SocketAddr>,
     log_level: Option<String>,
     log_format: Option<Format>,
@@ -91,6 +95,8 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     /// Releases left by the shim.
     pub(crate) spool_dir: PathBuf,
+    /// Passwords, as `<name>/<key>`.
+    pub(crate) secrets_dir: PathBuf,
     /// Health and metrics on TCP.
     pub(crate) metrics_listen: Option<SocketAddr>,
     /// Log level or directives.
@@ -119,6 +125,7 @@ impl Config {
             socket: pick(&flags.socket, file.socket, margay_control::AGENT_SOCKET),
             state_dir: pick(&flags.state_dir, file.state_dir, "/var/lib/margay/agent"),
             spool_dir: pick(&flags.spool_dir, file.spool_dir, margay_control::SPOOL_DIR),
+            secrets_dir: pick(&flags.secrets_dir, file.secrets_dir, margay_daemon::secrets::DEFAULT_FOLDER),
             metrics_listen: flags.metrics_listen.or(file.metrics_listen),
             log_level: flags.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),

@@ -8,6 +8,7 @@ pub mod instance;
 pub mod log;
 pub mod metrics;
 pub mod register;
+pub mod secrets;
 pub mod server;
 pub mod speaker;
 pub mod store;

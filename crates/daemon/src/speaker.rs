@@ -1,11 +1,12 @@
 //! The BGP speaker as a part of a daemon: started when the daemon knows who it is, fed from the topology.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use margay_api::Node;
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig, ServiceStopped, StopMode};
-use margay_bgp::{Event, Originated, PeerState, SpeakerConfig};
+use margay_bgp::{Event, Originated, PeerKind, PeerState, PeerStatus, SpeakerConfig};
 use tokio::sync::{mpsc, watch};
 
 use crate::topology::Topology;
@@ -13,12 +14,16 @@ use crate::topology::Topology;
 /// Longest wait for the connections to close.
 const STOP_TIME: Duration = Duration::from_secs(3);
 
+/// How often a draining reflector looks whether another serves.
+const DRAIN_TURN: Duration = Duration::from_millis(100);
+
 /// What a speaker cannot change while it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Identity {
     router_id: Ipv4Addr,
     local_as: u32,
     port: u16,
+    bind: Vec<IpAddr>,
     cluster_id: Option<Ipv4Addr>,
 }
 
@@ -92,6 +97,7 @@ impl Speaker {
             router_id: router_id(address),
             local_as: wanted.local_as,
             port: wanted.listen_port,
+            bind: wanted.bind.clone(),
             cluster_id: wanted.cluster_id,
         };
         if self.running.as_ref().is_some_and(|running| running.identity != identity) {
@@ -150,6 +156,30 @@ impl Speaker {
         Some((up, peers.len()))
     }
 
+    /// Tells all peers to prefer others (RFC 8326), then waits, at most for `limit`, until one of `others` (reflectors
+    /// beside this one) is up and has told everything that our clients announce: then they lose nothing with us.
+    /// Returns at once when there are no others. True if another serves.
+    pub async fn drain(&mut self, others: &BTreeSet<IpAddr>, limit: Duration) -> bool {
+        let Some(running) = &mut self.running else { return false };
+        if others.is_empty() || running.handle.drain(true).await.is_err() {
+            return false;
+        }
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            match running.handle.peers().await {
+                Ok(peers) if is_served(&peers, others) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+            let turn = (tokio::time::Instant::now() + DRAIN_TURN).min(deadline);
+            // What is reported meanwhile concerns nobody any more, but must not pile up.
+            while let Ok(Some(_)) = tokio::time::timeout_at(turn, running.events.recv()).await {}
+            if turn == deadline {
+                return false;
+            }
+        }
+    }
+
     /// Closes the sessions so that the peers keep our routes (RFC 4724): the data plane stays as it is.
     pub async fn stop_for_restart(&mut self) {
         let Some(running) = self.running.take() else { return };
@@ -161,6 +191,17 @@ impl Speaker {
     }
 }
 
+/// Whether every peer has taken what it was sent, and one of `others` knows as many prefixes as our clients announce
+/// (also those that are filtered here: reflectors of one cluster don't use each other's routes, but hold them).
+fn is_served(peers: &[PeerStatus], others: &BTreeSet<IpAddr>) -> bool {
+    let up = |peer: &&PeerStatus| peer.state == PeerState::Established;
+    let received = |peer: &PeerStatus| peer.families.iter().map(|family| family.received).sum::<u64>();
+    let of_clients: u64 =
+        peers.iter().filter(up).filter(|peer| peer.kind == PeerKind::InternalClient).map(received).sum();
+    let told = peers.iter().filter(up).all(|peer| peer.lag_bytes == 0);
+    told && peers.iter().filter(up).any(|peer| others.contains(&peer.remote) && received(peer) >= of_clients)
+}
+
 fn start(identity: Identity, restarting: bool) -> Result<Running, SpeakerError> {
     let mut speaker = SpeakerConfig::new(identity.router_id, identity.local_as);
     speaker.restarting = restarting;
@@ -169,7 +210,8 @@ fn start(identity: Identity, restarting: bool) -> Result<Running, SpeakerError> 
     speaker.report_routes = identity.cluster_id.is_none();
     let has_ipv6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
     let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-    let listen = any.iter().filter(|address| address.is_ipv4() || has_ipv6);
+    let wanted = if identity.bind.is_empty() { &any[..] } else { &identity.bind };
+    let listen = wanted.iter().filter(|address| address.is_ipv4() || has_ipv6);
     let listen = listen.map(|address| SocketAddr::new(*address, identity.port)).collect();
     let (handle, events) = BgpService::spawn(ServiceConfig { speaker, listen })
         .map_err(|source| SpeakerError::Listen { port: identity.port, source })?;

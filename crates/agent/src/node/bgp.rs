@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use margay_bgp::{Event, Originated};
 use margay_control::status::Problem;
+use margay_daemon::secrets;
 use margay_daemon::speaker::own_address;
 use margay_daemon::topology::topology;
 use margay_routing::BgpRoute;
@@ -14,9 +15,16 @@ use super::Node;
 impl Node {
     /// Brings the sessions in line with the datastore; starts the speaker when the node has an address.
     pub(super) async fn update_sessions(&mut self) {
+        self.read_secrets();
         let name = &self.config.node;
         let wanted = topology(name, &self.cluster.bgp);
         self.health.set_problems("bgp", wanted.problems.clone());
+        self.advertisements.clone_from(&wanted.advertisements);
+        if self.gateways != wanted.gateways {
+            self.gateways.clone_from(&wanted.gateways);
+            self.update_routes();
+        }
+        let name = &self.config.node;
         let node = self.cluster.bgp.nodes.get(name);
         match self.speaker.update(name, node, &wanted).await {
             Ok(()) => {
@@ -25,6 +33,15 @@ impl Node {
             }
             Err(error) => self.health.set("bgp", false, error.to_string()),
         }
+    }
+
+    /// Reads the passwords that sessions need; true if one has changed.
+    pub(super) fn read_secrets(&mut self) -> bool {
+        let wanted = margay_daemon::topology::secrets(&self.cluster.bgp);
+        let found = secrets::read(&self.config.secrets_dir, &wanted);
+        let changed = found != self.cluster.bgp.secrets;
+        self.cluster.bgp.secrets = found;
+        changed
     }
 
     /// Advertises this node's blocks of the pools that may be advertised.
@@ -41,7 +58,16 @@ impl Node {
             pool.is_some_and(|pool| !pool.spec.disable_bgp_export)
         };
         let blocks = self.addresses.allocator().blocks().filter(exported);
-        let routes = blocks.map(|block| Originated::new(block, next_hop(&block))).collect();
+        let routes = blocks
+            .map(|block| {
+                let mut route = Originated::new(block, next_hop(&block));
+                for part in self.advertisements.iter().filter(|part| part.cidr.contains(&block)) {
+                    route.communities.extend(&part.communities);
+                    route.large_communities.extend(&part.large_communities);
+                }
+                route
+            })
+            .collect();
         if let Err(error) = self.speaker.originate(routes).await {
             self.health.set("bgp", false, error.to_string());
         }

@@ -22,6 +22,7 @@ use margay_control::status::{Endpoint, IpamStatus, Policy, Problem};
 use margay_daemon::health::Health;
 use margay_daemon::server::Failure;
 use margay_daemon::speaker::Speaker;
+use margay_daemon::topology::Advertisement;
 use margay_datastore::{Store, SyncEvent, Syncer};
 use margay_ipam::{Family, Handle};
 use margay_routing::{BgpRoute, Desired, RouteTrace};
@@ -92,6 +93,10 @@ pub(crate) struct Node {
     in_sync: bool,
     speaker: Speaker,
     bgp_routes: BTreeMap<IpNet, BgpRoute>,
+    /// Gateways to BGP peers (`reachableBy`).
+    gateways: BTreeMap<IpAddr, IpAddr>,
+    /// Communities of this node's own routes.
+    advertisements: Vec<Advertisement>,
     underlay: Underlay,
     desired: Arc<Desired>,
     waiting: Vec<Waiting>,
@@ -133,6 +138,8 @@ impl Node {
             in_sync: false,
             speaker: parts.speaker,
             bgp_routes: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            advertisements: Vec::new(),
             desired: Arc::new(parts.underlay.nothing(&node)),
             underlay: parts.underlay,
             waiting: Vec::new(),
@@ -266,6 +273,9 @@ impl Node {
         self.replay_spool().await;
         if self.in_sync {
             self.underlay_changed();
+            if self.read_secrets() {
+                self.update_sessions().await;
+            }
             self.update_blocks().await;
             self.update_routes();
         }

@@ -1,6 +1,6 @@
 //! From what is known to what the kernel should hold.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use ipnet::{IpNet, Ipv4Net};
 use margay_api::IpamBlock;
 use margay_netlink::{Netlink, RouteFilter};
 use margay_routing::{
-    BgpRoute, Desired, Input, LocalPod, RouteTrace, Router, Settings, UnderlayRoute, Uplink,
+    BgpRoute, Desired, Hop, HopKey, Input, LocalPod, Protocol, Route, RouteTrace, Router, Settings, Target,
+    UnderlayRoute, Uplink,
 };
 
 use super::Node;
@@ -96,7 +97,8 @@ impl Node {
     pub(super) fn update_routes(&mut self) -> u64 {
         let address = self.own_address();
         let uplink = address.and_then(|address| self.underlay.uplink(address));
-        let desired = self.with_router(uplink.as_ref(), |router| router.desired());
+        let mut desired = self.with_router(uplink.as_ref(), |router| router.desired());
+        add_gateways(&mut desired, &self.gateways);
         self.desired = Arc::new(desired);
         self.report_route_problems();
         let complete = self.in_sync && self.speaker.is_complete();
@@ -137,5 +139,23 @@ impl Node {
             underlay: margay_routing::Underlay::Routes(&self.underlay.routes),
             settings: &self.underlay.settings,
         }))
+    }
+}
+
+/// Routes to BGP peers by way of a gateway (`reachableBy`). A route that is wanted for another reason stays.
+fn add_gateways(desired: &mut Desired, gateways: &BTreeMap<IpAddr, IpAddr>) {
+    for (peer, gateway) in gateways {
+        let prefix = IpNet::from(*peer);
+        let hop = Hop {
+            key: HopKey::Gateway { address: *gateway, dev: None },
+            gateway: *gateway,
+            dev: None,
+            onlink: false,
+        };
+        desired.routes.entry(prefix).or_insert_with(|| Route {
+            prefix,
+            protocol: Protocol::Cluster,
+            target: Target::Via(vec![hop]),
+        });
     }
 }

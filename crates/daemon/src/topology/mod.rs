@@ -7,6 +7,7 @@
 //! Pure: values in, values out, the same for any order of the input.
 
 mod filters;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -17,12 +18,17 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use margay_api::kinds::NextHopMode as ApiNextHopMode;
-use margay_api::kinds::{ReversePeering, SourceAddress};
+use margay_api::kinds::{ReversePeering, SecretRef, SourceAddress};
 use margay_api::types::AsNumber;
 use margay_api::{BgpConfiguration, BgpFilter, BgpPeer, IpPool, Node, Selector};
 use margay_bgp::policy::Policy;
 use margay_bgp::{Family, NextHopMode, PeerConfig, PeerKind};
 use margay_control::status::Problem;
+
+pub use settings::{Advertisement, secrets};
+
+use crate::secrets::Secrets;
+use settings::{Settings, secret_name};
 
 /// What the topology follows from.
 #[derive(Debug, Default, Clone)]
@@ -39,6 +45,8 @@ pub struct Cluster {
     pub pools: BTreeMap<String, IpPool>,
     /// Blocks by the node that owns them.
     pub blocks: BTreeMap<String, Vec<IpNet>>,
+    /// What [`secrets`] names, read.
+    pub secrets: Secrets,
 }
 
 /// BGP as one node should run it.
@@ -48,10 +56,16 @@ pub struct Topology {
     pub local_as: u32,
     /// TCP port it listens on.
     pub listen_port: u16,
+    /// Addresses it listens on; empty means all.
+    pub bind: Vec<IpAddr>,
     /// Its reflector's cluster id, if it is a reflector.
     pub cluster_id: Option<Ipv4Addr>,
     /// Its sessions, by address of the peer.
     pub peers: Vec<PeerConfig>,
+    /// Gateways that peers are to be reached by (`reachableBy`).
+    pub gateways: BTreeMap<IpAddr, IpAddr>,
+    /// Communities of its own routes.
+    pub advertisements: Vec<Advertisement>,
     /// Objects that could not be used.
     pub problems: Vec<Problem>,
 }
@@ -86,9 +100,11 @@ struct Builder<'a> {
     name: &'a str,
     cluster: &'a Cluster,
     me: Option<&'a Node>,
+    settings: Settings<'a>,
     import_all: Arc<Policy>,
     export_pools: Arc<Policy>,
     peers: BTreeMap<IpAddr, PeerConfig>,
+    gateways: BTreeMap<IpAddr, IpAddr>,
     problems: Vec<Problem>,
 }
 
@@ -98,25 +114,26 @@ impl<'a> Builder<'a> {
             name,
             cluster,
             me: cluster.nodes.get(name),
+            settings: Settings::of(name, cluster),
             import_all: Arc::default(),
             export_pools: Arc::new(filters::export_pools(cluster.pools.values())),
             peers: BTreeMap::new(),
+            gateways: BTreeMap::new(),
             problems: Vec::new(),
         }
     }
 
     fn build(mut self) -> Topology {
-        let default = self.cluster.configurations.get("default").map(|conf| &conf.spec);
-        let own = self.cluster.configurations.get(&format!("node.{}", self.name)).map(|conf| &conf.spec);
-        let listen_port = own
-            .and_then(|conf| conf.listen_port)
-            .or_else(|| default.and_then(|conf| conf.listen_port))
-            .unwrap_or(margay_bgp::BGP_PORT);
+        let default = self.settings.mesh();
+        let mut bind = Vec::new();
         let mut local_as = default.and_then(|conf| conf.as_number).unwrap_or(AsNumber::DEFAULT).0;
         let mut id = None;
         if let Some(me) = self.me {
             local_as = as_of(me, self.cluster);
             id = cluster_id(me);
+            if self.settings.binds_to_node() {
+                bind = node_addresses(me);
+            }
             let manual = self.manual(me);
             if !manual {
                 let mesh = default.and_then(|conf| conf.node_to_node_mesh_enabled).unwrap_or(true);
@@ -135,11 +152,17 @@ impl<'a> Builder<'a> {
                 self.problems.push(problem(format!("Node({name})"), message));
             }
         }
+        let advertisements = self.settings.advertisements(&mut self.problems);
+        self.settings.without_effect(self.name, &mut self.problems);
+        self.gateways.retain(|remote, _| self.peers.contains_key(remote));
         Topology {
             local_as,
-            listen_port,
+            listen_port: self.settings.listen_port(),
+            bind,
             cluster_id: id,
             peers: self.peers.into_values().collect(),
+            gateways: self.gateways,
+            advertisements,
             problems: self.problems,
         }
     }
@@ -163,12 +186,7 @@ impl<'a> Builder<'a> {
         let mut decides = false;
         for (name, peer) in &self.cluster.peers {
             let spec = &peer.spec;
-            let concerns = |node_name: &str, node: &Node| match (&spec.node, &spec.node_selector) {
-                (Some(only), _) => only == node_name,
-                (None, Some(selector)) => matches(selector, node),
-                (None, None) => true,
-            };
-            let here = concerns(self.name, me);
+            let here = concerns(peer, self.name, me);
             if let Some(address) = spec.peer_ip {
                 if here {
                     self.add_router(me, name, peer, address.ip, address.port);
@@ -187,7 +205,7 @@ impl<'a> Builder<'a> {
             decides |= here || reverse;
             for (other, there) in &self.cluster.nodes {
                 let forward = here && matches(selector, there);
-                if other != self.name && (forward || reverse && concerns(other, there)) {
+                if other != self.name && (forward || reverse && concerns(peer, other, there)) {
                     self.add_node(me, other, there, Some(peer));
                 }
             }
@@ -198,7 +216,18 @@ impl<'a> Builder<'a> {
     /// A session with another node of the cluster.
     fn add_node(&mut self, me: &Node, name: &str, there: &Node, peer: Option<&BgpPeer>) {
         let Some((local, remote)) = addresses(me, there) else { return };
-        let (own_as, their_as) = (as_of(me, self.cluster), as_of(there, self.cluster));
+        let (mut own_as, mut their_as) = (as_of(me, self.cluster), as_of(there, self.cluster));
+        // `localASNumber` is that of the nodes the BGPPeer is for; the selected ones see it as the peer's.
+        let mut local_as = None;
+        if let Some(number) = peer.and_then(|peer| peer.spec.local_as_number) {
+            if peer.is_some_and(|peer| concerns(peer, self.name, me)) {
+                own_as = number.0;
+                local_as = Some(number.0);
+            }
+            if peer.is_some_and(|peer| concerns(peer, name, there)) {
+                their_as = number.0;
+            }
+        }
         let (own_id, their_id) = (cluster_id(me), cluster_id(there));
         let kind = match own_id {
             _ if own_as != their_as => PeerKind::External,
@@ -208,6 +237,7 @@ impl<'a> Builder<'a> {
         };
         let mut config = PeerConfig::new(remote, their_as, kind);
         config.local = Some(local);
+        config.local_as = local_as;
         config.port = self.listen_port_of(name);
         config.description = name.to_owned();
         // One side dials, so that there are no collisions: nodes dial reflectors, else the lower address does.
@@ -226,16 +256,13 @@ impl<'a> Builder<'a> {
         } else {
             config.export = Arc::clone(&self.export_pools);
         }
-        match peer {
+        let usable = match peer {
             Some(peer) => self.adjust(&mut config, peer),
-            None => {
-                let restart = self.cluster.configurations.get("default");
-                if let Some(time) = restart.and_then(|conf| conf.spec.node_mesh_max_restart_time) {
-                    config.graceful_restart.restart_time = time.into();
-                }
-            }
+            None => self.adjust_mesh(&mut config),
+        };
+        if usable {
+            self.insert(config);
         }
-        self.insert(config);
     }
 
     /// A session with something that is no node: a top-of-rack router, a foreign reflector.
@@ -253,7 +280,8 @@ impl<'a> Builder<'a> {
             }
             return;
         }
-        let own_as = as_of(me, self.cluster);
+        let local_as = peer.spec.local_as_number.map(|number| number.0);
+        let own_as = local_as.unwrap_or_else(|| as_of(me, self.cluster));
         let their_as = peer.spec.as_number.map_or(own_as, |number| number.0);
         let kind = match cluster_id(me) {
             _ if their_as != own_as => PeerKind::External,
@@ -262,21 +290,65 @@ impl<'a> Builder<'a> {
         };
         let mut config = PeerConfig::new(remote, their_as, kind);
         config.port = port.unwrap_or(margay_bgp::BGP_PORT);
+        config.local_as = local_as;
         config.description = name.to_owned();
         config.export = Arc::clone(&self.export_pools);
         config.local = me.spec.bgp.as_ref().and_then(|bgp| match remote {
             IpAddr::V4(_) => bgp.ipv4_address.map(|net| net.addr().into()),
             IpAddr::V6(_) => bgp.ipv6_address.map(|net| net.addr().into()),
         });
-        self.adjust(&mut config, peer);
-        self.insert(config);
+        if let Some(gateway) = peer.spec.reachable_by {
+            self.gateways.entry(remote).or_insert(gateway);
+        }
+        if self.adjust(&mut config, peer) {
+            self.insert(config);
+        }
     }
 
-    /// Applies the fields of a BGPPeer to a session.
-    fn adjust(&mut self, config: &mut PeerConfig, peer: &BgpPeer) {
+    /// Applies the cluster's settings to a session that nodes have by themselves; false if it cannot be used.
+    fn adjust_mesh(&mut self, config: &mut PeerConfig) -> bool {
+        let Some(spec) = self.settings.mesh() else { return true };
+        if let Some(time) = spec.node_mesh_max_restart_time {
+            config.graceful_restart.restart_time = time.into();
+        }
+        let object = "BGPConfiguration(default)";
+        self.password(config, spec.node_mesh_password.as_ref(), object, "nodeMeshPassword")
+    }
+
+    /// Sets the password that an object refers to; false if there is one and it cannot be had.
+    fn password(
+        &mut self,
+        config: &mut PeerConfig,
+        reference: Option<&SecretRef>,
+        object: &str,
+        field: &str,
+    ) -> bool {
+        let Some(reference) = reference else { return true };
+        let optional = reference.secret_key_ref.as_ref().is_some_and(|key| key.optional == Some(true));
+        let found = secret_name(reference).map(|name| self.cluster.secrets.get(&name));
+        let reason = match found {
+            Some(Some(Ok(password))) => {
+                config.password = Some(password.clone());
+                return true;
+            }
+            _ if optional => return true,
+            Some(Some(Err(reason))) => reason.as_str(),
+            Some(None) => "it has not been read yet",
+            None => "there is no secretKeyRef",
+        };
+        let message = format!("spec.{field}: {reason}. Until the password is there these sessions stay down");
+        let problem = problem(object.to_owned(), message);
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
+        false
+    }
+
+    /// Applies the fields of a BGPPeer to a session; false if it cannot be used.
+    fn adjust(&mut self, config: &mut PeerConfig, peer: &BgpPeer) -> bool {
         let spec = &peer.spec;
         let object = format!("BGPPeer({})", peer.metadata.name);
-        config.local_as = spec.local_as_number.map(|number| number.0);
+        config.ttl_security = spec.ttl_security;
         if spec.source_address == Some(SourceAddress::None) {
             config.local = None;
         }
@@ -297,15 +369,6 @@ impl<'a> Builder<'a> {
             None if spec.keep_original_next_hop && config.kind == PeerKind::External => NextHopMode::Keep,
             None => NextHopMode::Auto,
         };
-        let unsupported = [
-            (spec.password.is_some(), "password"),
-            (spec.ttl_security.is_some(), "ttlSecurity"),
-            (spec.reachable_by.is_some(), "reachableBy"),
-        ];
-        for (field, _) in unsupported.iter().map(|(set, field)| (field, set)).filter(|(_, set)| **set) {
-            let message = format!("spec.{field} is not supported yet: the session runs without it");
-            self.problems.push(problem(object.clone(), message));
-        }
         if !spec.filters.is_empty() {
             let compiled =
                 filters::compile(&spec.filters, &self.cluster.filters, &config.import, &config.export);
@@ -315,6 +378,7 @@ impl<'a> Builder<'a> {
                 self.problems.push(problem(object.clone(), message));
             }
         }
+        self.password(config, spec.password.as_ref(), &object, "password")
     }
 
     /// The first of two sessions with the same address wins: BGPPeers are taken in the order of their names.
@@ -323,9 +387,24 @@ impl<'a> Builder<'a> {
     }
 
     fn listen_port_of(&self, node: &str) -> u16 {
-        let port = |name: &str| self.cluster.configurations.get(name).and_then(|conf| conf.spec.listen_port);
-        port(&format!("node.{node}")).or_else(|| port("default")).unwrap_or(margay_bgp::BGP_PORT)
+        Settings::of(node, self.cluster).listen_port()
     }
+}
+
+/// Whether a BGPPeer is for a node.
+fn concerns(peer: &BgpPeer, name: &str, node: &Node) -> bool {
+    match (&peer.spec.node, &peer.spec.node_selector) {
+        (Some(only), _) => only == name,
+        (None, Some(selector)) => matches(selector, node),
+        (None, None) => true,
+    }
+}
+
+/// A node's own addresses.
+fn node_addresses(node: &Node) -> Vec<IpAddr> {
+    let Some(bgp) = &node.spec.bgp else { return Vec::new() };
+    let v4 = bgp.ipv4_address.map(|net| net.addr().into());
+    v4.into_iter().chain(bgp.ipv6_address.map(|net| net.addr().into())).collect()
 }
 
 /// The families both nodes can forward.

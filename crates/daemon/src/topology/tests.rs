@@ -151,3 +151,160 @@ fn a_node_without_an_address_is_named_and_left_out() {
     assert_eq!(n1.problems[0].object, "Node(n3)");
     assert!(topology("n3", &cluster).peers.is_empty());
 }
+
+fn peer_named<'a>(topology: &'a Topology, name: &str) -> Option<&'a PeerConfig> {
+    topology.peers.iter().find(|peer| peer.description == name)
+}
+
+#[test]
+fn passwords_come_from_secrets_and_sessions_stay_down_without() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: tor}
+spec: {peerIP: 10.0.0.254, asNumber: 65000, password: {secretKeyRef: {name: bgp, key: tor}}}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: tor2}
+spec: {peerIP: 10.0.0.253, asNumber: 65000, password: {secretKeyRef: {name: bgp, key: none, optional: true}}}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {nodeMeshPassword: {secretKeyRef: {name: mesh, key: all}}, nodeMeshMaxRestartTime: 200s}
+";
+    let mut cluster = cluster(THREE, text);
+    let secret = |name: &str, key: &str| crate::secrets::SecretName { name: name.into(), key: key.into() };
+    let wanted: Vec<_> = secrets(&cluster).into_iter().collect();
+    assert_eq!(wanted, [secret("bgp", "none"), secret("bgp", "tor"), secret("mesh", "all")]);
+    let password = |text: &str| margay_bgp::Password::new(text.as_bytes()).unwrap();
+    cluster.secrets.insert(secret("mesh", "all"), Ok(password("m")));
+    cluster.secrets.insert(secret("bgp", "tor"), Err("/secrets/bgp/tor: No such file".to_owned()));
+    cluster.secrets.insert(secret("bgp", "none"), Err("absent".to_owned()));
+    let n1 = topology("n1", &cluster);
+    assert!(peer_named(&n1, "tor").is_none(), "fail closed");
+    assert_eq!(n1.problems.len(), 1);
+    assert_eq!(n1.problems[0].object, "BGPPeer(tor)");
+    assert!(n1.problems[0].message.contains("/secrets/bgp/tor"), "{}", n1.problems[0].message);
+    assert_eq!(peer_named(&n1, "tor2").unwrap().password, None);
+    let mesh = peer_named(&n1, "n2").unwrap();
+    assert_eq!(mesh.password, Some(password("m")));
+    assert_eq!(mesh.graceful_restart.restart_time, Duration::from_secs(200));
+    cluster.secrets.insert(secret("bgp", "tor"), Ok(password("t")));
+    assert_eq!(peer_named(&topology("n1", &cluster), "tor").unwrap().password, Some(password("t")));
+    cluster.secrets.insert(secret("mesh", "all"), Err("gone".to_owned()));
+    let n1 = topology("n1", &cluster);
+    assert_eq!((n1.peers.len(), n1.problems.len()), (2, 1), "one problem for the whole mesh");
+}
+
+#[test]
+fn every_field_of_a_bgp_peer_reaches_its_session() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: tor}
+spec:
+  peerIP: 10.9.0.254
+  asNumber: 65000
+  ttlSecurity: 2
+  reachableBy: 10.0.0.254
+  localASNumber: 65010
+  numAllowedLocalASNumbers: 3
+  sourceAddress: None
+  maxRestartTime: 90s
+  keepaliveTime: 10s
+  nextHopMode: Self
+";
+    let n1 = topology("n1", &cluster(THREE, text));
+    let tor = peer_named(&n1, "tor").unwrap();
+    assert_eq!((tor.ttl_security, tor.local_as, tor.allow_own_as), (Some(2), Some(65010), 3));
+    assert_eq!((tor.local, tor.next_hop), (None, NextHopMode::SelfAddress));
+    assert_eq!(tor.graceful_restart.restart_time, Duration::from_secs(90));
+    assert_eq!(tor.timers.keepalive, Some(Duration::from_secs(10)));
+    let gateway: (IpAddr, IpAddr) = ("10.9.0.254".parse().unwrap(), "10.0.0.254".parse().unwrap());
+    assert_eq!(n1.gateways.into_iter().collect::<Vec<_>>(), [gateway]);
+    assert!(n1.problems.is_empty(), "{:?}", n1.problems);
+    // The AS shown to the router decides what kind of session it is.
+    let same = text.replace("asNumber: 65000", "asNumber: 65010");
+    assert_eq!(peer_named(&topology("n1", &cluster(THREE, &same)), "tor").unwrap().kind, PeerKind::Internal);
+}
+
+#[test]
+fn a_local_as_between_nodes_is_seen_from_both_ends() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: rack}
+spec: {node: n1, peerSelector: \"has(hub)\", localASNumber: 65010}
+";
+    let mut cluster = cluster(THREE, text);
+    cluster.nodes.get_mut("n2").unwrap().metadata.labels.insert("hub".into(), String::new());
+    let (n1, n2) = (topology("n1", &cluster), topology("n2", &cluster));
+    let (there, here) = (peer_named(&n1, "n2").unwrap(), peer_named(&n2, "n1").unwrap());
+    assert_eq!((there.local_as, there.remote_as, there.kind), (Some(65010), 64512, PeerKind::External));
+    assert_eq!((here.local_as, here.remote_as, here.kind), (None, 65010, PeerKind::External));
+}
+
+#[test]
+fn the_configuration_of_a_node_overrides_that_of_the_cluster() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec:
+  listenPort: 1790
+  bindMode: NodeIP
+  communities: [{name: rack, value: '65000:7'}, {name: big, value: '65000:1:2'}]
+  prefixAdvertisements:
+  - {cidr: 10.65.0.0/16, communities: [rack, big, '64512:9']}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: node.n2}
+spec:
+  listenPort: 1791
+  bindMode: None
+  communities: [{name: nowhere, value: '65000:8'}]
+  prefixAdvertisements: [{cidr: 10.66.0.0/16, communities: [nowhere]}]
+";
+    let mut cluster = cluster(THREE, text);
+    // An object that was stored unchecked.
+    cluster.configurations.get_mut("node.n2").unwrap().spec.communities.clear();
+    let n1 = topology("n1", &cluster);
+    assert_eq!((n1.listen_port, n1.bind), (1790, vec!["10.0.0.1".parse().unwrap()]));
+    let [advertisement] = &n1.advertisements[..] else { panic!("{:?}", n1.advertisements) };
+    assert_eq!(advertisement.cidr.to_string(), "10.65.0.0/16");
+    let values: Vec<u32> = advertisement.communities.iter().map(|community| community.0).collect();
+    assert_eq!(values, [65000 << 16 | 7, 64512 << 16 | 9]);
+    assert_eq!(advertisement.large_communities.len(), 1);
+    assert!(n1.problems.is_empty(), "{:?}", n1.problems);
+    assert_eq!(n1.peers.iter().find(|peer| peer.description == "n2").unwrap().port, 1791);
+    let n2 = topology("n2", &cluster);
+    assert_eq!((n2.listen_port, n2.bind.len()), (1791, 0));
+    assert_eq!(n2.advertisements[0].communities, []);
+    assert!(n2.problems[0].message.contains("nowhere"), "{:?}", n2.problems);
+}
+
+#[test]
+fn what_has_no_effect_is_said() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec:
+  serviceClusterIPs: [{cidr: 10.96.0.0/12}]
+  logSeverityScreen: Debug
+  ipv4NormalRoutePriority: 512
+  localWorkloadPeeringIPV4: 192.0.2.1
+  programClusterRoutes: Disabled
+  ignoredInterfaces: [eth9]
+";
+    let problems = topology("n1", &cluster(THREE, text)).problems;
+    let fields =
+        ["serviceClusterIPs", "logSeverity", "NormalRoutePriority", "localWorkloadPeering", "programCluster"];
+    assert_eq!(problems.len(), fields.len());
+    for field in fields {
+        assert!(problems.iter().any(|problem| problem.message.contains(field)), "{field}: {problems:?}");
+    }
+}

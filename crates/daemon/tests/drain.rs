@@ -1,0 +1,102 @@
+//! A reflector that drains waits until another one serves its clients.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use margay_api::kinds::{NodeBgp, NodeSpec};
+use margay_api::{Metadata, Node};
+use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig};
+use margay_bgp::{Originated, PeerConfig, PeerKind, PeerState, RouteQuery, SpeakerConfig, Timers};
+use margay_daemon::speaker::Speaker;
+use margay_daemon::topology::Topology;
+use tokio::sync::watch;
+
+const AS: u32 = 64512;
+const PORT: u16 = 17_479;
+
+fn ip(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 80, 0, last)
+}
+
+fn service(last: u8) -> BgpHandle {
+    let config = ServiceConfig {
+        speaker: SpeakerConfig::new(ip(last), AS),
+        listen: vec![SocketAddr::from((ip(last), PORT))],
+    };
+    let (handle, mut events) = BgpService::spawn(config).unwrap();
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    handle
+}
+
+fn peer(own: u8, remote: u8, kind: PeerKind) -> PeerConfig {
+    PeerConfig {
+        port: PORT,
+        local: Some(ip(own).into()),
+        passive: own < remote,
+        timers: Timers {
+            connect_retry: Duration::from_millis(50),
+            connect_retry_max: Duration::from_millis(100),
+            ..Timers::default()
+        },
+        ..PeerConfig::new(ip(remote).into(), AS, kind)
+    }
+}
+
+async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !check().await {
+        assert!(tokio::time::Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reflector_leaves_when_another_has_what_its_clients_announce() {
+    let (slot, _control) = watch::channel(None);
+    let mut leaving = Speaker::new(slot, false);
+    let topology = Topology {
+        local_as: AS,
+        listen_port: PORT,
+        bind: vec![ip(1).into()],
+        cluster_id: Some(Ipv4Addr::new(0, 0, 0, 1)),
+        peers: vec![peer(1, 2, PeerKind::Internal), peer(1, 3, PeerKind::InternalClient)],
+        gateways: BTreeMap::new(),
+        advertisements: Vec::new(),
+        problems: Vec::new(),
+    };
+    let bgp = NodeBgp { ipv4_address: Some(format!("{}/24", ip(1)).parse().unwrap()), ..NodeBgp::default() };
+    let node = Node::new(Metadata::named("rr1"), NodeSpec { bgp: Some(bgp), ..NodeSpec::default() });
+    leaving.update("rr1", Some(&node), &topology).await.unwrap();
+    leaving.originate(Vec::new()).await.unwrap();
+
+    let (other, client) = (service(2), service(3));
+    other.set_originated(Vec::new()).await.unwrap();
+    let block = "10.1.3.0/24".parse().unwrap();
+    client.set_originated(vec![Originated::new(block, Some(ip(3).into()))]).await.unwrap();
+    client.set_peers(vec![peer(3, 1, PeerKind::Internal)]).await.unwrap();
+    until("the client's session", async || leaving.sessions().await == Some((1, 2))).await;
+
+    let others = BTreeSet::from([IpAddr::from(ip(2))]);
+    assert!(!leaving.drain(&BTreeSet::new(), Duration::from_secs(60)).await, "nobody to wait for");
+    assert!(!leaving.drain(&others, Duration::from_millis(300)).await, "the other is not there");
+
+    other.set_peers(vec![peer(2, 1, PeerKind::Internal)]).await.unwrap();
+    until("the other's session", async || leaving.sessions().await == Some((2, 2))).await;
+    assert!(!leaving.drain(&others, Duration::from_millis(300)).await, "it does not know the client");
+
+    let peers = [(1, PeerKind::Internal), (3, PeerKind::InternalClient)];
+    other.set_peers(peers.map(|(remote, kind)| peer(2, remote, kind)).to_vec()).await.unwrap();
+    client.set_peers([1, 2].map(|remote| peer(3, remote, PeerKind::Internal)).to_vec()).await.unwrap();
+    assert!(leaving.drain(&others, Duration::from_secs(20)).await, "now it serves");
+    leaving.stop_for_restart().await;
+    let up = async || {
+        let peers = client.peers().await.unwrap();
+        peers.iter().filter(|peer| peer.state == PeerState::Established).count()
+    };
+    until("only the other is left", async || up().await == 1).await;
+    let query = RouteQuery { prefix: Some(block), best: true, ..RouteQuery::default() };
+    let routes = other.routes(query).await.unwrap();
+    assert_eq!(routes[0].next_hop, Some(ip(3).into()));
+}
