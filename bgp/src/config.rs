@@ -241,6 +241,15 @@ pub struct PeerConfig {
     pub max_prefix: Option<MaxPrefix>,
     /// NEXT_HOP in what is sent.
     pub next_hop: NextHopMode,
+    /// Without import policy nothing from an external peer is used, without export policy nothing is sent to it
+    /// (RFC 8212). A policy that has no filter and accepts is none.
+    pub policy_required: bool,
+    /// AS_PATH from an external peer must begin with the peer's AS (RFC 4271 section 6.3); false for route servers.
+    pub enforce_first_as: bool,
+    /// Take several paths per prefix (RFC 7911).
+    pub add_path_receive: bool,
+    /// Offer IPv4 prefixes with IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
     /// How often our own AS may occur in a received AS_PATH.
     pub allow_own_as: u8,
     /// Rules for what is received.
@@ -275,11 +284,20 @@ impl PeerConfig {
             authorised_origins: None,
             max_prefix: None,
             next_hop: NextHopMode::Auto,
+            policy_required: true,
+            enforce_first_as: true,
+            add_path_receive: false,
+            extended_next_hop: true,
             allow_own_as: 0,
             import: Arc::default(),
             export: Arc::default(),
             description: String::new(),
         }
+    }
+
+    /// Whether a policy is needed and is not there (RFC 8212).
+    pub(crate) fn lacks(&self, policy: &Policy) -> bool {
+        self.policy_required && self.kind == PeerKind::External && policy.is_none()
     }
 
     /// Options of its sockets.

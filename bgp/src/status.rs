@@ -85,6 +85,12 @@ pub struct NegotiatedStatus {
     pub enhanced_refresh: bool,
     /// Messages up to 65535 octets (RFC 8654).
     pub extended_message: bool,
+    /// IPv4 prefixes may have IPv6 next hops (RFC 8950).
+    #[serde(default)]
+    pub extended_next_hop: bool,
+    /// The peer sends several paths (RFC 7911).
+    #[serde(default)]
+    pub add_path_receive: bool,
     /// Graceful restart (RFC 4724): the peer's restart time in seconds.
     pub graceful_restart_secs: Option<u64>,
     /// N bit on both sides (RFC 8538).

@@ -279,7 +279,8 @@ async fn bird_as_external_router() {
     let net = 3;
     let node = spawn(net, 2, false);
     node.set_originated(own_routes(2)).await.unwrap();
-    let config = PeerConfig { remote_as: 65_001, ..peer(net, 2, 9, PeerKind::External) };
+    let config =
+        PeerConfig { remote_as: 65_001, policy_required: false, ..peer(net, 2, 9, PeerKind::External) };
     node.set_peers(vec![config]).await.unwrap();
     let protocol = format!(
         "protocol bgp node {{ local {} port {BIRD_PORT} as 65001; strict bind yes; multihop; connect delay time 1; \

@@ -29,6 +29,8 @@ pub(crate) struct EgressProfile {
     pub(crate) long_lived: bool,
     /// Enhanced route refresh (RFC 7313): how the stream is repeated.
     pub(crate) enhanced_refresh: bool,
+    /// External, and nobody gave a policy (RFC 8212): nothing is sent.
+    pub(crate) no_policy: bool,
     /// We are about to go (RFC 8326).
     pub(crate) draining: bool,
     /// Not zero: a group of its own. Lets tests compare shared streams with separate ones.
@@ -57,6 +59,7 @@ pub(crate) enum Suppressed {
     NotReflected,
     LongLived,
     Policy,
+    NoPolicy,
     NextHop,
 }
 
@@ -71,6 +74,7 @@ impl Suppressed {
             }
             Self::LongLived => "it is long-lived stale and the peer did not negotiate that",
             Self::Policy => "export policy rejects it",
+            Self::NoPolicy => "an external peer needs an export policy (RFC 8212)",
             Self::NextHop => "there is no next hop of the right family for this session",
         }
     }
@@ -132,6 +136,9 @@ impl EgressProfile {
         let communities = &route.attributes.communities;
         if !self.negotiated.families.has(Family::of(prefix).into()) {
             return Err(Suppressed::Family);
+        }
+        if self.no_policy {
+            return Err(Suppressed::NoPolicy);
         }
         if communities.has(&Community::NO_ADVERTISE) {
             return Err(Suppressed::NoAdvertise);

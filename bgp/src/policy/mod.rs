@@ -152,6 +152,11 @@ impl Policy {
         self.default == Action::Accept && self.filters.iter().all(|filter| filter.rules.is_empty())
     }
 
+    /// Nobody has said anything: no filter, and everything accepted.
+    pub(crate) fn is_none(&self) -> bool {
+        self.default == Action::Accept && self.filters.is_empty()
+    }
+
     /// Evaluates the rules for a route.
     #[must_use]
     pub fn apply(&self, route: &RouteView<'_>) -> Verdict {

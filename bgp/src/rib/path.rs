@@ -44,6 +44,10 @@ pub(crate) enum FilterReason {
     Policy,
     /// Outside what the peer may announce.
     Unauthorised,
+    /// The peer is external and nobody gave a policy (RFC 8212).
+    NoPolicy,
+    /// AS_PATH doesn't begin with the peer's AS.
+    FirstAs,
     /// Our AS is in AS_PATH.
     AsLoop,
     /// We are its ORIGINATOR_ID.
@@ -59,6 +63,8 @@ impl FilterReason {
         match self {
             Self::Policy => "filtered by import policy",
             Self::Unauthorised => "filtered: the peer is not authorised to announce this prefix",
+            Self::NoPolicy => "filtered: an external peer needs an import policy (RFC 8212)",
+            Self::FirstAs => "filtered: AS_PATH does not begin with the peer's AS",
             Self::AsLoop => "filtered: our AS is in AS_PATH",
             Self::OriginatorLoop => "filtered: we are its ORIGINATOR_ID",
             Self::ClusterLoop => "filtered: our cluster is in its CLUSTER_LIST",

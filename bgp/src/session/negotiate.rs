@@ -4,8 +4,8 @@ use crate::config::{PeerConfig, PeerKind, SpeakerConfig};
 use crate::family::Family;
 use crate::status::NegotiatedStatus;
 use crate::wire::{
-    AfiSafi, Capability, FamilySet, GracefulRestart, GracefulRestartFamily, LongLivedFamily, Negotiated,
-    Notification, NotificationCode, Open, OpenSubcode, PeerKind as WireKind,
+    AddPathFamily, AddPathMode, AfiSafi, Capability, FamilySet, GracefulRestart, GracefulRestartFamily,
+    LongLivedFamily, Negotiated, Notification, NotificationCode, Open, OpenSubcode, PeerKind as WireKind,
 };
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -51,6 +51,8 @@ impl Session {
             route_refresh: self.route_refresh,
             enhanced_refresh: self.enhanced_refresh,
             extended_message: self.negotiated.extended_message,
+            extended_next_hop: self.negotiated.extended_next_hop,
+            add_path_receive: self.negotiated.add_path_receive != FamilySet::NONE,
             graceful_restart_secs: self.restart.as_ref().map(|restart| restart.time.as_secs()),
             notification_gr: self.restart.as_ref().is_some_and(|restart| restart.notification),
             long_lived_gr: self.long_lived.iter().any(Option::is_some),
@@ -86,6 +88,15 @@ pub(crate) fn open(speaker: &SpeakerConfig, peer: &PeerConfig, restarting: bool)
         Capability::FourOctetAs(asn),
         Capability::EnhancedRouteRefresh,
     ]);
+    if peer.add_path_receive {
+        let listed = families
+            .iter()
+            .map(|family| AddPathFamily { family: (*family).into(), mode: AddPathMode::Receive });
+        capabilities.push(Capability::AddPath(listed.collect()));
+    }
+    if offers_extended_next_hop(peer) {
+        capabilities.push(Capability::ExtendedNextHop(vec![IPV4_OVER_IPV6]));
+    }
     let restart = &peer.graceful_restart;
     if restart.enabled {
         let forwarding = restart.forwarding_preserved;
@@ -110,6 +121,25 @@ pub(crate) fn open(speaker: &SpeakerConfig, peer: &PeerConfig, restarting: bool)
     }
     let hold = u16::try_from(peer.timers.hold.as_secs()).unwrap_or(u16::MAX);
     Open::new(asn, hold, speaker.router_id, capabilities)
+}
+
+/// IPv4 unicast with next hops of AFI 2 (RFC 8950 section 4).
+const IPV4_OVER_IPV6: (AfiSafi, u16) = (AfiSafi::Ipv4Unicast, 2);
+
+fn offers_extended_next_hop(peer: &PeerConfig) -> bool {
+    peer.extended_next_hop && peer.families.contains(&Family::Ipv4)
+}
+
+/// Families in which the peer sends path identifiers and we take them (RFC 7911 section 4).
+fn add_path_receive(peer: &PeerConfig, theirs: &Open) -> FamilySet {
+    if !peer.add_path_receive {
+        return FamilySet::NONE;
+    }
+    let offered = theirs.capabilities.iter().filter_map(|capability| match capability {
+        Capability::AddPath(families) => Some(families),
+        _ => None,
+    });
+    offered.flatten().filter(|entry| entry.mode.sends()).map(|entry| entry.family).collect()
 }
 
 fn refuse(subcode: OpenSubcode) -> Notification {
@@ -151,6 +181,11 @@ pub(crate) fn negotiate(
         families,
         four_octet_as: theirs.capabilities.iter().any(|c| matches!(c, Capability::FourOctetAs(_))),
         extended_message: has(&Capability::ExtendedMessage),
+        extended_next_hop: offers_extended_next_hop(peer)
+            && theirs.capabilities.iter().any(|capability| {
+                matches!(capability, Capability::ExtendedNextHop(list) if list.contains(&IPV4_OVER_IPV6))
+            }),
+        add_path_receive: add_path_receive(peer, theirs),
         ..before_open(peer)
     };
     let restart = peer_restart(peer, theirs);
@@ -244,6 +279,28 @@ mod tests {
         assert!(restart.restarted && restart.notification);
         assert_eq!(restart.families, [Some(true); 2]);
         assert_eq!(session.long_lived[0], Some(Duration::from_secs(86_400)));
+    }
+
+    #[test]
+    fn add_path_and_extended_next_hops_need_both_sides() {
+        let wanted = PeerConfig { add_path_receive: true, ..peer() };
+        let without = PeerConfig { extended_next_hop: false, ..peer() };
+        let ours = open(&speaker(2), &wanted, false);
+        let session = negotiate(&speaker(1), &wanted, &ours).unwrap();
+        assert_eq!(session.negotiated.add_path_receive, FamilySet::NONE, "both only receive");
+        assert!(session.negotiated.extended_next_hop);
+        let session = negotiate(&speaker(1), &without, &ours).unwrap();
+        assert!(!session.negotiated.extended_next_hop);
+        let mut sends = open(&speaker(2), &without, false);
+        let family = AddPathFamily { family: AfiSafi::Ipv4Unicast, mode: AddPathMode::Both };
+        sends.capabilities.push(Capability::AddPath(vec![family]));
+        let session = negotiate(&speaker(1), &wanted, &sends).unwrap();
+        assert_eq!(session.negotiated.add_path_receive, FamilySet { ipv4: true, ipv6: false });
+        assert!(!session.negotiated.extended_next_hop);
+        assert_eq!(
+            negotiate(&speaker(1), &peer(), &sends).unwrap().negotiated.add_path_receive,
+            FamilySet::NONE
+        );
     }
 
     #[test]

@@ -22,6 +22,8 @@ fn same_session(old: &PeerConfig, new: &PeerConfig) -> bool {
         authorised_origins: new.authorised_origins.clone(),
         max_prefix: new.max_prefix,
         next_hop: new.next_hop,
+        policy_required: new.policy_required,
+        enforce_first_as: new.enforce_first_as,
         allow_own_as: new.allow_own_as,
         import: Arc::clone(&new.import),
         export: Arc::clone(&new.export),
@@ -108,7 +110,10 @@ impl Speaker {
         if old.authorised_origins != new.authorised_origins {
             self.reauthorise(id, &new);
         }
-        if old.import != new.import || old.allow_own_as != new.allow_own_as {
+        let checks = |config: &PeerConfig| {
+            (config.allow_own_as, config.enforce_first_as, config.lacks(&config.import))
+        };
+        if old.import != new.import || checks(&old) != checks(&new) {
             self.ask_again(id);
         }
         self.flush();

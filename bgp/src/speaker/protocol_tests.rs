@@ -1,11 +1,15 @@
 //! Protection, draining, add-path and the other things that not every session has.
 
 use super::rig::*;
-use crate::config::{PeerConfig, PeerKind};
-use crate::io::{Input, Log};
+use crate::config::{PeerConfig, PeerKind, SpeakerConfig};
+use crate::io::{ConnId, Input, Log};
 use crate::security::Password;
-use crate::status::PeerState;
-use crate::wire::{Community, Message, PathAttributes, Update};
+use crate::session::negotiate;
+use crate::status::{Event, PeerState};
+use crate::wire::{
+    AddPathFamily, AddPathMode, AfiSafi, AsPath, Capability, Community, Message, NextHop, Nlri,
+    PathAttributes, Reach, Update,
+};
 
 fn client(last: u8) -> PeerConfig {
     passive(last, PeerKind::InternalClient)
@@ -83,4 +87,105 @@ fn draining_says_so_to_everyone_and_can_be_taken_back() {
         assert_eq!(said[0].attributes.local_pref, Some(if draining { 0 } else { 100 }));
         assert!(said[0].withdrawn.is_empty());
     }
+}
+
+fn external(last: u8) -> PeerConfig {
+    PeerConfig { remote_as: AS + 1, ..passive(last, PeerKind::External) }
+}
+
+fn path(asns: &[u32]) -> PathAttributes {
+    PathAttributes { as_path: AsPath::sequence(asns.iter().copied()), ..Default::default() }
+}
+
+/// A session with AS + 1.
+fn up_external(rig: &mut Rig, last: u8) -> ConnId {
+    let conn = rig.accept(last);
+    let ours = SpeakerConfig::new(router_id(last), AS + 1);
+    let peer = PeerConfig { remote_as: AS, ..PeerConfig::new(address(100), AS, PeerKind::External) };
+    rig.establish(conn, negotiate::open(&ours, &peer, false));
+    rig.renegotiate(conn, |wire| wire.peer = crate::wire::PeerKind::External);
+    assert_eq!(rig.peer(last).state, PeerState::Established);
+    conn
+}
+
+#[test]
+fn an_external_peer_without_policy_exchanges_nothing() {
+    let mut rig = Rig::new(vec![external(1), client(2)]);
+    let (router, node) = (up_external(&mut rig, 1), rig.up(2));
+    rig.send(router, &announce(1, &["192.0.2.0/24"], path(&[AS + 1])));
+    rig.send(node, &announce(2, &["10.1.0.0/24"], PathAttributes::default()));
+    assert_eq!(rig.prefixes(), ["10.1.0.0/24"]);
+    let filtered = rig.routes().into_iter().find(|route| route.filtered).unwrap();
+    assert!(filtered.reason.contains("RFC 8212"), "{}", filtered.reason);
+    assert!(rig.speaker.advertised(address(1)).is_empty());
+    let explained = rig.speaker.explain(net("10.1.0.0/24"));
+    assert!(explained.advertised.iter().any(|to| to.reason.contains("RFC 8212")), "{explained:?}");
+    // A policy, even one that accepts everything, is one; the change needs no new session.
+    rig.said(router);
+    rig.input(Input::SetPeer(Box::new(PeerConfig { policy_required: false, ..external(1) })));
+    let said = rig.said(router);
+    assert!(said.iter().any(|message| matches!(message, Message::RouteRefresh(_))), "{said:?}");
+    assert_eq!(rig.speaker.advertised(address(1)).len(), 1);
+    rig.send(router, &announce(1, &["192.0.2.0/24"], path(&[AS + 1])));
+    assert_eq!(rig.prefixes().len(), 2);
+    assert_eq!(rig.peer(1).established_count, 1);
+}
+
+#[test]
+fn the_path_of_an_external_peer_begins_with_its_as() {
+    let open = PeerConfig { policy_required: false, ..external(1) };
+    let mut rig = Rig::new(vec![open.clone()]);
+    let router = up_external(&mut rig, 1);
+    rig.send(router, &announce(1, &["192.0.2.0/24"], path(&[AS + 2, AS + 1])));
+    rig.send(router, &announce(1, &["198.51.100.0/24"], path(&[AS + 1, AS + 2])));
+    assert_eq!(rig.prefixes(), ["198.51.100.0/24"]);
+    rig.input(Input::SetPeer(Box::new(PeerConfig { enforce_first_as: false, ..open })));
+    rig.send(router, &announce(1, &["192.0.2.0/24"], path(&[AS + 2, AS + 1])));
+    assert_eq!(rig.prefixes().len(), 2);
+}
+
+#[test]
+fn a_hidden_as_counts_in_loops_too() {
+    let hidden = PeerConfig { local_as: Some(65010), policy_required: false, ..external(1) };
+    let mut rig = Rig::new(vec![hidden]);
+    let router = up_external(&mut rig, 1);
+    rig.send(router, &announce(1, &["192.0.2.0/24"], path(&[AS + 1, AS])));
+    rig.send(router, &announce(1, &["198.51.100.0/24"], path(&[AS + 1, 65010])));
+    assert!(rig.prefixes().is_empty());
+}
+
+#[test]
+fn several_paths_of_one_peer_are_told_apart_by_their_identifiers() {
+    let mut rig = Rig::new(vec![PeerConfig { add_path_receive: true, ..client(1) }]);
+    let conn = rig.accept(1);
+    let mut open = Rig::open(1, false);
+    let family = AddPathFamily { family: AfiSafi::Ipv4Unicast, mode: AddPathMode::Send };
+    open.capabilities.push(Capability::AddPath(vec![family]));
+    rig.establish(conn, open);
+    rig.renegotiate(conn, |wire| wire.add_path_send = [AfiSafi::Ipv4Unicast].into_iter().collect());
+    let announce = |id: u32, via: u8| {
+        Message::Update(Update {
+            reach: Some(Reach {
+                next_hop: NextHop::from(address(via)),
+                nlri: vec![Nlri { prefix: net("10.1.0.0/24"), path_id: Some(id) }].into(),
+            }),
+            attributes: PathAttributes { local_pref: Some(100), ..Default::default() },
+            ..Update::default()
+        })
+    };
+    rig.send(conn, &announce(1, 11));
+    rig.send(conn, &announce(2, 12));
+    let hops = |rig: &mut Rig| rig.routes().iter().filter_map(|route| route.next_hop).collect::<Vec<_>>();
+    assert_eq!(hops(&mut rig), [address(11), address(12)]);
+    let multipath = rig.events.iter().any(|event| {
+        matches!(event, Event::RouteChanges(changes)
+        if changes.iter().any(|change| change.next_hops == [address(11), address(12)]))
+    });
+    assert!(multipath, "both are used");
+    rig.send(conn, &announce(2, 13));
+    assert_eq!(hops(&mut rig), [address(11), address(13)], "the same identifier replaces");
+    let gone = Nlri { prefix: net("10.1.0.0/24"), path_id: Some(1) };
+    rig.send(conn, &Message::Update(Update { withdrawn: vec![gone].into(), ..Update::default() }));
+    assert_eq!(hops(&mut rig), [address(13)]);
+    assert_eq!(rig.peer(1).families[0].received, 1);
 }

@@ -88,6 +88,7 @@ impl Speaker {
             export: Arc::clone(&peer.config.export),
             long_lived: session.long_lived.iter().any(Option::is_some),
             enhanced_refresh: session.enhanced_refresh,
+            no_policy: peer.config.lacks(&peer.config.export),
             draining: self.draining,
             alone: if self.ungrouped { id.0 } else { 0 },
         })

@@ -201,6 +201,11 @@ impl Rig {
         Self::open(100, false)
     }
 
+    /// What the test's end of a connection negotiated besides the usual.
+    pub(super) fn renegotiate(&mut self, conn: ConnId, change: impl FnOnce(&mut Negotiated)) {
+        change(self.wires.get_mut(&conn).unwrap().negotiated.as_mut().unwrap());
+    }
+
     /// A session from 10.0.0.`last`.
     pub(super) fn up(&mut self, last: u8) -> ConnId {
         let conn = self.accept(last);

@@ -84,11 +84,25 @@ impl Speaker {
             Some(FilterReason::OriginatorLoop)
         } else if attributes.cluster_list.contains(&self.config.cluster()) {
             Some(FilterReason::ClusterLoop)
-        } else if attributes.as_path.count(own_as) > usize::from(config.allow_own_as) {
+        } else if self.own_as_count(own_as, attributes) > usize::from(config.allow_own_as) {
             Some(FilterReason::AsLoop)
+        } else if config.kind == PeerKind::External
+            && config.enforce_first_as
+            && attributes.as_path.first() != Some(config.remote_as)
+        {
+            Some(FilterReason::FirstAs)
+        } else if config.lacks(&config.import) {
+            Some(FilterReason::NoPolicy)
         } else {
             None
         }
+    }
+
+    /// Occurrences of our AS, whichever of the two the peer knows (RFC 7705).
+    fn own_as_count(&self, shown: u32, attributes: &PathAttributes) -> usize {
+        let own = self.config.local_as;
+        let hidden = if own == shown { 0 } else { attributes.as_path.count(own) };
+        attributes.as_path.count(shown) + hidden
     }
 
     fn reach_received(
@@ -193,7 +207,7 @@ impl Speaker {
                 return;
             }
             let near = u64::from(held) * 100 >= u64::from(limit.limit) * u64::from(limit.warn_percent);
-            if near && !std::mem::replace(&mut state.near_limit, near) {
+            if !std::mem::replace(&mut state.near_limit, near) && near {
                 self.outputs.push_back(crate::io::Output::Log(Log::NearLimit(remote, held, limit.limit)));
             }
         }

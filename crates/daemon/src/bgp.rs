@@ -82,6 +82,8 @@ fn peer(status: &PeerStatus) -> Peer {
             (agreed.route_refresh, "route refresh"),
             (agreed.enhanced_refresh, "enhanced refresh"),
             (agreed.extended_message, "extended messages"),
+            (agreed.extended_next_hop, "IPv6 next hops for IPv4"),
+            (agreed.add_path_receive, "add-path receive"),
             (agreed.graceful_restart_secs.is_some(), "graceful restart"),
             (agreed.notification_gr, "notification GR"),
             (agreed.long_lived_gr, "long-lived GR"),

@@ -307,6 +307,8 @@ impl<'a> Builder<'a> {
 
     /// Applies the cluster's settings to a session that nodes have by themselves; false if it cannot be used.
     fn adjust_mesh(&mut self, config: &mut PeerConfig) -> bool {
+        // Nodes of one cluster may be of several ASes; the pools are the policy between them.
+        config.policy_required = false;
         let Some(spec) = self.settings.mesh() else { return true };
         if let Some(time) = spec.node_mesh_max_restart_time {
             config.graceful_restart.restart_time = time.into();
@@ -348,6 +350,8 @@ impl<'a> Builder<'a> {
     fn adjust(&mut self, config: &mut PeerConfig, peer: &BgpPeer) -> bool {
         let spec = &peer.spec;
         let object = format!("BGPPeer({})", peer.metadata.name);
+        // Import accepts by default in Calico; the BGPPeer is the explicit policy that RFC 8212 asks for.
+        config.policy_required = false;
         config.ttl_security = spec.ttl_security;
         if spec.source_address == Some(SourceAddress::None) {
             config.local = None;
