@@ -97,7 +97,8 @@ impl Egress {
         id
     }
 
-    /// Sends the initial table: snapshot, End-of-RIB, then the log.
+    /// Sends the initial table: snapshot, what was logged since it was cut, End-of-RIB; then the log goes on. End-of-RIB
+    /// behind an old snapshot would say that the table is complete when it isn't (RFC 4724 section 2).
     fn start(&mut self, who: SourceId, rib: &Rib, us: Identity) {
         let Some(member) = self.members.get_mut(&who) else { return };
         let Some(group) = self.groups.get_mut(&member.group) else { return };
@@ -107,6 +108,10 @@ impl Egress {
         let families = group.profile.negotiated.families;
         for family in Family::ALL.into_iter().filter(|family| families.has((*family).into())) {
             member.script.extend(snapshot.families[family.index()].iter().cloned());
+        }
+        while let Some(data) = group.log.read(member.position) {
+            member.position += data.len() as u64;
+            member.script.push_back(data);
         }
         for family in Family::ALL.into_iter().filter(|family| families.has((*family).into())) {
             member.script.push_back(encode::end_of_rib(family, &group.profile.negotiated));

@@ -189,3 +189,17 @@ fn several_paths_of_one_peer_are_told_apart_by_their_identifiers() {
     assert_eq!(hops(&mut rig), [address(13)]);
     assert_eq!(rig.peer(1).families[0].received, 1);
 }
+
+#[test]
+fn end_of_rib_comes_after_everything_that_was_known_when_the_session_came_up() {
+    let mut rig = Rig::new(vec![client(1), client(2), client(3)]);
+    // The first joiner's snapshot is empty; what follows is in the log only.
+    let (one, _two) = (rig.up(1), rig.up(2));
+    rig.send(one, &announce(1, &["10.1.0.0/24"], PathAttributes::default()));
+    rig.pass(std::time::Duration::from_secs(1));
+    let three = rig.up(3);
+    let said = rig.said(three);
+    let order: Vec<_> =
+        updates(&said).map(|update| (update.announces(), update.end_of_rib.is_some())).collect();
+    assert_eq!(order, [(true, false), (false, true), (false, true)]);
+}
