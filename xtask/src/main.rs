@@ -4,6 +4,7 @@
 
 mod cargo;
 mod demo;
+mod fuzz;
 mod layers;
 mod lint;
 mod packages;
@@ -15,6 +16,7 @@ const USAGE: &str = "\
 cargo xtask <chore>
 
   demo [--datastore embedded|etcd] [--keep]   build, then show the whole network on this machine
+  fuzz [TARGET] [--seconds N] [--minimise]    feed every parser of foreign bytes with mutated input (nightly)
   test [FILTER...]                            every tier of tests that this machine can run
   lint                                        format, clippy, documentation, who may depend on whom
   help                                        this text
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = arguments.collect();
     let outcome = match chore.as_str() {
         "demo" => demo::run(&rest),
+        "fuzz" => fuzz::run(&rest),
         "test" => test::run(&rest),
         "lint" => lint::run(),
         "help" | "--help" | "-h" => {
