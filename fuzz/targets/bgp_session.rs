@@ -131,7 +131,7 @@ impl World {
                 Output::Close { conn } => {
                     self.said.remove(&conn);
                 }
-                Output::Dial { .. } | Output::Event(_) | Output::Log(_) => {}
+                _ => {}
             }
         }
     }

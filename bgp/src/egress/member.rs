@@ -58,7 +58,12 @@ impl Egress {
         }
     }
 
-    /// Adds a member. The table must be settled and applied. `withheld` delays everything until [`Self::release`].
+    /// Whether a profile has a group.
+    pub(crate) fn has_group(&self, profile: &EgressProfile) -> bool {
+        self.by_profile.contains_key(profile)
+    }
+
+    /// Adds a member. The table must be settled and applied unless the profile has a group. `withheld` delays everything until [`Self::release`].
     pub(crate) fn join(
         &mut self,
         who: SourceId,

@@ -1,13 +1,14 @@
 //! Clusters as Margay builds them: full mesh, or reflectors with clients, one block per node.
 
 use super::net::{NetConfig, NodeId, Sim};
+use super::thin::{Thin, VERSIONS};
 use crate::config::{Originated, PeerConfig, PeerKind, SpeakerConfig};
 use crate::io::Input;
-use crate::speaker::Speaker;
-use crate::status::{PeerState, RouteQuery};
+use crate::status::{PeerState, PeerStatus, RouteQuery};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 /// The AS of simulated clusters.
 pub const SIM_AS: u32 = 64512;
@@ -37,6 +38,12 @@ pub struct Cluster {
     /// Changes each speaker's configuration.
     adjust_speaker: fn(&mut SpeakerConfig),
     ungrouped: bool,
+    /// Nodes from this one on are thin clients.
+    thin_from: usize,
+    /// How often each node has started: its block's MULTI_EXIT_DISC.
+    versions: Vec<u8>,
+    /// As thin clients have them.
+    uplinks: Vec<Arc<PeerConfig>>,
 }
 
 fn number(index: usize) -> u32 {
@@ -58,6 +65,9 @@ impl Cluster {
             adjust: |_| (),
             adjust_speaker: |_| (),
             ungrouped: false,
+            thin_from: usize::MAX,
+            versions: vec![0; count],
+            uplinks: Vec::new(),
         }
     }
 
@@ -69,6 +79,11 @@ impl Cluster {
     /// Changes every speaker's configuration, before nodes start.
     pub fn adjust_speakers(&mut self, adjust: fn(&mut SpeakerConfig)) {
         self.adjust_speaker = adjust;
+    }
+
+    /// Nodes from this one on are thin clients: the wire codec and the state machine without a RIB. Reflectors only.
+    pub fn set_thin_from(&mut self, index: usize) {
+        self.thin_from = index;
     }
 
     /// One update group per peer.
@@ -95,6 +110,14 @@ impl Cluster {
     #[must_use]
     pub fn block(index: usize) -> IpNet {
         IpNet::new(IpAddr::V4(Ipv4Addr::from(0x0a80_0000 + (number(index) << 8))), 24).unwrap_or_default()
+    }
+
+    /// The node whose block a prefix is.
+    pub(crate) fn index_of(prefix: &IpNet) -> Option<u16> {
+        let IpNet::V4(prefix) = prefix else { return None };
+        let offset = u32::from(prefix.network()).checked_sub(0x0a80_0000)?;
+        let block = prefix.prefix_len() == 24;
+        u16::try_from(offset >> 8).ok().filter(|_| block)
     }
 
     /// Number of a node in the simulation.
@@ -140,21 +163,44 @@ impl Cluster {
         let mut config = SpeakerConfig { restarting, ..SpeakerConfig::new(Self::router_id(index), SIM_AS) };
         config.seed = self.sim.random(u64::MAX);
         (self.adjust_speaker)(&mut config);
+        self.running.insert(index);
+        let version = match self.versions.get_mut(index) {
+            Some(version) => {
+                *version = *version % VERSIONS + 1;
+                *version
+            }
+            None => return,
+        };
+        if index >= self.thin_from {
+            let uplinks = self.uplinks();
+            let thin = Thin::new(index, self.nodes.len(), config, version, uplinks, self.sim.now());
+            self.sim.start_thin(node, thin);
+            return;
+        }
         self.sim.start(node, config);
         if self.ungrouped
             && let Some(speaker) = self.sim.speaker_mut(node)
         {
             speaker.set_ungrouped();
         }
-        self.running.insert(index);
         let own = if self.reflects(index) {
             Vec::new()
         } else {
-            vec![Originated::new(Self::block(index), Some(Self::address(index)))]
+            let route = Originated::new(Self::block(index), Some(Self::address(index)));
+            vec![Originated { med: Some(version.into()), ..route }]
         };
         self.sim.input(node, Input::SetOriginated(own));
         let peers = self.peer_list(index);
         self.sim.input(node, Input::SetPeers(peers));
+    }
+
+    /// The reflectors as every thin client has them.
+    fn uplinks(&mut self) -> Vec<Arc<PeerConfig>> {
+        if self.uplinks.is_empty() {
+            let reflectors = (0..self.nodes.len()).take_while(|index| self.reflects(*index));
+            self.uplinks = reflectors.map(|index| Arc::new(self.peer(usize::MAX, index))).collect();
+        }
+        self.uplinks.clone()
     }
 
     /// Starts every member.
@@ -176,24 +222,33 @@ impl Cluster {
         self.sim.crash(self.node(index));
     }
 
-    /// A node leaves the cluster for good; everybody is told.
+    /// A node leaves the cluster for good; everybody who peers with it is told.
     pub fn remove(&mut self, index: usize) {
         self.kill(index);
+        self.forget(index);
+    }
+
+    /// A node that is down leaves the cluster for good.
+    pub fn forget(&mut self, index: usize) {
         self.members.remove(&index);
-        for other in self.running.clone() {
-            let peers = self.peer_list(other);
-            self.sim.input(self.node(other), Input::SetPeers(peers));
+        for other in self.partners(index) {
+            self.sim.input(self.node(other), Input::RemovePeer(Self::address(index)));
         }
     }
 
     /// A node that left comes back.
     pub fn add(&mut self, index: usize) {
         self.members.insert(index);
-        for other in self.running.clone() {
-            let peers = self.peer_list(other);
-            self.sim.input(self.node(other), Input::SetPeers(peers));
+        for other in self.partners(index) {
+            let peer = self.peer(other, index);
+            self.sim.input(self.node(other), Input::SetPeer(Box::new(peer)));
         }
         self.start(index, false);
+    }
+
+    /// Running nodes that peer with a node.
+    fn partners(&self, index: usize) -> Vec<usize> {
+        self.running.iter().copied().filter(|other| self.peers_with(index, *other)).collect()
     }
 
     /// Nodes whose process runs.
@@ -207,6 +262,9 @@ impl Cluster {
     #[must_use]
     pub fn fault(&self, index: usize) -> Option<String> {
         let node = self.node(index);
+        if let Some(thin) = self.sim.thin(node) {
+            return self.thin_fault(index, thin, &self.expected());
+        }
         let fib = self.sim.fib(node);
         let expected: BTreeMap<IpNet, usize> = self
             .members
@@ -231,6 +289,40 @@ impl Cluster {
         self.attribute_fault(index)
     }
 
+    /// What is wrong with what thin client `index` is told: by every reflector that runs every running node's block as
+    /// that node now originates it, its own included, and nothing of those that left.
+    fn thin_fault(&self, index: usize, thin: &Thin, expected: &[Option<u8>]) -> Option<String> {
+        if let Some(wrong) = thin.wrong() {
+            return Some(format!("node {index}: {wrong}"));
+        }
+        for (reflector, known) in thin.known().enumerate().filter(|(at, _)| self.running.contains(at)) {
+            for (other, (version, expected)) in known.iter().zip(expected).enumerate() {
+                if let Some(expected) = expected
+                    && version != expected
+                {
+                    return Some(format!(
+                        "node {index} has {version:#x} of node {other} from reflector {reflector}, not {expected:#x}"
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    /// The version of every node's block that everybody must have, 0 for none; not certain for members that are down,
+    /// which are kept while stale.
+    fn expected(&self) -> Vec<Option<u8>> {
+        let versions = self.versions.iter().enumerate();
+        versions
+            .map(|(index, version)| match (self.running.contains(&index), self.members.contains(&index)) {
+                _ if self.reflects(index) => Some(0),
+                (true, _) => Some(*version),
+                (false, true) => None,
+                (false, false) => Some(0),
+            })
+            .collect()
+    }
+
     fn attribute_fault(&self, index: usize) -> Option<String> {
         let speaker = self.sim.speaker(self.node(index))?;
         for route in speaker.routes(&RouteQuery { best: true, ..RouteQuery::default() }) {
@@ -249,20 +341,47 @@ impl Cluster {
         None
     }
 
-    /// The first fault of any running node.
+    /// A fault of any running node. Thin clients, the later ones, are looked at first: they are quickly compared.
     #[must_use]
     pub fn any_fault(&self) -> Option<String> {
-        self.running.iter().find_map(|index| self.fault(*index))
+        let expected = self.expected();
+        self.running.iter().rev().find_map(|index| match self.sim.thin(self.node(*index)) {
+            Some(thin) => self.thin_fault(*index, thin, &expected),
+            None => self.fault(*index),
+        })
+    }
+
+    /// How often each of a node's sessions was established, in the order of its peers, and why those that ended did.
+    #[must_use]
+    pub fn establishments(&self, index: usize) -> Vec<(u64, String)> {
+        let node = self.node(index);
+        if let Some(thin) = self.sim.thin(node) {
+            let counts = thin.sessions().map(|(_, count)| count.into());
+            return counts.zip(thin.last_errors().map(str::to_owned)).collect();
+        }
+        let peers = self.sim.speaker(node).map(|speaker| speaker.peers()).unwrap_or_default();
+        let error = |peer: &PeerStatus| peer.last_error.clone().unwrap_or_default();
+        peers.iter().map(|peer| (peer.established_count, error(peer))).collect()
     }
 
     /// Sessions of running nodes with running nodes that are not up.
     #[must_use]
     pub fn sessions_down(&self) -> usize {
         let address_runs: BTreeSet<IpAddr> = self.running.iter().map(|index| Self::address(*index)).collect();
-        let speakers = self.running.iter().filter_map(|index| self.sim.speaker(self.node(*index)));
-        speakers
-            .flat_map(Speaker::peers)
-            .filter(|peer| address_runs.contains(&peer.remote) && peer.state != PeerState::Established)
-            .count()
+        let nodes = self.running.iter().map(|index| self.node(*index));
+        nodes
+            .map(|node| match self.sim.thin(node) {
+                // What does not run has no thin client, and reflectors that are down are asked for by the caller.
+                Some(thin) => thin
+                    .sessions()
+                    .enumerate()
+                    .filter(|(at, (up, _))| self.running.contains(at) && !up)
+                    .count(),
+                None => self.sim.speaker(node).map_or(0, |speaker| {
+                    let down = |peer: &PeerStatus| peer.state != PeerState::Established;
+                    speaker.peers().iter().filter(|p| address_runs.contains(&p.remote) && down(p)).count()
+                }),
+            })
+            .sum()
     }
 }

@@ -3,9 +3,13 @@
 
 mod cluster;
 mod net;
+mod process;
+mod record;
+mod thin;
 
 pub use cluster::{Cluster, SIM_AS, Shape};
 pub use net::{NetConfig, NodeId, Sim};
+pub use record::{Recorder, ReplayError, Replayed, replay};
 
 #[cfg(test)]
 mod tests;

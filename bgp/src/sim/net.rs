@@ -1,12 +1,17 @@
 //! Nodes, and connections with latency, limited buffers, partial delivery, stalls and failures.
 
+use super::process::Process;
+use super::record::Recorder;
+use super::thin::{Shared, Thin};
 use crate::config::SpeakerConfig;
 use crate::io::{ConnId, Input, Log, Output};
 use crate::speaker::Speaker;
 use crate::status::{Event, RouteChange};
 use crate::time::{Rng, Time};
+use bytes::Bytes;
 use ipnet::IpNet;
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -27,8 +32,8 @@ pub struct NetConfig {
     pub latency_max: Duration,
     /// Octets under way in one direction, socket buffers included.
     pub buffer: usize,
-    /// Deliver in pieces of random size.
-    pub fragment: bool,
+    /// One connection of so many, chosen at random, delivers in pieces of random size; 0 is none.
+    pub fragment: u64,
 }
 
 impl Default for NetConfig {
@@ -37,7 +42,7 @@ impl Default for NetConfig {
             latency_min: Duration::from_micros(100),
             latency_max: Duration::from_millis(2),
             buffer: 64 << 10,
-            fragment: true,
+            fragment: 1,
         }
     }
 }
@@ -46,12 +51,16 @@ impl Default for NetConfig {
 #[derive(Debug)]
 struct Node {
     address: IpAddr,
-    speaker: Option<Speaker>,
+    process: Option<Process>,
     conns: BTreeMap<ConnId, (usize, usize)>,
+    /// Links of which this is or was an end, while anything may still move on them.
+    links: BTreeSet<usize>,
     accepted: u64,
     wake: Option<Time>,
     reachable: bool,
     stalled: bool,
+    /// How far the node's clock has jumped ahead.
+    ahead: Duration,
     fib: BTreeMap<IpNet, RouteChange>,
     /// Prefixes that this speaker hasn't spoken of since it started, if it isn't in sync.
     unconfirmed: BTreeSet<IpNet>,
@@ -64,7 +73,8 @@ struct Node {
 #[derive(Debug)]
 enum Happening {
     Wake(NodeId),
-    Dialled(NodeId, ConnId, SocketAddr, IpAddr),
+    /// Boxed: most of what is planned is arrivals, and there are many.
+    Dialled(Box<(NodeId, ConnId, SocketAddr, IpAddr)>),
     Connected(usize),
     Refused(NodeId, ConnId),
     /// Link, direction (index of the sending end).
@@ -77,12 +87,42 @@ enum Happening {
 pub struct Sim {
     now: Time,
     sequence: u64,
-    queue: BTreeMap<(Time, u64), Happening>,
+    queue: BinaryHeap<Reverse<Planned>>,
     nodes: Vec<Node>,
     by_address: BTreeMap<IpAddr, NodeId>,
     links: Vec<Link>,
     rng: Rng,
     config: NetConfig,
+    shared: Shared,
+    recorder: Option<Recorder>,
+}
+
+/// In order of time, then of planning.
+#[derive(Debug)]
+struct Planned {
+    at: Time,
+    sequence: u64,
+    happening: Happening,
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Planned {}
+
+impl PartialOrd for Planned {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Planned {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    }
 }
 
 impl Sim {
@@ -92,13 +132,21 @@ impl Sim {
         Self {
             now: Time::ZERO,
             sequence: 0,
-            queue: BTreeMap::new(),
+            queue: BinaryHeap::new(),
             nodes: Vec::new(),
             by_address: BTreeMap::new(),
             links: Vec::new(),
             rng: Rng::new(seed),
             config,
+            shared: Shared::default(),
+            recorder: None,
         }
+    }
+
+    /// Writes down from now on what every speaker of these nodes is given, one line of JSON each; see
+    /// [`super::replay`].
+    pub fn record(&mut self, recorder: Recorder) {
+        self.recorder = Some(recorder);
     }
 
     /// Virtual time.
@@ -117,12 +165,14 @@ impl Sim {
         let id = NodeId(self.nodes.len());
         self.nodes.push(Node {
             address,
-            speaker: None,
+            process: None,
             conns: BTreeMap::new(),
+            links: BTreeSet::new(),
             accepted: 0,
             wake: None,
             reachable: true,
             stalled: false,
+            ahead: Duration::ZERO,
             fib: BTreeMap::new(),
             unconfirmed: BTreeSet::new(),
             lost: BTreeSet::new(),
@@ -135,32 +185,59 @@ impl Sim {
 
     /// Starts a speaker on a node. What the node forwards stays as it is (the kernel keeps it).
     pub fn start(&mut self, node: NodeId, config: SpeakerConfig) {
-        let speaker = Speaker::new(config, self.now);
+        let now = self.local_time(node);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.start(node, now, &config);
+        }
+        self.run(node, Process::Full(Box::new(Speaker::new(config, now))));
+    }
+
+    /// Starts a thin client on a node.
+    pub(crate) fn start_thin(&mut self, node: NodeId, thin: Thin) {
+        self.run(node, Process::Thin(Box::new(thin)));
+    }
+
+    fn run(&mut self, node: NodeId, process: Process) {
         if let Some(node) = self.nodes.get_mut(node.0) {
-            node.speaker = Some(speaker);
+            node.process = Some(process);
             node.in_sync = false;
+            node.wake = None;
             node.unconfirmed = node.fib.keys().copied().collect();
         }
         self.settle(node);
     }
 
+    /// A node's own clock.
+    fn local_time(&self, node: NodeId) -> Time {
+        self.now + self.nodes.get(node.0).map_or(Duration::ZERO, |place| place.ahead)
+    }
+
+    /// A node's clock jumps ahead, as after a machine was suspended: its timers find themselves late.
+    pub fn jump_clock(&mut self, node: NodeId, by: Duration) {
+        if let Some(place) = self.nodes.get_mut(node.0) {
+            place.ahead += by;
+        }
+        self.input(node, Input::Tick);
+    }
+
     /// The process dies; the kernel closes its connections.
     pub fn kill(&mut self, node: NodeId) {
         let Some(place) = self.nodes.get_mut(node.0) else { return };
-        place.speaker = None;
+        place.process = None;
         let conns: Vec<ConnId> = place.conns.keys().copied().collect();
         for conn in conns {
             self.close(node, conn);
         }
     }
 
-    /// The machine loses power: nobody hears of it.
+    /// The machine loses power: nobody hears of it before the machine is back and answers what it does not know.
     pub fn crash(&mut self, node: NodeId) {
         let Some(place) = self.nodes.get_mut(node.0) else { return };
-        place.speaker = None;
+        place.process = None;
         for (_, (link, end)) in std::mem::take(&mut place.conns) {
             if let Some(link) = self.links.get_mut(link) {
                 link.ends[end] = None;
+                link.vanished[end] = true;
                 link.pipes[end].waiting.clear();
             }
         }
@@ -172,7 +249,7 @@ impl Sim {
             place.reachable = reachable;
         }
         if reachable {
-            self.resume_all();
+            self.resume(node);
         }
     }
 
@@ -182,7 +259,7 @@ impl Sim {
             place.stalled = stalled;
         }
         if !stalled {
-            self.resume_all();
+            self.resume(node);
         }
     }
 
@@ -202,22 +279,35 @@ impl Sim {
 
     /// Gives a node's speaker an input.
     pub fn input(&mut self, node: NodeId, input: Input) {
-        let now = self.now;
-        if let Some(speaker) = self.nodes.get_mut(node.0).and_then(|place| place.speaker.as_mut()) {
-            speaker.handle(now, input);
-        }
+        self.feed(node, input);
         self.settle(node);
+    }
+
+    fn feed(&mut self, node: NodeId, input: Input) {
+        let now = self.local_time(node);
+        let Some(process) = self.nodes.get_mut(node.0).and_then(|place| place.process.as_mut()) else {
+            return;
+        };
+        if let Some(recorder) = self.recorder.as_mut().filter(|_| process.speaker().is_some()) {
+            recorder.input(node, now, &input);
+        }
+        process.handle(now, input, &mut self.shared);
     }
 
     /// A node's speaker.
     #[must_use]
     pub fn speaker(&self, node: NodeId) -> Option<&Speaker> {
-        self.nodes.get(node.0)?.speaker.as_ref()
+        self.nodes.get(node.0)?.process.as_ref()?.speaker()
     }
 
     /// To change it before it starts to work.
     pub fn speaker_mut(&mut self, node: NodeId) -> Option<&mut Speaker> {
-        self.nodes.get_mut(node.0)?.speaker.as_mut()
+        self.nodes.get_mut(node.0)?.process.as_mut()?.speaker_mut()
+    }
+
+    /// A node's thin client.
+    pub(crate) fn thin(&self, node: NodeId) -> Option<&Thin> {
+        self.nodes.get(node.0)?.process.as_ref()?.thin()
     }
 
     /// The forwarding table of a node, by prefix.
@@ -247,13 +337,10 @@ impl Sim {
     /// Lets time pass.
     pub fn run_for(&mut self, time: Duration) {
         let end = self.now + time;
-        while let Some((&(at, sequence), _)) = self.queue.first_key_value() {
-            if at > end {
-                break;
-            }
-            if let Some(happening) = self.queue.remove(&(at, sequence)) {
-                self.now = self.now.max(at);
-                self.happen(happening);
+        while self.queue.peek().is_some_and(|Reverse(planned)| planned.at <= end) {
+            if let Some(Reverse(planned)) = self.queue.pop() {
+                self.now = self.now.max(planned.at);
+                self.happen(planned.happening);
             }
         }
         self.now = end;
@@ -273,7 +360,7 @@ impl Sim {
 
     fn schedule(&mut self, at: Time, happening: Happening) {
         self.sequence += 1;
-        self.queue.insert((at, self.sequence), happening);
+        self.queue.push(Reverse(Planned { at, sequence: self.sequence, happening }));
     }
 
     fn latency(&mut self) -> Duration {
@@ -296,7 +383,10 @@ impl Sim {
                     self.input(node, Input::Tick);
                 }
             }
-            Happening::Dialled(node, conn, remote, local) => self.dialled(node, conn, remote, local),
+            Happening::Dialled(dial) => {
+                let (node, conn, remote, local) = *dial;
+                self.dialled(node, conn, remote, local);
+            }
             Happening::Connected(link) => {
                 let Some([Some((node, conn)), _]) = self.links.get(link).map(|link| link.ends) else {
                     return;
@@ -319,13 +409,32 @@ impl Sim {
 
     /// Does what a node's speaker says and plans its next waking.
     fn settle(&mut self, node: NodeId) {
-        while let Some(output) =
-            self.nodes.get_mut(node.0).and_then(|place| place.speaker.as_mut()).and_then(Speaker::poll_output)
-        {
-            self.output(node, output);
+        let mut written = Vec::new();
+        loop {
+            while let Some(output) = self
+                .nodes
+                .get_mut(node.0)
+                .and_then(|place| place.process.as_mut())
+                .and_then(Process::poll_output)
+            {
+                if let Some(recorder) = self.recorder.as_mut() {
+                    recorder.output(node, &output);
+                }
+                if let Output::Write { conn, data } = output {
+                    written.extend(self.write(node, conn, data));
+                } else {
+                    self.output(node, output);
+                }
+            }
+            let Some((conn, bytes)) = written.pop() else { break };
+            self.feed(node, Input::Written { conn, bytes });
+        }
+        if let Some(recorder) = self.recorder.as_mut() {
+            recorder.settled(node);
         }
         let Some(place) = self.nodes.get_mut(node.0) else { return };
-        let Some(deadline) = place.speaker.as_ref().and_then(Speaker::next_deadline) else { return };
+        let Some(deadline) = place.process.as_ref().and_then(Process::next_deadline) else { return };
+        let deadline = Time::ZERO + deadline.since(Time::ZERO + place.ahead);
         if place.wake.is_none_or(|wake| deadline < wake) {
             // At least a little later: a deadline that stays in the past must not stop the clock.
             let at = deadline.max(self.now + Duration::from_micros(1));
@@ -334,32 +443,30 @@ impl Sim {
         }
     }
 
+    /// Octets that the network took at once.
+    fn write(&mut self, node: NodeId, conn: ConnId, data: Bytes) -> Option<(ConnId, usize)> {
+        let &(link, end) = self.nodes.get(node.0)?.conns.get(&conn)?;
+        self.links.get_mut(link)?.pipes[end].waiting.push_back(Item::Data(data));
+        let taken = self.push(link, end);
+        (taken > 0).then_some((conn, taken))
+    }
+
     fn output(&mut self, node: NodeId, output: Output) {
         match output {
             Output::Dial { conn, remote, local, .. } => {
                 let latency = self.latency();
                 let local = local.unwrap_or(self.address(node));
-                self.schedule(self.now + latency, Happening::Dialled(node, conn, remote, local));
-            }
-            Output::Write { conn, data } => {
-                let Some(&(link, end)) = self.nodes.get(node.0).and_then(|place| place.conns.get(&conn))
-                else {
-                    return;
-                };
-                if let Some(state) = self.links.get_mut(link) {
-                    state.pipes[end].waiting.push_back(Item::Data(data));
-                }
-                self.push(link, end);
+                self.schedule(self.now + latency, Happening::Dialled(Box::new((node, conn, remote, local))));
             }
             Output::Close { conn } => self.close(node, conn),
-            // The simulated network has no impostors.
-            Output::Protect { .. } | Output::Authenticate { .. } => {}
             Output::Log(log) => {
                 if let Some(place) = self.nodes.get_mut(node.0) {
                     place.logs.push(log);
                 }
             }
             Output::Event(event) => self.event(node, event),
+            // Written by the caller; options of sockets mean nothing here.
+            Output::Write { .. } | Output::Protect { .. } | Output::Authenticate { .. } => {}
         }
     }
 

@@ -5,6 +5,8 @@ use crate::status::RouteQuery;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+mod scale;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn converge(cluster: &mut Cluster, limit: Duration) {
@@ -157,7 +159,7 @@ fn pruning_drops_stale_routes_before_their_timers() {
 fn a_slow_client_is_resynchronised_and_nobody_waits_for_it() {
     let mut cluster = Cluster::new(
         8,
-        NetConfig { buffer: 4 << 10, fragment: false, ..NetConfig::default() },
+        NetConfig { buffer: 4 << 10, fragment: 0, ..NetConfig::default() },
         Shape::Reflectors(1),
         12,
     );

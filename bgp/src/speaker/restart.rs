@@ -57,7 +57,11 @@ impl Speaker {
             self.rib.touch_source(id);
         }
         let Some(profile) = self.profile(id) else { return };
-        self.flush();
+        // A new group learns the settled table. One that exists has its log: what has changed since comes in it, and
+        // thousands who connect at once need not wait for a flush each.
+        if !self.egress.has_group(&profile) {
+            self.flush();
+        }
         let (withheld, us) = (self.withhold_until.is_some(), self.identity());
         self.egress.join(id, profile, withheld, &self.rib, us);
         self.to_pump.insert(id);

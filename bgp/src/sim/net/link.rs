@@ -1,6 +1,6 @@
 //! Connections: how they come about, carry octets and end.
 
-use super::{Happening, Node, NodeId, Sim};
+use super::{Happening, NodeId, Sim};
 use crate::io::{ConnId, Input};
 use crate::time::Time;
 use bytes::Bytes;
@@ -25,8 +25,14 @@ pub(super) struct Pipe {
 
 #[derive(Debug)]
 pub(super) struct Link {
-    /// The dialling end first.
+    /// The dialling end first; none once that end has closed or vanished.
     pub(super) ends: [Option<(NodeId, ConnId)>; 2],
+    /// Whose ends they are or were.
+    owners: [NodeId; 2],
+    /// That end lost power: it never closed its connection.
+    pub(super) vanished: [bool; 2],
+    /// Delivered in pieces of random size.
+    fragment: bool,
     pub(super) pipes: [Pipe; 2],
 }
 
@@ -39,7 +45,7 @@ impl Sim {
         let target = self.by_address.get(&remote.ip()).copied();
         let ends = [Some(node), target];
         let open = ends.into_iter().all(|end| {
-            end.and_then(|end| self.nodes.get(end.0)).is_some_and(|n| n.reachable && n.speaker.is_some())
+            end.and_then(|end| self.nodes.get(end.0)).is_some_and(|n| n.reachable && n.process.is_some())
         });
         let latency = self.latency();
         let Some(target) = target.filter(|_| open) else {
@@ -51,13 +57,21 @@ impl Sim {
         place.accepted += 1;
         let link = self.links.len();
         place.conns.insert(accepted, (link, 1));
+        place.links.insert(link);
         if let Some(place) = self.nodes.get_mut(node.0) {
             place.conns.insert(conn, (link, 0));
+            place.links.insert(link);
         }
         // Nothing arrives before the dialling end knows that it is connected.
         let connected = self.now + latency;
-        let pipes = [Pipe::default(), Pipe { last: connected, ..Pipe::default() }];
-        self.links.push(Link { ends: [Some((node, conn)), Some((target, accepted))], pipes });
+        let fragment = self.config.fragment > 0 && self.random(self.config.fragment) == 0;
+        self.links.push(Link {
+            ends: [Some((node, conn)), Some((target, accepted))],
+            owners: [node, target],
+            vanished: [false; 2],
+            fragment,
+            pipes: [Pipe::default(), Pipe { last: connected, ..Pipe::default() }],
+        });
         self.schedule(connected, Happening::Connected(link));
         let remote = SocketAddr::new(local, 40_000);
         let local = SocketAddr::new(self.address(target), 179);
@@ -65,48 +79,66 @@ impl Sim {
     }
 
     pub(super) fn arrives(&mut self, link: usize, from: usize, item: Item) {
-        let to = 1 - from;
         let Some(state) = self.links.get_mut(link) else { return };
-        let Some((node, conn)) = state.ends[to] else { return };
-        let sender = state.ends[from].map(|(node, _)| node);
-        let quiet = |id: Option<NodeId>, nodes: &[Node]| {
-            id.and_then(|id| nodes.get(id.0)).is_some_and(|place| !place.reachable)
-        };
-        let stalled = self.nodes.get(node.0).is_some_and(|place| place.stalled);
-        if stalled
-            || quiet(Some(node), &self.nodes)
-            || quiet(sender, &self.nodes)
-            || !state.pipes[from].held.is_empty()
-        {
+        let cut_off = |id: NodeId| self.nodes.get(id.0).is_some_and(|place| !place.reachable);
+        let receiver = state.owners[1 - from];
+        let stalled = self.nodes.get(receiver.0).is_some_and(|place| place.stalled);
+        if stalled || state.owners.into_iter().any(cut_off) || !state.pipes[from].held.is_empty() {
             state.pipes[from].held.push_back(item);
             return;
         }
-        self.deliver(link, from, node, conn, item);
+        self.deliver(link, from, item);
     }
 
-    fn deliver(&mut self, link: usize, from: usize, node: NodeId, conn: ConnId, item: Item) {
+    fn deliver(&mut self, link: usize, from: usize, item: Item) {
+        let Some(state) = self.links.get_mut(link) else { return };
+        let Some((node, conn)) = state.ends[1 - from] else {
+            // A machine that is up answers octets of connections that it does not know; one without power does not.
+            let owner = self.nodes.get(state.owners[1 - from].0);
+            let answers = state.vanished[1 - from] && owner.is_some_and(|place| place.process.is_some());
+            if answers && let Some((node, conn)) = state.ends[from].take() {
+                let latency = self.latency();
+                self.schedule(self.now + latency, Happening::Broken(node, conn));
+            }
+            return;
+        };
         match item {
             Item::Data(data) => {
-                if let Some(state) = self.links.get_mut(link) {
-                    state.pipes[from].under_way -= data.len();
-                }
+                state.pipes[from].under_way -= data.len();
                 self.input(node, Input::Received { conn, data });
-                self.push(link, from);
+                let taken = self.push(link, from);
+                let end = self.links.get(link).and_then(|state| state.ends[from]);
+                if let Some((node, conn)) = end.filter(|_| taken > 0) {
+                    self.input(node, Input::Written { conn, bytes: taken });
+                }
             }
             Item::Fin => {
+                state.ends = [None, None];
+                self.forget(link);
                 if let Some(place) = self.nodes.get_mut(node.0) {
                     place.conns.remove(&conn);
-                }
-                if let Some(state) = self.links.get_mut(link) {
-                    state.ends = [None, None];
                 }
                 self.input(node, Input::Closed { conn, reason: "the peer closed the connection".to_owned() });
             }
         }
     }
 
-    pub(super) fn resume_all(&mut self) {
-        for link in 0..self.links.len() {
+    /// Nothing moves on a link any more.
+    fn forget(&mut self, link: usize) {
+        let Some(state) = self.links.get_mut(link) else { return };
+        state.pipes = Default::default();
+        for owner in state.owners {
+            if let Some(place) = self.nodes.get_mut(owner.0) {
+                place.links.remove(&link);
+            }
+        }
+    }
+
+    /// A node reads again, or can be reached again.
+    pub(super) fn resume(&mut self, node: NodeId) {
+        let links: Vec<usize> =
+            self.nodes.get(node.0).map(|place| place.links.iter().copied().collect()).unwrap_or_default();
+        for link in links {
             for from in 0..2 {
                 let held = match self.links.get_mut(link) {
                     Some(state) => std::mem::take(&mut state.pipes[from].held),
@@ -119,13 +151,14 @@ impl Sim {
         }
     }
 
-    /// Moves octets from the sending end into the network.
-    pub(super) fn push(&mut self, link: usize, from: usize) {
+    /// Moves octets from the sending end into the network; returns how many.
+    pub(super) fn push(&mut self, link: usize, from: usize) -> usize {
         let mut taken = 0;
         loop {
             let latency = self.latency();
             let dice = self.rng.next_u64();
-            let Some(state) = self.links.get_mut(link) else { return };
+            let Some(state) = self.links.get_mut(link) else { return taken };
+            let fragment = state.fragment;
             let pipe = &mut state.pipes[from];
             let room = self.config.buffer.saturating_sub(pipe.under_way);
             let item = match pipe.waiting.pop_front() {
@@ -137,11 +170,8 @@ impl Sim {
                 }
                 Some(Item::Data(mut data)) => {
                     let most = room.min(data.len());
-                    let size = if self.config.fragment {
-                        1 + usize::try_from(dice % (most as u64)).unwrap_or(0)
-                    } else {
-                        most
-                    };
+                    let size =
+                        if fragment { 1 + usize::try_from(dice % (most as u64)).unwrap_or(0) } else { most };
                     let piece = data.split_to(size);
                     if !data.is_empty() {
                         pipe.waiting.push_front(Item::Data(data));
@@ -155,10 +185,7 @@ impl Sim {
             let at = pipe.last;
             self.schedule(at, Happening::Arrives(link, from, item));
         }
-        let end = self.links.get(link).and_then(|state| state.ends[from]);
-        if let Some((node, conn)) = end.filter(|_| taken > 0) {
-            self.input(node, Input::Written { conn, bytes: taken });
-        }
+        taken
     }
 
     pub(super) fn close(&mut self, node: NodeId, conn: ConnId) {
