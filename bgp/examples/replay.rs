@@ -10,7 +10,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut failed = None;
     let replayed = margay_bgp::sim::replay(BufReader::new(File::open(path)?), |node, at, output| {
         if failed.is_none() {
-            failed = writeln!(out, "{:.6} node {node}: {output:?}", at.since(margay_bgp::Time::ZERO).as_secs_f64()).err();
+            failed = writeln!(
+                out,
+                "{:.6} node {node}: {output:?}",
+                at.since(margay_bgp::Time::ZERO).as_secs_f64()
+            )
+            .err();
         }
     })?;
     match failed {

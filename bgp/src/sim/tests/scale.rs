@@ -94,7 +94,8 @@ impl Storm {
         loop {
             self.run(SECOND)?;
             let down = self.cluster.sessions_down();
-            let fault = if down > 0 { Some(format!("{down} sessions down")) } else { self.cluster.any_fault() };
+            let fault =
+                if down > 0 { Some(format!("{down} sessions down")) } else { self.cluster.any_fault() };
             match fault {
                 None => return Ok(()),
                 Some(fault) if self.cluster.sim.now() >= end => return Err(fault),
@@ -220,7 +221,10 @@ fn recordings_replay_octet_for_octet() {
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     let replayed = replay(text.as_bytes(), |_, _, _| ()).unwrap();
-    assert!(replayed.starts > REFLECTORS + 3 && replayed.inputs > 1000 && replayed.outputs > 1000, "{replayed:?}");
+    assert!(
+        replayed.starts > REFLECTORS + 3 && replayed.inputs > 1000 && replayed.outputs > 1000,
+        "{replayed:?}"
+    );
     // One octet of one message: the MULTI_EXIT_DISC of a block.
     let changed = text.replacen("80040400000001", "80040400000002", 1);
     assert_ne!(changed, text);
