@@ -311,6 +311,17 @@ impl PeerConfig {
     }
 }
 
+/// Peers that may come from anywhere in a prefix: whoever connects becomes a peer until it is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRange {
+    /// From here. Of the ranges that contain an address the longest counts; a configured peer goes before all.
+    pub prefix: IpNet,
+    /// How each is treated; `remote` and `passive` are of no account.
+    pub template: PeerConfig,
+    /// Peers at the same time.
+    pub max: usize,
+}
+
 /// A route that this speaker originates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Originated {

@@ -1,6 +1,6 @@
 //! What goes into a speaker and what comes out of it.
 
-use crate::config::{Originated, PeerConfig};
+use crate::config::{Originated, PeerConfig, PeerRange};
 use crate::security::{Password, SocketOptions};
 use crate::status::Event;
 use bytes::Bytes;
@@ -103,6 +103,8 @@ pub enum Input {
     SetPeer(Box<PeerConfig>),
     /// One peer less.
     RemovePeer(IpAddr),
+    /// The whole desired list of ranges that peers may come from.
+    SetRanges(Vec<PeerRange>),
     /// The whole desired list of originated routes.
     SetOriginated(Vec<Originated>),
     /// The peer is known to be gone: its stale routes need not wait for their timers.

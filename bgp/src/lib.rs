@@ -22,7 +22,7 @@ pub mod wire;
 
 pub use config::{
     BGP_PORT, EgressLimits, GracefulRestart, MaxPrefix, NextHopMode, Originated, PeerConfig, PeerKind,
-    PendingLimits, SpeakerConfig, Timers,
+    PeerRange, PendingLimits, SpeakerConfig, Timers,
 };
 pub use family::Family;
 pub use io::{ConnId, Input, Log, Output, StopMode};

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig};
-use margay_bgp::{Event, Password, PeerConfig, PeerKind, PeerState, PeerStatus, SpeakerConfig, Timers};
+use margay_bgp::{
+    Event, Password, PeerConfig, PeerKind, PeerRange, PeerState, PeerStatus, SpeakerConfig, Timers,
+};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -150,4 +152,32 @@ async fn gtsm_lets_neighbours_in_and_nobody_from_farther_away() {
     fails(&mut far, 1).await;
     let peers = hub.handle.peers().await.unwrap();
     assert_eq!(peers[1].established_count, 0, "{peers:#?}");
+}
+
+#[tokio::test]
+async fn a_range_has_one_key_for_everyone_in_it() {
+    let hub = spawn(1, at(5, 1));
+    let template = PeerConfig { password: password("all"), ..peer(at(5, 0), at(5, 1).ip()) };
+    let range = PeerRange { prefix: "127.79.5.0/24".parse().unwrap(), template, max: 1000 };
+    hub.handle.set_peers(Vec::new()).await.unwrap();
+    hub.handle.set_ranges(vec![range]).await.unwrap();
+    let node = async |last: u8, key: Option<Password>| {
+        let node = spawn(last, at(5, last));
+        let dialling = PeerConfig { password: key, ..peer(at(5, 1), at(5, last).ip()) };
+        node.handle.set_peers(vec![dialling]).await.unwrap();
+        node
+    };
+    let mut stranger = node(99, password("other")).await;
+    let mut nodes = Vec::new();
+    for last in 2..12 {
+        nodes.push(node(last, password("all")).await);
+    }
+    for node in &nodes {
+        up(node, at(5, 1).ip(), 1).await;
+    }
+    let peers = hub.handle.peers().await.unwrap();
+    assert_eq!(peers.len(), 10, "{peers:#?}");
+    while let Ok(event) = stranger.events.try_recv() {
+        assert!(!matches!(event, Event::PeerChanged { state: PeerState::OpenSent, .. }), "connected");
+    }
 }

@@ -29,7 +29,10 @@ impl Speaker {
         let local = local.ip().to_canonical();
         match self.by_address.get(&remote) {
             Some(id) => self.take_incoming(*id, conn, local),
-            None => self.park(conn, remote, local),
+            None => match self.welcome(remote) {
+                Some(id) => self.take_incoming(id, conn, local),
+                None => self.park(conn, remote, local),
+            },
         }
     }
 

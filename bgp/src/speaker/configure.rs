@@ -43,8 +43,13 @@ impl Speaker {
     pub(super) fn set_peers(&mut self, peers: Vec<PeerConfig>) {
         self.peers_known = true;
         let wanted: BTreeSet<IpAddr> = peers.iter().map(|peer| peer.remote.to_canonical()).collect();
-        let gone: Vec<IpAddr> =
-            self.by_address.keys().filter(|remote| !wanted.contains(remote)).copied().collect();
+        let gone: Vec<IpAddr> = self
+            .peers
+            .values()
+            .filter(|peer| peer.dynamic.is_none())
+            .map(|peer| peer.config.remote)
+            .filter(|remote| !wanted.contains(remote))
+            .collect();
         for remote in gone {
             self.remove_peer(remote);
         }
@@ -58,17 +63,21 @@ impl Speaker {
         config.remote = config.remote.to_canonical();
         config.local = config.local.map(|local| local.to_canonical());
         match self.by_address.get(&config.remote) {
-            Some(id) => self.change_peer(*id, config),
-            None => self.add_peer(config),
+            Some(id) => self.change_peer(*id, config, None),
+            None => {
+                self.add_peer(config, None);
+            }
         }
     }
 
-    fn add_peer(&mut self, config: PeerConfig) {
+    /// A new peer, configured or of a range.
+    pub(super) fn add_peer(&mut self, config: PeerConfig, dynamic: Option<IpNet>) -> SourceId {
         let id = SourceId(self.next_source);
         self.next_source += 1;
         let remote = config.remote;
-        if config.password.is_some() {
-            self.authenticate(remote, config.password.clone());
+        // The key of a range is the listener's already.
+        if config.password.is_some() && dynamic.is_none() {
+            self.authenticate(remote.into(), config.password.clone());
         }
         self.rib.sources.insert(
             id,
@@ -79,14 +88,25 @@ impl Speaker {
             },
         );
         self.by_address.insert(remote, id);
-        self.peers.insert(id, Peer::new(id, Arc::new(config)));
+        self.peers.insert(id, Peer { dynamic, ..Peer::new(id, Arc::new(config)) });
         self.admit_parked(id, remote);
         if self.peers.get(&id).is_some_and(|peer| peer.main.state == PeerState::Idle) {
             self.start(id);
         }
+        id
     }
 
-    fn change_peer(&mut self, id: SourceId, config: PeerConfig) {
+    pub(super) fn change_peer(&mut self, id: SourceId, config: PeerConfig, dynamic: Option<IpNet>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let was_dynamic = std::mem::replace(&mut peer.dynamic, dynamic);
+        let own_key = |dynamic: Option<IpNet>, config: &PeerConfig| {
+            config.password.clone().filter(|_| dynamic.is_none())
+        };
+        let (old_key, new_key) = (own_key(was_dynamic, &peer.config), own_key(dynamic, &config));
+        if old_key != new_key {
+            let from = config.remote.into();
+            self.authenticate(from, new_key);
+        }
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if *peer.config == config {
             return;
@@ -97,9 +117,6 @@ impl Speaker {
         let new = Arc::clone(&peer.config);
         if let Some(source) = self.rib.sources.get_mut(&id) {
             source.kind = Some(new.kind);
-        }
-        if old.password != new.password {
-            self.authenticate(new.remote, new.password.clone());
         }
         if !same_session(&old, &new) {
             let note = Notification::cease(CeaseSubcode::OtherConfigurationChange);
@@ -140,8 +157,8 @@ impl Speaker {
     }
 
     /// The key for connections from a peer. It reaches the listener before anything else about the peer does.
-    fn authenticate(&mut self, remote: IpAddr, password: Option<Password>) {
-        self.outputs.push_back(Output::Authenticate { from: remote.into(), password });
+    pub(super) fn authenticate(&mut self, from: IpNet, password: Option<Password>) {
+        self.outputs.push_back(Output::Authenticate { from, password });
     }
 
     fn reauthorise(&mut self, id: SourceId, config: &PeerConfig) {
@@ -190,8 +207,8 @@ impl Speaker {
         self.flush();
         self.rib.forget_source(id);
         if let Some(peer) = self.peers.remove(&id) {
-            if peer.config.password.is_some() {
-                self.authenticate(remote, None);
+            if peer.config.password.is_some() && peer.dynamic.is_none() {
+                self.authenticate(remote.into(), None);
             }
             if let Some(scheduled) = peer.scheduled {
                 self.timers.remove(&(scheduled, id));

@@ -271,6 +271,7 @@ impl Speaker {
             (Slot::Main, _) => {
                 self.report(id, state, &cause.text);
                 if matches!(state, PeerState::Idle | PeerState::Active) {
+                    self.may_be_gone(id);
                     self.main_is_free(id, state, event, cause);
                 }
             }

@@ -2,6 +2,7 @@
 
 mod accept;
 mod configure;
+mod dynamic;
 mod flush;
 mod fsm;
 mod messages;
@@ -17,7 +18,7 @@ mod routes;
 mod tests;
 mod timers;
 
-use crate::config::SpeakerConfig;
+use crate::config::{PeerRange, SpeakerConfig};
 use crate::egress::{Egress, Identity};
 use crate::family::Family;
 use crate::io::{ConnId, Input, Log, Output, StopMode};
@@ -47,6 +48,9 @@ pub struct Speaker {
     rng: Rng,
     peers: BTreeMap<SourceId, Peer>,
     by_address: BTreeMap<IpAddr, SourceId>,
+    ranges: Vec<PeerRange>,
+    /// Peers of ranges that may have gone.
+    maybe_gone: BTreeSet<SourceId>,
     conns: HashMap<ConnId, Owner>,
     parked: VecDeque<Parked>,
     next_source: u32,
@@ -87,6 +91,8 @@ impl Speaker {
             rng: Rng::new(config.seed),
             peers: BTreeMap::new(),
             by_address: BTreeMap::new(),
+            ranges: Vec::new(),
+            maybe_gone: BTreeSet::new(),
             conns: HashMap::new(),
             parked: VecDeque::new(),
             next_source: 1,
@@ -144,6 +150,7 @@ impl Speaker {
             Input::SetPeers(peers) => self.set_peers(peers),
             Input::SetPeer(peer) => self.set_peer(*peer),
             Input::RemovePeer(remote) => self.remove_peer(remote),
+            Input::SetRanges(ranges) => self.set_ranges(ranges),
             Input::SetOriginated(routes) => self.set_originated(&routes),
             Input::PruneStale(remote) => self.prune_stale(remote),
             Input::Drain(draining) => self.drain(draining),
@@ -153,6 +160,7 @@ impl Speaker {
             }
         }
         self.run_timers();
+        self.forget_gone();
         self.check_complete();
         self.check_in_sync();
         self.flush_if_due();

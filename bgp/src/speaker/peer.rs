@@ -8,6 +8,7 @@ use crate::status::{MessageCounters, PeerState};
 use crate::time::Time;
 use crate::wire::{Framer, Negotiated};
 use bytes::Bytes;
+use ipnet::IpNet;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -106,6 +107,8 @@ pub(crate) struct FamilyState {
 pub(crate) struct Peer {
     pub(crate) id: SourceId,
     pub(crate) config: Arc<PeerConfig>,
+    /// The range it came from, if nobody configured it.
+    pub(crate) dynamic: Option<IpNet>,
     pub(crate) main: Conn,
     pub(crate) rival: Option<Conn>,
     /// When to start again after Idle.
@@ -138,6 +141,7 @@ impl Peer {
             retry_wait: config.timers.connect_retry,
             error_wait: config.timers.error_wait,
             config,
+            dynamic: None,
             retries: 0,
             families: [FamilyState::default(); 2],
             remote_id: None,

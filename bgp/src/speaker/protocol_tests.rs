@@ -1,7 +1,7 @@
 //! Protection, draining, add-path and the other things that not every session has.
 
 use super::rig::*;
-use crate::config::{PeerConfig, PeerKind, SpeakerConfig};
+use crate::config::{PeerConfig, PeerKind, PeerRange, SpeakerConfig};
 use crate::io::{ConnId, Input, Log};
 use crate::security::Password;
 use crate::session::negotiate;
@@ -202,4 +202,58 @@ fn end_of_rib_comes_after_everything_that_was_known_when_the_session_came_up() {
     let order: Vec<_> =
         updates(&said).map(|update| (update.announces(), update.end_of_rib.is_some())).collect();
     assert_eq!(order, [(true, false), (false, true), (false, true)]);
+}
+
+fn range(prefix: &str, template: PeerConfig) -> PeerRange {
+    PeerRange { prefix: net(prefix), template, max: 3 }
+}
+
+#[test]
+fn whoever_connects_from_a_range_is_a_peer_until_it_is_gone() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let early = rig.accept(7);
+    rig.input(Input::SetRanges(vec![range("10.0.0.0/24", client(0))]));
+    rig.establish(early, Rig::open(7, false));
+    let two = rig.up(2);
+    let remotes = |rig: &Rig| rig.speaker.peers().iter().map(|peer| peer.remote).collect::<Vec<_>>();
+    assert_eq!(remotes(&rig), [address(1), address(2), address(7)]);
+    rig.send(two, &announce(2, &["10.1.0.0/24"], PathAttributes::default()));
+    assert_eq!(rig.prefixes(), ["10.1.0.0/24"]);
+    rig.input(Input::SetPeers(vec![client(1)]));
+    assert_eq!(rig.peer(2).state, PeerState::Established, "the list of peers is of the configured ones");
+    // Gone, but its routes are kept for its return; then it is forgotten with them.
+    rig.input(Input::Closed { conn: two, reason: "reset".to_owned() });
+    assert_eq!(rig.prefixes(), ["10.1.0.0/24"]);
+    assert!(remotes(&rig).contains(&address(2)));
+    rig.pass(std::time::Duration::from_secs(200_000));
+    assert!(!remotes(&rig).contains(&address(2)));
+    rig.input(Input::SetRanges(Vec::new()));
+    assert_eq!(remotes(&rig), [address(1)]);
+    assert!(rig.wires[&early].closed);
+}
+
+#[test]
+fn a_range_has_one_key_a_longest_prefix_and_an_end() {
+    let password = Password::new(b"secret").ok();
+    let wide = range("10.0.0.0/8", PeerConfig { password, ..client(0) });
+    let narrow = range("10.0.0.4/30", PeerConfig { remote_as: AS + 1, ..passive(0, PeerKind::External) });
+    let mut rig = Rig::new(vec![]);
+    rig.input(Input::SetRanges(vec![wide.clone(), narrow]));
+    assert_eq!(rig.keys, [("10.0.0.0/8".to_owned(), true)]);
+    up_external(&mut rig, 5);
+    for last in 1..4 {
+        rig.up(last);
+    }
+    let refused = rig.accept(9);
+    rig.establish(refused, Rig::open(9, false));
+    assert_eq!(rig.speaker.peers().len(), 4, "the wide range is full");
+    assert!(rig.logs.iter().any(|log| matches!(log, Log::Refused(..))));
+    // One that is configured from now on keeps its session and gets a key of its own.
+    let own = PeerConfig { remote: address(1), passive: true, ..wide.template };
+    rig.input(Input::SetPeer(Box::new(own)));
+    assert_eq!(rig.peer(1).established_count, 1);
+    rig.input(Input::SetRanges(Vec::new()));
+    let keys: Vec<(&str, bool)> = rig.keys.iter().map(|(from, set)| (from.as_str(), *set)).collect();
+    assert_eq!(keys, [("10.0.0.0/8", true), ("10.0.0.1/32", true), ("10.0.0.0/8", false)]);
+    assert_eq!(rig.speaker.peers().len(), 1);
 }

@@ -143,6 +143,7 @@ impl Speaker {
     }
 
     pub(super) fn run_restart_timers(&mut self, id: SourceId) {
+        self.may_be_gone(id);
         for family in Family::ALL {
             let now = self.now;
             let Some(peer) = self.peers.get_mut(&id) else { return };
@@ -175,6 +176,7 @@ impl Speaker {
     /// The datastore says that the peer is gone.
     pub(super) fn prune_stale(&mut self, remote: IpAddr) {
         let Some(&id) = self.by_address.get(&remote.to_canonical()) else { return };
+        self.may_be_gone(id);
         for family in Family::ALL {
             self.rib.update_source(id, family, |path, _| !path.stale);
             if let Some(peer) = self.peers.get_mut(&id).filter(|peer| !Peer::is_up(peer)) {

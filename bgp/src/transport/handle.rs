@@ -1,6 +1,6 @@
 //! The handle through which agents and reflectors drive a running speaker.
 
-use crate::config::{Originated, PeerConfig};
+use crate::config::{Originated, PeerConfig, PeerRange};
 use crate::io::StopMode;
 use crate::status::{Explanation, PeerStatus, RouteInfo, RouteQuery};
 use ipnet::IpNet;
@@ -18,6 +18,7 @@ pub(crate) enum Command {
     SetPeers(Vec<PeerConfig>, oneshot::Sender<()>),
     SetPeer(Box<PeerConfig>, oneshot::Sender<()>),
     RemovePeer(IpAddr, oneshot::Sender<()>),
+    SetRanges(Vec<PeerRange>, oneshot::Sender<()>),
     SetOriginated(Vec<Originated>, oneshot::Sender<()>),
     PruneStale(IpAddr, oneshot::Sender<()>),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
@@ -56,6 +57,11 @@ impl BgpHandle {
     /// Removes one peer and its routes.
     pub async fn remove_peer(&self, remote: IpAddr) -> Result<(), ServiceStopped> {
         self.ask(|answer| Command::RemovePeer(remote, answer)).await
+    }
+
+    /// The whole desired list of ranges that peers may come from without being configured.
+    pub async fn set_ranges(&self, ranges: Vec<PeerRange>) -> Result<(), ServiceStopped> {
+        self.ask(|answer| Command::SetRanges(ranges, answer)).await
     }
 
     /// The whole desired list of originated routes. End-of-RIB is withheld until the first call.

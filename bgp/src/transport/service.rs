@@ -168,6 +168,10 @@ impl BgpService {
                 self.input(Input::RemovePeer(remote));
                 answer!(answer, ());
             }
+            Command::SetRanges(ranges, answer) => {
+                self.input(Input::SetRanges(ranges));
+                answer!(answer, ());
+            }
             Command::SetOriginated(routes, answer) => {
                 self.input(Input::SetOriginated(routes));
                 answer!(answer, ());
