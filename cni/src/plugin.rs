@@ -311,7 +311,11 @@ impl Plugin {
 /// Opens `CNI_NETNS`, which must not be the plugin's own namespace unless the runtime insists.
 fn open_netns(target: &Target, path: &str) -> Result<Netns, CniError> {
     let invalid = |message: String| CniError::new(code::INVALID_NETNS, message);
-    let opened = Netns::open(path).and_then(|netns| Ok((netns.id()?, Netns::current()?.id()?, netns)));
+    // Entering is what tells a network namespace from one of another kind.
+    let opened = Netns::open(path).and_then(|netns| {
+        netns.run(|| ())?;
+        Ok((netns.id()?, Netns::current()?.id()?, netns))
+    });
     let (id, own, netns) = opened.map_err(|error| {
         invalid(format!("CNI_NETNS {path} is no network namespace: is the container gone?"))
             .with_details(error)
