@@ -35,31 +35,62 @@ pub enum Entered {
 /// # Errors
 /// The machine allows no namespaces; the message says what to do.
 pub fn enter() -> anyhow::Result<Entered> {
-    if std::env::var_os(MARK).is_some() {
+    if is_inside() {
         return inside().map(Entered::Inside);
     }
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--net", "--mount", "--pid", "--fork", "--kill-child"]);
-    if !nix::unistd::geteuid().is_root() {
-        let user = ["--user", "--map-root-user"];
-        let probe = Command::new("unshare").args(user).args(["--net", "--mount", "true"]).output();
-        if !probe.is_ok_and(|output| output.status.success()) {
-            bail!(
-                "this needs root (or a kernel that lets users make network namespaces, \
-                 sysctl user.max_net_namespaces > 0): run it with sudo"
-            );
-        }
-        unshare.args(user);
-    }
-    let program = std::env::current_exe().context("finding this program's own file")?;
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let status = unshare.arg("--").arg(program).args(arguments).env(MARK, "1").status();
-    let status = status.context("executing `unshare` (package util-linux)")?;
+    let status = command()?.args(arguments).status();
+    let status = status.context("executing `setpriv` and `unshare` (package util-linux)")?;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     Ok(Entered::Done(ExitCode::from(u8::try_from(code).unwrap_or(1))))
 }
 
-fn inside() -> anyhow::Result<Sandbox> {
+/// Whether this is the second execution.
+#[must_use]
+pub fn is_inside() -> bool {
+    std::env::var_os(MARK).is_some()
+}
+
+/// This program, to be executed a second time, in a sandbox; its arguments are the caller's. The sandbox ends
+/// with the caller, however that ends.
+///
+/// # Errors
+/// The machine allows no namespaces; the message says what to do.
+pub fn command() -> anyhow::Result<Command> {
+    // Executed as it would be later: what it says then is what is wrong.
+    let probe = unshare()
+        .args(["--", "true"])
+        .output()
+        .context("executing `setpriv` and `unshare`: install the package util-linux, which has them")?;
+    if !probe.status.success() {
+        let said = String::from_utf8_lossy(&probe.stderr);
+        bail!(
+            "this needs root (or a kernel that lets users make network namespaces, \
+             sysctl user.max_user_namespaces > 0): run it with sudo ({})",
+            said.trim()
+        );
+    }
+    let program = std::env::current_exe().context("finding this program's own file")?;
+    let mut command = unshare();
+    command.arg("--").arg(program).env(MARK, "1");
+    Ok(command)
+}
+
+/// `unshare` ends what it started when it ends; that it ends with us is what `setpriv` sees to.
+fn unshare() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"]);
+    if !nix::unistd::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command
+}
+
+/// Takes possession of the sandbox: a /proc and a /run of its own.
+///
+/// # Errors
+/// A mount is refused.
+pub fn inside() -> anyhow::Result<Sandbox> {
     // /proc is still the outside's here, so "self" is the number the outside knows us by.
     let outer_pid = std::fs::read_link("/proc/self")
         .context("reading /proc/self")?
