@@ -119,7 +119,9 @@ impl Reflector {
         match event {
             SyncEvent::Put(object) => match object.resource {
                 Ok(resource) => {
-                    self.unreadable.remove(&object.key);
+                    if self.unreadable.remove(&object.key).is_some() {
+                        self.report_unreadable();
+                    }
                     self.put(resource.as_ref().clone());
                     true
                 }
@@ -130,7 +132,9 @@ impl Reflector {
                 }
             },
             SyncEvent::Delete(key) => {
-                self.unreadable.remove(&key);
+                if self.unreadable.remove(&key).is_some() {
+                    self.report_unreadable();
+                }
                 self.delete(&key);
                 true
             }

@@ -73,6 +73,7 @@ pub(crate) fn spawn(node: &str, health: Health) -> Result<Engine, String> {
         live: BTreeSet::new(),
         due: None,
         recheck_at: Instant::now() + RECHECK,
+        problems: Problems::default(),
         health,
     };
     std::thread::Builder::new()
@@ -94,7 +95,28 @@ struct Thread {
     /// When a failed write is to be tried again.
     due: Option<Instant>,
     recheck_at: Instant,
+    problems: Problems,
     health: Health,
+}
+
+/// Whether the list of problems has to be made anew: not for every change, it grows with the policies.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Problems {
+    /// None when last looked at.
+    #[default]
+    None,
+    /// Some when last looked at: any change of an object may end one.
+    Some,
+    /// Look at them with the next write.
+    Due,
+}
+
+impl Problems {
+    fn object_changed(&mut self) {
+        if *self == Self::Some {
+            *self = Self::Due;
+        }
+    }
 }
 
 impl Thread {
@@ -122,10 +144,17 @@ impl Thread {
     fn take(&mut self, input: Input) {
         match input {
             Input::Put(resource) => {
+                self.problems.object_changed();
                 self.calculator.update(&resource.key(), Some(&resource));
             }
-            Input::Delete(key) => self.calculator.update(&key, None),
-            Input::Unreadable(key, reason) => self.calculator.update_unreadable(&key, &reason, None),
+            Input::Delete(key) => {
+                self.problems.object_changed();
+                self.calculator.update(&key, None);
+            }
+            Input::Unreadable(key, reason) => {
+                self.problems = Problems::Due;
+                self.calculator.update_unreadable(&key, &reason, None);
+            }
             Input::SetLocal(endpoint, live) => {
                 let id = EndpointId::Workload {
                     namespace: endpoint.metadata.namespace.as_deref().unwrap_or_default().into(),
@@ -151,6 +180,9 @@ impl Thread {
         let delta = self.calculator.flush();
         let changed = delta != felix_rs::model::Delta::default();
         self.state.apply(&delta);
+        if changed || self.problems == Problems::Due {
+            self.report_problems();
+        }
         let now = Instant::now();
         let outcome = if !self.started {
             self.started = true;
@@ -170,9 +202,6 @@ impl Thread {
             self.answer(&live);
             return;
         };
-        if changed {
-            self.report_problems();
-        }
         match outcome {
             Ok(report) => self.succeeded(report),
             Err(failure) => self.failed(&failure),
@@ -210,8 +239,9 @@ impl Thread {
         }
     }
 
-    fn report_problems(&self) {
+    fn report_problems(&mut self) {
         let problems = self.calculator.problems();
+        self.problems = if problems.is_empty() { Problems::None } else { Problems::Some };
         let problems = problems
             .into_iter()
             .map(|problem| Problem { object: problem.object, message: problem.reason })

@@ -209,11 +209,15 @@ impl Node {
         match event {
             SyncEvent::Put(versioned) => match versioned.resource {
                 Ok(resource) => {
+                    let was_unreadable = self.cluster.unreadable.contains_key(&versioned.key);
                     let touched = self.cluster.put(&self.config.node, &resource, versioned.revision.0);
                     if let Resource::Pod(pod) = resource.as_ref() {
                         self.pod_changed(pod).await;
                     }
                     self.tell_engine(policy::Input::Put(resource)).await;
+                    if was_unreadable {
+                        self.report_problems();
+                    }
                     touched
                 }
                 Err(unreadable) => {
@@ -224,8 +228,12 @@ impl Node {
                 }
             },
             SyncEvent::Delete(key) => {
+                let was_unreadable = self.cluster.unreadable.contains_key(&key);
                 let touched = self.cluster.delete(&key);
                 self.tell_engine(policy::Input::Delete(key)).await;
+                if was_unreadable {
+                    self.report_problems();
+                }
                 touched
             }
             SyncEvent::InSync => {
