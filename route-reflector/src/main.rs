@@ -70,10 +70,6 @@ async fn run(config: Config) -> Result<()> {
     let mut stop = std::pin::pin!(stop);
     let health = Health::new(PROGRAM, &config.node, &COMPONENTS);
     let (slot, speaker) = watch::channel(None);
-    let store = tokio::select! {
-        store = store::open(&config.datastore, &health) => store,
-        () = &mut stop => return Ok(()),
-    };
     let routes = server::health_routes(health.clone(), server::metrics_of(&health, &speaker));
     if let Some(address) = config.metrics_listen {
         server::serve_tcp(address, routes.clone())
@@ -83,13 +79,19 @@ async fn run(config: Config) -> Result<()> {
     let listener = server::bind_unix(&config.socket)
         .with_context(|| format!("listening on {}", config.socket.display()))?;
     tokio::spawn(server::serve_unix(listener, routes.merge(bgp::routes(speaker))));
-
-    let scopes: Vec<_> = KINDS.iter().map(|kind| (*kind).into()).collect();
-    let objects = Syncer::spawn(store.clone(), &scopes)?;
+    // Only now, so that it can be asked what it waits for.
+    let store = tokio::select! {
+        store = store::open(&config.datastore, &health) => Some(store),
+        () = &mut stop => None,
+    };
     let socket = config.socket.clone();
-    // Clients may hold what an earlier instance told them: End-of-RIB waits until they have told us theirs.
-    let reflector = Reflector::new(config, health, store, Speaker::new(slot, true));
-    reflector.run(objects, stop).await;
+    if let Some(store) = store {
+        let scopes: Vec<_> = KINDS.iter().map(|kind| (*kind).into()).collect();
+        let objects = Syncer::spawn(store.clone(), &scopes)?;
+        // Clients may hold what an earlier instance told them: End-of-RIB waits until they have told us theirs.
+        let reflector = Reflector::new(config, health, store, Speaker::new(slot, true));
+        reflector.run(objects, stop).await;
+    }
     health::stopping();
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::debug!("removing {}: {error}", socket.display());

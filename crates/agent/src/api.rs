@@ -1,6 +1,7 @@
 //! The agent's routes of the control API.
 
 use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 
 use axum::extract::State;
 use axum::routing::{get, post};
@@ -26,13 +27,20 @@ pub(crate) struct Api {
     pub(crate) node: mpsc::Sender<Request>,
     /// The policy thread.
     pub(crate) engine: Engine,
-    /// For explanations, which look at the whole cluster.
-    pub(crate) store: Store,
+    /// For explanations, which look at the whole cluster; absent until it could be opened, and so long the node's
+    /// task has not begun.
+    pub(crate) store: Arc<OnceLock<Store>>,
 }
 
 impl Api {
+    fn store(&self) -> Result<&Store, Failure> {
+        let message = "the datastore could not be opened yet (see `margay status`): try again";
+        self.store.get().ok_or_else(|| Failure::try_later(message))
+    }
+
     /// Asks the node's task.
     async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, Failure> {
+        self.store()?;
         let (answer, wait) = oneshot::channel();
         let gone = || Failure::try_later("the agent is stopping");
         self.node.send(request(answer)).await.map_err(|_closed| gone())?;
@@ -97,7 +105,7 @@ async fn explain_flow(
     State(api): State<Api>,
     Json(request): Json<ExplainRequest>,
 ) -> Result<Json<ExplainReply>, Failure> {
-    let flow = explain::Flow::resolve(&api.store, request).await?;
+    let flow = explain::Flow::resolve(api.store()?, request).await?;
     let trace = trace(&api, flow.destination()).await?;
     let counted = policy::snapshot(&api.engine).await;
     Ok(Json(flow.explain(&trace, counted.as_deref())))

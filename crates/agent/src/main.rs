@@ -14,6 +14,7 @@ mod policy;
 mod writer;
 
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -86,11 +87,6 @@ async fn run(config: Config) -> Result<()> {
         .with_context(|| format!("opening the journal in {}", config.state_dir.display()))?;
     let (requests, inbox) = mpsc::channel(REQUESTS);
     let (slot, speaker) = watch::channel(None);
-
-    let store = tokio::select! {
-        store = store::open(&config.datastore, &health) => store,
-        () = &mut stop => return Ok(()),
-    };
     let engine = policy::spawn(&config.node, health.clone()).map_err(|error| anyhow!(error))?;
     let fib = Fib::open().context("opening the kernel's routing table (the agent needs CAP_NET_ADMIN)")?;
     let forwarding = Forwarding::spawn(fib, health.clone()).map_err(|error| anyhow!(error))?;
@@ -102,20 +98,29 @@ async fn run(config: Config) -> Result<()> {
             .await
             .with_context(|| format!("listening on {address}"))?;
     }
-    let api = api::Api { node: requests, engine: engine.clone(), store: store.clone() };
+    let opened = Arc::new(OnceLock::new());
+    let api = api::Api { node: requests, engine: engine.clone(), store: Arc::clone(&opened) };
     let router = routes.merge(bgp::routes(speaker)).merge(api::routes(api));
     let listener = server::bind_unix(&config.socket)
         .with_context(|| format!("listening on {}", config.socket.display()))?;
     tokio::spawn(server::serve_unix(listener, router));
 
-    let scopes: Vec<_> = Kind::ALL.iter().map(|kind| (*kind).into()).collect();
-    let objects = Syncer::spawn(store.clone(), &scopes)?;
+    // Only now, so that it can be asked what it waits for.
+    let store = tokio::select! {
+        store = store::open(&config.datastore, &health) => Some(store),
+        () = &mut stop => None,
+    };
     let socket = config.socket.clone();
-    // An agent that had addresses before was here before: its peers may still hold its routes.
-    let was_here = addresses.allocator().blocks().next().is_some();
-    let speaker = Speaker::new(slot, was_here);
-    let parts = Parts { config, health, store, engine, forwarding, addresses, underlay, speaker };
-    Node::new(parts).run(objects, inbox, stop).await;
+    if let Some(store) = store {
+        let store = opened.get_or_init(|| store).clone();
+        // An agent that had addresses before was here before: its peers may still hold its routes.
+        let was_here = addresses.allocator().blocks().next().is_some();
+        let speaker = Speaker::new(slot, was_here);
+        let scopes: Vec<_> = Kind::ALL.iter().map(|kind| (*kind).into()).collect();
+        let objects = Syncer::spawn(store.clone(), &scopes)?;
+        let parts = Parts { config, health, store, engine, forwarding, addresses, underlay, speaker };
+        Node::new(parts).run(objects, inbox, stop).await;
+    }
     health::stopping();
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::debug!("removing {}: {error}", socket.display());
