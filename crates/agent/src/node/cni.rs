@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use margay_api::{Key, Kind, Pod};
 use margay_cni::spool::Spool;
+use margay_cni::wiring::remove_host_side;
 use margay_control::cni::{
     AddReply, AddRequest, Attachment, CheckReply, CheckRequest, CommitReply, CommitRequest, GcRequest,
 };
@@ -189,6 +190,16 @@ impl Node {
     /// DEL, and what undoes a failed ADD: knows nothing of the attachment is a success.
     pub(super) async fn release(&mut self, handle: &Handle) -> Result<(), Failure> {
         self.reserved_labels.remove(handle);
+        if let Some(attached) = self.addresses.attached().get(handle)
+            && let Err(error) = remove_host_side(&attached.interface)
+        {
+            // The shim removes it, unless it was told of no namespace. An interface that is still there may still be in
+            // use: its address must not be given to anyone else.
+            return Err(Failure::try_later(format!(
+                "cannot remove interface {}: {error}",
+                attached.interface
+            )));
+        }
         let attached = match self.addresses.release(handle) {
             Ok(attached) => attached,
             Err(error) => return Err(Failure::try_later(error.to_string())),
