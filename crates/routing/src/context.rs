@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use crate::desired::{Encapsulation, Problem};
 use crate::input::{Family, Input, Settings, Underlay};
 use crate::read;
+use margay_api::kinds::disjoint_pools;
 use margay_api::types::MacAddr;
 
 /// The tunnel end of a node.
@@ -109,20 +110,15 @@ impl<'a> Context<'a> {
     }
 
     fn add_pools(&mut self, input: &Input<'_>) {
-        let mut pools: Vec<Pool> = input.pools.iter().map(|pool| read::pool(pool)).collect();
-        pools.sort_by(|a, b| (a.cidr, &a.name).cmp(&(b.cidr, &b.name)));
-        for pool in pools {
-            let clash =
-                self.pools.iter().find(|p| p.cidr.contains(&pool.cidr) || pool.cidr.contains(&p.cidr));
-            if let Some(other) = clash {
-                let message = format!(
-                    "{} overlaps {} of IPPool({}), which is used: delete one of them",
-                    pool.cidr, other.cidr, other.name
-                );
-                self.problem(format!("IPPool({})", pool.name), message);
-            } else {
-                self.pools.push(pool);
-            }
+        let (in_force, clashes) = disjoint_pools(input.pools.iter().copied());
+        self.pools = in_force.into_iter().map(read::pool).collect();
+        self.pools.sort_by(|a, b| (a.cidr, &a.name).cmp(&(b.cidr, &b.name)));
+        for (pool, other) in clashes {
+            let message = format!(
+                "{} overlaps {} of IPPool({}), which is used: delete one of them",
+                pool.spec.cidr, other.spec.cidr, other.metadata.name
+            );
+            self.problem(format!("IPPool({})", pool.metadata.name), message);
         }
     }
 

@@ -53,8 +53,9 @@ impl Node {
                 IpNet::V6(_) => own?.ipv6_address.map(|net| net.addr().into()),
             }
         };
+        let pools = self.cluster.bgp.pools_in_force();
         let exported = |block: &IpNet| {
-            let pool = self.cluster.bgp.pools.values().find(|pool| pool.spec.cidr.contains(block));
+            let pool = pools.iter().find(|pool| pool.spec.cidr.contains(block));
             pool.is_some_and(|pool| !pool.spec.disable_bgp_export)
         };
         let blocks = self.addresses.allocator().blocks().filter(exported);

@@ -79,8 +79,8 @@ impl Node {
         let offered = self
             .cluster
             .bgp
-            .pools
-            .values()
+            .pools_in_force()
+            .iter()
             .any(|pool| Family::of(&pool.spec.cidr) == family && !pool.spec.disabled);
         if !has_block && offered {
             self.claim(family);
@@ -98,7 +98,7 @@ impl Node {
             node: self.config.node.clone(),
             labels: self.own_labels(),
             family,
-            pools: self.cluster.bgp.pools.values().cloned().collect(),
+            pools: self.cluster.bgp.pools_in_force().into_iter().cloned().collect(),
             reserved: self.cluster.reserved(),
             max_blocks: self.cluster.ipam.as_ref().and_then(|conf| conf.spec.max_blocks_per_host),
         };
@@ -145,7 +145,7 @@ impl Node {
 
     /// The node's VXLAN devices take addresses of its own blocks.
     fn update_tunnel_addresses(&mut self) {
-        let pools: Vec<IpPool> = self.cluster.bgp.pools.values().cloned().collect();
+        let pools: Vec<IpPool> = self.cluster.bgp.pools_in_force().into_iter().cloned().collect();
         let pools: Vec<&IpPool> = pools.iter().collect();
         for (encapsulation, family) in tunnels_needed(&pools) {
             if encapsulation != Encapsulation::Vxlan {

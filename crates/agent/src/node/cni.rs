@@ -82,7 +82,7 @@ impl Node {
         let (namespace, pod) = names(request);
         let namespace_labels = self.cluster.namespace_labels(&namespace);
         let node_labels = self.own_labels();
-        let pools: Vec<_> = self.cluster.bgp.pools.values().collect();
+        let pools = self.cluster.bgp.pools_in_force();
         let query = PoolQuery {
             node: &node_labels,
             purpose: Purpose::Workload { namespace: &namespace_labels },

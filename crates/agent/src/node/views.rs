@@ -15,8 +15,9 @@ use crate::policy::{self, Snapshot};
 impl Node {
     /// Blocks and addresses of this node.
     pub(super) fn ipam_status(&self) -> IpamStatus {
+        let pools = self.cluster.bgp.pools_in_force();
         let pool_of = |cidr: &ipnet::IpNet| {
-            let pool = self.cluster.bgp.pools.values().find(|pool| pool.spec.cidr.contains(cidr));
+            let pool = pools.iter().find(|pool| pool.spec.cidr.contains(cidr));
             pool.map_or_else(|| "(deleted)".to_owned(), |pool| pool.metadata.name.clone())
         };
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);

@@ -208,6 +208,31 @@ pub fn overlapping_pool<'a>(
         .min_by(|a, b| a.metadata.name.cmp(&b.metadata.name))
 }
 
+/// The pools in force, and those that share addresses with one of them, each with that one.
+///
+/// The older pool is in force (`creationTimestamp`, none is youngest), then the one whose addresses, then whose name
+/// come first: what is added by mistake takes nothing away from what works.
+#[must_use]
+pub fn disjoint_pools<'a>(
+    pools: impl IntoIterator<Item = &'a IpPool>,
+) -> (Vec<&'a IpPool>, Vec<(&'a IpPool, &'a IpPool)>) {
+    let mut pools: Vec<&IpPool> = pools.into_iter().collect();
+    let age = |pool: &'a IpPool| {
+        let created = pool.metadata.creation_timestamp.as_deref();
+        (created.is_none(), created, pool.spec.cidr, pool.metadata.name.as_str())
+    };
+    pools.sort_by(|a, b| age(a).cmp(&age(b)));
+    let mut in_force: Vec<&IpPool> = Vec::new();
+    let mut clashes = Vec::new();
+    for pool in pools {
+        match in_force.iter().find(|other| validate::ip_pool::overlaps(pool.spec.cidr, other.spec.cidr)) {
+            Some(other) => clashes.push((pool, *other)),
+            None => in_force.push(pool),
+        }
+    }
+    (in_force, clashes)
+}
+
 /// What must stay as it is when `new` replaces `old`: addresses and block size are carved into existing blocks.
 ///
 /// # Errors

@@ -35,7 +35,8 @@ pub use felix_configuration::FelixConfigurationSpec;
 pub use felix_values::*;
 pub use host_endpoint::{EndpointPort, HostEndpointSpec};
 pub use ip_pool::{
-    AllowedUse, AssignmentMode, EncapMode, IpPoolSpec, IpReservationSpec, check_pool_update, overlapping_pool,
+    AllowedUse, AssignmentMode, EncapMode, IpPoolSpec, IpReservationSpec, check_pool_update, disjoint_pools,
+    overlapping_pool,
 };
 pub use ipam::{Affinity, AllocationAttribute, IpamBlockSpec, IpamConfigurationSpec};
 pub use k8s_core::{

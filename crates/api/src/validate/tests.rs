@@ -124,6 +124,16 @@ fn pools_must_not_overlap() {
     assert_eq!(found("172.16.0.0/12"), None);
     // A pool doesn't overlap with its own older version.
     assert_eq!(overlapping_pool(&pool("d", "192.168.0.0/16"), &others), None);
+    // Of those that overlap, the oldest counts.
+    let mut pools = [pool("wide", "10.0.0.0/8"), pool("old", "10.1.0.0/16"), pool("other", "10.2.0.0/16")];
+    pools[1].metadata.creation_timestamp = Some("2026-01-01T00:00:00Z".to_owned());
+    pools[0].metadata.creation_timestamp = Some("2026-01-02T00:00:00Z".to_owned());
+    let (in_force, clashes) = disjoint_pools(&pools);
+    assert_eq!(in_force.iter().map(|pool| pool.metadata.name.as_str()).collect::<Vec<_>>(), ["old", "other"]);
+    assert_eq!(
+        clashes.iter().map(|(a, b)| (a.metadata.name.as_str(), b.metadata.name.as_str())).collect::<Vec<_>>(),
+        [("wide", "old")]
+    );
     let changed = check_pool_update(&others[0], &pool("c", "10.0.0.0/9")).unwrap_err();
     assert!(changed.to_string().starts_with("spec.cidr: can't be changed"), "{changed}");
     check_pool_update(&others[0], &others[0]).unwrap();

@@ -20,8 +20,9 @@ pub(super) struct Compiled {
 }
 
 /// What a node may announce when no filter says otherwise: what lies in a pool that is exported.
-pub(super) fn export_pools<'a>(pools: impl Iterator<Item = &'a IpPool>) -> Policy {
+pub(super) fn export_pools<'a>(pools: impl IntoIterator<Item = &'a IpPool>) -> Policy {
     let rules = pools
+        .into_iter()
         .map(|pool| Rule {
             action: if pool.spec.disable_bgp_export { Action::Reject } else { Action::Accept },
             prefix: Some(inside(pool.spec.cidr)),

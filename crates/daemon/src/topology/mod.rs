@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use margay_api::kinds::NextHopMode as ApiNextHopMode;
-use margay_api::kinds::{ReversePeering, SecretRef, SourceAddress};
+use margay_api::kinds::{ReversePeering, SecretRef, SourceAddress, disjoint_pools};
 use margay_api::types::AsNumber;
 use margay_api::{BgpConfiguration, BgpFilter, BgpPeer, IpPool, Node, Selector};
 use margay_bgp::policy::Policy;
@@ -47,6 +47,14 @@ pub struct Cluster {
     pub blocks: BTreeMap<String, Vec<IpNet>>,
     /// What [`secrets`] names, read.
     pub secrets: Secrets,
+}
+
+impl Cluster {
+    /// The pools that count: one that overlaps an older one does not.
+    #[must_use]
+    pub fn pools_in_force(&self) -> Vec<&IpPool> {
+        disjoint_pools(self.pools.values()).0
+    }
 }
 
 /// BGP as one node should run it.
@@ -116,7 +124,7 @@ impl<'a> Builder<'a> {
             me: cluster.nodes.get(name),
             settings: Settings::of(name, cluster),
             import_all: Arc::default(),
-            export_pools: Arc::new(filters::export_pools(cluster.pools.values())),
+            export_pools: Arc::new(filters::export_pools(cluster.pools_in_force())),
             peers: BTreeMap::new(),
             gateways: BTreeMap::new(),
             problems: Vec::new(),
