@@ -1,0 +1,41 @@
+//! The demo's steps as assertions.
+
+use anyhow::{Result, ensure};
+use margay_tests::cluster::Datastore;
+use margay_tests::report::Report;
+use margay_tests::scenario::POLICIES;
+
+use crate::labs::{Labs, all_hold, margay};
+
+pub(crate) fn embedded(labs: &mut Labs) -> Result<()> {
+    steps(labs, Datastore::Embedded)
+}
+
+pub(crate) fn etcd(labs: &mut Labs) -> Result<()> {
+    steps(labs, Datastore::Etcd)
+}
+
+fn steps(labs: &mut Labs, datastore: Datastore) -> Result<()> {
+    let report = Report::new(true);
+    let scenario = labs.demo(datastore)?;
+    all_hold(&scenario.blocks()?)?;
+    scenario.attach(&report)?;
+    all_hold(&scenario.network_model()?)?;
+    let (before, wrong) = scenario.connectivity(false)?;
+    ensure!(wrong.is_empty(), "without policy: {}", wrong.join("\n"));
+    ensure!(before.reached() == before.probes(), "without policy: {}", before.table("pods"));
+    scenario.apply_policies()?;
+    let (after, wrong) = scenario.connectivity(true)?;
+    ensure!(wrong.is_empty(), "with policies: {}\n{}", wrong.join("\n"), after.table("pods"));
+    let flows = [
+        ("shop/backend", "shop/database", ["allowed", "database"]),
+        ("guest/crawler", "shop/backend", ["denied", "guests"]),
+    ];
+    for (from, to, words) in flows {
+        let (_, check) = scenario.explain(from, to, "tcp/8080", &words)?;
+        all_hold(&[check])?;
+    }
+    all_hold(&scenario.survive(&report)?)?;
+    all_hold(&scenario.detach(&report)?)?;
+    margay(&scenario.cluster, &["delete", "-f", POLICIES]).map(|_| ())
+}

@@ -1,0 +1,139 @@
+//! End-to-end tests: the real programs, in real kernel namespaces, with real packets.
+//!
+//! The process that cargo starts runs the cases that need the machine as it is, and hands the others to a second
+//! execution of itself inside the sandbox, which keeps a cluster from one case to the next where that is safe.
+//! What the machine cannot run is ignored with the reason on standard error, or fails with `TESTS_REQUIRE_ALL=1`.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+mod bgp;
+mod cni;
+mod datastore;
+mod demo;
+mod health;
+mod host;
+mod input;
+mod labs;
+mod live;
+mod pools;
+mod remote;
+mod restart;
+mod rootless;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use margay_tests::sandbox;
+
+use crate::labs::Labs;
+use crate::remote::Remote;
+
+/// Where a case runs.
+#[derive(Clone, Copy)]
+enum Place {
+    /// In the sandbox.
+    Inside(fn(&mut Labs) -> Result<()>),
+    /// On the machine as it is.
+    Outside(fn() -> Result<()>),
+}
+
+use Place::{Inside, Outside};
+
+/// Every case. Those that share a cluster stand together; a shared cluster is as it was after each of them.
+const CASES: &[(&str, Place)] = &[
+    ("host::untouched_by_the_demo", Outside(host::untouched_by_the_demo)),
+    ("host::untouched_after_ctrl_c", Outside(host::untouched_after_ctrl_c)),
+    ("host::untouched_after_sigkill", Outside(host::untouched_after_sigkill)),
+    ("host::untouched_after_a_failed_step", Outside(host::untouched_after_a_failed_step)),
+    ("rootless::a_user_runs_the_demo", Outside(rootless::a_user_runs_the_demo)),
+    ("rootless::without_namespaces_one_sentence", Outside(rootless::without_namespaces_one_sentence)),
+    ("demo::embedded", Inside(demo::embedded)),
+    ("input::malformed_yaml_is_named", Inside(input::malformed_yaml_is_named)),
+    ("input::bad_pools_are_refused", Inside(input::bad_pools_are_refused)),
+    ("input::a_node_without_an_address_is_named", Inside(input::a_node_without_an_address_is_named)),
+    ("cni::bad_netns", Inside(cni::bad_netns)),
+    ("cni::added_twice", Inside(cni::added_twice)),
+    ("cni::deleted_twice", Inside(cni::deleted_twice)),
+    ("cni::deleted_without_a_netns", Inside(cni::deleted_without_a_netns)),
+    ("cni::agent_down", Inside(cni::agent_down)),
+    ("bgp::bytes_of_a_stranger", Inside(bgp::bytes_of_a_stranger)),
+    ("bgp::bytes_from_a_peers_address", Inside(bgp::bytes_from_a_peers_address)),
+    ("bgp::half_open_connections", Inside(bgp::half_open_connections)),
+    ("restart::a_second_agent_refuses", Inside(restart::a_second_agent_refuses)),
+    ("restart::a_killed_agent_loses_nothing", Inside(restart::a_killed_agent_loses_nothing)),
+    ("live::policy_before_the_first_packet", Inside(live::policy_before_the_first_packet)),
+    ("demo::etcd", Inside(demo::etcd)),
+    ("input::bad_pools_in_the_datastore", Inside(input::bad_pools_in_the_datastore)),
+    ("datastore::lost_later", Inside(datastore::lost_later)),
+    ("datastore::unreachable_at_start", Inside(datastore::unreachable_at_start)),
+    ("datastore::cannot_be_opened", Inside(datastore::cannot_be_opened)),
+    ("input::an_agent_without_an_address_waits", Inside(input::an_agent_without_an_address_waits)),
+    ("pools::no_block_left", Inside(pools::no_block_left)),
+    ("pools::no_address_left", Inside(pools::no_address_left)),
+    ("health::ready_and_stopping", Inside(health::ready_and_stopping)),
+];
+
+/// What the machine lacks for a case.
+#[derive(Debug)]
+struct Lacks(String);
+
+impl std::fmt::Display for Lacks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Lacks {}
+
+fn main() -> ExitCode {
+    if sandbox::is_inside() {
+        return remote::serve();
+    }
+    let mut arguments = Arguments::from_args();
+    // One after the other: they measure losses, and compare the machine before and after.
+    arguments.test_threads = Some(1);
+    let remote = Remote::default();
+    let trial = |(name, place): &(&'static str, Place)| {
+        let (name, place, remote) = (*name, *place, remote.clone());
+        Trial::ignorable_test(name, move || {
+            let outcome = possible().and_then(|()| match place {
+                Outside(case) => case(),
+                Inside(_) => remote.run(name),
+            });
+            finish(outcome)
+        })
+    };
+    libtest_mimic::run(&arguments, CASES.iter().map(trial).collect()).exit_code()
+}
+
+fn finish(outcome: Result<()>) -> Result<Completion, Failed> {
+    let Err(error) = outcome else { return Ok(Completion::Completed) };
+    let required = std::env::var_os("TESTS_REQUIRE_ALL").is_some_and(|value| value == "1");
+    match error.downcast_ref::<Lacks>() {
+        Some(Lacks(reason)) if !required => {
+            eprintln!("skipped: {reason}");
+            Ok(Completion::ignored_with(reason))
+        }
+        _ => Err(Failed::from(format!("{error:#}"))),
+    }
+}
+
+/// Whether anything can run at all.
+fn possible() -> Result<()> {
+    for program in ["margay", "margay-agent", "margay-cni", "margay-demo", "margay-route-reflector"] {
+        let path = host::program(program)?;
+        if !path.exists() {
+            let path = path.display();
+            return Err(Lacks(format!("{path} is not built: run `cargo build --workspace --bins`")).into());
+        }
+    }
+    sandbox::command().map(|_| ()).map_err(|error| Lacks(format!("{error:#}")).into())
+}

@@ -1,0 +1,99 @@
+//! Pools that are used up.
+
+use anyhow::{Context, Result, ensure};
+use margay_control::status::IpamStatus;
+use margay_netlink::Netns;
+use margay_tests::cluster::{Cluster, Datastore, wait};
+use margay_tests::pods::{Pod, container_id};
+
+use crate::labs::{
+    Labs, PATIENCE, TWO_NODES, applied, cni_error, interfaces, kernel_state, margay, no_pods, pod_addresses,
+    same,
+};
+
+/// A pool of one block of eight addresses.
+const SMALL: &str = "apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: small}
+spec: {cidr: 10.66.0.0/29, blockSize: 29}
+";
+
+/// node1 has the only block.
+fn start(labs: &mut Labs) -> Result<Cluster> {
+    let mut cluster = labs.alone(TWO_NODES, Datastore::Embedded)?;
+    applied(&cluster, SMALL)?;
+    cluster.start("node1")?;
+    cluster.wait_ready("node1", PATIENCE)?;
+    Ok(cluster)
+}
+
+/// An ADD that must fail for want of an address, naming the pool, and leave nothing.
+fn refused(cluster: &Cluster, node: &str) -> Result<()> {
+    let before = (kernel_state(cluster, node)?, pod_addresses(cluster, node)?, endpoints(cluster)?);
+    let netns = Netns::new()?;
+    let id = container_id("default", "surplus");
+    let path = netns.path().to_string_lossy().into_owned();
+    let output = cluster.runtime(node)?.call("ADD", &id, Some(("default", "surplus")), &path)?;
+    let (code, message) = cni_error(&output)?;
+    ensure!(code == 103 && message.contains("small"), "ADD on {node}: {code} {message}");
+    ensure!(interfaces(&netns)?.is_empty(), "left in the pod: {:?}", interfaces(&netns)?);
+    same(&before.0, &kernel_state(cluster, node)?)?;
+    ensure!(pod_addresses(cluster, node)? == before.1, "{:?}", pod_addresses(cluster, node)?);
+    ensure!(endpoints(cluster)? == before.2, "{}", endpoints(cluster)?);
+    Ok(())
+}
+
+fn endpoints(cluster: &Cluster) -> Result<String> {
+    margay(cluster, &["get", "workloadendpoints", "-A"])
+}
+
+pub(crate) fn no_block_left(labs: &mut Labs) -> Result<()> {
+    let mut cluster = start(labs)?;
+    cluster.start("node2")?;
+    let says = |word: &str| -> Result<bool> {
+        let status = cluster.status("node2")?;
+        Ok(status.components.iter().any(|part| part.name == "ipam" && part.message.contains(word)))
+    };
+    wait(PATIENCE, || Ok(says("small").unwrap_or(false)))
+        .with_context(|| format!("node2 names the pool: {:#?}", cluster.status("node2")))?;
+    // All else of it works: it has the other's block, and knows itself.
+    wait(PATIENCE, || {
+        let state = kernel_state(&cluster, "node2")?;
+        Ok(["10.66.0.0/29 via 172.30.1.11", "mgy40nodes 172.30.1.12"].iter().all(|part| state.contains(part)))
+    })
+    .with_context(|| format!("node2 settles: {:?}", kernel_state(&cluster, "node2")))?;
+    refused(&cluster, "node2")?;
+    ensure!(cluster.status("node1")?.ready, "node1 is not ready any more");
+    // More room makes it work without a restart.
+    applied(&cluster, &SMALL.replace("small", "more").replace("10.66.0.0/29", "10.67.0.0/24"))?;
+    cluster.wait_ready("node2", PATIENCE)?;
+    let pod = cluster.runtime("node2")?.add("default", "fits")?;
+    cluster.runtime("node2")?.delete(pod)?;
+    no_pods(&cluster, "node2")
+}
+
+pub(crate) fn no_address_left(labs: &mut Labs) -> Result<()> {
+    let cluster = start(labs)?;
+    let runtime = cluster.runtime("node1")?;
+    let mut pods: Vec<Pod> = Vec::new();
+    for number in 0..8 {
+        pods.push(
+            runtime.add("default", &format!("pod-{number}")).with_context(|| format!("pod {number} of 8"))?,
+        );
+    }
+    let ipam: IpamStatus = cluster.client("node1").get("/v1/ipam")?;
+    let block = ipam.blocks.first().context("no block")?;
+    ensure!((block.used, block.total) == (8, 8), "{block:?}");
+    refused(&cluster, "node1")?;
+    refused(&cluster, "node1")?;
+    let freed = pods.pop().context("no pod")?;
+    let address = freed.address;
+    runtime.delete(freed)?;
+    let next = runtime.add("default", "next")?;
+    ensure!(next.address == address, "{} is free and {} was given", address, next.address);
+    pods.push(next);
+    for pod in pods {
+        runtime.delete(pod)?;
+    }
+    no_pods(&cluster, "node1")
+}
