@@ -7,6 +7,7 @@
 pub mod config;
 pub mod environment;
 pub mod error;
+pub mod install;
 pub mod plugin;
 pub mod result;
 pub mod spool;

@@ -1,6 +1,7 @@
-//! `margay-cni`: executed by the container runtime, once per pod and verb.
+//! `margay-cni`: executed by the container runtime, once per pod and verb; and by an init container, to install itself.
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use margay_cni::config::peek_version;
@@ -14,10 +15,16 @@ fn main() -> ExitCode {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect::<margay_cni::environment::Environment>();
     if environment.get("CNI_COMMAND").is_none_or(String::is_empty) {
+        let mut arguments = std::env::args_os().skip(1);
+        if arguments.next().is_some_and(|verb| verb == "install") {
+            return install(&arguments.map(PathBuf::from).collect::<Vec<_>>());
+        }
         let about = format!(
             "margay-cni {}: CNI plugin of Margay, for specification versions 0.1.0 to 1.1.0.\n\
-             Executed by a container runtime with CNI_COMMAND set; see examples/cni/10-margay.conflist.\n",
-            env!("CARGO_PKG_VERSION")
+             Executed by a container runtime with CNI_COMMAND set; see examples/cni/10-margay.conflist.\n\
+             To put it there: {}\n",
+            env!("CARGO_PKG_VERSION"),
+            margay_cni::install::USAGE
         );
         return written(std::io::stderr().write_all(about.as_bytes()));
     }
@@ -31,6 +38,19 @@ fn main() -> ExitCode {
         Err(error) => {
             let text = error.to_json(peek_version(&stdin));
             let _sent = written(std::io::stdout().write_all(text.as_bytes()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn install(arguments: &[PathBuf]) -> ExitCode {
+    match margay_cni::install::install("/proc/self/exe".as_ref(), arguments) {
+        Ok(paths) => {
+            let lines: String = paths.iter().map(|path| format!("installed {}\n", path.display())).collect();
+            written(std::io::stdout().write_all(lines.as_bytes()))
+        }
+        Err(error) => {
+            let _sent = written(std::io::stderr().write_all(format!("margay-cni: {error}\n").as_bytes()));
             ExitCode::FAILURE
         }
     }
