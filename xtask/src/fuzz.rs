@@ -64,7 +64,8 @@ impl Options {
 /// Names of the targets: the files under `fuzz/targets`.
 fn targets(folder: &Path) -> Result<Vec<String>, String> {
     let targets = folder.join("targets");
-    let entries = std::fs::read_dir(&targets).map_err(|e| format!("cannot read {}: {e}", targets.display()))?;
+    let entries =
+        std::fs::read_dir(&targets).map_err(|e| format!("cannot read {}: {e}", targets.display()))?;
     let mut names: Vec<String> = entries
         .filter_map(|entry| {
             let path = entry.ok()?.path();
@@ -90,7 +91,8 @@ fn build(folder: &Path) -> Outcome {
     if status.success() {
         Ok(())
     } else {
-        Err("the fuzz targets do not build; `rustup toolchain install nightly` and a C++ compiler are needed".into())
+        Err("the fuzz targets do not build; `rustup toolchain install nightly` and a C++ compiler are needed"
+            .into())
     }
 }
 
@@ -104,7 +106,8 @@ fn fuzz(folder: &Path, target: &str, options: &Options) -> Outcome {
     let corpus = folder.join("corpus").join(target);
     let found = folder.join("found").join(target);
     for path in [&corpus, &found] {
-        std::fs::create_dir_all(path).map_err(|error| format!("cannot create {}: {error}", path.display()))?;
+        std::fs::create_dir_all(path)
+            .map_err(|error| format!("cannot create {}: {error}", path.display()))?;
     }
     println!("fuzz: {target} for {} s", options.seconds);
     let artifacts = format!("-artifact_prefix={}/crash-{target}-", folder.display());

@@ -4,6 +4,7 @@
 
 mod cargo;
 mod demo;
+mod dist;
 mod fuzz;
 mod layers;
 mod lint;
@@ -19,9 +20,10 @@ cargo xtask <chore>
   fuzz [TARGET] [--seconds N] [--minimise]    feed every parser of foreign bytes with mutated input (nightly)
   test [FILTER...]                            every tier of tests that this machine can run
   lint                                        format, clippy, documentation, who may depend on whom
+  dist [--image]                              static release binaries in target/dist, and the container image
   help                                        this text
 
-demo and test install the Debian packages they miss when run as root, else they print the command.";
+demo, dist and test install the Debian packages they miss when run as root, else they print the command.";
 
 /// Result of a chore: the error is a sentence for the person at the terminal.
 type Outcome = Result<(), String>;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         "demo" => demo::run(&rest),
         "fuzz" => fuzz::run(&rest),
         "test" => test::run(&rest),
+        "dist" => dist::run(&rest),
         "lint" => lint::run(),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

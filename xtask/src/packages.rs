@@ -40,6 +40,10 @@ pub(crate) const PEERS: &[Package] = &[
     package("openssl", "/usr/bin/openssl", "makes certificates for the tests of etcd's TLS"),
 ];
 
+/// What else looks at the examples.
+pub(crate) const EXAMPLES: &[Package] =
+    &[package("systemd", "/usr/bin/systemd-analyze", "checks the systemd units")];
+
 fn is_missing(package: &Package) -> bool {
     !package.file.split('|').any(|file| Path::new(file).exists())
 }

@@ -40,7 +40,13 @@ impl Sums {
 }
 
 pub(crate) fn run(arguments: &[String]) -> Outcome {
-    packages::ensure(&[packages::BUILD, packages::NETWORK, packages::ETCD, packages::PEERS])?;
+    packages::ensure(&[
+        packages::BUILD,
+        packages::NETWORK,
+        packages::ETCD,
+        packages::PEERS,
+        packages::EXAMPLES,
+    ])?;
     // The end-to-end tests execute the real programs.
     cargo::run(&["build", "--workspace", "--bins"], &[])?;
     let mut command = cargo::command(&["test", "--workspace", "--no-fail-fast"]);
