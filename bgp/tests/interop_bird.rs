@@ -9,7 +9,9 @@
 )]
 
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig, StopMode};
-use margay_bgp::{Originated, Password, PeerConfig, PeerKind, RouteInfo, RouteQuery, SpeakerConfig, Timers};
+use margay_bgp::{
+    Originated, Password, PeerConfig, PeerKind, PeerRange, RouteInfo, RouteQuery, SpeakerConfig, Timers,
+};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -324,4 +326,49 @@ async fn bird_with_a_password_and_ttl_security() {
         bird.eventually("show route 10.1.2.0/24", |answer| answer.contains("10.1.2.0/24")).await;
         node.set_peers(Vec::new()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn bird_in_a_range_sends_several_paths_and_drains() {
+    if !available() {
+        return;
+    }
+    let net = 5;
+    let node = spawn(net, 2, false);
+    node.set_originated(own_routes(2)).await.unwrap();
+    node.set_peers(Vec::new()).await.unwrap();
+    let template = PeerConfig { add_path_receive: true, ..peer(net, 2, 9, PeerKind::Internal) };
+    let range = PeerRange { prefix: "127.78.5.8/29".parse().unwrap(), template, max: 10 };
+    node.set_ranges(vec![range]).await.unwrap();
+    let statics: String = [1, 2]
+        .map(|last| {
+            format!(
+                "protocol static s{last} {{ ipv4 {{ preference {}; }}; route 10.51.0.0/24 blackhole {{\n\
+                 bgp_community.add((64512, {last})); }}; }}\n",
+                100 + last
+            )
+        })
+        .concat();
+    let protocol = format!(
+        "{statics}protocol bgp many {{ local {} port {BIRD_PORT} as {AS}; strict bind yes; multihop; \
+         neighbor {} port {PORT} as {AS}; connect delay time 1; graceful restart on; \
+         ipv4 {{ import all; add paths tx; next hop self; \
+         export filter {{ if net = 10.50.5.0/24 then bgp_community.add((65535, 0)); accept; }}; }}; }}",
+        ip(net, 9),
+        ip(net, 2)
+    );
+    let bird = Bird::start(net, &protocol);
+    let leaving = route(&node, "10.50.5.0/24", |_| true).await;
+    assert_eq!(leaving.communities, ["graceful-shutdown"]);
+    assert_eq!(leaving.local_pref, Some(0), "RFC 8326");
+    route(&node, "10.51.0.0/24", |_| true).await;
+    let query = RouteQuery { prefix: Some("10.51.0.0/24".parse().unwrap()), ..RouteQuery::default() };
+    let paths = node.routes(query).await.unwrap();
+    let mut communities: Vec<String> = paths.iter().flat_map(|path| path.communities.clone()).collect();
+    communities.sort_unstable();
+    assert_eq!(communities, ["64512:1", "64512:2"], "{paths:#?}\n{}", bird.log());
+    assert!(node.peers().await.unwrap()[0].negotiated.as_ref().unwrap().add_path_receive);
+    node.drain(true).await.unwrap();
+    let shown = bird.eventually("show route 10.1.2.0/24 all", |answer| answer.contains("(65535,0)")).await;
+    assert!(shown.contains("BGP.local_pref: 0"), "{shown}");
 }
