@@ -6,6 +6,8 @@ mod dynamic;
 mod flush;
 mod fsm;
 mod messages;
+#[cfg(test)]
+mod notification_tests;
 mod peer;
 #[cfg(test)]
 mod protocol_tests;
