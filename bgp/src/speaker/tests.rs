@@ -11,6 +11,7 @@ use crate::wire::{
 use std::sync::Arc;
 use std::time::Duration;
 
+mod differential;
 mod egress;
 
 const SECOND: Duration = Duration::from_secs(1);
