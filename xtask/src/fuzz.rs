@@ -137,7 +137,8 @@ fn minimise(folder: &Path, target: &str, corpus: &Path, found: &Path) -> Outcome
     }
     std::fs::create_dir_all(&merged).map_err(fail)?;
     let status = Command::new(binary(folder, target))
-        .args(["-merge=1", "-verbosity=0"])
+        // By edges, not by how often: a corpus that people can look through.
+        .args(["-set_cover_merge=1", "-use_counters=0", "-verbosity=0", "-max_len=1024"])
         .args([merged.as_path(), corpus, found])
         .status()
         .map_err(fail)?;
