@@ -37,6 +37,7 @@ pub(crate) const ETCD: &[Package] = &[package("etcd-server", "/usr/bin/etcd", "t
 /// Peers the tests run against.
 pub(crate) const PEERS: &[Package] = &[
     package("bird2", "/usr/sbin/bird", "a BGP peer that is not ours"),
+    package("frr", "/usr/lib/frr/bgpd", "another"),
     package("openssl", "/usr/bin/openssl", "makes certificates for the tests of etcd's TLS"),
 ];
 
