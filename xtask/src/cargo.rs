@@ -52,3 +52,8 @@ pub(crate) fn target() -> PathBuf {
 pub(crate) fn binaries() -> PathBuf {
     target().join("debug")
 }
+
+/// Folder of the binaries that `cargo build --release` makes.
+pub(crate) fn release_binaries() -> PathBuf {
+    target().join("release")
+}

@@ -33,6 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("crates/cli", &["margay-api", "margay-control", "margay-datastore"]),
     ("crates/daemon", &["margay-api", "margay-bgp", "margay-control", "margay-datastore"]),
+    ("bench", &["margay-api", "margay-bgp", "margay-datastore", "margay-netlink"]),
     ("tests", &["margay-api", "margay-control", "margay-lab", "margay-netlink"]),
 ];
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its user")]
 
+mod bench;
 mod cargo;
 mod demo;
 mod dist;
@@ -21,6 +22,7 @@ cargo xtask <chore>
   test [FILTER...]                            every tier of tests that this machine can run
   lint                                        format, clippy, documentation, who may depend on whom
   dist [--image]                              static release binaries in target/dist, and the container image
+  bench rr [--quick] [--check] [--json FILE]  route reflectors under load: ours, others that are installed, a bare mirror
   help                                        this text
 
 demo, dist and test install the Debian packages they miss when run as root, else they print the command.";
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         "fuzz" => fuzz::run(&rest),
         "test" => test::run(&rest),
         "dist" => dist::run(&rest),
+        "bench" => bench::run(&rest),
         "lint" => lint::run(),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

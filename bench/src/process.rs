@@ -1,0 +1,59 @@
+//! What a process under test costs, its children included.
+
+use std::fs;
+use std::time::Duration;
+
+/// Clock ticks per second of `/proc/<pid>/stat` (USER_HZ, the same on every Linux architecture in use).
+const TICKS: u64 = 100;
+
+/// Processes of a group (`/proc/<pid>/stat`, field 5).
+fn members(group: u32) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter(|number| fields(*number).get(2).is_some_and(|field| *field == u64::from(group))).collect()
+}
+
+/// The numeric fields of `/proc/<pid>/stat` behind the name, from the state on; the state reads as 0.
+fn fields(process: u32) -> Vec<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    rest.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect()
+}
+
+fn ticks(process: u32) -> u64 {
+    // utime and stime, fields 14 and 15 of the whole line.
+    fields(process).iter().skip(11).take(2).sum()
+}
+
+/// Processor time of a process group so far.
+pub(crate) fn cpu(group: u32) -> Duration {
+    Duration::from_millis(members(group).into_iter().map(ticks).sum::<u64>() * 1000 / TICKS)
+}
+
+/// Processor time of this process so far.
+pub(crate) fn own_cpu() -> Duration {
+    Duration::from_millis(ticks(std::process::id()) * 1000 / TICKS)
+}
+
+/// Peak resident memory of a process group, in KiB: the sum of its processes' peaks.
+pub(crate) fn peak_kib(group: u32) -> u64 {
+    let peak = |process: u32| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.to_owned();
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    members(group).into_iter().filter_map(peak).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn this_process_has_used_time_and_memory() {
+        let group = u32::try_from(nix::unistd::getpgrp().as_raw()).unwrap();
+        assert!(super::members(group).contains(&std::process::id()));
+        assert!(super::peak_kib(group) > 500);
+        while super::own_cpu().is_zero() {
+            std::hint::spin_loop();
+        }
+    }
+}

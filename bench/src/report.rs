@@ -1,0 +1,282 @@
+//! Medians, the table, the file, and whether ours reaches what it must.
+
+use std::collections::BTreeMap;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::{Deserialize, Serialize};
+
+use crate::scenario::{Figures, percentile};
+use crate::subject::Subject;
+
+/// One run of one scenario against one subject.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) scenario: String,
+    pub(crate) subject: Subject,
+    pub(crate) figures: Figures,
+    /// Why it went wrong, if it did.
+    pub(crate) wrong: Option<String>,
+}
+
+/// All runs of one scenario against one subject as one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) scenario: String,
+    pub(crate) subject: Subject,
+    pub(crate) runs: usize,
+    /// Median of each figure over the runs that have it.
+    pub(crate) median: Figures,
+    /// What went wrong in any run.
+    pub(crate) wrong: Vec<String>,
+}
+
+/// Rows in the order in which scenarios and subjects first appear.
+pub(crate) fn rows(records: &[Record]) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for record in records {
+        let same = |row: &&mut Row| row.scenario == record.scenario && row.subject == record.subject;
+        if rows.iter_mut().find(same).is_some() {
+            continue;
+        }
+        let runs = || {
+            records
+                .iter()
+                .filter(|other| other.scenario == record.scenario && other.subject == record.subject)
+        };
+        let mut median = Figures::default();
+        for (index, place) in median.each().into_iter().enumerate() {
+            let mut values: Vec<f64> = runs()
+                .filter_map(|run| run.figures.clone().each().get(index).and_then(|value| **value))
+                .collect();
+            *place = percentile(&mut values, 0.5);
+        }
+        rows.push(Row {
+            scenario: record.scenario.clone(),
+            subject: record.subject,
+            runs: runs().count(),
+            median,
+            wrong: runs().filter_map(|run| run.wrong.clone()).collect(),
+        });
+    }
+    rows
+}
+
+/// What is printed.
+pub(crate) fn table(rows: &[Row]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_BORDERS_ONLY);
+    table.set_header([
+        "scenario",
+        "subject",
+        "sessions s",
+        "converged s",
+        "/mirror",
+        "/best peer",
+        "one change ms",
+        "churn ms",
+        "crash ms",
+        "round s",
+        "peak MiB",
+        "CPU s",
+        "generator",
+    ]);
+    let number = |value: Option<f64>, digits: usize| {
+        value.map_or_else(String::new, |value| format!("{value:.digits$}"))
+    };
+    let pair = |a: Option<f64>, b: Option<f64>| match (a, b) {
+        (Some(a), Some(b)) => format!("{a:.1} / {b:.1}"),
+        _ => String::new(),
+    };
+    for row in rows {
+        let of = |wanted: &dyn Fn(Subject) -> bool| {
+            let others = rows.iter().filter(|other| other.scenario == row.scenario && wanted(other.subject));
+            others.filter_map(|other| other.median.convergence).min_by(f64::total_cmp)
+        };
+        let ratio =
+            |base: Option<f64>| number(row.median.convergence.zip(base).map(|(own, base)| own / base), 2);
+        let m = &row.median;
+        let refused = m.refused.filter(|refused| *refused > 0.0);
+        let refused = refused.map_or_else(String::new, |refused| format!(" ({refused} refused)"));
+        table.add_row([
+            row.scenario.clone(),
+            format!("{:?}", row.subject).to_lowercase(),
+            number(m.sessions, 3) + &refused,
+            number(m.convergence, 3),
+            ratio(of(&|other| other == Subject::Mirror)),
+            ratio(of(&|other| !matches!(other, Subject::Mirror | Subject::Margay))),
+            pair(m.single_p50, m.single_p99),
+            pair(m.churn_p50, m.churn_p99),
+            number(m.failure, 1),
+            m.round.zip(m.round_slow).map_or_else(String::new, |(a, b)| format!("{a:.3} -> {b:.3}")),
+            number(m.peak_mib, 1),
+            number(m.cpu, 2),
+            number(m.cpu_generator, 2),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let mut text = table.to_string();
+    for row in rows {
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        row.wrong.iter().for_each(|wrong| *seen.entry(wrong.as_str()).or_default() += 1);
+        for (wrong, times) in seen {
+            text += &format!("\n{}, {:?}: {wrong} ({times} of {} runs)", row.scenario, row.subject, row.runs);
+        }
+    }
+    text
+}
+
+/// One thing that ours must reach.
+struct Goal {
+    scenario: &'static str,
+    what: &'static str,
+    figure: fn(&Figures) -> Option<f64>,
+    limit: Limit,
+}
+
+enum Limit {
+    Absolute(f64),
+    /// So many times the same figure of another subject in the same run.
+    Times(f64, Subject),
+    /// So many times another figure of ours.
+    TimesOwn(f64, fn(&Figures) -> Option<f64>),
+}
+
+const GOALS: &[Goal] = &[
+    Goal {
+        scenario: "1,000 clients x 1",
+        what: "convergence, s",
+        figure: |f| f.convergence,
+        limit: Limit::Times(2.0, Subject::Mirror),
+    },
+    Goal {
+        scenario: "1,000 clients x 1",
+        what: "peak memory, MiB",
+        figure: |f| f.peak_mib,
+        limit: Limit::Times(1.0, Subject::Bird),
+    },
+    Goal {
+        scenario: "1,000 clients x 1",
+        what: "sessions, s",
+        figure: |f| f.sessions,
+        limit: Limit::Absolute(0.5),
+    },
+    Goal {
+        scenario: "1,000 clients x 1",
+        what: "one change p50, ms",
+        figure: |f| f.single_p50,
+        limit: Limit::Times(1.3, Subject::Mirror),
+    },
+    Goal {
+        scenario: "5,000 clients x 1",
+        what: "convergence, s",
+        figure: |f| f.convergence,
+        limit: Limit::Times(2.0, Subject::Mirror),
+    },
+    Goal {
+        scenario: "5,000 clients x 1",
+        what: "peak memory, MiB",
+        figure: |f| f.peak_mib,
+        limit: Limit::Absolute(64.0),
+    },
+    Goal {
+        scenario: "500 clients x 20",
+        what: "convergence, s",
+        figure: |f| f.convergence,
+        limit: Limit::Times(2.0, Subject::Mirror),
+    },
+    Goal {
+        scenario: "10 clients x 50,000",
+        what: "convergence, s",
+        figure: |f| f.convergence,
+        limit: Limit::Absolute(1.0),
+    },
+    Goal {
+        scenario: "10 clients x 50,000",
+        what: "peak memory, MiB",
+        figure: |f| f.peak_mib,
+        limit: Limit::Absolute(100.0),
+    },
+    Goal {
+        scenario: "slow reader of 1,000",
+        what: "round with a slow reader, s",
+        figure: |f| f.round_slow,
+        limit: Limit::TimesOwn(1.3, |f| f.round),
+    },
+    Goal {
+        scenario: "slow reader of 1,000",
+        what: "peak memory, MiB",
+        figure: |f| f.peak_mib,
+        limit: Limit::Absolute(64.0),
+    },
+    Goal {
+        scenario: "slow reader of 1,000",
+        what: "slow reader caught up, s",
+        figure: |f| f.slow_done,
+        limit: Limit::Absolute(5.0),
+    },
+];
+
+/// What ours missed, as sentences. Goals that compare with a subject that was not measured count as missed.
+pub(crate) fn missed(rows: &[Row]) -> Vec<String> {
+    let row =
+        |scenario: &str, subject| rows.iter().find(|row| row.scenario == scenario && row.subject == subject);
+    let mut missed = wrong(rows);
+    for goal in GOALS {
+        let Some(ours) = row(goal.scenario, Subject::Margay) else {
+            missed.push(format!("{}: not measured", goal.scenario));
+            continue;
+        };
+        let limit = match goal.limit {
+            Limit::Absolute(limit) => Some(limit),
+            Limit::Times(times, subject) => row(goal.scenario, subject)
+                .and_then(|other| (goal.figure)(&other.median))
+                .map(|base| times * base),
+            Limit::TimesOwn(times, base) => base(&ours.median).map(|base| times * base),
+        };
+        match ((goal.figure)(&ours.median), limit) {
+            (Some(is), Some(limit)) if is <= limit => {}
+            (Some(is), Some(limit)) => {
+                missed
+                    .push(format!("{}: {} is {is:.3}, must be at most {limit:.3}", goal.scenario, goal.what));
+            }
+            _ => missed.push(format!("{}: {} was not measured", goal.scenario, goal.what)),
+        }
+    }
+    missed
+}
+
+/// What went wrong with ours or with the mirror.
+pub(crate) fn wrong(rows: &[Row]) -> Vec<String> {
+    let own = rows.iter().filter(|row| matches!(row.subject, Subject::Margay | Subject::Mirror));
+    own.flat_map(|row| {
+        row.wrong.iter().map(move |wrong| format!("{}: {:?}: {wrong}", row.scenario, row.subject))
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(subject: Subject, convergence: f64, wrong: Option<&str>) -> Record {
+        let figures = Figures { convergence: Some(convergence), ..Figures::default() };
+        Record { scenario: "500 clients x 20".to_owned(), subject, figures, wrong: wrong.map(str::to_owned) }
+    }
+
+    #[test]
+    fn medians_are_compared_with_goals() {
+        let mut records = vec![record(Subject::Mirror, 0.1, None)];
+        records.extend([0.5, 0.19, 0.1].map(|time| record(Subject::Margay, time, None)));
+        let about = |records: &[Record]| {
+            let missed = missed(&rows(records));
+            missed.into_iter().filter(|line| line.starts_with("500")).collect::<Vec<_>>()
+        };
+        assert_eq!(about(&records), Vec::<String>::new(), "{}", table(&rows(&records)));
+        records.extend([0.5, 0.6].map(|time| record(Subject::Margay, time, None)));
+        assert_eq!(about(&records), ["500 clients x 20: convergence, s is 0.500, must be at most 0.200"]);
+        records.push(record(Subject::Margay, 0.1, Some("a route was lost")));
+        assert!(about(&records).join("\n").contains("a route was lost"));
+    }
+}
