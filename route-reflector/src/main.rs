@@ -12,7 +12,7 @@ use margay_api::Kind;
 use margay_daemon::health::{self, Health};
 use margay_daemon::instance::Instance;
 use margay_daemon::speaker::Speaker;
-use margay_daemon::{bgp, log, server, store};
+use margay_daemon::{bgp, limits, log, server, store};
 use margay_datastore::Syncer;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -51,6 +51,7 @@ fn start() -> Result<()> {
         return Ok(());
     }
     log::init(config.log_format, &config.log_level).map_err(|error| anyhow!(error))?;
+    limits::raise_open_files();
     let _instance = Instance::claim(PROGRAM).map_err(|error| anyhow!(error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(run(config));
@@ -89,7 +90,7 @@ async fn run(config: Config) -> Result<()> {
         let scopes: Vec<_> = KINDS.iter().map(|kind| (*kind).into()).collect();
         let objects = Syncer::spawn(store.clone(), &scopes)?;
         // Clients may hold what an earlier instance told them: End-of-RIB waits until they have told us theirs.
-        let reflector = Reflector::new(config, health, store, Speaker::new(slot, true));
+        let reflector = Reflector::new(config, health, store, Speaker::new(slot, true).without_routes());
         reflector.run(objects, stop).await;
     }
     health::stopping();

@@ -71,7 +71,7 @@ impl Reflector {
                 }
                 event = self.speaker.next_event() => {
                     if matches!(event, Event::PeerChanged { .. }) {
-                        self.report().await;
+                        self.report();
                     }
                 }
                 _ = tick.tick() => if self.in_sync {
@@ -232,7 +232,7 @@ impl Reflector {
                 if let Err(error) = self.speaker.originate(Vec::new()).await {
                     self.health.set("bgp", false, error.to_string());
                 }
-                self.report().await;
+                self.report();
             }
             Err(error) => self.health.set("bgp", false, error.to_string()),
         }
@@ -247,8 +247,8 @@ impl Reflector {
     }
 
     /// Ready as soon as it listens: clients come when they come.
-    async fn report(&self) {
-        if let Some((up, all)) = self.speaker.sessions().await {
+    fn report(&self) {
+        if let Some((up, all)) = self.speaker.sessions() {
             self.health.set("bgp", true, format!("{up} of {all} sessions established"));
         }
     }

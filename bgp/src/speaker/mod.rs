@@ -72,6 +72,9 @@ pub struct Speaker {
     peers_known: bool,
     in_sync: bool,
     sync_deadline: Time,
+    /// Peers whose tables were missing when last looked: while they are, nobody else needs to be looked at.
+    incomplete: Option<SourceId>,
+    unsynced: Option<SourceId>,
     /// One group per peer, to compare with.
     ungrouped: bool,
     /// RFC 8326: about to go.
@@ -112,6 +115,8 @@ impl Speaker {
             peers_known: false,
             in_sync: false,
             sync_deadline: now + config.sync_timeout,
+            incomplete: None,
+            unsynced: None,
             ungrouped: false,
             draining: false,
             stopped: false,
@@ -134,6 +139,8 @@ impl Speaker {
         if self.stopped {
             return;
         }
+        // What comes in together goes out together: octets make the flush due, the next other input does it.
+        let busy = matches!(input, Input::Received { .. } | Input::Written { .. });
         match input {
             Input::Tick => {}
             Input::Accepted { conn, remote, local } => self.accepted(conn, remote, local),
@@ -165,7 +172,9 @@ impl Speaker {
         self.forget_gone();
         self.check_complete();
         self.check_in_sync();
-        self.flush_if_due();
+        if !busy {
+            self.flush_if_due();
+        }
         self.pump_all();
     }
 
@@ -222,16 +231,19 @@ impl Speaker {
         let Some(deadline) = self.withhold_until else { return };
         let reflects = self.config.restarting
             && self.peers.values().any(|peer| peer.config.kind != crate::config::PeerKind::Internal);
-        let have_all = self.peers_known
-            && self.peers.values().all(|peer| {
-                peer.session().is_some_and(|session| {
-                    // RFC 4724 section 4.1: peers that restart themselves are not waited for.
-                    session.restart.as_ref().is_none_or(|restart| restart.restarted)
-                        || Family::ALL
-                            .into_iter()
-                            .all(|family| !session.has(family) || peer.families[family.index()].end_of_rib)
-                })
-            });
+        let lacks = |peer: &Peer| {
+            !peer.session().is_some_and(|session| {
+                // RFC 4724 section 4.1: peers that restart themselves are not waited for.
+                session.restart.as_ref().is_none_or(|restart| restart.restarted)
+                    || Family::ALL
+                        .into_iter()
+                        .all(|family| !session.has(family) || peer.families[family.index()].end_of_rib)
+            })
+        };
+        if !self.incomplete.and_then(|id| self.peers.get(&id)).is_some_and(lacks) {
+            self.incomplete = self.peers.values().find(|peer| lacks(peer)).map(|peer| peer.id);
+        }
+        let have_all = self.peers_known && self.incomplete.is_none();
         let why = if self.originated_known && self.peers_known && !reflects {
             "own routes are known"
         } else if self.originated_known && have_all {
@@ -263,7 +275,10 @@ impl Speaker {
         };
         // A peer that cannot be reached is not waited for.
         let missing = |peer: &Peer| !done(peer) && (peer.is_up() || peer.failed_dials < 2);
-        let complete = self.now >= self.sync_deadline || !self.peers.values().any(missing);
+        if !self.unsynced.and_then(|id| self.peers.get(&id)).is_some_and(missing) {
+            self.unsynced = self.peers.values().find(|peer| missing(peer)).map(|peer| peer.id);
+        }
+        let complete = self.now >= self.sync_deadline || self.unsynced.is_none();
         if complete && (self.peers.is_empty() || self.peers.values().any(done)) {
             self.in_sync = true;
             // What was learned comes before the statement that it is all.

@@ -98,6 +98,10 @@ impl Rig {
     pub(super) fn input(&mut self, input: Input) {
         self.speaker.handle(self.now, input);
         self.drain();
+        if self.speaker.next_deadline().is_some_and(|at| at <= self.now) {
+            self.speaker.handle(self.now, Input::Tick);
+            self.drain();
+        }
     }
 
     fn drain(&mut self) {

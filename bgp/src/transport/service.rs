@@ -50,7 +50,7 @@ const COMMANDS: usize = 64;
 /// Things that connections report and that may wait; readers pause beyond it.
 const IO: usize = 1024;
 /// Of these, handled before anything is sent: what comes in together goes out together.
-const BATCH: usize = 256;
+const BATCH: usize = IO;
 /// Without a deadline.
 const FAR: Duration = Duration::from_secs(3600);
 
@@ -125,6 +125,9 @@ impl BgpService {
                     if count > 0 {
                         for event in batch.drain(..) {
                             self.io_event(event);
+                        }
+                        if self.speaker.next_deadline().is_some_and(|at| at <= self.now()) {
+                            self.input(Input::Tick);
                         }
                     }
                 }

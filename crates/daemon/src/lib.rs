@@ -5,6 +5,7 @@ pub mod bgp;
 pub mod config;
 pub mod health;
 pub mod instance;
+pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod register;

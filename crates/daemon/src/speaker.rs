@@ -34,6 +34,8 @@ struct Running {
     identity: Identity,
     in_sync: bool,
     peers: usize,
+    /// Peers whose sessions are up, as the events tell.
+    up: BTreeSet<IpAddr>,
     originated: Option<Vec<Originated>>,
 }
 
@@ -73,13 +75,20 @@ pub struct Speaker {
     slot: watch::Sender<Option<BgpHandle>>,
     /// An earlier instance may have left routes at its peers (RFC 4724 restart bit).
     restarting: bool,
+    report_routes: bool,
 }
 
 impl Speaker {
     /// Not started. `slot` is where the control API finds it later.
     #[must_use]
     pub fn new(slot: watch::Sender<Option<BgpHandle>>, restarting: bool) -> Self {
-        Self { running: None, slot, restarting }
+        Self { running: None, slot, restarting, report_routes: true }
+    }
+
+    /// Without events about routes, for a daemon that forwards nothing.
+    #[must_use]
+    pub fn without_routes(self) -> Self {
+        Self { report_routes: false, ..self }
     }
 
     /// Runs as `wanted` says: starts, changes sessions one by one, starts anew if AS, identifier or port changed.
@@ -106,7 +115,7 @@ impl Speaker {
         }
         let running = match &mut self.running {
             Some(running) => running,
-            none => none.insert(start(identity, self.restarting)?),
+            none => none.insert(start(identity, self.restarting, self.report_routes)?),
         };
         running.peers = wanted.peers.len();
         running.handle.set_peers(wanted.peers.clone()).await?;
@@ -132,7 +141,16 @@ impl Speaker {
         let Some(running) = &mut self.running else { return std::future::pending().await };
         match running.events.recv().await {
             Some(event) => {
-                running.in_sync |= event == Event::InSync;
+                match &event {
+                    Event::InSync => running.in_sync = true,
+                    Event::PeerChanged { remote, state: PeerState::Established, .. } => {
+                        running.up.insert(*remote);
+                    }
+                    Event::PeerChanged { remote, .. } => {
+                        running.up.remove(remote);
+                    }
+                    Event::RouteChanges(_) => {}
+                }
                 event
             }
             None => {
@@ -150,10 +168,9 @@ impl Speaker {
     }
 
     /// Sessions that are up, and all; absent while it does not run.
-    pub async fn sessions(&self) -> Option<(usize, usize)> {
-        let peers = self.running.as_ref()?.handle.peers().await.ok()?;
-        let up = peers.iter().filter(|peer| peer.state == PeerState::Established).count();
-        Some((up, peers.len()))
+    #[must_use]
+    pub fn sessions(&self) -> Option<(usize, usize)> {
+        self.running.as_ref().map(|running| (running.up.len(), running.peers))
     }
 
     /// Tells all peers to prefer others (RFC 8326), then waits, at most for `limit`, until one of `others` (reflectors
@@ -202,12 +219,11 @@ fn is_served(peers: &[PeerStatus], others: &BTreeSet<IpAddr>) -> bool {
     told && peers.iter().filter(up).any(|peer| others.contains(&peer.remote) && received(peer) >= of_clients)
 }
 
-fn start(identity: Identity, restarting: bool) -> Result<Running, SpeakerError> {
+fn start(identity: Identity, restarting: bool, report_routes: bool) -> Result<Running, SpeakerError> {
     let mut speaker = SpeakerConfig::new(identity.router_id, identity.local_as);
     speaker.restarting = restarting;
+    speaker.report_routes = report_routes;
     speaker.cluster_id = identity.cluster_id;
-    // A reflector forwards no packets: nobody asks it for a forwarding table.
-    speaker.report_routes = identity.cluster_id.is_none();
     let has_ipv6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
     let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
     let wanted = if identity.bind.is_empty() { &any[..] } else { &identity.bind };
@@ -215,7 +231,7 @@ fn start(identity: Identity, restarting: bool) -> Result<Running, SpeakerError> 
     let listen = listen.map(|address| SocketAddr::new(*address, identity.port)).collect();
     let (handle, events) = BgpService::spawn(ServiceConfig { speaker, listen })
         .map_err(|source| SpeakerError::Listen { port: identity.port, source })?;
-    Ok(Running { handle, events, identity, in_sync: false, peers: 0, originated: None })
+    Ok(Running { handle, events, identity, in_sync: false, peers: 0, up: BTreeSet::new(), originated: None })
 }
 
 /// A node's address, IPv4 first.

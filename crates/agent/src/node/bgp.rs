@@ -29,7 +29,7 @@ impl Node {
         match self.speaker.update(name, node, &wanted).await {
             Ok(()) => {
                 self.originate().await;
-                self.report_sessions().await;
+                self.report_sessions();
             }
             Err(error) => self.health.set("bgp", false, error.to_string()),
         }
@@ -95,13 +95,13 @@ impl Node {
             Event::InSync => {
                 self.update_routes();
             }
-            Event::PeerChanged { .. } => self.report_sessions().await,
+            Event::PeerChanged { .. } => self.report_sessions(),
         }
     }
 
     /// Says how many sessions are up. One is enough to be ready; none is wanted in a cluster of one.
-    async fn report_sessions(&self) {
-        if let Some((up, all)) = self.speaker.sessions().await {
+    fn report_sessions(&self) {
+        if let Some((up, all)) = self.speaker.sessions() {
             self.health.set("bgp", up > 0 || all == 0, format!("{up} of {all} sessions established"));
         }
     }
