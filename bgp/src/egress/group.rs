@@ -20,11 +20,27 @@ const TOMBSTONES: usize = 65_536;
 const SNAPSHOT_SLACK: u64 = 256 << 10;
 
 /// What the group was last told about a prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Told {
     attrs: AttrId,
     source: SourceId,
     long_lived: bool,
+}
+
+impl Told {
+    /// The path as far as what is sent depends on it.
+    fn path(self) -> Path {
+        Path {
+            source: self.source,
+            path_id: 0,
+            attrs: self.attrs,
+            changed: 0,
+            filtered: None,
+            stale: false,
+            long_lived: self.long_lived,
+            unrefreshed: false,
+        }
+    }
 }
 
 /// The whole table, encoded, as of a position of the log.
@@ -116,17 +132,20 @@ impl Group {
             self.told.resize(index + 1, None);
         }
         let Some(slot) = self.told.get_mut(index) else { return };
-        let family = Family::of(&entry.prefix).index();
-        let outgoing = entry.best().and_then(|path| {
+        let family = Family::of(&entry.prefix);
+        let profile = &self.profile;
+        let place = entry.best().and_then(|path| {
             let told = Told { attrs: path.attrs, source: path.source, long_lived: path.long_lived };
-            Some((told, self.profile.outgoing(rib, us, entry.prefix, path).ok()?))
+            let outgoing = || profile.outgoing(rib, us, entry.prefix, path).ok();
+            Some((told, announced.place(profile, told, family, outgoing)?))
         });
-        match outgoing {
+        let family = family.index();
+        match place {
             Some((told, _)) if *slot == Some(told) => {}
-            Some((told, outgoing)) => {
+            Some((told, place)) => {
                 self.prefixes[family] += u64::from(slot.is_none());
                 *slot = Some(told);
-                announced.add(outgoing, entry.prefix);
+                announced.push(place, entry.prefix);
             }
             None if slot.is_some() => {
                 *slot = None;
@@ -154,8 +173,13 @@ impl Group {
 
     fn encode_snapshot(&self, rib: &Rib, us: Identity) -> Snapshot {
         let mut batches: [Batch; 2] = Default::default();
-        for (prefix, outgoing) in self.routes(rib, us) {
-            batches[Family::of(&prefix).index()].add(outgoing, prefix);
+        for (told, prefix) in self.told(rib) {
+            let family = Family::of(&prefix);
+            let batch = &mut batches[family.index()];
+            let outgoing = || self.profile.outgoing(rib, us, prefix, &told.path()).ok();
+            if let Some(place) = batch.place(&self.profile, told, family, outgoing) {
+                batch.push(place, prefix);
+            }
         }
         let families = batches.map(|batch| {
             let mut out = encode::messages(&self.profile.negotiated);
@@ -172,20 +196,15 @@ impl Group {
         rib: &'a Rib,
         us: Identity,
     ) -> impl Iterator<Item = (IpNet, Outgoing)> + 'a {
+        self.told(rib).filter_map(move |(told, prefix)| {
+            Some((prefix, self.profile.outgoing(rib, us, prefix, &told.path()).ok()?))
+        })
+    }
+
+    fn told<'a>(&'a self, rib: &'a Rib) -> impl Iterator<Item = (Told, IpNet)> + 'a {
         self.told.iter().enumerate().filter_map(move |(index, told)| {
-            let told = (*told)?;
             let entry = rib.entry(EntryId(u32::try_from(index).ok()?))?;
-            let path = Path {
-                source: told.source,
-                path_id: 0,
-                attrs: told.attrs,
-                changed: 0,
-                filtered: None,
-                stale: false,
-                long_lived: told.long_lived,
-                unrefreshed: false,
-            };
-            Some((entry.prefix, self.profile.outgoing(rib, us, entry.prefix, &path).ok()?))
+            Some(((*told)?, entry.prefix))
         })
     }
 
@@ -234,18 +253,47 @@ impl Group {
 #[derive(Debug, Default)]
 struct Batch {
     index: HashMap<(Arc<Outgoing>, Family), usize>,
+    /// Where equal paths belong: only for policies that treat all prefixes alike.
+    by_path: HashMap<(Told, Family), usize>,
+    last: Option<((Told, Family), usize)>,
     sets: Vec<(Arc<Outgoing>, Vec<IpNet>)>,
 }
 
 impl Batch {
-    fn add(&mut self, outgoing: Outgoing, prefix: IpNet) {
-        let outgoing = Arc::new(outgoing);
+    /// The set that a path of a family belongs to; none if it isn't sent.
+    fn place(
+        &mut self,
+        profile: &EgressProfile,
+        told: Told,
+        family: Family,
+        outgoing: impl FnOnce() -> Option<Outgoing>,
+    ) -> Option<usize> {
+        let key = (told, family);
+        let alike = profile.export.is_transparent();
+        if alike {
+            if let Some((_, place)) = self.last.filter(|(last, _)| *last == key) {
+                return Some(place);
+            }
+            if let Some(place) = self.by_path.get(&key) {
+                self.last = Some((key, *place));
+                return Some(*place);
+            }
+        }
+        let outgoing = Arc::new(outgoing()?);
         let sets = &mut self.sets;
-        let at = *self.index.entry((Arc::clone(&outgoing), Family::of(&prefix))).or_insert_with(|| {
+        let place = *self.index.entry((Arc::clone(&outgoing), family)).or_insert_with(|| {
             sets.push((outgoing, Vec::new()));
             sets.len() - 1
         });
-        if let Some((_, prefixes)) = self.sets.get_mut(at) {
+        if alike {
+            self.by_path.insert(key, place);
+            self.last = Some((key, place));
+        }
+        Some(place)
+    }
+
+    fn push(&mut self, place: usize, prefix: IpNet) {
+        if let Some((_, prefixes)) = self.sets.get_mut(place) {
             prefixes.push(prefix);
         }
     }
