@@ -6,6 +6,7 @@
 mod config;
 mod egress;
 mod family;
+mod hash;
 mod io;
 pub mod policy;
 mod rib;

@@ -4,10 +4,11 @@ use super::encode;
 use super::log::Log;
 use super::profile::{EgressProfile, Identity, Outgoing};
 use crate::family::Family;
+use crate::hash::Table;
 use crate::rib::{AttrId, Entry, EntryId, Path, Rib, SourceId};
 use bytes::Bytes;
 use ipnet::IpNet;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Number of a group.
@@ -252,9 +253,9 @@ impl Group {
 /// Announcements gathered by equal attributes, in order of first appearance.
 #[derive(Debug, Default)]
 struct Batch {
-    index: HashMap<(Arc<Outgoing>, Family), usize>,
+    index: Table<(Arc<Outgoing>, Family), usize>,
     /// Where equal paths belong: only for policies that treat all prefixes alike.
-    by_path: HashMap<(Told, Family), usize>,
+    by_path: Table<(Told, Family), usize>,
     last: Option<((Told, Family), usize)>,
     sets: Vec<(Arc<Outgoing>, Vec<IpNet>)>,
 }

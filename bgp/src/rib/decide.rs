@@ -6,9 +6,9 @@
 
 use super::intern::{Interner, RouteAttributes};
 use super::path::{Path, SourceId, SourceInfo};
+use crate::hash::Table;
 use crate::wire::Origin;
 use std::cmp::{Ordering, Reverse};
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// LOCAL_PREF of a route that has none.
@@ -108,7 +108,7 @@ fn tie(key: &Key) -> (bool, bool, bool, Reverse<u32>, usize, Origin) {
     (key.filtered, key.learned, key.long_lived, key.local_pref, key.as_path, key.origin)
 }
 
-fn keys(paths: &[Path], attrs: &Interner, sources: &HashMap<SourceId, SourceInfo>) -> Vec<Key> {
+fn keys(paths: &[Path], attrs: &Interner, sources: &Table<SourceId, SourceInfo>) -> Vec<Key> {
     let unknown = SourceInfo {
         source: crate::status::RouteSource::Local,
         kind: Some(crate::config::PeerKind::Internal),
@@ -136,7 +136,7 @@ fn keys(paths: &[Path], attrs: &Interner, sources: &HashMap<SourceId, SourceInfo
 }
 
 /// Puts paths in order of preference, best first. Deterministic whatever order they come in.
-pub(crate) fn rank(paths: &mut [Path], attrs: &Interner, sources: &HashMap<SourceId, SourceInfo>) {
+pub(crate) fn rank(paths: &mut [Path], attrs: &Interner, sources: &Table<SourceId, SourceInfo>) {
     if paths.len() < 2 {
         return;
     }
@@ -152,7 +152,7 @@ pub(crate) fn rank(paths: &mut [Path], attrs: &Interner, sources: &HashMap<Sourc
 pub(crate) fn multipath_equal(
     paths: &[Path],
     attrs: &Interner,
-    sources: &HashMap<SourceId, SourceInfo>,
+    sources: &Table<SourceId, SourceInfo>,
 ) -> usize {
     if paths.first().is_none_or(|path| path.filtered.is_some()) {
         return 0;
@@ -175,7 +175,7 @@ pub(crate) fn compare(
     a: usize,
     b: usize,
     attrs: &Interner,
-    sources: &HashMap<SourceId, SourceInfo>,
+    sources: &Table<SourceId, SourceInfo>,
 ) -> (Ordering, Step) {
     let keys = keys(paths, attrs, sources);
     let (Some(a), Some(b)) = (keys.get(a), keys.get(b)) else { return (Ordering::Equal, Step::PathId) };

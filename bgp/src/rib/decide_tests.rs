@@ -48,12 +48,12 @@ fn spec() -> impl Strategy<Value = Spec> {
 
 struct World {
     attrs: Interner,
-    sources: HashMap<SourceId, SourceInfo>,
+    sources: Table<SourceId, SourceInfo>,
     paths: Vec<Path>,
 }
 
 fn world(specs: &[Spec]) -> World {
-    let mut world = World { attrs: Interner::default(), sources: HashMap::new(), paths: Vec::new() };
+    let mut world = World { attrs: Interner::default(), sources: Table::default(), paths: Vec::new() };
     for (index, spec) in specs.iter().enumerate() {
         let number = u8::try_from(index + 1).unwrap();
         let source = SourceId(u32::from(number));

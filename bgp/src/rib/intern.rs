@@ -1,7 +1,7 @@
 //! Attribute sets shared by all routes that have them: one value, one small number.
 
+use crate::hash::Table;
 use crate::wire::{NextHop, PathAttributes};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Number of an interned attribute set. Equal sets have equal numbers as long as one of them is in use; a number isn't
@@ -27,7 +27,7 @@ struct Slot {
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
     slots: Vec<Option<Slot>>,
-    index: HashMap<Arc<RouteAttributes>, u32>,
+    index: Table<Arc<RouteAttributes>, u32>,
     free: Vec<u32>,
     /// Sets whose last user has gone since the last sweep. They keep their numbers until then, so that whoever
     /// compares numbers across one flush never sees a number with two meanings.

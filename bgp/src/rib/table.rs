@@ -4,9 +4,9 @@ use super::decide;
 use super::intern::{AttrId, Interner, RouteAttributes};
 use super::path::{Counts, FilterReason, Path, SourceId, SourceInfo};
 use crate::family::Family;
+use crate::hash::Table;
 use ipnet::IpNet;
 use smallvec::SmallVec;
-use std::collections::HashMap;
 
 /// Number of a prefix in the table. Reused only after [`Rib::sweep`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,9 +46,9 @@ pub(crate) enum Announced {
 #[derive(Debug, Default)]
 pub(crate) struct Rib {
     pub(crate) attrs: Interner,
-    pub(crate) sources: HashMap<SourceId, SourceInfo>,
-    counts: HashMap<SourceId, [Counts; 2]>,
-    index: HashMap<IpNet, EntryId>,
+    pub(crate) sources: Table<SourceId, SourceInfo>,
+    counts: Table<SourceId, [Counts; 2]>,
+    index: Table<IpNet, EntryId>,
     entries: Vec<Entry>,
     free: Vec<EntryId>,
     dirty: Vec<EntryId>,
@@ -327,7 +327,7 @@ impl Rib {
     }
 }
 
-fn counts_of(counts: &mut HashMap<SourceId, [Counts; 2]>, source: SourceId, prefix: IpNet) -> &mut Counts {
+fn counts_of(counts: &mut Table<SourceId, [Counts; 2]>, source: SourceId, prefix: IpNet) -> &mut Counts {
     &mut counts.entry(source).or_default()[Family::of(&prefix).index()]
 }
 
