@@ -39,6 +39,21 @@ struct Running {
     originated: Option<Vec<Originated>>,
 }
 
+impl Running {
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::InSync => self.in_sync = true,
+            Event::PeerChanged { remote, state: PeerState::Established, .. } => {
+                self.up.insert(*remote);
+            }
+            Event::PeerChanged { remote, .. } => {
+                self.up.remove(remote);
+            }
+            Event::RouteChanges(_) => {}
+        }
+    }
+}
+
 /// Why there is no speaker.
 #[derive(Debug, thiserror::Error)]
 pub enum SpeakerError {
@@ -141,16 +156,7 @@ impl Speaker {
         let Some(running) = &mut self.running else { return std::future::pending().await };
         match running.events.recv().await {
             Some(event) => {
-                match &event {
-                    Event::InSync => running.in_sync = true,
-                    Event::PeerChanged { remote, state: PeerState::Established, .. } => {
-                        running.up.insert(*remote);
-                    }
-                    Event::PeerChanged { remote, .. } => {
-                        running.up.remove(remote);
-                    }
-                    Event::RouteChanges(_) => {}
-                }
+                running.note(&event);
                 event
             }
             None => {
@@ -167,7 +173,7 @@ impl Speaker {
         self.running.as_ref().is_some_and(|running| running.in_sync || running.peers == 0)
     }
 
-    /// Sessions that are up, and all; absent while it does not run.
+    /// Sessions that are up, as the events taken so far tell, and all; absent while it does not run.
     #[must_use]
     pub fn sessions(&self) -> Option<(usize, usize)> {
         self.running.as_ref().map(|running| (running.up.len(), running.peers))
@@ -190,7 +196,9 @@ impl Speaker {
             }
             let turn = (tokio::time::Instant::now() + DRAIN_TURN).min(deadline);
             // What is reported meanwhile concerns nobody any more, but must not pile up.
-            while let Ok(Some(_)) = tokio::time::timeout_at(turn, running.events.recv()).await {}
+            while let Ok(Some(event)) = tokio::time::timeout_at(turn, running.events.recv()).await {
+                running.note(&event);
+            }
             if turn == deadline {
                 return false;
             }
