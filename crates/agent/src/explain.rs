@@ -57,7 +57,9 @@ impl Flow {
                     }
                     calculator.update(&item.key, Some(&resource));
                 }
-                Err(unreadable) => calculator.update_unreadable(&item.key, &unreadable.reason, None),
+                Err(unreadable) => {
+                    calculator.update_unreadable(&item.key, &unreadable.reason, unreadable.raw.as_ref());
+                }
             }
         }
         let mut state = EnforcedState::default();

@@ -11,6 +11,7 @@ use felix_rs::rules::Origin;
 use margay_api::{Key, Resource, WorkloadEndpoint};
 use margay_control::status::Problem;
 use margay_daemon::health::Health;
+use margay_datastore::Unreadable;
 use tokio::sync::{mpsc, oneshot};
 
 /// Inputs that may wait for the thread.
@@ -30,7 +31,7 @@ pub(crate) enum Input {
     /// An object is gone.
     Delete(Key),
     /// An object cannot be read; what it governs fails closed.
-    Unreadable(Key, String),
+    Unreadable(Key, Unreadable),
     /// A pod of this node; the answer comes when its policy is live.
     SetLocal(Box<WorkloadEndpoint>, Option<Live>),
     /// A pod of this node is gone.
@@ -151,9 +152,9 @@ impl Thread {
                 self.problems.object_changed();
                 self.calculator.update(&key, None);
             }
-            Input::Unreadable(key, reason) => {
+            Input::Unreadable(key, unreadable) => {
                 self.problems = Problems::Due;
-                self.calculator.update_unreadable(&key, &reason, None);
+                self.calculator.update_unreadable(&key, &unreadable.reason, unreadable.raw.as_ref());
             }
             Input::SetLocal(endpoint, live) => {
                 let id = EndpointId::Workload {

@@ -11,13 +11,15 @@ use crate::store::{Unreadable, Versioned};
 
 /// Reads a stored object; whatever is wrong with it becomes part of the result.
 pub(crate) fn decode(key: Key, revision: Revision, value: &[u8]) -> Versioned {
-    let resource = read(&key, value).map(Arc::new).map_err(|reason| Unreadable { reason });
-    Versioned { revision, key, resource }
+    let resource = match serde_json::from_slice(value) {
+        Ok(json) => read(&key, &json).map_err(|reason| Unreadable { reason, raw: Some(json) }),
+        Err(error) => Err(Unreadable { reason: format!("not JSON: {error}"), raw: None }),
+    };
+    Versioned { revision, key, resource: resource.map(Arc::new) }
 }
 
-fn read(key: &Key, value: &[u8]) -> Result<Resource, String> {
-    let json: serde_json::Value = serde_json::from_slice(value).map_err(|e| format!("not JSON: {e}"))?;
-    let resource = Resource::from_json(&json).map_err(|e| e.to_string())?.with_defaults();
+fn read(key: &Key, json: &serde_json::Value) -> Result<Resource, String> {
+    let resource = Resource::from_json(json).map_err(|e| e.to_string())?.with_defaults();
     if resource.key() != *key {
         return Err(format!("stored as {key}, but calls itself {}", resource.key()));
     }

@@ -21,6 +21,8 @@ const ATTEMPTS: u32 = 64;
 pub struct Unreadable {
     /// What is wrong with it and where, for a person.
     pub reason: String,
+    /// What is stored, if it is JSON at all: it narrows down what has to be closed because of it.
+    pub raw: Option<serde_json::Value>,
 }
 
 /// A stored object.

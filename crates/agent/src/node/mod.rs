@@ -222,7 +222,7 @@ impl Node {
                 }
                 Err(unreadable) => {
                     self.cluster.unreadable(versioned.key.clone(), unreadable.reason.clone());
-                    self.tell_engine(policy::Input::Unreadable(versioned.key, unreadable.reason)).await;
+                    self.tell_engine(policy::Input::Unreadable(versioned.key, unreadable)).await;
                     self.report_problems();
                     Touched::default()
                 }
