@@ -257,7 +257,13 @@ pub(crate) fn kernel_state(cluster: &Cluster, node: &str) -> Result<String> {
         let text = cluster.run_in(node, program, arguments)?;
         // The kernel gives interfaces link-local addresses a while after they are up.
         let text: Vec<&str> = text.lines().filter(|line| !line.contains("fe80::")).collect();
-        let text = without_counters(&text.join("\n"));
+        let mut text = without_counters(&text.join("\n"));
+        // And it notices a veth's carrier in its own time.
+        for late in
+            ["NO-CARRIER,", ",LOWER_UP", " linkdown", " state UP", " state DOWN", " state LOWERLAYERDOWN"]
+        {
+            text = text.replace(late, "");
+        }
         state.push_str(&format!("## {program} {}\n{text}", arguments.join(" ")));
     }
     for name in ["net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter", "net.ipv6.conf.all.forwarding"] {

@@ -9,21 +9,30 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use margay_lab::probe::{Protocol, Stream};
 use margay_netlink::Netns;
-use margay_tests::cluster::{Cluster, Datastore, wait};
+use margay_tests::cluster::{Cluster, Datastore};
 use margay_tests::pods::{PORT, container_id, said};
 use serde_json::Value;
 
-use crate::labs::{Labs, PATIENCE, applied, margay, no_pods, send_more};
+use crate::labs::{Labs, applied, margay, no_pods, send_more, wait_policies};
 
-/// Nothing to and nothing from the pods of this namespace.
+/// Nothing to and nothing from the pods of these namespaces, by either kind of policy.
 const LOCKED: &str = "apiVersion: v1
 kind: Namespace
-metadata: {name: locked, labels: {tenant: locked}}
+metadata: {name: locked}
 ---
 apiVersion: projectcalico.org/v3
 kind: NetworkPolicy
 metadata: {name: nothing, namespace: locked}
 spec: {selector: all(), types: [Ingress, Egress]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: locked-k8s}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: nothing, namespace: locked-k8s}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
 ";
 
 /// Time between two probes of the flood.
@@ -125,9 +134,11 @@ fn round(
     let given = answer["ips"][0]["address"].as_str().unwrap_or_default();
     ensure!(given == format!("{next}/32"), "the flood went to {next}, the pod is {given}");
     send_more(first, 200)?;
+    // Each waits a second for what is under way.
+    let ends: Vec<_> = floods.into_iter().map(|flood| std::thread::spawn(|| flood.stop())).collect();
     let mut answers = 0;
-    for flood in floods {
-        answers += flood.stop()?.received;
+    for end in ends {
+        answers += end.join().map_err(|_panic| anyhow!("a stream of probes panicked"))??.received;
     }
     let seen = Seen { by_pod: pod.heard(), answers, by_victim: ear.heard() - heard_before };
     drop(pod);
@@ -140,8 +151,12 @@ fn round(
 pub(crate) fn policy_before_the_first_packet(labs: &mut Labs) -> Result<()> {
     let cluster = &labs.demo(Datastore::Embedded)?.cluster;
     applied(cluster, LOCKED)?;
-    let known = || Ok(margay(cluster, &["get", "networkpolicy", "-n", "locked"])?.contains("nothing"));
-    wait(PATIENCE, known).context("the policy in the datastore")?;
+    for namespace in ["locked", "locked-k8s"] {
+        // Node2 has heard of the policy.
+        let pod = cluster.runtime("node2")?.add(namespace, "herald")?;
+        wait_policies(cluster, &pod, 1)?;
+        cluster.runtime("node2")?.delete(pod)?;
+    }
     let far = cluster.runtime("node1")?.add("shop", "far")?;
     let near = cluster.runtime("node2")?.add("shop", "near")?;
     // The victim is a namespace that is a pod but for its ear, which stands where a pod's responder would.
@@ -159,14 +174,19 @@ pub(crate) fn policy_before_the_first_packet(labs: &mut Labs) -> Result<()> {
     // Without policy all of it gets through, or the rounds below would prove nothing.
     let open = round(cluster, "shop", "open", &probers, victim, &ear)?;
     ensure!(open.by_pod > 0 && open.answers > 0 && open.by_victim > 0, "without policy: {open:?}");
-    for number in 0..5 {
-        let seen = round(cluster, "locked", &format!("pod-{number}"), &probers, victim, &ear)?;
-        ensure!(seen == Seen { by_pod: 0, answers: 0, by_victim: 0 }, "round {number}: {seen:?}");
+    for number in 0..6 {
+        let namespace = if number % 2 == 0 { "locked" } else { "locked-k8s" };
+        let seen = round(cluster, namespace, &format!("pod-{number}"), &probers, victim, &ear)?;
+        ensure!(
+            seen == Seen { by_pod: 0, answers: 0, by_victim: 0 },
+            "round {number} in {namespace}: {seen:?}"
+        );
     }
 
     drop(ear);
     margay(cluster, &["delete", "networkpolicy", "-n", "locked", "nothing"])?;
-    margay(cluster, &["delete", "namespace", "locked"])?;
+    margay(cluster, &["delete", "kubernetesnetworkpolicy", "-n", "locked-k8s", "nothing"])?;
+    margay(cluster, &["delete", "namespace", "locked", "locked-k8s"])?;
     let output = cluster.runtime("node1")?.call("DEL", &id, names, &path)?;
     ensure!(output.status.success(), "DEL: {}", said(&output));
     cluster.runtime("node1")?.delete(far)?;

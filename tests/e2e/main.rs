@@ -27,7 +27,9 @@ mod remote;
 mod restart;
 mod rootless;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -66,6 +68,7 @@ const CASES: &[(&str, Place)] = &[
     ("cni::agent_down", Inside(cni::agent_down)),
     ("bgp::bytes_of_a_stranger", Inside(bgp::bytes_of_a_stranger)),
     ("bgp::bytes_from_a_peers_address", Inside(bgp::bytes_from_a_peers_address)),
+    ("bgp::a_peer_that_turns_bad", Inside(bgp::a_peer_that_turns_bad)),
     ("bgp::half_open_connections", Inside(bgp::half_open_connections)),
     ("restart::a_second_agent_refuses", Inside(restart::a_second_agent_refuses)),
     ("restart::a_killed_agent_loses_nothing", Inside(restart::a_killed_agent_loses_nothing)),
@@ -114,12 +117,18 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, CASES.iter().map(trial).collect()).exit_code()
 }
 
+/// Reasons that were printed: once each is enough.
+static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
 fn finish(outcome: Result<()>) -> Result<Completion, Failed> {
     let Err(error) = outcome else { return Ok(Completion::Completed) };
     let required = std::env::var_os("TESTS_REQUIRE_ALL").is_some_and(|value| value == "1");
     match error.downcast_ref::<Lacks>() {
         Some(Lacks(reason)) if !required => {
-            eprintln!("skipped: {reason}");
+            let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.insert(reason.clone()) {
+                eprintln!("skipped: {reason}");
+            }
             Ok(Completion::ignored_with(reason))
         }
         _ => Err(Failed::from(format!("{error:#}"))),

@@ -97,6 +97,8 @@ impl Scenario {
         let agents = self.agents();
         wait(PATIENCE, || Ok(self.cluster_routes()?.values().all(|routes| routes.len() == agents.len())))
             .with_context(|| format!("blocks in the kernels: {:#?}", self.cluster_routes()))?;
+        // An agent is ready with its first session; what is up in the end is what counts.
+        let _late = self.wait_sessions(2);
         let mut checks = Vec::new();
         let kernel = self.cluster_routes()?;
         for node in &agents {
