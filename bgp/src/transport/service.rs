@@ -187,8 +187,15 @@ impl BgpService {
                 self.input(Input::Drain(draining));
                 answer!(answer, ());
             }
-            Command::Peers(answer) => answer!(answer, self.speaker.peers()),
-            Command::Routes(query, answer) => answer!(answer, self.speaker.routes(&query)),
+            // Ages are counted from the speaker's own time, which is that of its last input.
+            Command::Peers(answer) => {
+                self.input(Input::Tick);
+                answer!(answer, self.speaker.peers());
+            }
+            Command::Routes(query, answer) => {
+                self.input(Input::Tick);
+                answer!(answer, self.speaker.routes(&query));
+            }
             Command::Explain(prefix, answer) => answer!(answer, self.speaker.explain(prefix)),
             Command::Advertised(remote, answer) => answer!(answer, self.speaker.advertised(remote)),
             Command::Pending(answer) => answer!(answer, self.speaker.pending()),

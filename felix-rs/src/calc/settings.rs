@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use margay_api::kinds::{
     AllowedUse, EncapMode, EndpointToHostAction as ToHost, FelixConfigurationSpec, IpPoolSpec, ProtoPort,
+    disjoint_pools,
 };
 use margay_api::selector::Selector;
 use margay_api::types::Protocol;
@@ -50,7 +51,7 @@ const FAILSAFE_OUTBOUND: [(u8, u16); 9] = [
 #[derive(Debug, Default)]
 pub(super) struct SettingsSource {
     felix: BTreeMap<String, FelixConfigurationSpec>,
-    pools: BTreeMap<String, IpPoolSpec>,
+    pools: BTreeMap<String, IpPool>,
     nodes: BTreeMap<String, BTreeSet<IpAddr>>,
     node_labels: Arc<LabelMap>,
 }
@@ -65,7 +66,7 @@ impl SettingsSource {
 
     pub(super) fn put_pool(&mut self, name: &str, object: Option<&IpPool>) {
         match object {
-            Some(object) => self.pools.insert(name.to_owned(), object.spec.clone()),
+            Some(object) => self.pools.insert(name.to_owned(), object.clone()),
             None => self.pools.remove(name),
         };
     }
@@ -123,7 +124,9 @@ impl SettingsSource {
             failsafe(first(layers, |spec| spec.failsafe_outbound_host_ports.as_ref()), &FAILSAFE_OUTBOUND);
 
         let on = |mode: Option<EncapMode>| mode.is_some_and(|mode| mode != EncapMode::Never);
-        let any = |mode: fn(&IpPoolSpec) -> Option<EncapMode>| self.pools.values().any(|pool| on(mode(pool)));
+        let (in_force, _) = disjoint_pools(self.pools.values());
+        let any =
+            |mode: fn(&IpPoolSpec) -> Option<EncapMode>| in_force.iter().any(|pool| on(mode(&pool.spec)));
         settings.ipip = first(layers, |spec| spec.ipip_enabled).unwrap_or_else(|| any(|pool| pool.ipip_mode));
         let vxlan = first(layers, |spec| spec.vxlan_enabled).unwrap_or_else(|| any(|pool| pool.vxlan_mode));
         let port = first(layers, |spec| spec.vxlan_port).and_then(|port| u16::try_from(port).ok());
@@ -137,7 +140,7 @@ impl SettingsSource {
             pool.allowed_uses.is_empty()
                 || pool.allowed_uses.iter().any(|used| *used != AllowedUse::LoadBalancer)
         };
-        for pool in self.pools.values().filter(for_pods) {
+        for pool in in_force.iter().map(|pool| &pool.spec).filter(for_pods) {
             settings.pools.insert(pool.cidr.trunc());
             if pool.nat_outgoing {
                 settings.nat_outgoing.insert(pool.cidr.trunc());
