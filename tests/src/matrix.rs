@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use comfy_table::Table;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
 use margay_lab::probe::{Outcome, Protocol, Responder, reach};
 use margay_netlink::Netns;
 
@@ -158,7 +158,7 @@ impl Matrix {
     #[must_use]
     pub fn table(&self, title: &str) -> String {
         let mut table = Table::new();
-        table.load_style(UTF8_HORIZONTAL_ONLY);
+        table.load_style(UTF8_BORDERS_ONLY);
         let short = |name: &String| name.rsplit('/').next().unwrap_or(name).to_owned();
         table.set_header(std::iter::once(title.to_owned()).chain(self.names.iter().map(short)));
         for from in &self.names {
