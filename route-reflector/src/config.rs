@@ -48,7 +48,7 @@ pub(crate) struct Flags {
     /// Unix socket of the control API
     #[arg(long, env = "MARGAY_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Folder of passwords that BGP objects refer to, as <name>/<key>
+    /// Folder of passwords that BGP objects refer to, as NAME/KEY
     #[arg(long, env = "MARGAY_SECRETS_DIR", value_name = "FOLDER")]
     secrets_dir: Option<PathBuf>,
     /// How long to wait for another reflector to serve before leaving, in seconds

@@ -47,7 +47,7 @@ pub(crate) struct Flags {
     /// Folder where the CNI shim leaves releases while the agent is down
     #[arg(long, env = "MARGAY_SPOOL_DIR", value_name = "FOLDER")]
     spool_dir: Option<PathBuf>,
-    /// Folder of passwords that BGP objects refer to, as <name>/<key>
+    /// Folder of passwords that BGP objects refer to, as NAME/KEY
     #[arg(long, env = "MARGAY_SECRETS_DIR", value_name = "FOLDER")]
     secrets_dir: Option<PathBuf>,
     /// Serve health and metrics on this TCP address too
