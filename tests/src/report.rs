@@ -100,3 +100,18 @@ fn table(title: &str, checks: &[Check]) -> Table {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_that_does_not_hold_is_a_failure() {
+        let mut report = Report::new(true);
+        report.add("model", vec![Check::new("pods reach pods", "6/6", true)]);
+        assert!(report.failures().is_empty());
+        report.add("policy", vec![Check::new("guests are kept out", "1 of 3 got in", false)]);
+        assert_eq!(report.failures(), ["policy: guests are kept out: 1 of 3 got in"]);
+        assert_eq!(report.len(), 2);
+    }
+}
