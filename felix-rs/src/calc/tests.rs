@@ -180,6 +180,37 @@ spec:
 }
 
 #[test]
+fn a_denied_service_closes_what_its_policy_governs() {
+    let mut cluster = Cluster::of(PODS);
+    let policy = |action: &str| {
+        format!(
+            "
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {{name: services}}
+spec:
+  selector: app == 'web'
+  types: [Ingress]
+  ingress: [{{action: {action}, source: {{services: {{name: api, namespace: shop}}}}}}, {{action: Allow}}]
+"
+        )
+    };
+    cluster.apply(&policy("Allow"));
+    assert_eq!(
+        cluster.verdict(DB, WEB, 80),
+        Verdict::Allow,
+        "the rule matches nothing, the next one decides"
+    );
+    assert!(cluster.calculator.problems()[0].reason.contains("services are not supported yet"));
+    cluster.apply(&policy("Deny"));
+    assert_eq!(
+        cluster.verdict(DB, WEB, 80),
+        Verdict::Deny,
+        "what should be denied can't be told: all of it is"
+    );
+}
+
+#[test]
 fn tiers_pass_and_deny_in_order() {
     let mut cluster = Cluster::of(PODS);
     cluster.apply(
