@@ -2,7 +2,7 @@
 
 use super::process::Process;
 use super::record::Recorder;
-use super::thin::{Shared, Thin};
+use super::thin::{Pieces, Thin};
 use crate::config::SpeakerConfig;
 use crate::io::{ConnId, Input, Log, Output};
 use crate::speaker::Speaker;
@@ -93,7 +93,7 @@ pub struct Sim {
     links: Vec<Link>,
     rng: Rng,
     config: NetConfig,
-    shared: Shared,
+    pieces: Pieces,
     recorder: Option<Recorder>,
 }
 
@@ -138,7 +138,7 @@ impl Sim {
             links: Vec::new(),
             rng: Rng::new(seed),
             config,
-            shared: Shared::default(),
+            pieces: Pieces::default(),
             recorder: None,
         }
     }
@@ -291,7 +291,7 @@ impl Sim {
         if let Some(recorder) = self.recorder.as_mut().filter(|_| process.speaker().is_some()) {
             recorder.input(node, now, &input);
         }
-        process.handle(now, input, &mut self.shared);
+        process.handle(now, input, &mut self.pieces);
     }
 
     /// A node's speaker.

@@ -1,6 +1,6 @@
 //! What runs on a node.
 
-use super::thin::{Shared, Thin};
+use super::thin::{Pieces, Thin};
 use crate::io::{Input, Output};
 use crate::speaker::Speaker;
 use crate::time::Time;
@@ -12,10 +12,10 @@ pub(super) enum Process {
 }
 
 impl Process {
-    pub(super) fn handle(&mut self, now: Time, input: Input, shared: &mut Shared) {
+    pub(super) fn handle(&mut self, now: Time, input: Input, pieces: &mut Pieces) {
         match self {
             Self::Full(speaker) => speaker.handle(now, input),
-            Self::Thin(thin) => thin.handle(now, input, shared),
+            Self::Thin(thin) => thin.handle(now, input, pieces),
         }
     }
 

@@ -16,10 +16,16 @@ use crate::wire::{
     Reach, RefreshKind, Update,
 };
 use bytes::{Bytes, BytesMut};
-use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+mod pieces;
+
+pub(super) use pieces::Pieces;
+
+use pieces::Change;
 
 /// A prefix is held with this version, 1 to 31: the MULTI_EXIT_DISC that its node originates it with.
 pub(crate) const VERSIONS: u8 = 0x1f;
@@ -31,38 +37,6 @@ const UNREFRESHED: u8 = 0x40;
 const STALE: u8 = 0x80;
 /// Wait for OPEN.
 const LARGE_HOLD: Duration = Duration::from_secs(240);
-/// Decoded pieces kept.
-const PIECES: usize = 1024;
-
-/// What one message means for the row of a session.
-#[derive(Debug, Clone)]
-enum Change {
-    Set(u16, u8),
-    Clear(u16),
-    EndOfRib,
-    Refresh(RefreshKind),
-    Keepalive,
-    /// The session's end, or something no reflector may say.
-    Other(Box<Message>),
-    Wrong(Box<str>),
-}
-
-/// Where a piece is in memory, and how it is read.
-type Place = (usize, usize, Negotiated);
-
-#[derive(Debug)]
-struct Piece {
-    /// Kept, so that nothing else can be in its place.
-    _data: Bytes,
-    changes: Arc<[Change]>,
-}
-
-/// Pieces decoded already.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    pieces: HashMap<Place, Piece>,
-    order: VecDeque<Place>,
-}
 
 /// A session with one reflector.
 #[derive(Debug)]
@@ -156,7 +130,7 @@ impl Thin {
         self.uplinks.iter().flat_map(|uplink| [uplink.retry, uplink.hold, uplink.keepalive]).flatten().min()
     }
 
-    pub(super) fn handle(&mut self, now: Time, input: Input, shared: &mut Shared) {
+    pub(super) fn handle(&mut self, now: Time, input: Input, pieces: &mut Pieces) {
         self.now = self.now.max(now);
         match input {
             Input::Connected { conn, .. } => {
@@ -173,7 +147,7 @@ impl Thin {
                     self.event(at, FsmEvent::TcpFails, None);
                 }
             }
-            Input::Received { conn, data } => self.received(conn, &data, shared),
+            Input::Received { conn, data } => self.received(conn, &data, pieces),
             Input::Stop(mode) => self.stop(mode),
             _ => {}
         }
@@ -338,32 +312,12 @@ impl Thin {
         }
     }
 
-    fn received(&mut self, conn: ConnId, data: &Bytes, shared: &mut Shared) {
+    fn received(&mut self, conn: ConnId, data: &Bytes, pieces: &mut Pieces) {
         let Some(at) = self.of(conn) else { return };
         let Some(uplink) = self.uplinks.get_mut(at) else { return };
         let negotiated = negotiated(uplink);
-        if uplink.state == PeerState::Established && uplink.framer.buffered() == 0 {
-            let key = (data.as_ptr() as usize, data.len(), negotiated);
-            if let Some(piece) = shared.pieces.get(&key) {
-                let changes = Arc::clone(&piece.changes);
-                self.apply(at, &changes);
-                return;
-            }
-            let changes: Arc<[Change]> =
-                decode(&mut uplink.framer, &negotiated, uplink.peer.remote, data).into();
-            if uplink.framer.buffered() == 0 && !changes.is_empty() {
-                if shared.order.len() >= PIECES
-                    && let Some(oldest) = shared.order.pop_front()
-                {
-                    shared.pieces.remove(&oldest);
-                }
-                shared.order.push_back(key);
-                shared.pieces.insert(key, Piece { _data: data.clone(), changes: Arc::clone(&changes) });
-            }
-            self.apply(at, &changes);
-            return;
-        }
-        let changes = decode(&mut uplink.framer, &negotiated, uplink.peer.remote, data);
+        let shared = uplink.state == PeerState::Established;
+        let changes = pieces.decode(&mut uplink.framer, &negotiated, uplink.peer.remote, data, shared);
         self.apply(at, &changes);
     }
 
@@ -444,82 +398,4 @@ fn negotiated(uplink: &Uplink) -> Negotiated {
 
 fn drop_marked(known: &mut [u8], mark: u8) {
     known.iter_mut().filter(|version| **version & mark != 0).for_each(|version| *version = 0);
-}
-
-/// Everything whole in the framer and the piece.
-fn decode(framer: &mut Framer, negotiated: &Negotiated, reflector: IpAddr, data: &[u8]) -> Vec<Change> {
-    let mut changes = Vec::new();
-    let mut rest = data;
-    loop {
-        match framer.next_frame(&mut rest) {
-            Ok(None) => return changes,
-            Err(reset) => {
-                changes.push(Change::Wrong(reset.to_string().into()));
-                return changes;
-            }
-            Ok(Some(frame)) => match wire::decode(frame, negotiated) {
-                Err(reset) => changes.push(Change::Wrong(reset.to_string().into())),
-                Ok(decoded) => {
-                    if let Some(fault) = decoded.faults.first() {
-                        changes.push(Change::Wrong(fault.to_string().into()));
-                    }
-                    message(decoded.message, reflector, &mut changes);
-                }
-            },
-        }
-    }
-}
-
-fn message(message: Message, reflector: IpAddr, changes: &mut Vec<Change>) {
-    match message {
-        Message::Update(update) if update.end_of_rib.is_some() => {
-            if update.end_of_rib == Some(wire::AfiSafi::Ipv4Unicast) {
-                changes.push(Change::EndOfRib);
-            }
-        }
-        Message::Update(update) => {
-            for nlri in &update.withdrawn {
-                changes.push(match Cluster::index_of(&nlri.prefix) {
-                    Some(index) => Change::Clear(index),
-                    None => Change::Wrong(format!("withdrawn: {nlri}").into()),
-                });
-            }
-            for (next_hop, nlri) in update.announced() {
-                let index = Cluster::index_of(&nlri.prefix);
-                let change = index.and_then(|index| {
-                    announced(index, next_hop, &update.attributes, reflector)
-                        .map(|version| Change::Set(index, version))
-                });
-                changes.push(change.unwrap_or_else(|| {
-                    Change::Wrong(
-                        format!("{reflector} announces {nlri} via {next_hop}: {:?}", update.attributes)
-                            .into(),
-                    )
-                }));
-            }
-        }
-        Message::RouteRefresh(refresh) if Family::from_wire(refresh.family) == Some(Family::Ipv4) => {
-            changes.push(Change::Refresh(refresh.kind));
-        }
-        Message::RouteRefresh(_) => {}
-        Message::Keepalive => changes.push(Change::Keepalive),
-        other => changes.push(Change::Other(Box::new(other))),
-    }
-}
-
-/// The version of a reflected route of a node, if every attribute is what it must be (RFC 4456 section 8).
-fn announced(index: u16, next_hop: &NextHop, attributes: &PathAttributes, reflector: IpAddr) -> Option<u8> {
-    let owner = Cluster::address(usize::from(index));
-    let right = next_hop.address() == owner
-        && attributes.originator_id.map(IpAddr::V4) == Some(owner)
-        && attributes.cluster_list.first().map(|cluster| IpAddr::V4(*cluster)) == Some(reflector)
-        && attributes.local_pref == Some(100)
-        && attributes.as_path.is_empty();
-    let version = attributes.med.and_then(|med| u8::try_from(med).ok());
-    let version = version.filter(|version| right && (1..=VERSIONS).contains(version));
-    match (version, attributes.cluster_list.len()) {
-        (Some(version), 1) => Some(version),
-        (Some(version), 2) => Some(version | INDIRECT),
-        _ => None,
-    }
 }
