@@ -4,20 +4,17 @@ mod config;
 mod reflector;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use clap::Parser;
+use anyhow::{Context, Result};
 use margay_api::Kind;
 use margay_daemon::health::{self, Health};
-use margay_daemon::instance::Instance;
+use margay_daemon::process::{self, Stop};
 use margay_daemon::speaker::Speaker;
-use margay_daemon::{bgp, limits, log, server, store};
+use margay_daemon::{bgp, server, store};
 use margay_datastore::Syncer;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::config::{Config, Flags};
+use crate::config::Config;
 use crate::reflector::Reflector;
 
 /// Name of the program, and of its claim on the host.
@@ -31,44 +28,10 @@ const KINDS: [Kind; 6] =
     [Kind::Node, Kind::IpPool, Kind::IpamBlock, Kind::BgpConfiguration, Kind::BgpPeer, Kind::BgpFilter];
 
 fn main() -> ExitCode {
-    match start() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // The log may not have been started yet, and systemd keeps standard error.
-            #[allow(clippy::print_stderr, reason = "the last words of the program")]
-            {
-                eprintln!("{PROGRAM}: {error:#}");
-            }
-            ExitCode::FAILURE
-        }
-    }
+    process::run(PROGRAM, Config::of_process, run)
 }
 
-fn start() -> Result<()> {
-    let flags = Flags::parse();
-    let config = Config::load(&flags)?;
-    if flags.check_config {
-        return Ok(());
-    }
-    log::init(config.log_format, &config.log_level).map_err(|error| anyhow!(error))?;
-    limits::raise_open_files();
-    let _instance = Instance::claim(PROGRAM).map_err(|error| anyhow!(error))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let outcome = runtime.block_on(run(config));
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    outcome
-}
-
-async fn run(config: Config) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    let mut stop = std::pin::pin!(stop);
+async fn run(config: Config, mut stop: Stop) -> Result<()> {
     let health = Health::new(PROGRAM, &config.node, &COMPONENTS);
     let (slot, speaker) = watch::channel(None);
     let routes = server::health_routes(health.clone(), server::metrics_of(&health, &speaker));

@@ -15,21 +15,18 @@ mod writer;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use clap::Parser;
 use margay_api::Kind;
 use margay_daemon::health::{self, Health};
-use margay_daemon::instance::Instance;
+use margay_daemon::process::{self, Stop};
 use margay_daemon::speaker::Speaker;
-use margay_daemon::{bgp, log, server, store};
+use margay_daemon::{bgp, server, store};
 use margay_datastore::Syncer;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::addresses::Addresses;
-use crate::config::{Config, Flags};
+use crate::config::Config;
 use crate::fib::Fib;
 use crate::forwarding::Forwarding;
 use crate::node::{Node, Parts, Underlay};
@@ -44,44 +41,10 @@ const REQUESTS: usize = 256;
 const COMPONENTS: [&str; 5] = ["bgp", "datastore", "ipam", "policy", "routes"];
 
 fn main() -> ExitCode {
-    match start() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // The log may not have been started yet, and systemd keeps standard error.
-            #[allow(clippy::print_stderr, reason = "the last words of the program")]
-            {
-                eprintln!("{PROGRAM}: {error:#}");
-            }
-            ExitCode::FAILURE
-        }
-    }
+    process::run(PROGRAM, Config::of_process, run)
 }
 
-fn start() -> Result<()> {
-    let flags = Flags::parse();
-    let config = Config::load(&flags)?;
-    if flags.check_config {
-        return Ok(());
-    }
-    log::init(config.log_format, &config.log_level).map_err(|error| anyhow!(error))?;
-    let _instance = Instance::claim(PROGRAM).map_err(|error| anyhow!(error))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let outcome = runtime.block_on(run(config));
-    // Threads that wait for the kernel must not keep a stopping agent.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    outcome
-}
-
-async fn run(config: Config) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    let mut stop = std::pin::pin!(stop);
+async fn run(config: Config, mut stop: Stop) -> Result<()> {
     let health = Health::new(PROGRAM, &config.node, &COMPONENTS);
     let addresses = Addresses::open(&config.state_dir)
         .with_context(|| format!("opening the journal in {}", config.state_dir.display()))?;

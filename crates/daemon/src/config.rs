@@ -1,9 +1,15 @@
 //! Configuration files: YAML, unknown keys are errors, environment and flags override (in that order).
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use margay_datastore::StoreConfig;
 use serde::de::DeserializeOwned;
+
+use crate::log::Format;
+
+// What `keys!` names in the crates that use it.
+#[doc(hidden)]
+pub use {ipnet::Ipv4Net, ipnet::Ipv6Net, margay_datastore::StoreConfig};
 
 /// A configuration file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +71,121 @@ pub fn datastore(path: Option<&PathBuf>, etcd: &[String], file: Option<StoreConf
         None if !etcd.is_empty() => StoreConfig::etcd(etcd.iter().cloned()),
         None => file.unwrap_or_else(|| StoreConfig::embedded("/var/lib/margay/margay.db")),
     }
+}
+
+/// What every daemon is configured with.
+#[derive(Debug, Clone)]
+pub struct Common {
+    /// Name of its Node object.
+    pub node: String,
+    /// IPv4 address other nodes reach it by, with the subnet's mask.
+    pub ipv4_address: Option<Ipv4Net>,
+    /// IPv6 address other nodes reach it by, with the subnet's mask.
+    pub ipv6_address: Option<Ipv6Net>,
+    /// Where the cluster's objects are.
+    pub datastore: StoreConfig,
+    /// Unix socket of the control API.
+    pub socket: PathBuf,
+    /// Passwords, as `<name>/<key>`.
+    pub secrets_dir: PathBuf,
+    /// Health and metrics on TCP.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Log level or directives.
+    pub log_level: String,
+    /// Form of log lines.
+    pub log_format: Format,
+}
+
+/// Defines the keys of a daemon's configuration: those of [`Common`] and the daemon's own, as the one struct that is
+/// read from flags and environment (clap) and from the file (serde).
+///
+/// A macro, because serde can't flatten a struct and still say where in the file an unknown key stands. The crate that
+/// uses it needs `clap` and `serde`.
+#[macro_export]
+macro_rules! keys {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident {
+        $($(#[$attribute:meta])* $key:ident: $type:ty,)*
+    }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Default, ::clap::Args, ::serde::Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        $vis struct $name {
+            /// Name of this node's Node object (default: the host's name)
+            #[arg(long, env = "MARGAY_NODE", value_name = "NAME")]
+            node: Option<String>,
+            /// IPv4 address other nodes reach it by, with the mask of its subnet, as 192.0.2.7/24
+            #[arg(long, env = "MARGAY_IPV4_ADDRESS", value_name = "CIDR")]
+            ipv4_address: Option<$crate::config::Ipv4Net>,
+            /// IPv6 address other nodes reach it by, with the mask of its subnet
+            #[arg(long, env = "MARGAY_IPV6_ADDRESS", value_name = "CIDR")]
+            ipv6_address: Option<$crate::config::Ipv6Net>,
+            #[arg(skip)]
+            datastore: Option<$crate::config::StoreConfig>,
+            /// Use the embedded datastore in this file
+            #[arg(long, env = "MARGAY_DATASTORE_PATH", value_name = "FILE", conflicts_with = "etcd_endpoints")]
+            #[serde(skip)]
+            datastore_path: Option<::std::path::PathBuf>,
+            /// Use the etcd cluster at these URLs
+            #[arg(long, env = "MARGAY_ETCD_ENDPOINTS", value_name = "URL,URL", value_delimiter = ',')]
+            #[serde(skip)]
+            etcd_endpoints: Vec<String>,
+            /// Unix socket of the control API
+            #[arg(long, env = "MARGAY_SOCKET", value_name = "PATH")]
+            socket: Option<::std::path::PathBuf>,
+            $($(#[$attribute])* $key: Option<$type>,)*
+            /// Folder of passwords that BGP objects refer to, as NAME/KEY
+            #[arg(long, env = "MARGAY_SECRETS_DIR", value_name = "FOLDER")]
+            secrets_dir: Option<::std::path::PathBuf>,
+            /// Serve health and metrics on this TCP address too
+            #[arg(long, env = "MARGAY_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+            metrics_listen: Option<::std::net::SocketAddr>,
+            /// Log level or directives, as `info,margay_bgp=debug`
+            #[arg(long, env = "MARGAY_LOG_LEVEL", value_name = "LEVEL")]
+            log_level: Option<String>,
+            /// Form of log lines
+            #[arg(long, env = "MARGAY_LOG_FORMAT", value_enum)]
+            log_format: Option<$crate::log::Format>,
+        }
+
+        impl $name {
+            /// These (flags and environment), and the file's where they say nothing.
+            fn over(self, file: Self) -> Self {
+                Self {
+                    node: self.node.or(file.node),
+                    ipv4_address: self.ipv4_address.or(file.ipv4_address),
+                    ipv6_address: self.ipv6_address.or(file.ipv6_address),
+                    datastore: self.datastore.or(file.datastore),
+                    datastore_path: self.datastore_path,
+                    etcd_endpoints: self.etcd_endpoints,
+                    socket: self.socket.or(file.socket),
+                    $($key: self.$key.or(file.$key),)*
+                    secrets_dir: self.secrets_dir.or(file.secrets_dir),
+                    metrics_listen: self.metrics_listen.or(file.metrics_listen),
+                    log_level: self.log_level.or(file.log_level),
+                    log_format: self.log_format.or(file.log_format),
+                }
+            }
+
+            /// What all daemons have, with defaults; the control API's is `socket`.
+            fn common(&self, socket: &str) -> Result<$crate::config::Common, $crate::config::ConfigError> {
+                use $crate::config::{datastore, node_name};
+                Ok($crate::config::Common {
+                    node: node_name(self.node.clone())?,
+                    ipv4_address: self.ipv4_address,
+                    ipv6_address: self.ipv6_address,
+                    datastore: datastore(self.datastore_path.as_ref(), &self.etcd_endpoints, self.datastore.clone()),
+                    socket: self.socket.clone().unwrap_or_else(|| socket.into()),
+                    secrets_dir: self
+                        .secrets_dir
+                        .clone()
+                        .unwrap_or_else(|| $crate::secrets::DEFAULT_FOLDER.into()),
+                    metrics_listen: self.metrics_listen,
+                    log_level: self.log_level.clone().unwrap_or_else(|| "info".to_owned()),
+                    log_format: self.log_format.unwrap_or_default(),
+                })
+            }
+        }
+    };
 }
 
 #[cfg(test)]
