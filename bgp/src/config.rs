@@ -204,6 +204,14 @@ pub struct MaxPrefix {
     pub restart: Duration,
 }
 
+impl MaxPrefix {
+    /// A limit with a warning at 80 percent and five minutes of rest.
+    #[must_use]
+    pub fn new(limit: u32) -> Self {
+        Self { limit, warn_percent: 80, restart: Duration::from_secs(300) }
+    }
+}
+
 /// One neighbour. Identified by its address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerConfig {

@@ -182,8 +182,14 @@ pub enum Log {
     Unauthorised(IpAddr, String, usize),
     /// A peer nears its prefix limit: held, limit.
     NearLimit(IpAddr, u32, u32),
+    /// A peer exceeds its prefix limit and is cut off: held, limit.
+    OverLimit(IpAddr, u32, u32),
     /// A peer that fell behind is sent everything again.
     Resync(IpAddr),
+    /// A peer began to repeat its table before it had sent it once: ignored (RFC 7313 section 4).
+    EarlyRefresh(IpAddr),
+    /// A peer did not finish repeating its table in time: what it had not repeated was removed.
+    RefreshUnfinished(IpAddr),
     /// The table is complete: advertising begins.
     Complete(&'static str),
 }

@@ -131,6 +131,9 @@ pub struct MessageCounters {
     pub bytes_in: u64,
     /// Prefixes refused because the peer isn't authorised to announce them.
     pub unauthorised: u64,
+    /// Sessions ended because the peer exceeded its prefix limit.
+    #[serde(default)]
+    pub over_limit: u64,
     /// UPDATEs with errors that were treated as withdrawals (RFC 7606).
     pub treated_as_withdraw: u64,
 }

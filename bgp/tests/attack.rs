@@ -426,9 +426,12 @@ async fn a_client_that_announces_a_million_prefixes() {
         "{status:?}"
     );
     assert!(status.messages.unauthorised > 0);
+    assert_eq!(status.messages.over_limit, 1);
     assert!(status.families.iter().all(|family| family.received == 0), "{status:?}");
     assert!(log::with(&["127.78.5.66", "not its own"]) > 0);
     assert!(log::with(&["127.78.5.66", "the limit is 1000"]) > 0);
+    assert!(log::with(&["127.78.5.66", "nears its prefix limit"]) <= 1);
+    assert!(log::with(&["127.78.5.66", "exceeds its prefix limit"]) > 0);
     let mut again = scene.connect().await;
     assert_eq!(again.read(&mut [0; 64]).await.unwrap(), 0, "barred");
     assert!(log::with(&["127.78.5.66", "exceeded its prefix limit"]) > 0);

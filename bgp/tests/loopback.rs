@@ -251,6 +251,10 @@ async fn garbage_is_answered_with_a_notification_and_harms_nobody() {
             garbage.splice(..19, [[0xff; 16].as_slice(), &[0, 200, 1]].concat());
         }
         stream.write_all(&garbage).await.unwrap();
+        if round % 4 < 2 {
+            // The end comes together with what it ends.
+            stream.shutdown().await.unwrap();
+        }
         let said = read_to_end(&mut stream).await;
         // OPEN, then NOTIFICATION as the last message.
         let open = u16::from_be_bytes([said[16], said[17]]) as usize;

@@ -179,14 +179,22 @@ impl Speaker {
                 self.to_pump.insert(id);
             }
             RefreshKind::BeginOfRefresh => {
-                peer.families[family.index()].refreshing = true;
+                let restarts = peer.session().is_some_and(|session| session.restart.is_some());
+                let state = &mut peer.families[family.index()];
+                if restarts && !state.end_of_rib {
+                    // RFC 7313 section 4: without End-of-RIB the table isn't complete, and nothing in it is old.
+                    let remote = peer.config.remote;
+                    self.log(Log::EarlyRefresh(remote));
+                    return;
+                }
+                state.refresh_until = Some(self.now + peer.config.graceful_restart.stale_path_time);
                 self.rib.update_source(id, family, |path, _| {
                     path.unrefreshed = true;
                     true
                 });
             }
             RefreshKind::EndOfRefresh => {
-                if std::mem::take(&mut peer.families[family.index()].refreshing) {
+                if peer.families[family.index()].refresh_until.take().is_some() {
                     self.rib.update_source(id, family, |path, _| !path.unrefreshed);
                 }
             }

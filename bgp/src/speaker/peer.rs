@@ -98,8 +98,8 @@ pub(crate) struct FamilyState {
     pub(crate) long_lived: Option<Duration>,
     /// When long-lived stale routes go.
     pub(crate) long_lived_until: Option<Time>,
-    /// BoRR received, EoRR not yet.
-    pub(crate) refreshing: bool,
+    /// BoRR received, EoRR not yet: when what was not repeated goes without it (RFC 7313 section 4).
+    pub(crate) refresh_until: Option<Time>,
     pub(crate) near_limit: bool,
 }
 
@@ -187,7 +187,8 @@ impl Peer {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Time> {
-        let families = self.families.iter().flat_map(|f| [f.stale_until, f.long_lived_until]);
+        let families =
+            self.families.iter().flat_map(|f| [f.stale_until, f.long_lived_until, f.refresh_until]);
         let rival = self.rival.as_ref().and_then(Conn::next_deadline);
         [self.main.next_deadline(), rival, self.idle_until].into_iter().chain(families).flatten().min()
     }

@@ -5,6 +5,7 @@ use super::fsm::Cause;
 use super::peer::{FamilyState, Peer, Slot};
 use crate::egress::EgressProfile;
 use crate::family::Family;
+use crate::io::Log;
 use crate::rib::SourceId;
 use crate::session::negotiate;
 use crate::session::restart::{retention, survives_open};
@@ -169,6 +170,14 @@ impl Speaker {
             if state.long_lived_until.is_some_and(|at| at <= now) {
                 state.long_lived_until = None;
                 self.rib.update_source(id, family, |path, _| !path.stale);
+            }
+            let Some(peer) = self.peers.get_mut(&id) else { return };
+            let state = &mut peer.families[family.index()];
+            if state.refresh_until.is_some_and(|at| at <= now) {
+                state.refresh_until = None;
+                let remote = peer.config.remote;
+                self.rib.update_source(id, family, |path, _| !path.unrefreshed);
+                self.log(Log::RefreshUnfinished(remote));
             }
         }
     }

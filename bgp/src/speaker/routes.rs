@@ -202,6 +202,8 @@ impl Speaker {
                     data.freeze(),
                 );
                 let text = format!("{held} prefixes of {family}, the limit is {}", limit.limit);
+                peer.counters.over_limit += 1;
+                self.outputs.push_back(crate::io::Output::Log(Log::OverLimit(remote, held, limit.limit)));
                 // Its routes must not outlive it.
                 self.reset(id, Slot::Main, FsmEvent::UpdateError, note.into_hard_reset(), text);
                 return;

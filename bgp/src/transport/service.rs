@@ -235,7 +235,12 @@ impl BgpService {
                 self.input(Input::Received { conn, data });
             }
             IoEvent::Written(conn, bytes) => self.input(Input::Written { conn, bytes }),
-            IoEvent::Closed(conn, reason) => self.lost(conn, reason),
+            IoEvent::Closed(conn, reason) => {
+                // What came in before the end is answered before the end: a NOTIFICATION still goes out to a peer
+                // that has only finished sending.
+                self.work();
+                self.lost(conn, reason);
+            }
             IoEvent::Received(..) => {}
         }
     }
@@ -396,6 +401,13 @@ fn trace_log(log: &Log) {
         }
         Log::NearLimit(peer, held, limit) => {
             tracing::warn!(%peer, held, limit, "peer nears its prefix limit")
+        }
+        Log::OverLimit(peer, held, limit) => {
+            tracing::error!(%peer, held, limit, "peer exceeds its prefix limit and is cut off")
+        }
+        Log::EarlyRefresh(peer) => tracing::warn!(%peer, "route refresh begins before End-of-RIB: ignored"),
+        Log::RefreshUnfinished(peer) => {
+            tracing::warn!(%peer, "route refresh was not finished in time: what was not repeated is removed");
         }
         Log::Resync(peer) => tracing::warn!(%peer, "peer fell behind and is sent the whole table again"),
         Log::Complete(why) => tracing::info!(why, "table is complete: advertising begins"),

@@ -3,6 +3,7 @@
 use margay_bgp::PeerState;
 use margay_bgp::transport::BgpHandle;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -51,6 +52,7 @@ async fn sessions(registry: &mut Registry, speaker: &BgpHandle) {
     let received = Family::<Peer, Gauge>::default();
     let stale = Family::<Peer, Gauge>::default();
     let advertised = Family::<Peer, Gauge>::default();
+    let over_limit = Family::<Peer, Counter>::default();
     for peer in &peers {
         let label = Peer { peer: peer.remote.to_string() };
         let sum = |count: fn(&margay_bgp::FamilyStatus) -> u64| {
@@ -60,9 +62,12 @@ async fn sessions(registry: &mut Registry, speaker: &BgpHandle) {
         received.get_or_create(&label).set(sum(|family| family.received));
         stale.get_or_create(&label).set(sum(|family| family.stale));
         advertised.get_or_create(&label).set(sum(|family| family.advertised));
+        over_limit.get_or_create(&label).inc_by(peer.messages.over_limit);
     }
     registry.register("bgp_session_up", "1 if the session is established", up);
     registry.register("bgp_received_prefixes", "Paths held from the peer", received);
     registry.register("bgp_stale_prefixes", "Of these, kept over a graceful restart", stale);
     registry.register("bgp_advertised_prefixes", "Routes sent to the peer", advertised);
+    let help = "Sessions ended because the peer exceeded its prefix limit";
+    registry.register("bgp_prefix_limit_exceeded", help, over_limit);
 }

@@ -90,10 +90,37 @@ fn a_refresh_by_the_peer_removes_what_it_does_not_repeat() {
     rig.send(conn, &marker(RefreshKind::EndOfRefresh));
     assert_eq!(rig.prefixes().len(), 2, "an end without a beginning means nothing");
     rig.send(conn, &marker(RefreshKind::BeginOfRefresh));
+    rig.send(conn, &marker(RefreshKind::EndOfRefresh));
+    assert_eq!(rig.prefixes().len(), 2, "nothing is old before End-of-RIB");
+    assert!(rig.logs.iter().any(|log| matches!(log, Log::EarlyRefresh(_))), "{:?}", rig.logs);
+    rig.send(conn, &end_of_rib(Family::Ipv4));
+    rig.send(conn, &marker(RefreshKind::BeginOfRefresh));
     rig.send(conn, &announce(1, &["10.1.2.0/24"], plain()));
     assert_eq!(rig.prefixes().len(), 2);
     rig.send(conn, &marker(RefreshKind::EndOfRefresh));
     assert_eq!(rig.prefixes(), ["10.1.2.0/24"]);
+}
+
+#[test]
+fn a_refresh_that_is_never_finished_ends_by_itself() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let conn = rig.up(1);
+    rig.send(conn, &announce(1, &["10.1.1.0/24", "10.1.2.0/24"], plain()));
+    rig.send(conn, &end_of_rib(Family::Ipv4));
+    let begin = RouteRefresh { family: Family::Ipv4.into(), kind: RefreshKind::BeginOfRefresh };
+    rig.send(conn, &Message::RouteRefresh(begin));
+    rig.send(conn, &announce(1, &["10.1.2.0/24"], plain()));
+    let wait = client(1).graceful_restart.stale_path_time;
+    let mut waited = Duration::ZERO;
+    while waited < wait {
+        assert_eq!(rig.prefixes().len(), 2);
+        let step = Duration::from_secs(45);
+        rig.pass(step);
+        waited += step;
+        rig.send(conn, &Message::Keepalive);
+    }
+    assert_eq!(rig.prefixes(), ["10.1.2.0/24"]);
+    assert!(rig.logs.iter().any(|log| matches!(log, Log::RefreshUnfinished(_))), "{:?}", rig.logs);
 }
 
 /// A peer that reads nothing while the log turns over, with and without enhanced refresh.

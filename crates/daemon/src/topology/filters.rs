@@ -49,6 +49,13 @@ pub(super) fn compile(
     for name in names {
         if let Some(filter) = known.get(name) {
             let spec = &filter.spec;
+            let lists = [&spec.import_v4, &spec.import_v6, &spec.export_v4, &spec.export_v6];
+            if lists.into_iter().flatten().any(|rule| rule.interface.is_some()) {
+                out.problems.push(format!(
+                    "BGPFilter({name}) has rules with `interface`, which match no route: routes have next hops \
+                     here and no interfaces. Write them with `cidr`, `source` or `peerType`"
+                ));
+            }
             out.import.filters.push(both(name, &spec.import_v4, &spec.import_v6));
             out.export.filters.push(both(name, &spec.export_v4, &spec.export_v6));
         } else {

@@ -22,7 +22,7 @@ use margay_api::kinds::{ReversePeering, SecretRef, SourceAddress, disjoint_pools
 use margay_api::types::AsNumber;
 use margay_api::{BgpConfiguration, BgpFilter, BgpPeer, IpPool, Node, Selector};
 use margay_bgp::policy::Policy;
-use margay_bgp::{Family, NextHopMode, PeerConfig, PeerKind};
+use margay_bgp::{Family, MaxPrefix, NextHopMode, PeerConfig, PeerKind};
 use margay_control::status::Problem;
 
 pub use settings::{Advertisement, secrets};
@@ -258,7 +258,9 @@ impl<'a> Builder<'a> {
         if own_id.is_some() {
             // A reflector accepts from a node what the datastore says is the node's.
             if their_id.is_none() {
-                config.authorised_origins = Some(self.cluster.blocks.get(name).cloned().unwrap_or_default());
+                let blocks = self.cluster.blocks.get(name).cloned().unwrap_or_default();
+                config.max_prefix = Some(prefix_limit(blocks.len()));
+                config.authorised_origins = Some(blocks);
             }
             config.import = Arc::clone(&self.import_all);
         } else {
@@ -410,6 +412,12 @@ fn concerns(peer: &BgpPeer, name: &str, node: &Node) -> bool {
         (None, Some(selector)) => matches(selector, node),
         (None, None) => true,
     }
+}
+
+/// What a node with so many blocks may announce: its blocks, single addresses in them, and blocks that it has claimed
+/// and the datastore has not told yet. All that is refused counts too, so this bounds what a node can make us keep.
+fn prefix_limit(blocks: usize) -> MaxPrefix {
+    MaxPrefix::new(u32::try_from(blocks).unwrap_or(u32::MAX).saturating_mul(256).saturating_add(1024))
 }
 
 /// A node's own addresses.

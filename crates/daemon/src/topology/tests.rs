@@ -81,6 +81,8 @@ fn nodes_find_reflectors_and_reflectors_serve_nodes() {
     assert_eq!(n1.authorised_origins, Some(vec!["10.65.1.0/24".parse().unwrap()]));
     let n3 = rr1.peers.iter().find(|peer| peer.description == "n3").unwrap();
     assert_eq!(n3.authorised_origins, Some(Vec::new()), "a node without blocks may announce nothing");
+    let limit = |peer: &PeerConfig| peer.max_prefix.map(|max| max.limit);
+    assert_eq!((limit(n1), limit(n3), limit(rr2)), (Some(1280), Some(1024), None));
 }
 
 #[test]
@@ -140,6 +142,25 @@ spec: {importV4: [{action: Accept, cidr: 192.0.2.0/24, matchOperator: In}, {acti
     assert_eq!(verdict(&tor.export, "10.65.7.0/24"), Verdict::Accept);
     assert_eq!(verdict(&tor.export, "10.99.7.0/24"), Verdict::Reject);
     assert_eq!(tor.export.default, Action::Reject);
+}
+
+#[test]
+fn rules_for_interfaces_are_a_problem_of_the_peer() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: tor}
+spec: {peerIP: 10.0.0.254, asNumber: 65000, filters: [uplinks]}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPFilter
+metadata: {name: uplinks}
+spec: {exportV4: [{action: Reject, interface: 'eth*'}]}
+";
+    let n1 = topology("n1", &cluster(THREE, text));
+    let [problem] = n1.problems.as_slice() else { panic!("{:?}", n1.problems) };
+    assert_eq!(problem.object, "BGPPeer(tor)");
+    assert!(problem.message.contains("BGPFilter(uplinks) has rules with `interface`"), "{}", problem.message);
 }
 
 #[test]
