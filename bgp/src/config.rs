@@ -36,6 +36,11 @@ pub struct SpeakerConfig {
     pub egress: EgressLimits,
     /// Report [`crate::Event::RouteChanges`]. A pure reflector has no use for them.
     pub report_routes: bool,
+    /// Ask for the way to each next hop with [`crate::Event::NextHops`]: paths whose next hop cannot be reached are not
+    /// used, and nearer next hops are preferred (RFC 4271 section 9.1.2). For speakers that forward. A pure reflector
+    /// is not on the way, and what it cannot reach its clients may.
+    #[serde(default)]
+    pub track_next_hops: bool,
     /// Seed for jitter; the same seed and inputs give the same outputs.
     pub seed: u64,
 }
@@ -55,6 +60,7 @@ impl SpeakerConfig {
             pending: PendingLimits::default(),
             egress: EgressLimits::default(),
             report_routes: true,
+            track_next_hops: false,
             seed: u64::from(u32::from(router_id)),
         }
     }
@@ -217,6 +223,10 @@ impl MaxPrefix {
 pub struct PeerConfig {
     /// Address of the peer.
     pub remote: IpAddr,
+    /// Interface of a link-local `remote`; absent for others. An address is one peer: the same link-local address on a
+    /// second interface is not possible.
+    #[serde(default)]
+    pub interface: Option<String>,
     /// TCP port to dial.
     pub port: u16,
     /// Source address of the session; `None` lets the system choose.
@@ -277,6 +287,7 @@ impl PeerConfig {
     pub fn new(remote: IpAddr, remote_as: u32, kind: PeerKind) -> Self {
         Self {
             remote,
+            interface: None,
             port: BGP_PORT,
             local: None,
             local_as: None,
@@ -312,6 +323,7 @@ impl PeerConfig {
     #[must_use]
     pub fn socket(&self) -> SocketOptions {
         SocketOptions {
+            interface: self.interface.clone(),
             password: self.password.clone(),
             ttl_security: self.ttl_security,
             multihop: self.multihop,

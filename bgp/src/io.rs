@@ -2,11 +2,12 @@
 
 use crate::config::{Originated, PeerConfig, PeerRange};
 use crate::security::{Password, SocketOptions};
-use crate::status::Event;
+use crate::status::{Event, NextHopState};
 use bytes::Bytes;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 /// A TCP connection. Numbers are never used twice: the speaker gives even ones to those it dials, the shell odd ones to
 /// those it accepts.
@@ -23,6 +24,17 @@ impl ConnId {
     pub(crate) fn dialled(n: u64) -> Self {
         Self(n * 2)
     }
+}
+
+/// A link that both ends of a connection are on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Link {
+    /// Name of our interface.
+    pub interface: Arc<str>,
+    /// Our link-local address there.
+    pub link_local: Option<Ipv6Addr>,
+    /// Our first other address there.
+    pub global: Option<Ipv6Addr>,
 }
 
 /// How a speaker ends.
@@ -75,6 +87,13 @@ pub enum Input {
         /// Our end.
         local: SocketAddr,
     },
+    /// The other end of a connection that is up is a neighbour on this link.
+    OnLink {
+        /// Which.
+        conn: ConnId,
+        /// The link.
+        link: Link,
+    },
     /// A connection, or the attempt at one, is gone. Not sent for connections that the speaker closed.
     Closed {
         /// Which.
@@ -107,6 +126,8 @@ pub enum Input {
     SetRanges(Vec<PeerRange>),
     /// The whole desired list of originated routes.
     SetOriginated(Vec<Originated>),
+    /// How far next hops are that [`Event::NextHops`] named. Others stay as they are.
+    SetNextHops(Vec<NextHopState>),
     /// The peer is known to be gone: its stale routes need not wait for their timers.
     PruneStale(IpAddr),
     /// Begin or end draining: everything is sent with the community GRACEFUL_SHUTDOWN, to internal peers with

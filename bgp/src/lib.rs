@@ -26,11 +26,11 @@ pub use config::{
     PeerRange, PendingLimits, SpeakerConfig, Timers,
 };
 pub use family::Family;
-pub use io::{ConnId, Input, Log, Output, StopMode};
+pub use io::{ConnId, Input, Link, Log, Output, StopMode};
 pub use security::{Password, PasswordError, SocketOptions};
 pub use speaker::Speaker;
 pub use status::{
-    AdvertisedTo, Event, Explanation, FamilyStatus, MessageCounters, NegotiatedStatus, PeerState, PeerStatus,
-    RouteChange, RouteInfo, RouteQuery, RouteSource,
+    AdvertisedTo, Event, Explanation, FamilyStatus, ForwardingHop, MessageCounters, NegotiatedStatus,
+    NextHopState, NextHopUse, PeerState, PeerStatus, RouteChange, RouteInfo, RouteQuery, RouteSource,
 };
 pub use time::Time;

@@ -42,6 +42,9 @@ impl std::fmt::Debug for Password {
 /// Options of a session's socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketOptions {
+    /// Interface of a link-local peer: connections go out and come in on it only.
+    #[serde(default)]
+    pub interface: Option<String>,
     /// TCP-MD5 key. Absent from recordings.
     #[serde(skip)]
     pub password: Option<Password>,

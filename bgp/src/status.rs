@@ -4,7 +4,8 @@ use crate::config::PeerKind;
 use crate::family::Family;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// States of RFC 4271 section 8.2.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -231,13 +232,47 @@ pub struct AdvertisedTo {
     pub reason: String,
 }
 
+/// A next hop came into use, or no route has it any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHopUse {
+    /// The next hop.
+    pub address: IpAddr,
+    /// A route has it.
+    pub used: bool,
+}
+
+/// The way to a next hop by the network's own routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHopState {
+    /// The next hop.
+    pub address: IpAddr,
+    /// Its distance, lower is nearer (RFC 4271 section 9.1.2.2 e); `None` is unreachable.
+    pub cost: Option<u32>,
+}
+
+/// Where packets for a prefix go.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ForwardingHop {
+    /// NEXT_HOP: the global address where there is one.
+    pub address: IpAddr,
+    /// The next hop's link-local address and the interface it is behind, if it is on the link of the session (RFC 2545).
+    /// A link-local `address` always has it.
+    pub link_local: Option<(Ipv6Addr, Arc<str>)>,
+}
+
+impl From<IpAddr> for ForwardingHop {
+    fn from(address: IpAddr) -> Self {
+        Self { address, link_local: None }
+    }
+}
+
 /// The new state of a prefix for the forwarding table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteChange {
     /// The prefix.
     pub prefix: IpNet,
     /// Equally good next hops, sorted; empty when the prefix is withdrawn (or originated here).
-    pub next_hops: Vec<IpAddr>,
+    pub next_hops: Vec<ForwardingHop>,
     /// Every next hop comes from a peer that is restarting.
     pub stale: bool,
     /// LOCAL_PREF of the best path, where it has one.
@@ -249,6 +284,8 @@ pub struct RouteChange {
 pub enum Event {
     /// Prefixes whose next hops changed; only the last state of each counts.
     RouteChanges(Vec<RouteChange>),
+    /// Next hops to watch, or not to watch any more (see [`crate::SpeakerConfig::track_next_hops`]).
+    NextHops(Vec<NextHopUse>),
     /// The first full table has been received (see [`crate::SpeakerConfig::sync_timeout`]): what is not in it may
     /// be removed from the kernel.
     InSync,

@@ -37,6 +37,7 @@ impl Told {
             attrs: self.attrs,
             changed: 0,
             filtered: None,
+            unreachable: false,
             stale: false,
             long_lived: self.long_lived,
             unrefreshed: false,
@@ -135,7 +136,7 @@ impl Group {
         let Some(slot) = self.told.get_mut(index) else { return };
         let family = Family::of(&entry.prefix);
         let profile = &self.profile;
-        let place = entry.best().and_then(|path| {
+        let place = entry.leading().and_then(|path| {
             let told = Told { attrs: path.attrs, source: path.source, long_lived: path.long_lived };
             let outgoing = || profile.outgoing(rib, us, entry.prefix, path).ok();
             Some((told, announced.place(profile, told, family, outgoing)?))

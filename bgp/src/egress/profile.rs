@@ -2,6 +2,7 @@
 
 use crate::config::{NextHopMode, PeerKind};
 use crate::family::Family;
+use crate::io::Link;
 use crate::policy::{PeerType, Policy, RouteView, Verdict};
 use crate::rib::{Path, Rib, RouteAttributes, SourceId, SourceInfo};
 use crate::wire::{Community, Negotiated, NextHop, PathAttributes};
@@ -24,6 +25,8 @@ pub(crate) struct EgressProfile {
     pub(crate) next_hop: NextHopMode,
     /// Our address of the session.
     pub(crate) local: IpAddr,
+    /// The link that we share with the peer, where what is sent depends on it.
+    pub(crate) link: Option<Link>,
     pub(crate) export: Arc<Policy>,
     /// The peer knows long-lived stale routes (RFC 9494).
     pub(crate) long_lived: bool,
@@ -61,6 +64,7 @@ pub(crate) enum Suppressed {
     Policy,
     NoPolicy,
     NextHop,
+    Unreachable,
 }
 
 impl Suppressed {
@@ -75,6 +79,7 @@ impl Suppressed {
             Self::LongLived => "it is long-lived stale and the peer did not negotiate that",
             Self::Policy => "export policy rejects it",
             Self::NoPolicy => "an external peer needs an export policy (RFC 8212)",
+            Self::Unreachable => "its next hop cannot be reached, and is not kept towards this peer",
             Self::NextHop => "there is no next hop of the right family for this session",
         }
     }
@@ -148,6 +153,11 @@ impl EgressProfile {
         if self.kind == PeerKind::External && kept_inside {
             return Err(Suppressed::NoExport);
         }
+        // With ourselves as next hop, packets would come here and go no further. Where it is kept, the peer may know a
+        // way that we don't (as BIRD does with `next hop keep`).
+        if path.unreachable && self.next_hop != NextHopMode::Keep {
+            return Err(Suppressed::Unreachable);
+        }
         if path.long_lived && !self.long_lived {
             return Err(Suppressed::LongLived);
         }
@@ -159,6 +169,24 @@ impl EgressProfile {
         Ok(())
     }
 
+    /// Our address of the session as next hop, with the link-local one for a neighbour (RFC 2545 section 3). Over a
+    /// link-local session the global address of the link, if there is one.
+    fn own(&self) -> NextHop {
+        match (self.local, &self.link) {
+            (IpAddr::V6(local), Some(link)) if local.is_unicast_link_local() => match link.global {
+                Some(global) => NextHop::V6 { global, link_local: Some(local) },
+                None => NextHop::from(self.local),
+            },
+            (IpAddr::V6(global), Some(link)) => NextHop::V6 { global, link_local: link.link_local },
+            _ => NextHop::from(self.local),
+        }
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        let global = self.link.as_ref().and_then(|link| link.global).map(IpAddr::V6);
+        address == self.local || Some(address) == global
+    }
+
     fn next_hop(&self, received: Option<NextHop>, prefix: IpNet) -> Result<NextHop, Suppressed> {
         let to_self = match self.next_hop {
             NextHopMode::Auto => self.kind == PeerKind::External,
@@ -168,23 +196,26 @@ impl EgressProfile {
         let local = || {
             let fits = prefix.addr().is_ipv4() == self.local.is_ipv4()
                 || (prefix.addr().is_ipv4() && self.negotiated.extended_next_hop);
-            fits.then(|| NextHop::from(self.local))
+            fits.then(|| self.own())
         };
         let next_hop = match received {
             // A route of the other family than the session keeps its next hop where ours cannot be said.
             Some(received) if to_self => local().unwrap_or(received),
+            Some(received) if self.is_own(received.address()) => self.own(),
+            // A link-local address means nothing beyond its link (RFC 2545 section 3).
+            Some(NextHop::V6 { global, .. }) => NextHop::V6 { global, link_local: None },
             Some(received) => received,
             None => local().ok_or(Suppressed::NextHop)?,
         };
+        if matches!(next_hop, NextHop::V6 { global, .. } if global.is_unicast_link_local())
+            && !self.is_own(next_hop.address())
+        {
+            return Err(Suppressed::NextHop);
+        }
         let sendable = match (prefix, next_hop) {
             (IpNet::V4(_), NextHop::V6 { .. }) => self.negotiated.extended_next_hop,
             (IpNet::V6(_), NextHop::V4(_)) => false,
             _ => true,
-        };
-        // A link-local address means nothing beyond its link (RFC 2545 section 3).
-        let next_hop = match next_hop {
-            NextHop::V6 { global, .. } => NextHop::V6 { global, link_local: None },
-            other => other,
         };
         if sendable { Ok(next_hop) } else { Err(Suppressed::NextHop) }
     }

@@ -4,7 +4,7 @@
 //! MED against any path it ties with so far goes behind all that don't. So the result depends on the set only, never on
 //! the order of arrival.
 
-use super::intern::{Interner, RouteAttributes};
+use super::intern::Interner;
 use super::path::{Path, SourceId, SourceInfo};
 use crate::hash::Table;
 use crate::wire::Origin;
@@ -19,6 +19,8 @@ const DEFAULT_LOCAL_PREF: u32 = 100;
 pub(crate) enum Step {
     /// One is filtered.
     Eligible,
+    /// The next hop of one cannot be reached.
+    Reachable,
     /// Originated here wins.
     Local,
     /// Not long-lived stale wins.
@@ -33,6 +35,8 @@ pub(crate) enum Step {
     Med,
     /// External wins.
     External,
+    /// Nearer next hop wins.
+    Cost,
     /// Not stale wins.
     Stale,
     /// Lower ORIGINATOR_ID or BGP identifier wins.
@@ -50,6 +54,7 @@ impl Step {
     pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Eligible => "not filtered",
+            Self::Reachable => "a next hop that can be reached",
             Self::Local => "originated here",
             Self::LongLived => "not long-lived stale",
             Self::LocalPref => "higher LOCAL_PREF",
@@ -57,6 +62,7 @@ impl Step {
             Self::Origin => "lower ORIGIN",
             Self::Med => "lower MED from the same AS",
             Self::External => "external over internal",
+            Self::Cost => "nearer next hop",
             Self::Stale => "not stale",
             Self::RouterId => "lower ORIGINATOR_ID or router id",
             Self::ClusterList => "shorter CLUSTER_LIST",
@@ -70,6 +76,7 @@ impl Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     filtered: bool,
+    unreachable: bool,
     learned: bool,
     long_lived: bool,
     local_pref: Reverse<u32>,
@@ -77,6 +84,7 @@ struct Key {
     origin: Origin,
     loses_med: bool,
     internal: bool,
+    cost: u32,
     stale: bool,
     router_id: Ipv4Addr,
     cluster_list: usize,
@@ -84,10 +92,11 @@ struct Key {
     path_id: u32,
 }
 
-fn key(path: &Path, attrs: &RouteAttributes, source: &SourceInfo) -> Key {
-    let attributes = &attrs.attributes;
+fn key(path: &Path, attrs: &Interner, source: &SourceInfo) -> Key {
+    let attributes = &attrs.get(path.attrs).attributes;
     Key {
         filtered: path.filtered.is_some(),
+        unreachable: path.unreachable,
         learned: source.kind.is_some(),
         long_lived: path.long_lived,
         local_pref: Reverse(attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF)),
@@ -95,6 +104,7 @@ fn key(path: &Path, attrs: &RouteAttributes, source: &SourceInfo) -> Key {
         origin: attributes.origin,
         loses_med: false,
         internal: source.kind.is_some() && !source.external(),
+        cost: attrs.cost(path.attrs).unwrap_or(u32::MAX),
         stale: path.stale,
         router_id: attributes.originator_id.unwrap_or(source.id),
         cluster_list: attributes.cluster_list.len(),
@@ -104,8 +114,8 @@ fn key(path: &Path, attrs: &RouteAttributes, source: &SourceInfo) -> Key {
 }
 
 /// The part of the key down to ORIGIN: MED is compared among paths equal in it.
-fn tie(key: &Key) -> (bool, bool, bool, Reverse<u32>, usize, Origin) {
-    (key.filtered, key.learned, key.long_lived, key.local_pref, key.as_path, key.origin)
+fn tie(key: &Key) -> (bool, bool, bool, bool, Reverse<u32>, usize, Origin) {
+    (key.filtered, key.unreachable, key.learned, key.long_lived, key.local_pref, key.as_path, key.origin)
 }
 
 fn keys(paths: &[Path], attrs: &Interner, sources: &Table<SourceId, SourceInfo>) -> Vec<Key> {
@@ -114,10 +124,8 @@ fn keys(paths: &[Path], attrs: &Interner, sources: &Table<SourceId, SourceInfo>)
         kind: Some(crate::config::PeerKind::Internal),
         id: Ipv4Addr::UNSPECIFIED,
     };
-    let mut keys: Vec<Key> = paths
-        .iter()
-        .map(|path| key(path, attrs.get(path.attrs), sources.get(&path.source).unwrap_or(&unknown)))
-        .collect();
+    let mut keys: Vec<Key> =
+        paths.iter().map(|path| key(path, attrs, sources.get(&path.source).unwrap_or(&unknown))).collect();
     let med = |path: &Path| {
         let attributes = &attrs.get(path.attrs).attributes;
         (attributes.as_path.first(), attributes.med.unwrap_or(0))
@@ -148,13 +156,13 @@ pub(crate) fn rank(paths: &mut [Path], attrs: &Interner, sources: &Table<SourceI
     }
 }
 
-/// How many of the ranked paths are as good as the first for forwarding, filtered ones never.
+/// How many of the ranked paths are as good as the first for forwarding, filtered and unreachable ones never.
 pub(crate) fn multipath_equal(
     paths: &[Path],
     attrs: &Interner,
     sources: &Table<SourceId, SourceInfo>,
 ) -> usize {
-    if paths.first().is_none_or(|path| path.filtered.is_some()) {
+    if paths.first().is_none_or(|path| path.filtered.is_some() || path.unreachable) {
         return 0;
     }
     if paths.len() == 1 {
@@ -164,7 +172,8 @@ pub(crate) fn multipath_equal(
     let Some(best) = keys.first() else { return 0 };
     keys.iter()
         .take_while(|key| {
-            tie(key) == tie(best) && key.loses_med == best.loses_med && key.internal == best.internal
+            tie(key) == tie(best)
+                && (key.loses_med, key.internal, key.cost) == (best.loses_med, best.internal, best.cost)
         })
         .count()
 }
@@ -181,6 +190,7 @@ pub(crate) fn compare(
     let (Some(a), Some(b)) = (keys.get(a), keys.get(b)) else { return (Ordering::Equal, Step::PathId) };
     let steps = [
         (a.filtered.cmp(&b.filtered), Step::Eligible),
+        (a.unreachable.cmp(&b.unreachable), Step::Reachable),
         (a.learned.cmp(&b.learned), Step::Local),
         (a.long_lived.cmp(&b.long_lived), Step::LongLived),
         (a.local_pref.cmp(&b.local_pref), Step::LocalPref),
@@ -188,6 +198,7 @@ pub(crate) fn compare(
         (a.origin.cmp(&b.origin), Step::Origin),
         (a.loses_med.cmp(&b.loses_med), Step::Med),
         (a.internal.cmp(&b.internal), Step::External),
+        (a.cost.cmp(&b.cost), Step::Cost),
         (a.stale.cmp(&b.stale), Step::Stale),
         (a.router_id.cmp(&b.router_id), Step::RouterId),
         (a.cluster_list.cmp(&b.cluster_list), Step::ClusterList),

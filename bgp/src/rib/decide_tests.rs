@@ -1,8 +1,8 @@
 use super::*;
 use crate::config::PeerKind;
-use crate::rib::FilterReason;
-use crate::status::RouteSource;
-use crate::wire::{AsPath, PathAttributes};
+use crate::rib::{FilterReason, RouteAttributes};
+use crate::status::{NextHopState, RouteSource};
+use crate::wire::{AsPath, NextHop, PathAttributes};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -17,7 +17,11 @@ struct Spec {
     filtered: bool,
     clusters: usize,
     originator: Option<u8>,
+    /// Which of [`COSTS`] its next hop has.
+    hop: u8,
 }
+
+const COSTS: [Option<u32>; 3] = [Some(1), Some(5), None];
 
 fn spec() -> impl Strategy<Value = Spec> {
     (
@@ -30,7 +34,7 @@ fn spec() -> impl Strategy<Value = Spec> {
         any::<bool>(),
         prop::bool::weighted(0.2),
         0..2usize,
-        prop::option::of(1..3u8),
+        (prop::option::of(1..3u8), 0..3u8),
     )
         .prop_map(|s| Spec {
             local_pref: s.0,
@@ -42,7 +46,8 @@ fn spec() -> impl Strategy<Value = Spec> {
             long_lived: s.6,
             filtered: s.7,
             clusters: s.8,
-            originator: s.9,
+            originator: s.9.0,
+            hop: s.9.1,
         })
 }
 
@@ -54,6 +59,7 @@ struct World {
 
 fn world(specs: &[Spec]) -> World {
     let mut world = World { attrs: Interner::default(), sources: Table::default(), paths: Vec::new() };
+    world.attrs.next_hops.switch_on();
     for (index, spec) in specs.iter().enumerate() {
         let number = u8::try_from(index + 1).unwrap();
         let source = SourceId(u32::from(number));
@@ -67,7 +73,7 @@ fn world(specs: &[Spec]) -> World {
             },
         );
         let attrs = world.attrs.intern(RouteAttributes {
-            next_hop: None,
+            next_hop: Some(NextHop::V4(Ipv4Addr::new(7, 7, 7, spec.hop))),
             attributes: PathAttributes {
                 origin: Origin::new(spec.origin).unwrap(),
                 as_path: AsPath::sequence(spec.as_path.iter().copied()),
@@ -84,11 +90,17 @@ fn world(specs: &[Spec]) -> World {
             attrs,
             changed: 0,
             filtered: spec.filtered.then_some(FilterReason::Policy),
+            unreachable: COSTS[usize::from(spec.hop)].is_none(),
             stale: spec.stale,
             long_lived: spec.long_lived,
             unrefreshed: false,
         });
     }
+    let states = COSTS
+        .iter()
+        .zip(0..)
+        .map(|(cost, hop)| NextHopState { address: IpAddr::from([7, 7, 7, hop]), cost: *cost });
+    world.attrs.next_hops.set(&states.collect::<Vec<_>>());
     world
 }
 
@@ -104,6 +116,7 @@ fn plain() -> Spec {
         filtered: false,
         clusters: 0,
         originator: None,
+        hop: 0,
     }
 }
 
@@ -141,6 +154,7 @@ proptest! {
             left.retain(|index| cost(&specs[*index]) == best);
         };
         keep(&mut left, &|s| i64::from(s.filtered));
+        keep(&mut left, &|s| i64::from(COSTS[usize::from(s.hop)].is_none()));
         keep(&mut left, &|s| i64::from(s.long_lived));
         keep(&mut left, &|s| -i64::from(s.local_pref.unwrap_or(100)));
         keep(&mut left, &|s| s.as_path.len() as i64);
@@ -151,6 +165,7 @@ proptest! {
             a.as_path.first() == b.as_path.first() && b.med.unwrap_or(0) < a.med.unwrap_or(0)
         }));
         keep(&mut left, &|s| i64::from(!s.external));
+        keep(&mut left, &|s| COSTS[usize::from(s.hop)].map_or(0, i64::from));
         keep(&mut left, &|s| i64::from(s.stale));
         keep(&mut left, &|s| s.originator.map_or(0x0101_0101, |last| 0x0909_0900 + i64::from(last)));
         keep(&mut left, &|s| s.clusters as i64);
@@ -164,6 +179,10 @@ fn equal_paths_are_multipath_and_filtered_ones_are_not() {
     let mut paths = w.paths.clone();
     rank(&mut paths, &w.attrs, &w.sources);
     assert_eq!(multipath_equal(&paths, &w.attrs, &w.sources), 2);
-    let w = world(&[Spec { filtered: true, ..plain() }]);
-    assert_eq!(multipath_equal(&w.paths, &w.attrs, &w.sources), 0);
+    for useless in [Spec { filtered: true, ..plain() }, Spec { hop: 2, ..plain() }] {
+        let w = world(&[useless]);
+        assert_eq!(multipath_equal(&w.paths, &w.attrs, &w.sources), 0);
+    }
+    let w = world(&[plain(), Spec { hop: 1, ..plain() }]);
+    assert_eq!(multipath_equal(&w.paths, &w.attrs, &w.sources), 1, "the nearer one only");
 }

@@ -1,5 +1,6 @@
 //! Attribute sets shared by all routes that have them: one value, one small number.
 
+use super::next_hops::NextHops;
 use crate::hash::Table;
 use crate::wire::{NextHop, PathAttributes};
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub(crate) struct Interner {
     /// Sets whose last user has gone since the last sweep. They keep their numbers until then, so that whoever
     /// compares numbers across one flush never sees a number with two meanings.
     unused: Vec<u32>,
+    pub(crate) next_hops: NextHops,
 }
 
 impl Interner {
@@ -41,6 +43,7 @@ impl Interner {
             self.acquire(AttrId(id));
             return AttrId(id);
         }
+        self.next_hops.acquire(value.next_hop.as_ref());
         let value = Arc::new(value);
         let slot = Slot { value: Arc::clone(&value), refs: 1 };
         let id = match self.free.pop() {
@@ -84,6 +87,7 @@ impl Interner {
             if place.as_ref().is_some_and(|slot| slot.refs == 0)
                 && let Some(slot) = place.take()
             {
+                self.next_hops.release(slot.value.next_hop.as_ref());
                 self.index.remove(&slot.value);
                 self.free.push(id);
             }
@@ -100,6 +104,14 @@ impl Interner {
             Some(Some(slot)) => &slot.value,
             _ => &EMPTY,
         }
+    }
+
+    /// How far the next hop of a set is; `None` is unreachable.
+    pub(crate) fn cost(&self, id: AttrId) -> Option<u32> {
+        if !self.next_hops.is_on() {
+            return Some(0);
+        }
+        self.next_hops.cost(self.get(id).next_hop.as_ref())
     }
 
     /// Sets in use.

@@ -5,6 +5,7 @@
 
 mod decide;
 mod intern;
+mod next_hops;
 mod path;
 mod table;
 

@@ -83,6 +83,8 @@ pub(crate) struct Path {
     /// Whole seconds of virtual time at the last change.
     pub(crate) changed: u32,
     pub(crate) filtered: Option<FilterReason>,
+    /// Its next hop cannot be reached: not used here, only passed on where next hops are kept. Set by settling.
+    pub(crate) unreachable: bool,
     /// Kept over a restart of its source, not confirmed since.
     pub(crate) stale: bool,
     /// Stale beyond the restart time.

@@ -5,6 +5,7 @@ use super::intern::{AttrId, Interner, RouteAttributes};
 use super::path::{Counts, FilterReason, Path, SourceId, SourceInfo};
 use crate::family::Family;
 use crate::hash::Table;
+use crate::status::NextHopState;
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
@@ -27,6 +28,12 @@ pub(crate) struct Entry {
 impl Entry {
     /// The best path, if one is eligible. Only after settling.
     pub(crate) fn best(&self) -> Option<&Path> {
+        self.leading().filter(|path| !path.unreachable)
+    }
+
+    /// The best path, or the first of those whose next hops cannot be reached from here if there are no others: peers
+    /// that are told next hops as they are may be able to reach them. Only after settling.
+    pub(crate) fn leading(&self) -> Option<&Path> {
         self.paths.first().filter(|path| path.filtered.is_none())
     }
 }
@@ -74,6 +81,7 @@ impl Rib {
             attrs,
             changed: now_secs,
             filtered,
+            unreachable: false,
             stale: false,
             long_lived: false,
             unrefreshed: false,
@@ -90,7 +98,11 @@ impl Rib {
                     let was_stale = path.stale || path.long_lived;
                     counts.remove(path);
                     self.attrs.release(path.attrs);
-                    *path = if same { Path { changed: path.changed, ..fresh } } else { fresh };
+                    *path = if same {
+                        Path { changed: path.changed, unreachable: path.unreachable, ..fresh }
+                    } else {
+                        fresh
+                    };
                     counts.add(path);
                     if same && !was_stale {
                         return Announced::Same;
@@ -252,6 +264,11 @@ impl Rib {
         for id in &dirty {
             if let Some(entry) = self.entries.get_mut(id.0 as usize) {
                 entry.dirty = false;
+                if self.attrs.next_hops.is_on() {
+                    for path in entry.paths.iter_mut().filter(|path| path.source != SourceId::LOCAL) {
+                        path.unreachable = self.attrs.cost(path.attrs).is_none();
+                    }
+                }
                 decide::rank(&mut entry.paths, &self.attrs, &self.sources);
             }
         }
@@ -277,6 +294,24 @@ impl Rib {
                 if let Some(entry) = self.entries.get_mut(id.0 as usize) {
                     mark(&mut self.dirty, entry, id);
                 }
+            }
+        }
+    }
+
+    /// Takes over how far next hops are, and marks the entries that this concerns as changed. Looks through the whole
+    /// table, but only when the way to one of its next hops has changed.
+    pub(crate) fn set_next_hops(&mut self, states: &[NextHopState]) {
+        let changed = self.attrs.next_hops.set(states);
+        if changed.is_empty() {
+            return;
+        }
+        let attrs = &self.attrs;
+        let concerned = |path: &Path| {
+            attrs.get(path.attrs).next_hop.is_some_and(|next_hop| changed.contains(&next_hop.address()))
+        };
+        for (index, entry) in self.entries.iter_mut().enumerate() {
+            if entry.live && entry.paths.iter().any(concerned) {
+                mark(&mut self.dirty, entry, EntryId(u32::try_from(index).unwrap_or(u32::MAX)));
             }
         }
     }

@@ -314,7 +314,9 @@ impl Sim {
     #[must_use]
     pub fn fib(&self, node: NodeId) -> BTreeMap<IpNet, Vec<IpAddr>> {
         let entries = self.nodes.get(node.0).map(|place| &place.fib).into_iter().flatten();
-        entries.map(|(prefix, change)| (*prefix, change.next_hops.clone())).collect()
+        entries
+            .map(|(prefix, change)| (*prefix, change.next_hops.iter().map(|hop| hop.address).collect()))
+            .collect()
     }
 
     /// Prefixes that a node stopped forwarding since the last call.
@@ -481,7 +483,7 @@ impl Sim {
                     place.lost.insert(prefix);
                 }
             }
-            Event::PeerChanged { .. } => {}
+            Event::PeerChanged { .. } | Event::NextHops(_) => {}
             Event::RouteChanges(changes) => {
                 for change in changes {
                     place.unconfirmed.remove(&change.prefix);

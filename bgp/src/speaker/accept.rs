@@ -2,7 +2,7 @@
 
 use super::peer::{Conn, Slot};
 use super::{Owner, Speaker};
-use crate::io::{ConnId, Log, Output};
+use crate::io::{ConnId, Link, Log, Output};
 use crate::rib::SourceId;
 use crate::security::SocketOptions;
 use crate::session::fsm::Event as FsmEvent;
@@ -19,6 +19,7 @@ pub(super) struct Parked {
     pub(super) conn: ConnId,
     pub(super) remote: IpAddr,
     local: IpAddr,
+    pub(super) link: Option<Link>,
     pub(super) until: Time,
     data: Vec<u8>,
 }
@@ -50,7 +51,7 @@ impl Speaker {
         }
         let until = self.now + self.config.pending.timeout;
         self.conns.insert(conn, Owner::Parked);
-        self.parked.push_back(Parked { conn, remote, local, until, data: Vec::new() });
+        self.parked.push_back(Parked { conn, remote, local, link: None, until, data: Vec::new() });
         self.log(Log::Parked(remote));
     }
 
@@ -86,8 +87,22 @@ impl Speaker {
         }
         let Some(parked) = self.parked.remove(at) else { return };
         self.take_incoming(id, parked.conn, parked.local);
+        if let Some(link) = parked.link {
+            self.on_link(parked.conn, link);
+        }
         if !parked.data.is_empty() {
             self.received(parked.conn, &parked.data);
+        }
+    }
+
+    /// The other end of a connection is a neighbour.
+    pub(super) fn on_link(&mut self, conn: ConnId, link: Link) {
+        if let Some((peer, slot)) = self.find(conn) {
+            if let Some(conn) = self.peers.get_mut(&peer).and_then(|peer| peer.conn_mut(slot)) {
+                conn.link = Some(link);
+            }
+        } else if let Some(parked) = self.parked.iter_mut().find(|parked| parked.conn == conn) {
+            parked.link = Some(link);
         }
     }
 

@@ -4,11 +4,11 @@ use super::Speaker;
 use super::peer::Slot;
 use crate::egress::Take;
 use crate::io::{Log, Output};
-use crate::rib::{Entry, EntryId, SourceId, multipath_equal};
+use crate::rib::{Entry, EntryId, Path, SourceId, multipath_equal};
 use crate::session::fsm::Event as FsmEvent;
-use crate::status::{Event, RouteChange};
+use crate::status::{Event, ForwardingHop, RouteChange};
 use crate::time::Time;
-use crate::wire::{CeaseSubcode, Notification};
+use crate::wire::{CeaseSubcode, NextHop, Notification};
 use ipnet::IpNet;
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
@@ -90,6 +90,10 @@ impl Speaker {
         let us = self.identity();
         self.egress.apply(&self.rib, us, &settled);
         self.rib.sweep(&settled);
+        let next_hops = self.rib.attrs.next_hops.take_changes();
+        if !next_hops.is_empty() {
+            self.outputs.push_back(Output::Event(Event::NextHops(next_hops)));
+        }
         self.pace.trim_at.get_or_insert(self.now + TRIM);
         let up = self.peers.values().filter(|peer| peer.is_up()).map(|peer| peer.id);
         self.to_pump.extend(up);
@@ -121,21 +125,17 @@ impl Speaker {
         let equal = multipath_equal(&entry.paths, &self.rib.attrs, &self.rib.sources);
         let local = entry.best().is_some_and(|path| path.source == SourceId::LOCAL);
         let paths = entry.paths.get(..equal).unwrap_or_default();
-        let mut next_hops: Vec<IpAddr> = if local {
+        let mut next_hops: Vec<ForwardingHop> = if local {
             Vec::new()
         } else {
-            paths
-                .iter()
-                .filter_map(|path| self.rib.attrs.get(path.attrs).next_hop)
-                .map(|next_hop| next_hop.address())
-                .collect()
+            paths.iter().filter_map(|path| self.forwarding_hop(path)).collect()
         };
         // The best path's next hop must be among those kept.
-        let first = next_hops.first().copied();
+        let first = next_hops.first().cloned();
         next_hops.sort_unstable();
         next_hops.dedup();
         if next_hops.len() > self.config.multipath.max(1) {
-            next_hops.retain(|next_hop| Some(*next_hop) != first);
+            next_hops.retain(|next_hop| Some(next_hop) != first.as_ref());
             next_hops.truncate(self.config.multipath.max(1) - 1);
             next_hops.extend(first);
             next_hops.sort_unstable();
@@ -146,6 +146,18 @@ impl Speaker {
             .and_then(|path| self.rib.attrs.get(path.attrs).attributes.local_pref);
         let stale = !next_hops.is_empty() && paths.iter().all(|path| path.stale);
         RouteChange { prefix: entry.prefix, next_hops, stale, local_pref }
+    }
+
+    fn forwarding_hop(&self, path: &Path) -> Option<ForwardingHop> {
+        let next_hop = self.rib.attrs.get(path.attrs).next_hop?;
+        let link_local = match next_hop {
+            NextHop::V6 { link_local: Some(link_local), .. } => {
+                let interface = self.peers.get(&path.source).and_then(|peer| peer.interface.clone());
+                interface.map(|interface| (link_local, interface))
+            }
+            _ => None,
+        };
+        Some(ForwardingHop { address: next_hop.address(), link_local })
     }
 
     /// Gives peers what they can take.

@@ -5,7 +5,11 @@ mod configure;
 mod dynamic;
 mod flush;
 mod fsm;
+#[cfg(test)]
+mod link_tests;
 mod messages;
+#[cfg(test)]
+mod next_hop_tests;
 #[cfg(test)]
 mod notification_tests;
 mod peer;
@@ -87,6 +91,9 @@ impl Speaker {
     #[must_use]
     pub fn new(config: SpeakerConfig, now: Time) -> Self {
         let mut rib = Rib::default();
+        if config.track_next_hops {
+            rib.attrs.next_hops.switch_on();
+        }
         rib.sources.insert(
             SourceId::LOCAL,
             SourceInfo { source: RouteSource::Local, kind: None, id: config.router_id },
@@ -153,6 +160,7 @@ impl Speaker {
                     self.event(peer, slot, FsmEvent::TcpUp, None);
                 }
             }
+            Input::OnLink { conn, link } => self.on_link(conn, link),
             Input::Closed { conn, reason } => self.closed(conn, &reason),
             Input::Received { conn, data } => self.received(conn, &data),
             Input::Written { conn, bytes } => self.written(conn, bytes),
@@ -161,6 +169,7 @@ impl Speaker {
             Input::RemovePeer(remote) => self.remove_peer(remote),
             Input::SetRanges(ranges) => self.set_ranges(ranges),
             Input::SetOriginated(routes) => self.set_originated(&routes),
+            Input::SetNextHops(states) => self.rib.set_next_hops(&states),
             Input::PruneStale(remote) => self.prune_stale(remote),
             Input::Drain(draining) => self.drain(draining),
             Input::Stop(mode) => {

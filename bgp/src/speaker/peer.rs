@@ -1,7 +1,7 @@
 //! State of one configured peer and its connections.
 
 use crate::config::PeerConfig;
-use crate::io::ConnId;
+use crate::io::{ConnId, Link};
 use crate::rib::SourceId;
 use crate::session::negotiate::Session;
 use crate::status::{MessageCounters, PeerState};
@@ -30,6 +30,8 @@ pub(crate) struct Conn {
     pub(crate) connected: bool,
     pub(crate) outgoing: bool,
     pub(crate) local: Option<IpAddr>,
+    /// The peer is a neighbour on it.
+    pub(crate) link: Option<Link>,
     pub(crate) framer: Framer,
     pub(crate) session: Option<Box<Session>>,
     pub(crate) connect_retry: Option<Time>,
@@ -50,6 +52,7 @@ impl Conn {
             connected: false,
             outgoing: false,
             local: None,
+            link: None,
             framer: Framer::new(),
             session: None,
             connect_retry: None,
@@ -74,6 +77,7 @@ impl Conn {
         self.connected = local.is_some();
         self.outgoing = outgoing;
         self.local = local;
+        self.link = None;
         self.framer = Framer::new();
         self.session = None;
         self.in_flight = 0;
@@ -119,6 +123,8 @@ pub(crate) struct Peer {
     pub(crate) error_wait: Duration,
     pub(crate) retries: u64,
     pub(crate) families: [FamilyState; 2],
+    /// Interface of the last session's link: its routes' link-local next hops are there.
+    pub(crate) interface: Option<Arc<str>>,
     pub(crate) remote_id: Option<Ipv4Addr>,
     pub(crate) changed_at: Option<Time>,
     pub(crate) established_count: u64,
@@ -144,6 +150,7 @@ impl Peer {
             dynamic: None,
             retries: 0,
             families: [FamilyState::default(); 2],
+            interface: None,
             remote_id: None,
             changed_at: None,
             established_count: 0,

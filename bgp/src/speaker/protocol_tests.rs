@@ -179,7 +179,7 @@ fn several_paths_of_one_peer_are_told_apart_by_their_identifiers() {
     assert_eq!(hops(&mut rig), [address(11), address(12)]);
     let multipath = rig.events.iter().any(|event| {
         matches!(event, Event::RouteChanges(changes)
-        if changes.iter().any(|change| change.next_hops == [address(11), address(12)]))
+        if changes.iter().any(|change| change.next_hops == [address(11).into(), address(12).into()]))
     });
     assert!(multipath, "both are used");
     rig.send(conn, &announce(2, 13));

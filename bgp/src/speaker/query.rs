@@ -82,6 +82,7 @@ impl Speaker {
         let source = self.rib.sources.get(&path.source).map_or(RouteSource::Local, |source| source.source);
         let reason = match path.filtered {
             Some(reason) => reason.text().to_owned(),
+            None if path.unreachable => "its next hop cannot be reached".to_owned(),
             None if entry.paths.len() == 1 => "the only path".to_owned(),
             None if index == 0 => {
                 let (_, step) = compare(&entry.paths, 0, 1, &self.rib.attrs, &self.rib.sources);
@@ -96,7 +97,7 @@ impl Speaker {
             prefix: entry.prefix,
             next_hop: route.next_hop.map(|next_hop| next_hop.address()),
             source,
-            best: index == 0 && path.filtered.is_none(),
+            best: index == 0 && path.filtered.is_none() && !path.unreachable,
             multipath: index < equal,
             reason,
             filtered: path.filtered.is_some(),
@@ -183,9 +184,11 @@ impl Speaker {
                         step.text()
                     ));
                 }
-                match entry.best() {
-                    None => steps.push("no path is eligible".to_owned()),
-                    Some(best) => advertised = self.explain_advertised(entry, best),
+                if entry.best().is_none() {
+                    steps.push("no path is eligible".to_owned());
+                }
+                if let Some(leading) = entry.leading() {
+                    advertised = self.explain_advertised(entry, leading);
                 }
             }
         }
@@ -219,7 +222,7 @@ impl Speaker {
 
     fn advertised_info(&self, prefix: IpNet, outgoing: &Outgoing) -> Option<RouteInfo> {
         let entry = self.rib.find(&prefix)?;
-        let path = entry.best()?;
+        let path = entry.leading()?;
         let attributes = &outgoing.attributes;
         Some(RouteInfo {
             next_hop: Some(outgoing.next_hop.address()),

@@ -3,6 +3,7 @@
 use super::Speaker;
 use super::fsm::Cause;
 use super::peer::{FamilyState, Peer, Slot};
+use crate::config::{NextHopMode, PeerKind};
 use crate::egress::EgressProfile;
 use crate::family::Family;
 use crate::io::Log;
@@ -32,6 +33,7 @@ impl Speaker {
         peer.retry_wait = peer.config.timers.connect_retry;
         peer.error_wait = peer.config.timers.error_wait;
         peer.remote_id = Some(session.remote_id);
+        peer.interface = peer.main.link.as_ref().map(|link| Arc::clone(&link.interface));
         let stale_time = peer.config.graceful_restart.stale_path_time;
         let mut drop_stale = Vec::new();
         for family in Family::ALL {
@@ -90,6 +92,11 @@ impl Speaker {
             local_as: negotiate::local_as(&self.config, &peer.config),
             next_hop: peer.config.next_hop,
             local: peer.main.local.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            // A reflector says next hops as they are: its clients share a stream whatever links they are on.
+            link: peer.main.link.clone().filter(|_| {
+                peer.config.kind != PeerKind::InternalClient
+                    || peer.config.next_hop == NextHopMode::SelfAddress
+            }),
             export: Arc::clone(&peer.config.export),
             long_lived: session.long_lived.iter().any(Option::is_some),
             enhanced_refresh: session.enhanced_refresh,

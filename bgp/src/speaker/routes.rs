@@ -4,7 +4,7 @@ use super::Speaker;
 use super::peer::Slot;
 use crate::config::{PeerConfig, PeerKind};
 use crate::family::Family;
-use crate::io::Log;
+use crate::io::{Link, Log};
 use crate::policy::{PeerType, RouteView, Verdict};
 use crate::rib::{AttrId, FilterReason, RouteAttributes, SourceId};
 use crate::session::fsm::Event as FsmEvent;
@@ -39,8 +39,25 @@ fn leaves(attributes: &PathAttributes) -> bool {
     attributes.communities.has(&Community::GRACEFUL_SHUTDOWN)
 }
 
-fn usable(next_hop: &NextHop, local: Option<IpAddr>) -> bool {
-    let address = next_hop.address();
+/// The next hop as it counts here: a link-local address counts on the link of the session only. None if it cannot be
+/// used at all.
+fn usable(next_hop: NextHop, local: Option<IpAddr>, link: Option<&Link>) -> Option<NextHop> {
+    let own_link_local = link.and_then(|link| link.link_local);
+    let next_hop = match next_hop {
+        NextHop::V6 { global, .. } if global.is_unicast_link_local() => {
+            link?;
+            NextHop::V6 { global, link_local: Some(global) }
+        }
+        NextHop::V6 { global, link_local } => {
+            NextHop::V6 { global, link_local: link_local.filter(|_| link.is_some()) }
+        }
+        other => other,
+    };
+    let ours = matches!(next_hop, NextHop::V6 { link_local: Some(own), .. } if Some(own) == own_link_local);
+    (!ours && is_foreign_host(next_hop.address(), local)).then_some(next_hop)
+}
+
+fn is_foreign_host(address: IpAddr, local: Option<IpAddr>) -> bool {
     !address.is_unspecified()
         && !address.is_multicast()
         && !address.is_loopback_of(local)
@@ -113,10 +130,11 @@ impl Speaker {
         attributes: &PathAttributes,
     ) {
         let now = seconds(self.now);
-        let local = self.peers.get(&id).and_then(|peer| peer.main.local);
-        let looped = self
-            .loop_check(config, attributes)
-            .or_else(|| (!usable(&reach.next_hop, local)).then_some(FilterReason::NextHop));
+        let Some(conn) = self.peers.get(&id).map(|peer| &peer.main) else { return };
+        let usable = usable(reach.next_hop, conn.local, conn.link.as_ref());
+        let next_hop = usable.unwrap_or(reach.next_hop);
+        let looped =
+            self.loop_check(config, attributes).or_else(|| usable.is_none().then_some(FilterReason::NextHop));
         if looped == Some(FilterReason::OriginatorLoop) {
             // Our own routes, reflected back: as good as a withdrawal, and not worth keeping.
             for nlri in &reach.nlri {
@@ -130,7 +148,7 @@ impl Speaker {
         let shared = self
             .rib
             .attrs
-            .intern(RouteAttributes { next_hop: Some(reach.next_hop), attributes: attributes.clone() });
+            .intern(RouteAttributes { next_hop: Some(next_hop), attributes: attributes.clone() });
         let mut unauthorised: Option<(IpNet, usize)> = None;
         for nlri in &reach.nlri {
             let mut filtered = looped;
@@ -139,7 +157,7 @@ impl Speaker {
                 unauthorised.get_or_insert((nlri.prefix, 0)).1 += 1;
             }
             let attrs = if filtered.is_none() {
-                self.import(config, nlri.prefix, reach.next_hop, attributes, shared, &mut filtered)
+                self.import(config, nlri.prefix, next_hop, attributes, shared, &mut filtered)
             } else {
                 self.rib.attrs.acquire(shared);
                 shared

@@ -1,7 +1,7 @@
 //! One connection: a task that reads, and writing that needs a task only while the socket is full.
 
-use super::protect;
-use crate::io::ConnId;
+use super::{links, protect};
+use crate::io::{ConnId, Link};
 use crate::security::SocketOptions;
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
@@ -59,8 +59,16 @@ impl Conn {
         self.stream.local_addr()
     }
 
+    /// The link it runs over, if the other end is on it.
+    pub(super) fn link(&self) -> Option<Link> {
+        links::between(self.stream.local_addr().ok()?, self.stream.peer_addr().ok()?)
+    }
+
     /// Sets a session's options.
     pub(super) fn protect(&self, remote: IpAddr, options: &SocketOptions) -> io::Result<()> {
+        if let Some(interface) = &options.interface {
+            links::check(self.stream.peer_addr()?, interface)?;
+        }
         protect::apply(&*self.stream, remote, options)
     }
 

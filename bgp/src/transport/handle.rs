@@ -2,7 +2,7 @@
 
 use crate::config::{Originated, PeerConfig, PeerRange};
 use crate::io::StopMode;
-use crate::status::{Explanation, PeerStatus, RouteInfo, RouteQuery};
+use crate::status::{Explanation, NextHopState, PeerStatus, RouteInfo, RouteQuery};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +20,7 @@ pub(crate) enum Command {
     RemovePeer(IpAddr, oneshot::Sender<()>),
     SetRanges(Vec<PeerRange>, oneshot::Sender<()>),
     SetOriginated(Vec<Originated>, oneshot::Sender<()>),
+    SetNextHops(Vec<NextHopState>, oneshot::Sender<()>),
     PruneStale(IpAddr, oneshot::Sender<()>),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Routes(RouteQuery, oneshot::Sender<Vec<RouteInfo>>),
@@ -67,6 +68,11 @@ impl BgpHandle {
     /// The whole desired list of originated routes. End-of-RIB is withheld until the first call.
     pub async fn set_originated(&self, routes: Vec<Originated>) -> Result<(), ServiceStopped> {
         self.ask(|answer| Command::SetOriginated(routes, answer)).await
+    }
+
+    /// How far next hops are that [`crate::Event::NextHops`] named.
+    pub async fn set_next_hops(&self, states: Vec<NextHopState>) -> Result<(), ServiceStopped> {
+        self.ask(|answer| Command::SetNextHops(states, answer)).await
     }
 
     /// Drops the stale routes of a peer that is known to be gone, before their timers expire.

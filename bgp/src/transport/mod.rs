@@ -3,6 +3,7 @@
 mod conn;
 mod handle;
 mod keys;
+mod links;
 mod outbox;
 mod protect;
 mod service;

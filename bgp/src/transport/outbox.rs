@@ -1,6 +1,6 @@
 //! Events for a consumer that may be slow: only the last state of each prefix and peer is kept.
 
-use crate::status::{Event, PeerState, RouteChange};
+use crate::status::{Event, NextHopUse, PeerState, RouteChange};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,6 +12,7 @@ const ROUTES: usize = 4096;
 pub(super) struct Outbox {
     routes: BTreeMap<IpNet, RouteChange>,
     peers: BTreeMap<IpAddr, (PeerState, String)>,
+    next_hops: BTreeMap<IpAddr, bool>,
     in_sync: bool,
 }
 
@@ -21,6 +22,9 @@ impl Outbox {
             Event::RouteChanges(changes) => {
                 self.routes.extend(changes.into_iter().map(|change| (change.prefix, change)));
             }
+            Event::NextHops(uses) => {
+                self.next_hops.extend(uses.into_iter().map(|one| (one.address, one.used)));
+            }
             Event::InSync => self.in_sync = true,
             Event::PeerChanged { remote, state, reason } => {
                 self.peers.insert(remote, (state, reason));
@@ -29,11 +33,15 @@ impl Outbox {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.routes.is_empty() && self.peers.is_empty() && !self.in_sync
+        self.routes.is_empty() && self.peers.is_empty() && self.next_hops.is_empty() && !self.in_sync
     }
 
-    /// The next event. Routes first: `InSync` states that all were told.
+    /// The next event. Routes before `InSync`, which states that all were told.
     pub(super) fn pop(&mut self) -> Option<Event> {
+        if !self.next_hops.is_empty() {
+            let uses = std::mem::take(&mut self.next_hops).into_iter();
+            return Some(Event::NextHops(uses.map(|(address, used)| NextHopUse { address, used }).collect()));
+        }
         if !self.routes.is_empty() {
             let rest = match self.routes.keys().nth(ROUTES).copied() {
                 Some(key) => self.routes.split_off(&key),
@@ -57,7 +65,7 @@ mod tests {
     fn change(third: u8, next_hop: u8) -> RouteChange {
         RouteChange {
             prefix: format!("10.0.{third}.0/24").parse().unwrap(),
-            next_hops: vec![IpAddr::from([192, 0, 2, next_hop])],
+            next_hops: vec![IpAddr::from([192, 0, 2, next_hop]).into()],
             stale: false,
             local_pref: None,
         }

@@ -179,6 +179,10 @@ impl BgpService {
                 self.input(Input::SetOriginated(routes));
                 answer!(answer, ());
             }
+            Command::SetNextHops(states, answer) => {
+                self.input(Input::SetNextHops(states));
+                answer!(answer, ());
+            }
             Command::PruneStale(remote, answer) => {
                 self.input(Input::PruneStale(remote));
                 answer!(answer, ());
@@ -212,6 +216,7 @@ impl BgpService {
                 self.accepted += 1;
                 if let Some(local) = self.open(conn, stream) {
                     self.input(Input::Accepted { conn, remote, local });
+                    self.tell_link(conn);
                 }
             }
             IoEvent::Dialled(conn, result) => {
@@ -221,7 +226,10 @@ impl BgpService {
                 }
                 match result {
                     Ok(stream) => match self.open(conn, stream) {
-                        Some(local) => self.input(Input::Connected { conn, local }),
+                        Some(local) => {
+                            self.input(Input::Connected { conn, local });
+                            self.tell_link(conn);
+                        }
                         None => {
                             self.input(Input::Closed { conn, reason: "the connection vanished".to_owned() })
                         }
@@ -250,6 +258,12 @@ impl BgpService {
         let local = conn.local().ok()?;
         self.conns.insert(id, conn);
         Some(local)
+    }
+
+    fn tell_link(&mut self, conn: ConnId) {
+        if let Some(link) = self.conns.get(&conn).and_then(Conn::link) {
+            self.input(Input::OnLink { conn, link });
+        }
     }
 
     fn lost(&mut self, conn: ConnId, reason: String) {
@@ -384,6 +398,7 @@ fn trace_event(event: &Event) {
             }
         }
         Event::InSync => tracing::info!("BGP table is in sync"),
+        Event::NextHops(uses) => tracing::debug!(count = uses.len(), "BGP next hops to watch"),
         Event::RouteChanges(changes) => tracing::debug!(count = changes.len(), "BGP routes changed"),
     }
 }

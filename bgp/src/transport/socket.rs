@@ -1,6 +1,6 @@
 //! Socket options, listeners and dialling.
 
-use super::protect;
+use super::{links, protect};
 use crate::security::SocketOptions;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
@@ -62,6 +62,7 @@ pub(super) async fn dial(
         socket.set_reuseaddr(true)?;
         socket.bind(SocketAddr::new(local, 0))?;
     }
+    let remote = links::scoped(remote, options.interface.as_deref())?;
     match tokio::time::timeout(DIAL, socket.connect(remote)).await {
         Ok(stream) => stream,
         Err(_elapsed) => Err(io::Error::new(io::ErrorKind::TimedOut, "connection attempt timed out")),

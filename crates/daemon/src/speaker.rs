@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use margay_api::Node;
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig, ServiceStopped, StopMode};
-use margay_bgp::{Event, Originated, PeerKind, PeerState, PeerStatus, SpeakerConfig};
+use margay_bgp::{Event, NextHopState, Originated, PeerKind, PeerState, PeerStatus, SpeakerConfig};
 use tokio::sync::{mpsc, watch};
 
 use crate::topology::Topology;
@@ -49,7 +49,7 @@ impl Running {
             Event::PeerChanged { remote, .. } => {
                 self.up.remove(remote);
             }
-            Event::RouteChanges(_) => {}
+            Event::RouteChanges(_) | Event::NextHops(_) => {}
         }
     }
 }
@@ -100,7 +100,7 @@ impl Speaker {
         Self { running: None, slot, restarting, report_routes: true }
     }
 
-    /// Without events about routes, for a daemon that forwards nothing.
+    /// Without events about routes and next hops, for a daemon that forwards nothing.
     #[must_use]
     pub fn without_routes(self) -> Self {
         Self { report_routes: false, ..self }
@@ -149,6 +149,15 @@ impl Speaker {
             running.originated = Some(routes);
         }
         Ok(())
+    }
+
+    /// Says how far next hops are that [`Event::NextHops`] named.
+    ///
+    /// # Errors
+    /// Its task has ended.
+    pub async fn set_next_hops(&self, states: Vec<NextHopState>) -> Result<(), SpeakerError> {
+        let Some(running) = &self.running else { return Ok(()) };
+        Ok(running.handle.set_next_hops(states).await?)
     }
 
     /// The next event; never, while it does not run.
@@ -231,6 +240,7 @@ fn start(identity: Identity, restarting: bool, report_routes: bool) -> Result<Ru
     let mut speaker = SpeakerConfig::new(identity.router_id, identity.local_as);
     speaker.restarting = restarting;
     speaker.report_routes = report_routes;
+    speaker.track_next_hops = report_routes;
     speaker.cluster_id = identity.cluster_id;
     let has_ipv6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
     let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];

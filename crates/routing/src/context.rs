@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 
 use crate::desired::{Encapsulation, Problem};
-use crate::input::{Family, Input, Settings, Underlay};
+use crate::input::{Family, Input, NextHop, Settings, Underlay};
 use crate::read;
 use margay_api::kinds::disjoint_pools;
 use margay_api::types::MacAddr;
@@ -51,7 +51,7 @@ pub(crate) struct Pool {
 /// What BGP says of one prefix.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Learned {
-    pub(crate) next_hops: BTreeSet<IpAddr>,
+    pub(crate) next_hops: BTreeSet<NextHop>,
     pub(crate) stale: bool,
 }
 
@@ -99,7 +99,7 @@ impl<'a> Context<'a> {
                 .bgp
                 .entry(route.prefix.trunc())
                 .or_insert_with(|| Learned { next_hops: BTreeSet::new(), stale: true });
-            learned.next_hops.extend(route.next_hops.iter().copied());
+            learned.next_hops.extend(route.next_hops.iter().cloned());
             learned.stale &= route.stale;
         }
         context

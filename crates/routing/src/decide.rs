@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::context::{Context, Learned, Pool};
 use crate::desired::{Encapsulation, Hop, HopKey, Protocol, Route, Target};
-use crate::input::Family;
+use crate::input::{Family, NextHop};
 use crate::underlay::same_subnet;
 
 /// Where a route to another node comes from.
@@ -239,7 +239,7 @@ pub(crate) fn decide(cx: &Context<'_>, prefix: IpNet) -> Decision {
     }
     let learned = cx.bgp.get(&prefix);
     if let Some(&block) = cx.own_blocks.iter().find(|block| block.contains(&prefix)) {
-        let next_hop = learned.and_then(|learned| learned.next_hops.first().copied());
+        let next_hop = learned.and_then(|learned| learned.next_hops.first().map(|hop| hop.address));
         return Decision::none(prefix, Reason::InsideOwnBlock { block, next_hop });
     }
     match cx.pool_of(&prefix) {
@@ -254,7 +254,8 @@ fn plain(cx: &Context<'_>, prefix: IpNet, pool: Option<&Pool>, learned: Option<&
     let Some(learned) = learned.filter(|learned| !learned.next_hops.is_empty()) else {
         return Decision::none(prefix, not_learned(cx, &prefix, pool));
     };
-    let hops = learned.next_hops.iter().map(|&next_hop| {
+    let hops = learned.next_hops.iter().map(|hop| {
+        let next_hop = hop.address;
         let node = cx.by_address.get(&next_hop).cloned();
         let why = Reason::Plain {
             pool: pool.map(|p| p.name.clone()),
@@ -266,7 +267,7 @@ fn plain(cx: &Context<'_>, prefix: IpNet, pool: Option<&Pool>, learned: Option<&
         let hop = if learned.stale && is_gone(cx, &prefix, next_hop) {
             Err(Reason::StaleAndGone { next_hop })
         } else {
-            direct_hop(cx, next_hop)
+            learned_hop(cx, hop)
         };
         (hop, why)
     });
@@ -293,6 +294,23 @@ fn not_learned(cx: &Context<'_>, prefix: &IpNet, pool: Option<&Pool>) -> Reason 
             }
             Some(_) => Reason::NotLearned { pool, node: Some(node.clone()) },
         },
+    }
+}
+
+/// To a next hop of BGP without a tunnel. A router on the link is used by its link-local address (RFC 2545); nodes have
+/// their own addresses everywhere.
+fn learned_hop(cx: &Context<'_>, next_hop: &NextHop) -> Result<Hop, Reason> {
+    match &next_hop.link_local {
+        Some((address, dev)) if !cx.by_address.contains_key(&next_hop.address) => {
+            let (gateway, dev) = (IpAddr::V6(*address), Some(dev.clone()));
+            Ok(Hop {
+                key: HopKey::Gateway { address: gateway, dev: dev.clone() },
+                gateway,
+                dev,
+                onlink: false,
+            })
+        }
+        _ => direct_hop(cx, next_hop.address),
     }
 }
 
@@ -324,7 +342,8 @@ fn vxlan(cx: &Context<'_>, prefix: IpNet, pool: &Pool, learned: Option<&Learned>
         let Some(learned) = learned else {
             return Decision::none(prefix, Reason::NotLearned { pool: Some(pool.name.clone()), node: None });
         };
-        let hops = learned.next_hops.iter().map(|&next_hop| match cx.by_address.get(&next_hop) {
+        let addresses = learned.next_hops.iter().map(|hop| hop.address);
+        let hops = addresses.map(|next_hop| match cx.by_address.get(&next_hop) {
             Some(node) => vxlan_hop(cx, family, pool, node, Source::Bgp),
             None if learned.stale => {
                 let reason = Reason::StaleAndGone { next_hop };
@@ -342,8 +361,9 @@ fn vxlan(cx: &Context<'_>, prefix: IpNet, pool: &Pool, learned: Option<&Learned>
         let hops: Vec<_> = learned
             .next_hops
             .iter()
-            .filter(|next_hop| cx.own.addresses.get(&family).is_some_and(|own| same_subnet(own, **next_hop)))
-            .map(|&next_hop| {
+            .map(|hop| hop.address)
+            .filter(|next_hop| cx.own.addresses.get(&family).is_some_and(|own| same_subnet(own, *next_hop)))
+            .map(|next_hop| {
                 let why = Reason::SameSubnet { pool: pool.clone(), node: node.clone(), source: Source::Bgp };
                 (direct_hop(cx, next_hop), why)
             })
@@ -411,7 +431,7 @@ fn ipip(cx: &Context<'_>, prefix: IpNet, pool: &Pool, learned: Option<&Learned>)
     let Some(learned) = learned.filter(|learned| !learned.next_hops.is_empty()) else {
         return Decision::none(prefix, not_learned(cx, &prefix, Some(pool)));
     };
-    let hops = learned.next_hops.iter().map(|&next_hop| ipip_hop(cx, pool, next_hop, learned.stale));
+    let hops = learned.next_hops.iter().map(|hop| ipip_hop(cx, pool, hop.address, learned.stale));
     Decision::via(prefix, hops.collect(), cx.settings.max_paths)
 }
 

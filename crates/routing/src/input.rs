@@ -1,7 +1,7 @@
 //! What the decisions are made from.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 use margay_api::{IpPool, IpamBlock, Node};
@@ -48,13 +48,28 @@ impl std::fmt::Display for Family {
     }
 }
 
+/// Where BGP says that packets go.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NextHop {
+    /// NEXT_HOP.
+    pub address: IpAddr,
+    /// For a neighbour, its link-local address and our interface (RFC 2545). Always there if `address` is link-local.
+    pub link_local: Option<(Ipv6Addr, String)>,
+}
+
+impl From<IpAddr> for NextHop {
+    fn from(address: IpAddr) -> Self {
+        Self { address, link_local: None }
+    }
+}
+
 /// A prefix the BGP speaker has chosen.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BgpRoute {
     /// The destination.
     pub prefix: IpNet,
     /// Next hops, several for ECMP. Order and repetition don't matter.
-    pub next_hops: Vec<IpAddr>,
+    pub next_hops: Vec<NextHop>,
     /// Kept over a graceful restart; the peer hasn't confirmed it yet.
     pub stale: bool,
 }

@@ -30,7 +30,7 @@ pub use desired::{
     Desired, Encapsulation, FdbEntry, Hop, HopKey, IpipDevice, NatOutgoing, Neighbour, Problem, Protocol,
     Route, Target, VxlanDevice,
 };
-pub use input::{BgpRoute, Family, Input, LocalPod, Settings, Underlay, UnderlayRoute, Uplink};
+pub use input::{BgpRoute, Family, Input, LocalPod, NextHop, Settings, Underlay, UnderlayRoute, Uplink};
 pub use mac::vtep_mac;
 pub use router::{RouteTrace, Router};
 pub use vtep::{tunnels_needed, with_tunnel_address};

@@ -55,7 +55,7 @@ impl Cluster {
     }
 
     fn learned(mut self, prefix: &str, next_hops: &[&str]) -> Self {
-        let next_hops = next_hops.iter().map(|n| ip(n)).collect();
+        let next_hops = next_hops.iter().map(|n| ip(n).into()).collect();
         self.bgp.push(BgpRoute { prefix: net(prefix), next_hops, stale: false });
         self
     }
@@ -296,6 +296,23 @@ fn unreachable_own_and_stale_next_hops() {
 }
 
 #[test]
+fn a_router_on_the_link_is_used_by_its_link_local_address() {
+    let mut cluster = three_nodes("");
+    let hop = |address: &str| crate::NextHop {
+        address: ip(address),
+        link_local: Some(("fe80::9".parse().unwrap(), "eth1".to_owned())),
+    };
+    for (prefix, address) in [("2001:db8:1::/48", "2001:db8::9"), ("2001:db8:2::/48", "fe80::9")] {
+        let route = BgpRoute { prefix: net(prefix), next_hops: vec![hop(address)], stale: false };
+        cluster.bgp.push(route);
+    }
+    let text = cluster.text();
+    for prefix in ["2001:db8:1::/48", "2001:db8:2::/48"] {
+        assert!(text.contains(&format!("{prefix} via fe80::9 dev eth1 proto 181")), "{text:#?}");
+    }
+}
+
+#[test]
 fn blocks_of_full_length_overlapping_pools_and_shared_addresses() {
     let cluster = three_nodes("vxlan CrossSubnet")
         .block("10.65.9.9/32", "n1")
@@ -413,7 +430,7 @@ fn arbitrary_cluster() -> impl Strategy<Value = Cluster> {
             }
             for (third, len, hops, stale) in bgp {
                 let prefix = net(&format!("10.65.{third}.0/{len}")).trunc();
-                let next_hops = hops.into_iter().map(|h| ip(&format!("172.20.0.{h}"))).collect();
+                let next_hops = hops.into_iter().map(|h| ip(&format!("172.20.0.{h}")).into()).collect();
                 c.bgp.push(BgpRoute { prefix, next_hops, stale });
             }
             for (third, host, interface) in pods {

@@ -13,13 +13,21 @@ pub(crate) struct Resolved {
     pub(crate) gateway: IpAddr,
     /// Interface.
     pub(crate) dev: Option<String>,
+    /// 0 on the link, else the kernel's metric of the route there, at least 1.
+    cost: u32,
 }
 
 impl Underlay<'_> {
+    /// How far an address is, for BGP's choice between next hops: 0 on a link of this node, else the kernel's metric of
+    /// the route there, at least 1. Absent: unreachable.
+    pub fn cost(&self, address: IpAddr) -> Option<u32> {
+        self.resolve(address).map(|resolved| resolved.cost)
+    }
+
     /// Absent: unreachable.
     pub(crate) fn resolve(&self, address: IpAddr) -> Option<Resolved> {
         match self {
-            Self::Kernel => Some(Resolved { gateway: address, dev: None }),
+            Self::Kernel => Some(Resolved { gateway: address, dev: None, cost: 0 }),
             Self::Routes(routes) => {
                 let best = routes
                     .iter()
@@ -27,7 +35,8 @@ impl Underlay<'_> {
                     .min_by_key(|route| (u8::MAX - route.prefix.prefix_len(), route.metric, *route))?;
                 // A host route to the next hop itself through nothing is on the link.
                 let gateway = best.gateway.unwrap_or(address);
-                Some(Resolved { gateway, dev: Some(best.dev.clone()) })
+                let cost = best.gateway.map_or(0, |_router| best.metric.max(1));
+                Some(Resolved { gateway, dev: Some(best.dev.clone()), cost })
             }
         }
     }
@@ -70,5 +79,8 @@ mod tests {
         assert_eq!(resolve("172.21.0.7"), to("172.20.0.253"));
         assert_eq!(resolve("8.8.8.8"), to("172.20.0.254"));
         assert_eq!(resolve("fd00::1"), None);
+        let cost = |address: &str| underlay.cost(address.parse().unwrap());
+        assert_eq!((cost("172.20.0.7"), cost("172.21.0.7")), (Some(0), Some(1)));
+        assert_eq!((cost("8.8.8.8"), cost("fd00::1")), (Some(1), None));
     }
 }

@@ -410,7 +410,10 @@ fn mp_next_hop(octets: &[u8], ipv6: bool, extended: bool) -> Option<NextHop> {
             let (global, local) = octets.split_at(16);
             // Some senders fill the second address with anything when they have none.
             let link_local = ipv6_address(local).filter(Ipv6Addr::is_unicast_link_local);
-            Some(NextHop::V6 { global: ipv6_address(global)?, link_local })
+            // Some senders without a global address say none.
+            let global = ipv6_address(global)?;
+            let global = link_local.filter(|_| global.is_unspecified()).unwrap_or(global);
+            Some(NextHop::V6 { global, link_local })
         }
         _ => None,
     }

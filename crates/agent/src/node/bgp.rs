@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use margay_bgp::{Event, Originated};
+use margay_bgp::{Event, ForwardingHop, NextHopState, Originated};
 use margay_control::status::Problem;
 use margay_daemon::secrets;
 use margay_daemon::speaker::own_address;
 use margay_daemon::topology::topology;
-use margay_routing::BgpRoute;
+use margay_routing::{BgpRoute, NextHop};
 
 use super::Node;
 
@@ -84,7 +84,7 @@ impl Node {
                     } else {
                         let route = BgpRoute {
                             prefix: change.prefix,
-                            next_hops: change.next_hops,
+                            next_hops: change.next_hops.into_iter().map(next_hop).collect(),
                             stale: change.stale,
                         };
                         self.bgp_routes.insert(change.prefix, route);
@@ -92,10 +92,32 @@ impl Node {
                 }
                 self.update_routes();
             }
+            Event::NextHops(uses) => {
+                let mut states = Vec::new();
+                for one in uses {
+                    if one.used {
+                        let state = self.underlay.next_hop(one.address);
+                        self.next_hops.insert(one.address, state.cost);
+                        states.push(state);
+                    } else {
+                        self.next_hops.remove(&one.address);
+                    }
+                }
+                self.tell_next_hops(states).await;
+            }
             Event::InSync => {
                 self.update_routes();
             }
             Event::PeerChanged { .. } => self.report_sessions(),
+        }
+    }
+
+    pub(super) async fn tell_next_hops(&self, states: Vec<NextHopState>) {
+        if states.is_empty() {
+            return;
+        }
+        if let Err(error) = self.speaker.set_next_hops(states).await {
+            self.health.set("bgp", false, error.to_string());
         }
     }
 
@@ -120,4 +142,9 @@ impl Node {
             .map(|problem| Problem { object: problem.object.clone(), message: problem.message.clone() });
         self.health.set_problems("routes", problems.collect());
     }
+}
+
+fn next_hop(hop: ForwardingHop) -> NextHop {
+    let link_local = hop.link_local.map(|(address, interface)| (address, interface.to_string()));
+    NextHop { address: hop.address, link_local }
 }

@@ -93,6 +93,8 @@ pub(crate) struct Node {
     in_sync: bool,
     speaker: Speaker,
     bgp_routes: BTreeMap<IpNet, BgpRoute>,
+    /// Next hops of BGP routes, and how far the speaker was told that they are.
+    next_hops: BTreeMap<IpAddr, Option<u32>>,
     /// Gateways to BGP peers (`reachableBy`).
     gateways: BTreeMap<IpAddr, IpAddr>,
     /// Communities of this node's own routes.
@@ -138,6 +140,7 @@ impl Node {
             in_sync: false,
             speaker: parts.speaker,
             bgp_routes: BTreeMap::new(),
+            next_hops: BTreeMap::new(),
             gateways: BTreeMap::new(),
             advertisements: Vec::new(),
             desired: Arc::new(parts.underlay.nothing(&node)),
@@ -280,7 +283,7 @@ impl Node {
     async fn on_tick(&mut self) {
         self.replay_spool().await;
         if self.in_sync {
-            self.underlay_changed();
+            self.underlay_changed().await;
             if self.read_secrets() {
                 self.update_sessions().await;
             }

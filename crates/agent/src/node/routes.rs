@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 use margay_api::IpamBlock;
+use margay_bgp::NextHopState;
 use margay_netlink::{Netlink, RouteFilter};
 use margay_routing::{
     BgpRoute, Desired, Hop, HopKey, Input, LocalPod, Protocol, Route, RouteTrace, Router, Settings, Target,
@@ -49,6 +50,12 @@ impl Underlay {
         Router::new(&input).desired()
     }
 
+    /// How far a BGP next hop is (see [`margay_routing::Underlay::cost`]).
+    pub(super) fn next_hop(&self, address: IpAddr) -> NextHopState {
+        let cost = margay_routing::Underlay::Routes(&self.routes).cost(address);
+        NextHopState { address, cost }
+    }
+
     fn refresh(&mut self) -> Result<(), margay_netlink::Error> {
         let links = self.netlink.links()?;
         let routes = self.netlink.routes(RouteFilter::default())?;
@@ -87,10 +94,18 @@ impl Underlay {
 
 impl Node {
     /// Reads the kernel's own routes again.
-    pub(super) fn underlay_changed(&mut self) {
+    pub(super) async fn underlay_changed(&mut self) {
         if let Err(error) = self.underlay.refresh() {
             tracing::warn!("cannot read the kernel's routes: {error}");
         }
+        let mut changed = Vec::new();
+        for (address, told) in &mut self.next_hops {
+            let state = self.underlay.next_hop(*address);
+            if std::mem::replace(told, state.cost) != state.cost {
+                changed.push(state);
+            }
+        }
+        self.tell_next_hops(changed).await;
     }
 
     /// Calculates the desired state and hands it to the forwarding thread; returns the generation to wait for.

@@ -57,10 +57,25 @@ fn ports_and_protocols() {
 
 #[test]
 fn addresses() {
-    for text in ["10.0.0.1", "10.0.0.1:179", "fd00::1", "[fd00::1]:179"] {
+    for text in ["10.0.0.1", "10.0.0.1:179", "fd00::1", "[fd00::1]:179", "fe80::1%eth0", "[fe80::1%eth0]:179"]
+    {
         assert_eq!(text.parse::<PeerAddress>().unwrap().to_string(), text);
     }
-    for text in ["", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:70000", "[10.0.0.1]:1", "[10.0.0.1]", "fd00::1:x"] {
+    assert_eq!("[fd00::1]".parse::<PeerAddress>().unwrap().to_string(), "fd00::1");
+    for text in [
+        "",
+        "10.0.0.1:",
+        "10.0.0.1:0",
+        "10.0.0.1:70000",
+        "[10.0.0.1]:1",
+        "[10.0.0.1]",
+        "fd00::1:x",
+        "[fd00::1]:+1",
+        "fd00::1%eth0",
+        "fe80::1%",
+        "fe80::1%a/b",
+        "10.0.0.1%eth0",
+    ] {
         assert!(text.parse::<PeerAddress>().is_err(), "{text}");
     }
     assert_eq!("AA-BB-CC-dd-ee-ff".parse::<MacAddr>().unwrap().to_string(), "aa:bb:cc:dd:ee:ff");
@@ -105,7 +120,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_panics(text in "[0-9a-z:.µ/\\[\\]-]{0,24}") {
+    fn no_text_panics(text in "[0-9a-z:.µ/%\\[\\]-]{0,24}") {
         prop_assert!(text.parse::<GoDuration>().is_ok_and(|d| d.to_string().parse() == Ok(d)) || text.parse::<GoDuration>().is_err());
         prop_assert!(text.parse::<Port>().is_ok_and(|p| p.to_string().parse() == Ok(p)) || text.parse::<Port>().is_err());
         prop_assert!(text.parse::<PeerAddress>().is_ok_and(|p| p.to_string().parse() == Ok(p)) || text.parse::<PeerAddress>().is_err());

@@ -186,9 +186,18 @@ pub(crate) fn check_peer(peer: &BgpPeer, problems: &mut Problems) {
         );
         problems.require(spec.as_number.is_some(), &as_number, "required when localWorkloadSelector is set");
     }
+    if let Some(peer) = &spec.peer_ip {
+        let scoped =
+            |ip: std::net::IpAddr| matches!(ip, std::net::IpAddr::V6(ip) if ip.is_unicast_link_local());
+        problems.require(
+            peer.zone.is_some() || !scoped(peer.ip),
+            &peer_ip,
+            "a link-local address is one of an interface: write fe80::1%eth0",
+        );
+    }
     if let Some(gateway) = spec.reachable_by {
         let at = SPEC.field("reachableBy");
-        match spec.peer_ip {
+        match &spec.peer_ip {
             None => problems.add(&at, "must be empty when peerIP is empty"),
             Some(peer) => {
                 problems.require(

@@ -19,7 +19,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use margay_api::kinds::NextHopMode as ApiNextHopMode;
 use margay_api::kinds::{ReversePeering, SecretRef, SourceAddress, disjoint_pools};
-use margay_api::types::AsNumber;
+use margay_api::types::{AsNumber, PeerAddress};
 use margay_api::{BgpConfiguration, BgpFilter, BgpPeer, IpPool, Node, Selector};
 use margay_bgp::policy::Policy;
 use margay_bgp::{Family, MaxPrefix, NextHopMode, PeerConfig, PeerKind};
@@ -195,9 +195,9 @@ impl<'a> Builder<'a> {
         for (name, peer) in &self.cluster.peers {
             let spec = &peer.spec;
             let here = concerns(peer, self.name, me);
-            if let Some(address) = spec.peer_ip {
+            if let Some(address) = &spec.peer_ip {
                 if here {
-                    self.add_router(me, name, peer, address.ip, address.port);
+                    self.add_router(me, name, peer, address);
                 }
                 continue;
             }
@@ -276,7 +276,8 @@ impl<'a> Builder<'a> {
     }
 
     /// A session with something that is no node: a top-of-rack router, a foreign reflector.
-    fn add_router(&mut self, me: &Node, name: &str, peer: &BgpPeer, remote: IpAddr, port: Option<u16>) {
+    fn add_router(&mut self, me: &Node, name: &str, peer: &BgpPeer, address: &PeerAddress) {
+        let remote = address.ip;
         // The address may be a node's all the same.
         let node = self.cluster.nodes.iter().find(|(_, node)| {
             node.spec.bgp.as_ref().is_some_and(|bgp| match remote {
@@ -299,11 +300,14 @@ impl<'a> Builder<'a> {
             None => PeerKind::Internal,
         };
         let mut config = PeerConfig::new(remote, their_as, kind);
-        config.port = port.unwrap_or(margay_bgp::BGP_PORT);
+        config.port = address.port.unwrap_or(margay_bgp::BGP_PORT);
         config.local_as = local_as;
         config.description = name.to_owned();
         config.export = Arc::clone(&self.export_pools);
+        config.interface.clone_from(&address.zone);
         config.local = me.spec.bgp.as_ref().and_then(|bgp| match remote {
+            // Of a link, the system knows the right one.
+            _ if address.zone.is_some() => None,
             IpAddr::V4(_) => bgp.ipv4_address.map(|net| net.addr().into()),
             IpAddr::V6(_) => bgp.ipv6_address.map(|net| net.addr().into()),
         });
