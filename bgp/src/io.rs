@@ -1,6 +1,7 @@
 //! What goes into a speaker and what comes out of it.
 
 use crate::config::{Originated, PeerConfig, PeerRange};
+use crate::monitor::{StationId, StationInput};
 use crate::security::{Password, SocketOptions};
 use crate::status::{Event, NextHopState};
 use bytes::Bytes;
@@ -133,6 +134,10 @@ pub enum Input {
     /// Begin or end draining: everything is sent with the community GRACEFUL_SHUTDOWN, to internal peers with
     /// LOCAL_PREF 0 (RFC 8326), so that others are preferred before the sessions go.
     Drain(bool),
+    /// Something happened to the connection of a BMP station.
+    Station(StationId, StationInput),
+    /// Begin or end to report [`Output::Changed`].
+    Watch(bool),
     /// The speaker ends.
     Stop(StopMode),
 }
@@ -182,6 +187,23 @@ pub enum Output {
         /// Which.
         conn: ConnId,
     },
+    /// Send octets to a BMP station after those given before; `None` cuts it off. Octets not reported as written are
+    /// bounded by [`crate::StationConfig::buffer`].
+    Station {
+        /// Which.
+        station: StationId,
+        /// Whole messages.
+        #[serde(skip)]
+        data: Option<Bytes>,
+    },
+    /// An MRT record (RFC 6396).
+    Record {
+        /// Whole.
+        #[serde(skip)]
+        data: Bytes,
+    },
+    /// The paths of these prefixes may have changed.
+    Changed(Vec<IpNet>),
     /// Tell the owner.
     Event(Event),
     /// Tell people.

@@ -8,6 +8,7 @@ mod egress;
 mod family;
 mod hash;
 mod io;
+mod monitor;
 pub mod policy;
 mod rib;
 mod security;
@@ -27,10 +28,14 @@ pub use config::{
 };
 pub use family::Family;
 pub use io::{ConnId, Input, Link, Log, Output, StopMode};
+pub use monitor::{
+    DumpCursor, DumpPage, MonitorConfig, MonitoredRib, StationConfig, StationId, StationInput, StationStatus,
+};
 pub use security::{Password, PasswordError, SocketOptions};
 pub use speaker::Speaker;
 pub use status::{
-    AdvertisedTo, Event, Explanation, FamilyStatus, ForwardingHop, MessageCounters, NegotiatedStatus,
-    NextHopState, NextHopUse, PeerState, PeerStatus, RouteChange, RouteInfo, RouteQuery, RouteSource,
+    AdvertisedTo, Event, Explanation, FamilyStatus, ForwardingHop, GroupStatus, Imported, MessageCounters,
+    NegotiatedStatus, NextHopState, NextHopUse, PeerState, PeerStatus, PrefixPage, RouteChange, RouteInfo, RouteQuery,
+    RouteSource, Totals,
 };
 pub use time::Time;

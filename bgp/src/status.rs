@@ -2,6 +2,8 @@
 
 use crate::config::PeerKind;
 use crate::family::Family;
+use crate::monitor::StationStatus;
+use crate::policy::Trace;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -167,6 +169,49 @@ pub struct RouteQuery {
     pub family: Option<Family>,
     /// At most so many paths; 0 means all.
     pub limit: usize,
+    /// Only what is advertised to this peer, as it is sent.
+    pub advertised: Option<IpAddr>,
+    /// Only paths that are not eligible.
+    pub filtered: bool,
+}
+
+/// A part of a list of prefixes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PrefixPage {
+    /// In no order.
+    pub prefixes: Vec<IpNet>,
+    /// Where the list goes on; `None` at its end.
+    pub next: Option<u32>,
+}
+
+/// Sizes of the tables, for metrics.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Prefixes with a path.
+    pub prefixes: u64,
+    /// Paths, filtered ones included.
+    pub paths: u64,
+    /// Distinct sets of attributes.
+    pub attribute_sets: u64,
+    /// Connections that wait to be configured.
+    pub pending: u64,
+    /// Update groups.
+    pub groups: Vec<GroupStatus>,
+    /// BMP stations, as configured.
+    pub stations: Vec<StationStatus>,
+}
+
+/// Peers that are sent the same octets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Number; not used again.
+    pub id: u32,
+    /// Peers in it.
+    pub members: u64,
+    /// Octets of changes held for members that lag.
+    pub log_bytes: u64,
+    /// Prefixes advertised.
+    pub advertised: u64,
 }
 
 /// One path to a prefix.
@@ -217,8 +262,22 @@ pub struct Explanation {
     pub paths: Vec<RouteInfo>,
     /// Lines of reasoning, in order.
     pub steps: Vec<String>,
-    /// For each peer that is up: whether the best path is sent to it, and why.
+    /// What import policy made of each path from a peer that has one.
+    #[serde(default)]
+    pub imported: Vec<Imported>,
+    /// For each peer: whether the best path is sent to it, and why.
     pub advertised: Vec<AdvertisedTo>,
+}
+
+/// Import policy for one path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// Where the path came from.
+    pub peer: IpAddr,
+    /// Rule by rule.
+    pub trace: Trace,
+    /// The attributes as received are not kept, so the rules are run over what policy has made of them.
+    pub over_changed: bool,
 }
 
 /// The verdict of the way out towards one peer.
@@ -230,6 +289,9 @@ pub struct AdvertisedTo {
     pub sent: bool,
     /// Why, or why not.
     pub reason: String,
+    /// Export policy, rule by rule, if the peer has one and it was asked.
+    #[serde(default)]
+    pub trace: Option<Trace>,
 }
 
 /// A next hop came into use, or no route has it any more.

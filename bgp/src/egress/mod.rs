@@ -11,5 +11,6 @@ mod member;
 mod profile;
 
 pub(crate) use encode::control;
+pub(crate) use group::Group;
 pub(crate) use member::{Egress, Take};
-pub(crate) use profile::{EgressProfile, Identity, Outgoing};
+pub(crate) use profile::{EgressProfile, Identity, Suppressed};

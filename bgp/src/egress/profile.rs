@@ -3,7 +3,7 @@
 use crate::config::{NextHopMode, PeerKind};
 use crate::family::Family;
 use crate::io::Link;
-use crate::policy::{PeerType, Policy, RouteView, Verdict};
+use crate::policy::{PeerType, Policy, RouteView, Trace, Verdict};
 use crate::rib::{Path, Rib, RouteAttributes, SourceId, SourceInfo};
 use crate::wire::{Community, Negotiated, NextHop, PathAttributes};
 use ipnet::IpNet;
@@ -90,6 +90,20 @@ impl EgressProfile {
         if self.kind == PeerKind::External { PeerType::External } else { PeerType::Internal }
     }
 
+    fn view<'a>(&self, prefix: IpNet, path: &Path, route: &'a RouteAttributes) -> RouteView<'a> {
+        RouteView {
+            prefix,
+            attributes: &route.attributes,
+            learned: path.source != SourceId::LOCAL,
+            peer_type: self.peer_type(),
+        }
+    }
+
+    /// What export policy makes of a path, rule by rule.
+    pub(crate) fn trace(&self, rib: &Rib, prefix: IpNet, path: &Path) -> Trace {
+        self.export.explain(&self.view(prefix, path, rib.attrs.get(path.attrs)))
+    }
+
     /// What this profile's peers are sent for a path, or why nothing.
     pub(crate) fn outgoing(
         &self,
@@ -101,13 +115,7 @@ impl EgressProfile {
         let route = rib.attrs.get(path.attrs);
         let source = rib.sources.get(&path.source).copied();
         self.check(&prefix, path, route, source.as_ref())?;
-        let view = RouteView {
-            prefix,
-            attributes: &route.attributes,
-            learned: path.source != SourceId::LOCAL,
-            peer_type: self.peer_type(),
-        };
-        let mut attributes = match self.export.apply(&view) {
+        let mut attributes = match self.export.apply(&self.view(prefix, path, route)) {
             Verdict::Reject => return Err(Suppressed::Policy),
             Verdict::Accept => route.attributes.clone(),
             Verdict::Change(changed) => *changed,

@@ -50,6 +50,25 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    /// In the order in which they are taken.
+    pub(crate) const ORDER: [Self; 15] = [
+        Self::Eligible,
+        Self::Reachable,
+        Self::Local,
+        Self::LongLived,
+        Self::LocalPref,
+        Self::AsPath,
+        Self::Origin,
+        Self::Med,
+        Self::External,
+        Self::Cost,
+        Self::Stale,
+        Self::RouterId,
+        Self::ClusterList,
+        Self::PeerAddress,
+        Self::PathId,
+    ];
+
     /// What the winner has, in words.
     pub(crate) fn text(self) -> &'static str {
         match self {

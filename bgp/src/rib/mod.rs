@@ -9,7 +9,7 @@ mod next_hops;
 mod path;
 mod table;
 
-pub(crate) use decide::{compare, multipath_equal};
+pub(crate) use decide::{Step, compare, multipath_equal};
 pub(crate) use intern::{AttrId, RouteAttributes};
 pub(crate) use path::{FilterReason, Path, SourceId, SourceInfo};
 pub(crate) use table::{Entry, EntryId, Rib};

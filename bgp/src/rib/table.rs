@@ -352,6 +352,17 @@ impl Rib {
         self.index.get(prefix).copied()
     }
 
+    /// Prefixes, and paths of all sources.
+    pub(crate) fn size(&self) -> (usize, u64) {
+        let paths = self.counts.values().flatten().map(|counts| u64::from(counts.received)).sum();
+        (self.index.len(), paths)
+    }
+
+    /// Numbers of entries are below this.
+    pub(crate) fn bound(&self) -> u32 {
+        u32::try_from(self.entries.len()).unwrap_or(u32::MAX)
+    }
+
     /// Every entry, by number.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (EntryId, &Entry)> {
         self.entries

@@ -467,8 +467,9 @@ impl Sim {
                 }
             }
             Output::Event(event) => self.event(node, event),
-            // Written by the caller; options of sockets mean nothing here.
+            // Written by the caller; options of sockets mean nothing here, and nobody looks.
             Output::Write { .. } | Output::Protect { .. } | Output::Authenticate { .. } => {}
+            Output::Station { .. } | Output::Record { .. } | Output::Changed(_) => {}
         }
     }
 

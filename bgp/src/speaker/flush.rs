@@ -9,7 +9,6 @@ use crate::session::fsm::Event as FsmEvent;
 use crate::status::{Event, ForwardingHop, RouteChange};
 use crate::time::Time;
 use crate::wire::{CeaseSubcode, NextHop, Notification};
-use ipnet::IpNet;
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -89,6 +88,7 @@ impl Speaker {
         self.tell_forwarding(&settled);
         let us = self.identity();
         self.egress.apply(&self.rib, us, &settled);
+        self.tell_watchers(&settled);
         self.rib.sweep(&settled);
         let next_hops = self.rib.attrs.next_hops.take_changes();
         if !next_hops.is_empty() {
@@ -196,14 +196,5 @@ impl Speaker {
             }
         }
         self.schedule(id);
-    }
-
-    /// The prefix's entry, with the longest match for an address if none is given exactly.
-    pub(super) fn longest_match(&self, address: IpAddr) -> Option<IpNet> {
-        self.rib
-            .iter()
-            .map(|(_, entry)| entry.prefix)
-            .filter(|prefix| prefix.contains(&address))
-            .max_by_key(IpNet::prefix_len)
     }
 }

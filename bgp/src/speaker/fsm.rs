@@ -24,6 +24,8 @@ pub(super) struct Cause {
     pub(super) notification: Option<Notification>,
     /// In words.
     pub(super) text: String,
+    /// The NOTIFICATION was received.
+    pub(super) received: bool,
     /// The session is replaced by another connection of the restarted peer.
     pub(super) replaced: bool,
     /// The wait before the next attempt is short: nothing is wrong with the peer.
@@ -44,6 +46,7 @@ impl Speaker {
             self.act(id, slot, action, before, &mut cause);
         }
         if state != before {
+            self.record_state(id, slot, before, state);
             self.state_changed(id, slot, state, event, &cause);
         }
         self.schedule(id);
@@ -140,6 +143,9 @@ impl Speaker {
         if let Some(conn) = peer.conn_mut(slot) {
             let bytes = egress::control(message, &conn.negotiated(before));
             if !bytes.is_empty() {
+                if let (Message::Open(_), Some(number)) = (message, conn.id) {
+                    self.watchers.open_sent(number, &bytes);
+                }
                 conn.control.push_back(bytes);
             }
         }

@@ -65,7 +65,16 @@ impl Speaker {
             let mut rest = data;
             let (kind, decoded) = match framer.next_frame(&mut rest) {
                 Ok(None) => return,
-                Ok(Some(frame)) => (Some(frame.kind()), wire::decode(frame, &negotiated)),
+                Ok(Some(frame)) => {
+                    self.watchers.received(
+                        self.now,
+                        &self.config,
+                        (conn, c, &peer.config),
+                        &negotiated,
+                        frame,
+                    );
+                    (Some(frame.kind()), wire::decode(frame, &negotiated))
+                }
                 Err(reset) => (None, Err(reset)),
             };
             let taken = data.len() - rest.len();
@@ -162,6 +171,7 @@ impl Speaker {
             text: format!("the peer sent: {notification}"),
             notification: Some(notification),
             again_soon: collision,
+            received: true,
             ..Cause::default()
         };
         self.event(id, slot, event, Some(cause));

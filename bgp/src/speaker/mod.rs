@@ -3,11 +3,15 @@
 mod accept;
 mod configure;
 mod dynamic;
+mod explain;
 mod flush;
 mod fsm;
 #[cfg(test)]
 mod link_tests;
 mod messages;
+mod monitor;
+#[cfg(test)]
+mod monitor_tests;
 #[cfg(test)]
 mod next_hop_tests;
 #[cfg(test)]
@@ -84,6 +88,7 @@ pub struct Speaker {
     /// RFC 8326: about to go.
     draining: bool,
     stopped: bool,
+    watchers: monitor::Watchers,
 }
 
 impl Speaker {
@@ -127,6 +132,7 @@ impl Speaker {
             ungrouped: false,
             draining: false,
             stopped: false,
+            watchers: monitor::Watchers::default(),
             config,
         }
     }
@@ -147,11 +153,15 @@ impl Speaker {
             return;
         }
         // What comes in together goes out together: octets make the flush due, the next other input does it.
-        let busy = matches!(input, Input::Received { .. } | Input::Written { .. });
+        let busy = matches!(input, Input::Received { .. } | Input::Written { .. } | Input::Station(..));
         match input {
             Input::Tick => {}
-            Input::Accepted { conn, remote, local } => self.accepted(conn, remote, local),
+            Input::Accepted { conn, remote, local } => {
+                self.note_ports(conn, local.port(), Some(remote.port()));
+                self.accepted(conn, remote, local);
+            }
             Input::Connected { conn, local } => {
+                self.note_ports(conn, local.port(), None);
                 if let Some((peer, slot)) = self.find(conn) {
                     if let Some(conn) = self.peers.get_mut(&peer).and_then(|peer| peer.conn_mut(slot)) {
                         conn.connected = true;
@@ -172,8 +182,11 @@ impl Speaker {
             Input::SetNextHops(states) => self.rib.set_next_hops(&states),
             Input::PruneStale(remote) => self.prune_stale(remote),
             Input::Drain(draining) => self.drain(draining),
+            Input::Station(station, what) => self.station(station, what),
+            Input::Watch(on) => self.watchers.changes = on,
             Input::Stop(mode) => {
                 self.stop(mode);
+                self.end_monitoring();
                 return;
             }
         }
@@ -185,6 +198,7 @@ impl Speaker {
             self.flush_if_due();
         }
         self.pump_all();
+        self.pump_stations();
     }
 
     /// The next thing to do.
@@ -203,6 +217,7 @@ impl Speaker {
 
     fn close(&mut self, conn: ConnId) {
         self.conns.remove(&conn);
+        self.forget_handshake(conn);
         self.outputs.push_back(Output::Close { conn });
     }
 
@@ -220,6 +235,7 @@ impl Speaker {
             }
             None => {}
         }
+        self.forget_handshake(conn);
     }
 
     fn written(&mut self, conn: ConnId, bytes: usize) {

@@ -3,11 +3,11 @@
 use super::Speaker;
 use super::peer::Peer;
 use super::routes::seconds;
-use crate::egress::Outgoing;
+use crate::egress::Group;
 use crate::family::Family;
-use crate::rib::{Entry, Path, SourceId, compare, multipath_equal};
+use crate::rib::{Entry, EntryId, Path, SourceId, compare, multipath_equal};
 use crate::status::{
-    AdvertisedTo, Explanation, FamilyStatus, PeerStatus, RouteInfo, RouteQuery, RouteSource,
+    FamilyStatus, GroupStatus, PeerStatus, PrefixPage, RouteInfo, RouteQuery, RouteSource, Totals,
 };
 use crate::wire::PathAttributes;
 use ipnet::IpNet;
@@ -114,43 +114,26 @@ impl Speaker {
         }
     }
 
-    fn infos(&self, entry: &Entry) -> Vec<RouteInfo> {
+    pub(super) fn infos(&self, entry: &Entry) -> Vec<RouteInfo> {
         let equal = multipath_equal(&entry.paths, &self.rib.attrs, &self.rib.sources);
         entry.paths.iter().enumerate().map(|(index, path)| self.info(entry, index, path, equal)).collect()
+    }
+
+    /// One configured peer.
+    #[must_use]
+    pub fn peer(&self, remote: IpAddr) -> Option<PeerStatus> {
+        let id = self.by_address.get(&remote.to_canonical())?;
+        Some(self.peer_status(self.peers.get(id)?))
     }
 
     /// Routes by prefix, best path first. Changes that wait for the next flush may not be ranked yet.
     #[must_use]
     pub fn routes(&self, query: &RouteQuery) -> Vec<RouteInfo> {
-        let exact = match query.address {
-            Some(address) => match self.longest_match(address) {
-                Some(prefix) => Some(prefix),
-                None => return Vec::new(),
-            },
-            None => None,
-        };
-        let mut entries: Vec<&Entry> = self
-            .rib
-            .iter()
-            .map(|(_, entry)| entry)
-            .filter(|entry| exact.is_none_or(|prefix| entry.prefix == prefix))
-            .filter(|entry| query.family.is_none_or(|family| Family::of(&entry.prefix) == family))
-            .filter(|entry| {
-                query.prefix.is_none_or(|prefix| {
-                    entry.prefix == prefix || (query.longer && prefix.contains(&entry.prefix))
-                })
-            })
-            .collect();
-        entries.sort_by_key(|entry| entry.prefix);
-        let wanted = query.peer.map(|peer| RouteSource::Peer(peer.to_canonical()));
+        let mut prefixes = self.prefixes(query, 0, u32::MAX).prefixes;
+        prefixes.sort_unstable();
         let mut out = Vec::new();
-        for entry in entries {
-            let infos = self.infos(entry).into_iter();
-            out.extend(
-                infos
-                    .filter(|info| !query.best || info.best)
-                    .filter(|info| wanted.is_none_or(|source| info.source == source)),
-            );
+        for prefix in prefixes {
+            out.extend(self.paths(&prefix, query));
             if query.limit > 0 && out.len() >= query.limit {
                 out.truncate(query.limit);
                 break;
@@ -159,70 +142,68 @@ impl Speaker {
         out
     }
 
-    /// Why a prefix is what it is.
+    /// The prefixes of a query among `count` entries, beginning with number `from`.
     #[must_use]
-    pub fn explain(&self, prefix: IpNet) -> Explanation {
-        let prefix = prefix.trunc();
-        let mut steps = Vec::new();
-        let mut advertised = Vec::new();
-        let mut paths = Vec::new();
-        match self.rib.find(&prefix) {
-            None => steps.push(format!("no path to {prefix} is known")),
-            Some(entry) => {
-                paths = self.infos(entry);
-                for index in 1..entry.paths.len() {
-                    let (_, step) =
-                        compare(&entry.paths, index - 1, index, &self.rib.attrs, &self.rib.sources);
-                    let name = |at: usize| match paths.get(at).map(|info| info.source) {
-                        Some(RouteSource::Peer(peer)) => format!("the path from {peer}"),
-                        _ => "the path originated here".to_owned(),
-                    };
-                    steps.push(format!(
-                        "{} is preferred over {}: {}",
-                        name(index - 1),
-                        name(index),
-                        step.text()
-                    ));
-                }
-                if entry.best().is_none() {
-                    steps.push("no path is eligible".to_owned());
-                }
-                if let Some(leading) = entry.leading() {
-                    advertised = self.explain_advertised(entry, leading);
-                }
-            }
+    pub fn prefixes(&self, query: &RouteQuery, from: u32, count: u32) -> PrefixPage {
+        let exact = match (query.prefix, query.address) {
+            (Some(prefix), _) if !query.longer => Some(prefix.trunc()),
+            (None, Some(address)) => self.longest_match(address),
+            _ => None,
+        };
+        if query.address.is_some() || exact.is_some() {
+            let found = exact.filter(|prefix| self.rib.find(prefix).is_some());
+            return PrefixPage { prefixes: found.into_iter().collect(), next: None };
         }
-        Explanation { prefix, paths, steps, advertised }
+        let to = query.advertised.map(|remote| self.group_of(remote));
+        let end = from.saturating_add(count).min(self.rib.bound());
+        let matches = |id: EntryId, entry: &Entry| {
+            query.family.is_none_or(|family| Family::of(&entry.prefix) == family)
+                && query.prefix.is_none_or(|prefix| prefix.contains(&entry.prefix))
+                && to.is_none_or(|group| group.is_some_and(|group| group.is_advertised(id)))
+        };
+        let entries = (from..end).map(EntryId).filter_map(|id| Some((id, self.rib.entry(id)?)));
+        let prefixes = entries.filter(|(id, entry)| matches(*id, entry)).map(|(_, entry)| entry.prefix);
+        PrefixPage { prefixes: prefixes.collect(), next: (end < self.rib.bound()).then_some(end) }
     }
 
-    fn explain_advertised(&self, entry: &Entry, best: &Path) -> Vec<AdvertisedTo> {
-        let us = self.identity();
-        let peers = self.by_address.values().filter_map(|id| self.peers.get(id));
-        peers
-            .filter_map(|peer| {
-                let profile = self.profile(peer.id)?;
-                let (sent, reason) = match profile.outgoing(&self.rib, us, entry.prefix, best) {
-                    Ok(outgoing) => (true, format!("next hop {}", outgoing.next_hop)),
-                    Err(suppressed) => (false, suppressed.text().to_owned()),
-                };
-                Some(AdvertisedTo { peer: peer.config.remote, sent, reason })
-            })
-            .collect()
+    /// The paths of a prefix that a query asks for, best first.
+    #[must_use]
+    pub fn paths(&self, prefix: &IpNet, query: &RouteQuery) -> Vec<RouteInfo> {
+        let Some(entry) = self.rib.find(prefix) else { return Vec::new() };
+        if let Some(remote) = query.advertised {
+            return self.advertised_path(remote, entry).into_iter().collect();
+        }
+        let wanted = query.peer.map(|peer| RouteSource::Peer(peer.to_canonical()));
+        let mut infos = self.infos(entry);
+        infos.retain(|info| {
+            (!query.best || info.best)
+                && (!query.filtered || info.filtered)
+                && wanted.is_none_or(|source| info.source == source)
+        });
+        infos
+    }
+
+    fn longest_match(&self, address: IpAddr) -> Option<IpNet> {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let prefixes = (0..=bits).rev().filter_map(|len| IpNet::new(address, len).ok());
+        prefixes.map(|prefix| prefix.trunc()).find(|prefix| self.rib.find(prefix).is_some())
+    }
+
+    fn group_of(&self, remote: IpAddr) -> Option<&Group> {
+        let id = self.by_address.get(&remote.to_canonical())?;
+        self.egress.group_of_member(*id).map(|(_, group)| group)
     }
 
     /// What a peer has been sent or will be, as it is sent, by prefix. Empty for a peer that is not up.
     #[must_use]
     pub fn advertised(&self, remote: IpAddr) -> Vec<RouteInfo> {
-        let Some(id) = self.by_address.get(&remote.to_canonical()) else { return Vec::new() };
-        let Some((_, group)) = self.egress.group_of_member(*id) else { return Vec::new() };
-        let mut routes: Vec<(IpNet, Outgoing)> = group.routes(&self.rib, self.identity()).collect();
-        routes.sort_by_key(|(prefix, _)| *prefix);
-        routes.into_iter().filter_map(|(prefix, outgoing)| self.advertised_info(prefix, &outgoing)).collect()
+        self.routes(&RouteQuery { advertised: Some(remote), ..RouteQuery::default() })
     }
 
-    fn advertised_info(&self, prefix: IpNet, outgoing: &Outgoing) -> Option<RouteInfo> {
-        let entry = self.rib.find(&prefix)?;
+    fn advertised_path(&self, remote: IpAddr, entry: &Entry) -> Option<RouteInfo> {
+        let group = self.group_of(remote)?;
         let path = entry.leading()?;
+        let outgoing = group.profile.outgoing(&self.rib, self.identity(), entry.prefix, path).ok()?;
         let attributes = &outgoing.attributes;
         Some(RouteInfo {
             next_hop: Some(outgoing.next_hop.address()),
@@ -236,6 +217,26 @@ impl Speaker {
             reason: "advertised".to_owned(),
             ..self.info(entry, 0, path, 1)
         })
+    }
+
+    /// Sizes of the tables.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let (prefixes, paths) = self.rib.size();
+        let groups = self.egress.groups().map(|(id, group, members)| GroupStatus {
+            id: id.0,
+            members: members as u64,
+            log_bytes: group.log.bytes(),
+            advertised: Family::ALL.into_iter().map(|family| group.advertised(family)).sum(),
+        });
+        Totals {
+            prefixes: prefixes as u64,
+            paths,
+            attribute_sets: self.rib.attrs.len() as u64,
+            pending: self.parked.len() as u64,
+            groups: groups.collect(),
+            stations: self.stations(),
+        }
     }
 
     /// Whether the first full table has been received.

@@ -59,6 +59,7 @@ impl Speaker {
         if known != Some(session.remote_id) {
             self.rib.touch_source(id);
         }
+        self.monitor_up(id);
         let Some(profile) = self.profile(id) else { return };
         // A new group learns the settled table. One that exists has its log: what has changed since comes in it, and
         // thousands who connect at once need not wait for a flush each.
@@ -108,6 +109,7 @@ impl Speaker {
 
     pub(super) fn session_down(&mut self, id: SourceId, cause: &Cause) {
         let now = self.now;
+        self.monitor_down(id, cause);
         self.egress.leave(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.changed_at = Some(now);
@@ -148,6 +150,7 @@ impl Speaker {
         if self.rib.counts(id, family).stale > 0 {
             self.rib.update_source(id, family, |path, _| !path.stale);
         }
+        self.monitor_complete(id, family);
     }
 
     pub(super) fn run_restart_timers(&mut self, id: SourceId) {

@@ -66,6 +66,11 @@ pub(super) struct Rig {
     /// Keys set (true) and removed, by prefix.
     pub(super) keys: Vec<(String, bool)>,
     pub(super) protected: Vec<ConnId>,
+    /// To BMP stations.
+    pub(super) told: Vec<(crate::StationId, Option<Bytes>)>,
+    /// MRT records.
+    pub(super) records: Vec<Bytes>,
+    pub(super) changed: Vec<IpNet>,
     /// Report octets as written at once.
     pub(super) reading: bool,
     accepted: u64,
@@ -78,8 +83,12 @@ impl Rig {
     }
 
     pub(super) fn with(config: SpeakerConfig, peers: Vec<PeerConfig>) -> Self {
+        Self::of(Speaker::new(config, Time::ZERO), peers)
+    }
+
+    pub(super) fn of(speaker: Speaker, peers: Vec<PeerConfig>) -> Self {
         let mut rig = Self {
-            speaker: Speaker::new(config, Time::ZERO),
+            speaker,
             now: Time::ZERO,
             wires: BTreeMap::new(),
             dials: Vec::new(),
@@ -87,6 +96,9 @@ impl Rig {
             logs: Vec::new(),
             keys: Vec::new(),
             protected: Vec::new(),
+            told: Vec::new(),
+            records: Vec::new(),
+            changed: Vec::new(),
             reading: true,
             accepted: 0,
         };
@@ -123,6 +135,9 @@ impl Rig {
                     self.keys.push((from.to_string(), password.is_some()));
                 }
                 Output::Protect { conn, .. } => self.protected.push(conn),
+                Output::Station { station, data } => self.told.push((station, data)),
+                Output::Record { data } => self.records.push(data),
+                Output::Changed(prefixes) => self.changed.extend(prefixes),
             }
         }
     }

@@ -127,14 +127,14 @@ impl Speaker {
         id: SourceId,
         config: &PeerConfig,
         reach: &Reach,
-        attributes: &PathAttributes,
+        received: &PathAttributes,
     ) {
         let now = seconds(self.now);
         let Some(conn) = self.peers.get(&id).map(|peer| &peer.main) else { return };
         let usable = usable(reach.next_hop, conn.local, conn.link.as_ref());
         let next_hop = usable.unwrap_or(reach.next_hop);
         let looped =
-            self.loop_check(config, attributes).or_else(|| usable.is_none().then_some(FilterReason::NextHop));
+            self.loop_check(config, received).or_else(|| usable.is_none().then_some(FilterReason::NextHop));
         if looped == Some(FilterReason::OriginatorLoop) {
             // Our own routes, reflected back: as good as a withdrawal, and not worth keeping.
             for nlri in &reach.nlri {
@@ -142,9 +142,8 @@ impl Speaker {
             }
             return;
         }
-        let lowered =
-            leaves(attributes).then(|| PathAttributes { local_pref: Some(0), ..attributes.clone() });
-        let attributes = lowered.as_ref().unwrap_or(attributes);
+        let lowered = leaves(received).then(|| PathAttributes { local_pref: Some(0), ..received.clone() });
+        let attributes = lowered.as_ref().unwrap_or(received);
         let shared = self
             .rib
             .attrs
@@ -162,6 +161,8 @@ impl Speaker {
                 self.rib.attrs.acquire(shared);
                 shared
             };
+            let changed = attrs != shared || lowered.is_some();
+            self.watchers.imported(self.now, id, nlri, changed.then_some((received, reach.next_hop)));
             self.rib.announce(id, nlri.prefix, nlri.path_id.unwrap_or(0), attrs, filtered, now);
         }
         self.rib.attrs.release(shared);

@@ -16,7 +16,11 @@ impl Speaker {
         let peers = self.timers.first().map(|(at, _)| *at);
         let parked = self.parked.front().map(|parked| parked.until);
         let sync = (!self.in_sync && self.now < self.sync_deadline).then_some(self.sync_deadline);
-        [peers, parked, sync, self.withhold_until, self.flush_deadline()].into_iter().flatten().min()
+        let stations = self.stations_deadline();
+        [peers, parked, sync, self.withhold_until, self.flush_deadline(), stations]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Puts a peer into the queue if its next deadline is earlier than its place there. A later deadline is found out

@@ -2,6 +2,7 @@
 
 use super::{links, protect};
 use crate::io::{ConnId, Link};
+use crate::monitor::{StationId, StationInput};
 use crate::security::SocketOptions;
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
@@ -28,6 +29,7 @@ pub(super) enum IoEvent {
     Received(ConnId, Bytes),
     Written(ConnId, usize),
     Closed(ConnId, String),
+    Station(StationId, StationInput),
 }
 
 #[derive(Debug, Default)]

@@ -1,11 +1,15 @@
 //! The handle through which agents and reflectors drive a running speaker.
 
+use super::changes::Change;
+use super::pages::RoutePages;
 use crate::config::{Originated, PeerConfig, PeerRange};
 use crate::io::StopMode;
-use crate::status::{Explanation, NextHopState, PeerStatus, RouteInfo, RouteQuery};
+use crate::monitor::{DumpCursor, DumpPage};
+use crate::status::{Explanation, NextHopState, PeerStatus, PrefixPage, RouteInfo, RouteQuery, Totals};
 use ipnet::IpNet;
 use std::net::IpAddr;
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// The speaker's task has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +28,11 @@ pub(crate) enum Command {
     PruneStale(IpAddr, oneshot::Sender<()>),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Routes(RouteQuery, oneshot::Sender<Vec<RouteInfo>>),
+    Prefixes(RouteQuery, u32, oneshot::Sender<PrefixPage>),
+    Paths(RouteQuery, Vec<IpNet>, oneshot::Sender<Vec<RouteInfo>>),
+    Dump(Option<DumpCursor>, oneshot::Sender<DumpPage>),
+    Totals(oneshot::Sender<Totals>),
+    Watch(oneshot::Sender<broadcast::Receiver<Arc<Change>>>),
     Explain(IpNet, oneshot::Sender<Explanation>),
     Advertised(IpAddr, oneshot::Sender<Vec<RouteInfo>>),
     Pending(oneshot::Sender<Vec<IpAddr>>),
@@ -38,7 +47,10 @@ pub struct BgpHandle {
 }
 
 impl BgpHandle {
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, ServiceStopped> {
+    pub(super) async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, ServiceStopped> {
         let (answer, wait) = oneshot::channel();
         self.commands.send(command(answer)).await.map_err(|_closed| ServiceStopped)?;
         wait.await.map_err(|_closed| ServiceStopped)
@@ -88,6 +100,27 @@ impl BgpHandle {
     /// Routes, by prefix, best path first.
     pub async fn routes(&self, query: RouteQuery) -> Result<Vec<RouteInfo>, ServiceStopped> {
         self.ask(|answer| Command::Routes(query, answer)).await
+    }
+
+    /// The same in parts, for tables of any size: the speaker does its other work in between.
+    #[must_use]
+    pub fn route_pages(&self, query: RouteQuery) -> RoutePages {
+        RoutePages::new(self.clone(), query)
+    }
+
+    /// The table as MRT records (RFC 6396), in parts; the first without cursor.
+    pub async fn dump(&self, cursor: Option<DumpCursor>) -> Result<DumpPage, ServiceStopped> {
+        self.ask(|answer| Command::Dump(cursor, answer)).await
+    }
+
+    /// Sizes of the tables.
+    pub async fn totals(&self) -> Result<Totals, ServiceStopped> {
+        self.ask(Command::Totals).await
+    }
+
+    /// What changes from now on. A watcher that is slow loses the oldest changes and is told how many.
+    pub async fn watch(&self) -> Result<broadcast::Receiver<Arc<Change>>, ServiceStopped> {
+        self.ask(Command::Watch).await
     }
 
     /// Why a prefix is what it is.

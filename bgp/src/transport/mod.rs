@@ -1,14 +1,20 @@
 //! The tokio shell around the speaker: sockets, clock, channels. Holds no decisions.
 
+mod changes;
 mod conn;
 mod handle;
 mod keys;
 mod links;
 mod outbox;
+mod pages;
 mod protect;
 mod service;
 mod socket;
+mod stations;
 
 pub use crate::io::StopMode;
+pub use changes::Change;
 pub use handle::{BgpHandle, ServiceStopped};
+pub use pages::RoutePages;
 pub use service::{BgpService, ServiceConfig};
+pub use stations::Monitoring;

@@ -1,12 +1,16 @@
 //! The task that owns the speaker.
 
+use super::changes::Changes;
 use super::conn::{Conn, IoEvent};
 use super::handle::{BgpHandle, Command};
 use super::keys::Listeners;
 use super::outbox::Outbox;
+use super::pages;
 use super::socket;
+use super::stations::{Monitoring, Station};
 use crate::config::SpeakerConfig;
 use crate::io::{ConnId, Input, Log, Output, StopMode};
+use crate::monitor::StationId;
 use crate::speaker::Speaker;
 use crate::status::Event;
 use crate::time::Time;
@@ -41,6 +45,9 @@ pub struct BgpService {
     outbox: Outbox,
     listeners: Listeners,
     acceptors: Vec<AbortHandle>,
+    stations: Vec<Station>,
+    records: Option<mpsc::Sender<Bytes>>,
+    changes: Changes,
 }
 
 /// Events that may wait for a slow consumer before they are merged.
@@ -61,6 +68,17 @@ impl BgpService {
     /// # Errors
     /// An address that cannot be listened on.
     pub fn spawn(config: ServiceConfig) -> io::Result<(BgpHandle, mpsc::Receiver<Event>)> {
+        Self::spawn_monitored(config, Monitoring::default())
+    }
+
+    /// The same with people who look.
+    ///
+    /// # Errors
+    /// An address that cannot be listened on.
+    pub fn spawn_monitored(
+        config: ServiceConfig,
+        monitoring: Monitoring,
+    ) -> io::Result<(BgpHandle, mpsc::Receiver<Event>)> {
         let (commands, command_receiver) = mpsc::channel(COMMANDS);
         let (events, event_receiver) = mpsc::channel(EVENTS);
         let (io, io_receiver) = mpsc::channel(IO);
@@ -76,8 +94,10 @@ impl BgpService {
             .sockets()
             .map(|listener| tokio::spawn(accept(Arc::clone(listener), io.clone())).abort_handle())
             .collect();
+        let stations = monitoring.stations.iter().enumerate();
+        let stations = stations.map(|(id, (address, _))| Station::start(id, *address, io.clone())).collect();
         let service = Self {
-            speaker: Speaker::new(config.speaker, Time::ZERO),
+            speaker: Speaker::new(config.speaker, Time::ZERO).with_monitor(monitoring.config()),
             started: Instant::now(),
             conns: HashMap::new(),
             dials: HashMap::new(),
@@ -86,6 +106,9 @@ impl BgpService {
             outbox: Outbox::default(),
             listeners,
             acceptors,
+            stations,
+            records: monitoring.records,
+            changes: Changes::default(),
         };
         tokio::spawn(service.run(command_receiver, io_receiver, events));
         Ok((BgpHandle { commands }, event_receiver))
@@ -200,6 +223,23 @@ impl BgpService {
                 self.input(Input::Tick);
                 answer!(answer, self.speaker.routes(&query));
             }
+            Command::Prefixes(query, from, answer) => {
+                answer!(answer, self.speaker.prefixes(&query, from, pages::LIST));
+            }
+            Command::Paths(query, prefixes, answer) => {
+                let paths = |prefix| self.speaker.paths(prefix, &query);
+                answer!(answer, prefixes.iter().flat_map(paths).collect());
+            }
+            Command::Dump(cursor, answer) => answer!(answer, self.speaker.dump_page(cursor, pages::DUMP)),
+            Command::Totals(answer) => {
+                self.input(Input::Tick);
+                answer!(answer, self.speaker.totals());
+            }
+            Command::Watch(answer) => {
+                let receiver = self.changes.watch();
+                self.input(Input::Watch(true));
+                answer!(answer, receiver);
+            }
             Command::Explain(prefix, answer) => answer!(answer, self.speaker.explain(prefix)),
             Command::Advertised(remote, answer) => answer!(answer, self.speaker.advertised(remote)),
             Command::Pending(answer) => answer!(answer, self.speaker.pending()),
@@ -249,6 +289,7 @@ impl BgpService {
                 self.work();
                 self.lost(conn, reason);
             }
+            IoEvent::Station(station, what) => self.input(Input::Station(station, what)),
             IoEvent::Received(..) => {}
         }
     }
@@ -303,8 +344,17 @@ impl BgpService {
                     Output::Authenticate { from, password } => {
                         self.listeners.authenticate(from, password.as_ref());
                     }
+                    Output::Station { station, data } => self.station(station, data),
+                    Output::Record { data } => self.record(data),
+                    Output::Changed(prefixes) if self.changes.watched() => {
+                        self.changes.routes(&self.speaker, &prefixes);
+                    }
+                    Output::Changed(_) => self.input(Input::Watch(false)),
                     Output::Event(event) => {
                         trace_event(&event);
+                        if let Event::PeerChanged { remote, .. } = &event {
+                            self.changes.peer(&self.speaker, *remote);
+                        }
                         self.outbox.push(event);
                     }
                     Output::Log(log) => trace_log(&log),
@@ -327,6 +377,22 @@ impl BgpService {
         }
     }
 
+    fn station(&mut self, station: StationId, data: Option<Bytes>) {
+        let Some(station) = self.stations.get_mut(station) else { return };
+        match data {
+            Some(data) => station.send(data),
+            None => station.cut(),
+        }
+    }
+
+    fn record(&mut self, data: Bytes) {
+        if let Some(Err(mpsc::error::TrySendError::Full(_))) =
+            self.records.as_ref().map(|to| to.try_send(data))
+        {
+            tracing::warn!("MRT records come faster than they are written: some are missing");
+        }
+    }
+
     fn close(&mut self, id: ConnId) -> Option<tokio::task::JoinHandle<()>> {
         if let Some(dial) = self.dials.remove(&id) {
             dial.abort();
@@ -341,8 +407,11 @@ impl BgpService {
         self.input(Input::Stop(mode));
         let mut writes: Vec<(ConnId, Bytes)> = Vec::new();
         while let Some(output) = self.speaker.poll_output() {
-            if let Output::Write { conn, data } = output {
-                writes.push((conn, data));
+            match output {
+                Output::Write { conn, data } => writes.push((conn, data)),
+                Output::Station { station, data } => self.station(station, data),
+                Output::Record { data } => self.record(data),
+                _ => {}
             }
         }
         for (id, data) in writes {

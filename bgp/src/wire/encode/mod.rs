@@ -12,7 +12,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::{
     EncodeError, HEADER_LEN, MARKER_LEN, MAX_MESSAGE_LEN, Message, MessageType, Negotiated, Notification,
-    RefreshKind, RouteRefresh,
+    PathAttributes, RefreshKind, RouteRefresh,
 };
 
 impl Message {
@@ -32,6 +32,13 @@ impl Message {
             Self::Keepalive => Writer::begin(MessageType::Keepalive, out).finish(MAX_MESSAGE_LEN),
             Self::RouteRefresh(refresh) => encode_route_refresh(refresh, out),
         }
+    }
+}
+
+impl PathAttributes {
+    /// Appends all attributes as records of others carry them: with four-octet AS numbers, NEXT_HOP if it is IPv4.
+    pub(crate) fn encode(&self, next_hop: Option<std::net::Ipv4Addr>, out: &mut Vec<u8>) {
+        attributes::put(self, next_hop, true, out);
     }
 }
 
