@@ -38,6 +38,8 @@ pub(crate) const ETCD: &[Package] = &[package("etcd-server", "/usr/bin/etcd", "t
 pub(crate) const PEERS: &[Package] = &[
     package("bird2", "/usr/sbin/bird", "a BGP peer that is not ours"),
     package("frr", "/usr/lib/frr/bgpd", "another"),
+    package("tshark", "/usr/bin/tshark", "reads what BMP stations are told"),
+    package("bgpdump", "/usr/bin/bgpdump", "reads MRT dumps"),
     package("openssl", "/usr/bin/openssl", "makes certificates for the tests of etcd's TLS"),
 ];
 

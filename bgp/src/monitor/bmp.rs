@@ -131,14 +131,13 @@ pub(crate) fn termination(out: &mut BytesMut) {
     end(start, out);
 }
 
-/// A session is up (section 4.10); `opens` are whole messages, the one sent first. `table` names a Loc-RIB
-/// (RFC 9069 section 4.4).
+/// A session is up (section 4.10); `opens` are whole messages, the one sent first. A Loc-RIB goes without the name that
+/// it may have (RFC 9069 section 4.4): Wireshark up to 4.0 takes what follows the OPENs for a third.
 pub(crate) fn peer_up(
     header: &PeerHeader,
     local: (IpAddr, u16),
     remote_port: u16,
     opens: [&[u8]; 2],
-    table: Option<&str>,
     out: &mut BytesMut,
 ) {
     let start = begin(Kind::PeerUp, out);
@@ -147,9 +146,6 @@ pub(crate) fn peer_up(
     out.put_u16(local.1);
     out.put_u16(remote_port);
     opens.into_iter().for_each(|open| out.put_slice(open));
-    if let Some(table) = table {
-        tlv(3, table, out);
-    }
     end(start, out);
 }
 

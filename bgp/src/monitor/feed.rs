@@ -244,14 +244,14 @@ impl Feed {
         let Some(handshake) = self.handshakes.get(&peer.conn) else { return };
         let opens = [&handshake.sent[..], &handshake.received[..]];
         let local = (peer.local, handshake.local_port);
-        bmp::peer_up(&header, local, handshake.remote_port, opens, None, out);
+        bmp::peer_up(&header, local, handshake.remote_port, opens, out);
     }
 
     fn encode_loc_rib_up(&self, now: Time, out: &mut BytesMut) {
         let Some(header) = self.header(View::LocRib, SourceId::LOCAL, self.wall(now)) else { return };
         let open = bmp_open(self.local_as, self.router_id);
         let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        bmp::peer_up(&header, (unspecified, 0), 0, [&open, &open], Some("global"), out);
+        bmp::peer_up(&header, (unspecified, 0), 0, [&open, &open], out);
     }
 
     pub(crate) fn peer_down(&mut self, now: Time, id: SourceId, reason: &DownReason) {

@@ -421,6 +421,9 @@ impl BgpService {
                 tracing::debug!(%error, "connection lost while stopping");
             }
         }
+        for station in std::mem::take(&mut self.stations) {
+            station.finish().await;
+        }
         let ids: Vec<ConnId> = self.conns.keys().chain(self.dials.keys()).copied().collect();
         let tasks: Vec<_> = ids.into_iter().filter_map(|id| self.close(id)).collect();
         for task in tasks {

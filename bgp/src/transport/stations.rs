@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 /// First wait between two attempts, doubled up to the longest (RFC 7854 section 3.2 asks for 30 and 720 seconds, which
 /// only hides a station that is back).
@@ -16,6 +16,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// The wait after a station was cut off: it is not well.
 const CUT: Duration = Duration::from_secs(10);
+/// For the last messages when the speaker ends.
+const LAST: Duration = Duration::from_millis(500);
 /// Longest attempt to connect.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -52,7 +54,7 @@ pub(super) struct Station {
     id: StationId,
     address: SocketAddr,
     io: mpsc::Sender<IoEvent>,
-    task: AbortHandle,
+    task: Task,
     /// Bounded by the speaker, which counts what is not written. Closed while there is no connection.
     data: mpsc::UnboundedSender<Bytes>,
 }
@@ -69,7 +71,7 @@ impl Station {
             tokio::time::sleep(wait).await;
             run.await;
         };
-        let task = tokio::spawn(late).abort_handle();
+        let task = Task(tokio::spawn(late));
         Self { id, address, io, task, data }
     }
 
@@ -78,17 +80,29 @@ impl Station {
         let _gone = self.data.send(data);
     }
 
+    /// The speaker has ended: lets the rest go out, for a moment.
+    pub(super) async fn finish(self) {
+        let Self { data, mut task, .. } = self;
+        drop(data);
+        if tokio::time::timeout(LAST, &mut task.0).await.is_err() {
+            tracing::debug!("BMP station does not take the last messages");
+        }
+    }
+
     /// Closes the connection without waiting, and begins anew.
     pub(super) fn cut(&mut self) {
         tracing::warn!(station = %self.address, "BMP station does not read: cut off, it gets everything again");
-        self.task.abort();
         *self = Self::start_after(CUT, self.id, self.address, self.io.clone());
     }
 }
 
-impl Drop for Station {
+/// Ends with its owner.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
     fn drop(&mut self) {
-        self.task.abort();
+        self.0.abort();
     }
 }
 
@@ -106,7 +120,7 @@ async fn run(
                 if io.send(IoEvent::Station(id, StationInput::Up)).await.is_err() {
                     return;
                 }
-                let reason = feed(id, stream, &io, &mut queue).await;
+                let Some(reason) = feed(id, stream, &io, &mut queue).await else { return };
                 tracing::warn!(station = %address, %reason, "BMP station lost");
                 if io.send(IoEvent::Station(id, StationInput::Down)).await.is_err() {
                     return;
@@ -123,31 +137,30 @@ async fn run(
     }
 }
 
-/// Writes until the connection ends; says why.
+/// Writes until the connection ends; says why, or nothing if the speaker has ended.
 async fn feed(
     id: StationId,
     mut stream: TcpStream,
     io: &mpsc::Sender<IoEvent>,
     queue: &mut mpsc::UnboundedReceiver<Bytes>,
-) -> String {
+) -> Option<String> {
     let (mut reader, mut writer) = stream.split();
     let mut ignored = [0; 512];
     loop {
         tokio::select! {
             data = queue.recv() => {
-                let Some(data) = data else { return "the speaker ended".to_owned() };
+                let data = data?;
                 if let Err(error) = writer.write_all(&data).await {
-                    return error.to_string();
+                    return Some(error.to_string());
                 }
                 let written = StationInput::Written(data.len());
-                if io.send(IoEvent::Station(id, written)).await.is_err() {
-                    return "the speaker ended".to_owned();
-                }
+                // Nobody counts any more when the speaker ends, but the rest is to go out.
+                let _ended = io.send(IoEvent::Station(id, written)).await;
             }
             read = reader.read(&mut ignored) => match read {
-                Ok(0) => return "it closed the connection".to_owned(),
+                Ok(0) => return Some("it closed the connection".to_owned()),
                 Ok(_) => {}
-                Err(error) => return error.to_string(),
+                Err(error) => return Some(error.to_string()),
             },
         }
     }
