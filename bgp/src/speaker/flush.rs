@@ -10,7 +10,6 @@ use crate::status::{Event, ForwardingHop, RouteChange};
 use crate::time::Time;
 use crate::wire::{CeaseSubcode, NextHop, Notification};
 use std::hash::{Hash, Hasher};
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// How often logs that nobody flushes any more are trimmed.
