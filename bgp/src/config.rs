@@ -1,5 +1,6 @@
 //! What a speaker is told to be: itself, its peers, the routes it originates.
 
+use crate::bfd::SessionConfig;
 use crate::family::Family;
 use crate::policy::Policy;
 use crate::security::{Password, SocketOptions};
@@ -274,8 +275,21 @@ pub struct PeerConfig {
     pub import: Arc<Policy>,
     /// Rules for what is sent.
     pub export: Arc<Policy>,
+    /// Watch the peer with BFD (RFC 5882).
+    #[serde(default)]
+    pub bfd: Option<BfdConfig>,
     /// Free text shown in status.
     pub description: String,
+}
+
+/// BFD for a peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BfdConfig {
+    /// Timers and kind of the session. Its `local` is of no account: it is that of the BGP session.
+    pub session: SessionConfig,
+    /// No BGP session before the BFD session is up. Without it a peer that has no BFD gets its BGP session all the same,
+    /// and BFD counts from when it is up first.
+    pub strict: bool,
 }
 
 /// The port of BGP.
@@ -310,6 +324,7 @@ impl PeerConfig {
             allow_own_as: 0,
             import: Arc::default(),
             export: Arc::default(),
+            bfd: None,
             description: String::new(),
         }
     }
@@ -317,6 +332,11 @@ impl PeerConfig {
     /// Whether a policy is needed and is not there (RFC 8212).
     pub(crate) fn lacks(&self, policy: &Policy) -> bool {
         self.policy_required && self.kind == PeerKind::External && policy.is_none()
+    }
+
+    /// The BFD session to run.
+    pub(crate) fn bfd_session(&self) -> Option<SessionConfig> {
+        self.bfd.map(|bfd| SessionConfig { local: self.local, ..bfd.session })
     }
 
     /// Options of its sockets.

@@ -1,5 +1,6 @@
 //! What goes into a speaker and what comes out of it.
 
+use crate::bfd;
 use crate::config::{Originated, PeerConfig, PeerRange};
 use crate::monitor::{StationId, StationInput};
 use crate::security::{Password, SocketOptions};
@@ -117,6 +118,8 @@ pub enum Input {
         /// How many, since the last such report.
         bytes: usize,
     },
+    /// A peer's BFD session changed (see [`Output::Bfd`]).
+    Bfd(IpAddr, bfd::SessionStatus),
     /// The whole desired list of peers.
     SetPeers(Vec<PeerConfig>),
     /// One peer, new or changed.
@@ -204,6 +207,8 @@ pub enum Output {
     },
     /// The paths of these prefixes may have changed.
     Changed(Vec<IpNet>),
+    /// Run a BFD session with a peer ([`bfd::Bfd`]) and report its changes, or end it.
+    Bfd(IpAddr, Option<bfd::SessionConfig>),
     /// Tell the owner.
     Event(Event),
     /// Tell people.

@@ -3,6 +3,7 @@
 //! The core takes inputs and a time and gives outputs; the same inputs always give the same outputs. The transport
 //! (feature `tokio`) is [`transport::BgpHandle`] and its service: what agents and reflectors use.
 
+pub mod bfd;
 mod config;
 mod egress;
 mod family;
@@ -23,8 +24,8 @@ pub mod transport;
 pub mod wire;
 
 pub use config::{
-    BGP_PORT, EgressLimits, GracefulRestart, MaxPrefix, NextHopMode, Originated, PeerConfig, PeerKind,
-    PeerRange, PendingLimits, SpeakerConfig, Timers,
+    BGP_PORT, BfdConfig, EgressLimits, GracefulRestart, MaxPrefix, NextHopMode, Originated, PeerConfig,
+    PeerKind, PeerRange, PendingLimits, SpeakerConfig, Timers,
 };
 pub use family::Family;
 pub use io::{ConnId, Input, Link, Log, Output, StopMode};

@@ -1,5 +1,6 @@
 //! What people and programs can ask a speaker: serialisable, stable, no internals.
 
+use crate::bfd;
 use crate::config::PeerKind;
 use crate::family::Family;
 use crate::monitor::StationStatus;
@@ -69,6 +70,9 @@ pub struct PeerStatus {
     pub resyncs: u64,
     /// Update group it belongs to, while up.
     pub group: Option<u32>,
+    /// Its BFD session, where one is configured; down before anything is known of it.
+    #[serde(default)]
+    pub bfd: Option<bfd::SessionStatus>,
 }
 
 /// Capabilities in force on a session.
@@ -359,5 +363,14 @@ pub enum Event {
         state: PeerState,
         /// Why, in words.
         reason: String,
+    },
+    /// A peer's BFD session changed its state. What it means for BGP is told by `PeerChanged`.
+    BfdChanged {
+        /// The peer.
+        remote: IpAddr,
+        /// Its new state.
+        state: bfd::State,
+        /// Why.
+        reason: bfd::Diagnostic,
     },
 }

@@ -141,7 +141,7 @@ async fn events_tell_routes_before_in_sync() {
                 known.extend(changes.into_iter().map(|change| (change.prefix, change.next_hops)));
             }
             Event::InSync => in_sync = true,
-            Event::PeerChanged { .. } | Event::NextHops(_) => {}
+            Event::PeerChanged { .. } | Event::BfdChanged { .. } | Event::NextHops(_) => {}
         }
     }
     assert_eq!(known[&"10.1.2.0/24".parse().unwrap()], [IpAddr::V4(net.ip(2)).into()]);

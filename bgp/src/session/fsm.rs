@@ -36,6 +36,8 @@ pub(crate) enum Event {
     HeaderError,
     /// Error in an OPEN (22), with its notification.
     OpenError,
+    /// RFC 5882: BFD was up and says that the path is gone.
+    BfdFailed,
     /// This connection lost the collision (23).
     CollisionDump,
     /// NOTIFICATION about the version (24).
@@ -196,6 +198,7 @@ fn ended(event: Event, unexpected: FsmSubcode, up: bool) -> (State, Actions) {
         Event::HoldExpired => Some(Action::Notify(Some(NotificationCode::HoldTimerExpired))),
         Event::SendHoldExpired => Some(Action::Notify(Some(NotificationCode::SendHoldTimerExpired))),
         Event::HeaderError | Event::OpenError | Event::UpdateError => Some(Action::Notify(None)),
+        Event::BfdFailed => Some(Action::Notify(Some(NotificationCode::Cease(CeaseSubcode::BfdDown)))),
         Event::CollisionDump => {
             Some(Action::Notify(Some(NotificationCode::Cease(CeaseSubcode::ConnectionCollision))))
         }

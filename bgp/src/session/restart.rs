@@ -2,7 +2,7 @@
 
 use super::negotiate::Session;
 use crate::family::Family;
-use crate::wire::Notification;
+use crate::wire::{CeaseSubcode, Notification, NotificationCode};
 use std::time::Duration;
 
 /// How a session ended.
@@ -32,12 +32,15 @@ pub(crate) fn retention(session: &Session, family: Family, loss: Loss<'_>) -> Op
         Loss::Connection | Loss::Replaced => true,
         Loss::Notification(notification) => restart.notification && !notification.is_hard_reset(),
     };
-    let listed = restart.families[family.index()].is_some();
+    // The path is known to be gone, as far as either side's BFD can tell: traffic goes elsewhere at once if it can.
+    let bfd_down = NotificationCode::Cease(CeaseSubcode::BfdDown);
+    let path_failed = matches!(loss, Loss::Notification(notification) if notification.code == bfd_down);
+    let restarts = restart.families[family.index()].is_some() && !path_failed;
     let long_lived = session.long_lived[family.index()];
-    if !kept || !session.has(family) || (!listed && long_lived.is_none()) {
+    if !kept || !session.has(family) || (!restarts && long_lived.is_none()) {
         return None;
     }
-    Some(Retention { restart: if listed { restart.time } else { Duration::ZERO }, long_lived })
+    Some(Retention { restart: if restarts { restart.time } else { Duration::ZERO }, long_lived })
 }
 
 /// Whether stale routes of a family survive the peer's new OPEN: it must still list the family, with forwarding
@@ -51,7 +54,7 @@ pub(crate) fn survives_open(session: &Session, family: Family) -> bool {
 mod tests {
     use super::*;
     use crate::session::negotiate::PeerRestart;
-    use crate::wire::{CeaseSubcode, FamilySet, Negotiated, PeerKind};
+    use crate::wire::{FamilySet, Negotiated, PeerKind};
     use std::net::Ipv4Addr;
 
     fn session(notification: bool) -> Session {
@@ -89,6 +92,18 @@ mod tests {
         }
         let plain = Session { restart: None, ..session(true) };
         assert_eq!(retention(&plain, Family::Ipv4, Loss::Connection), None);
+    }
+
+    #[test]
+    fn a_path_that_failed_has_no_restart_time() {
+        let note = Notification::cease(CeaseSubcode::BfdDown);
+        let loss = Loss::Notification(&note);
+        assert_eq!(retention(&session(true), Family::Ipv4, loss), None);
+        let long_lived = Some(Duration::from_secs(3600));
+        let last_resort = |n_bit| Session { long_lived: [long_lived, None], ..session(n_bit) };
+        let kept = Some(Retention { restart: Duration::ZERO, long_lived });
+        assert_eq!(retention(&last_resort(true), Family::Ipv4, loss), kept);
+        assert_eq!(retention(&last_resort(false), Family::Ipv4, loss), None);
     }
 
     #[test]

@@ -468,7 +468,7 @@ impl Sim {
             }
             Output::Event(event) => self.event(node, event),
             // Written by the caller; options of sockets mean nothing here, and nobody looks.
-            Output::Write { .. } | Output::Protect { .. } | Output::Authenticate { .. } => {}
+            Output::Write { .. } | Output::Protect { .. } | Output::Authenticate { .. } | Output::Bfd(..) => {}
             Output::Station { .. } | Output::Record { .. } | Output::Changed(_) => {}
         }
     }
@@ -484,7 +484,7 @@ impl Sim {
                     place.lost.insert(prefix);
                 }
             }
-            Event::PeerChanged { .. } | Event::NextHops(_) => {}
+            Event::PeerChanged { .. } | Event::BfdChanged { .. } | Event::NextHops(_) => {}
             Event::RouteChanges(changes) => {
                 for change in changes {
                     place.unconfirmed.remove(&change.prefix);

@@ -114,6 +114,11 @@ impl Speaker {
             self.log(Log::Refused(remote, "the peer exceeded its prefix limit and must wait"));
             return;
         }
+        if peer.awaits_bfd() {
+            self.outputs.push_back(Output::Close { conn });
+            self.log(Log::Refused(remote, "BFD is not up and the peer is strict about it"));
+            return;
+        }
         let options = peer.config.socket();
         if options != SocketOptions::default() {
             self.outputs.push_back(Output::Protect { conn, remote, options });

@@ -19,6 +19,7 @@ use std::sync::Arc;
 fn same_session(old: &PeerConfig, new: &PeerConfig) -> bool {
     let soft = PeerConfig {
         description: new.description.clone(),
+        bfd: new.bfd,
         authorised_origins: new.authorised_origins.clone(),
         max_prefix: new.max_prefix,
         next_hop: new.next_hop,
@@ -88,7 +89,11 @@ impl Speaker {
             },
         );
         self.by_address.insert(remote, id);
+        let bfd = config.bfd_session();
         self.peers.insert(id, Peer { dynamic, ..Peer::new(id, Arc::new(config)) });
+        if bfd.is_some() {
+            self.outputs.push_back(Output::Bfd(remote, bfd));
+        }
         self.admit_parked(id, remote);
         if self.peers.get(&id).is_some_and(|peer| peer.main.state == PeerState::Idle) {
             self.start(id);
@@ -118,6 +123,7 @@ impl Speaker {
         if let Some(source) = self.rib.sources.get_mut(&id) {
             source.kind = Some(new.kind);
         }
+        self.change_bfd(id, &old, &new);
         if !same_session(&old, &new) {
             let note = Notification::cease(CeaseSubcode::OtherConfigurationChange);
             self.stop_peer(id, note, false);
@@ -207,6 +213,9 @@ impl Speaker {
         self.flush();
         self.rib.forget_source(id);
         if let Some(peer) = self.peers.remove(&id) {
+            if peer.config.bfd.is_some() {
+                self.outputs.push_back(Output::Bfd(remote, None));
+            }
             if peer.config.password.is_some() && peer.dynamic.is_none() {
                 self.authenticate(remote.into(), None);
             }

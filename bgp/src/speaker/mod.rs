@@ -1,6 +1,7 @@
 //! The whole speaker as a value: inputs and time in, outputs out.
 
 mod accept;
+mod bfd;
 mod configure;
 mod dynamic;
 mod explain;
@@ -174,6 +175,7 @@ impl Speaker {
             Input::Closed { conn, reason } => self.closed(conn, &reason),
             Input::Received { conn, data } => self.received(conn, &data),
             Input::Written { conn, bytes } => self.written(conn, bytes),
+            Input::Bfd(remote, status) => self.bfd_changed(remote, status),
             Input::SetPeers(peers) => self.set_peers(peers),
             Input::SetPeer(peer) => self.set_peer(*peer),
             Input::RemovePeer(remote) => self.remove_peer(remote),

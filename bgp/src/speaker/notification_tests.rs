@@ -1,7 +1,8 @@
 //! Every subcode of NOTIFICATION that this speaker sends, provoked in a speaker, and those that it never sends.
 
 use super::rig::*;
-use crate::config::{EgressLimits, MaxPrefix, PeerConfig, PeerKind, SpeakerConfig, Timers};
+use crate::bfd::SessionStatus;
+use crate::config::{BfdConfig, EgressLimits, MaxPrefix, PeerConfig, PeerKind, SpeakerConfig, Timers};
 use crate::family::Family;
 use crate::io::{ConnId, Input, StopMode};
 use crate::wire::{
@@ -139,7 +140,11 @@ fn ceases() -> Vec<NotificationCode> {
     let changed = after(client(1), |rig, _| {
         rig.input(Input::SetPeer(Box::new(PeerConfig { families: vec![Family::Ipv4], ..client(1) })));
     });
-    [too_many, shut_down, removed, changed, collision(), out_of_resources()].concat()
+    let bfd = Some(BfdConfig::default());
+    let path_failed = after(PeerConfig { bfd, ..client(1) }, |rig, _| {
+        rig.input(Input::Bfd(address(1), SessionStatus { failures: 1, ..SessionStatus::default() }));
+    });
+    [too_many, shut_down, removed, changed, path_failed, collision(), out_of_resources()].concat()
 }
 
 /// Two connections at once: one of them loses.
@@ -228,8 +233,6 @@ fn every_subcode_is_provoked_or_never_sent() {
         NotificationCode::Cease(CeaseSubcode::AdministrativeReset),
         // Strangers are told nothing: a node that comes before it is known must not back off.
         NotificationCode::Cease(CeaseSubcode::ConnectionRejected),
-        // No BFD in the core.
-        NotificationCode::Cease(CeaseSubcode::BfdDown),
     ];
     let all = HeaderSubcode::ALL.iter().map(|subcode| NotificationCode::Header(*subcode));
     let all = all

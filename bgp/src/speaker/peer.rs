@@ -1,5 +1,6 @@
 //! State of one configured peer and its connections.
 
+use crate::bfd::{SessionStatus, State};
 use crate::config::PeerConfig;
 use crate::io::{ConnId, Link};
 use crate::rib::SourceId;
@@ -132,6 +133,8 @@ pub(crate) struct Peer {
     /// Attempts to connect that failed since the last session.
     pub(crate) failed_dials: u32,
     pub(crate) counters: MessageCounters,
+    /// Its BFD session, where one is configured.
+    pub(crate) bfd: Option<SessionStatus>,
     /// Where the peer stands in the timer queue.
     pub(crate) scheduled: Option<Time>,
 }
@@ -157,6 +160,7 @@ impl Peer {
             last_error: None,
             failed_dials: 0,
             counters: MessageCounters::default(),
+            bfd: None,
             scheduled: None,
         }
     }
@@ -183,6 +187,11 @@ impl Peer {
         } else {
             None
         }
+    }
+
+    /// BFD must be up before BGP may be, and is not.
+    pub(crate) fn awaits_bfd(&self) -> bool {
+        self.config.bfd.is_some_and(|bfd| bfd.strict) && self.bfd.is_none_or(|bfd| bfd.state != State::Up)
     }
 
     pub(crate) fn is_up(&self) -> bool {

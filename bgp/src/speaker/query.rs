@@ -73,6 +73,7 @@ impl Speaker {
             lag_bytes: lag_bytes + peer.main.in_flight as u64,
             resyncs,
             group: group.map(|(id, _)| id.0),
+            bfd: peer.config.bfd.map(|_| peer.bfd.unwrap_or_default()),
         }
     }
 

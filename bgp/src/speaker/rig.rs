@@ -71,6 +71,8 @@ pub(super) struct Rig {
     /// MRT records.
     pub(super) records: Vec<Bytes>,
     pub(super) changed: Vec<IpNet>,
+    /// BFD sessions asked for and given up.
+    pub(super) bfd: Vec<(IpAddr, Option<crate::bfd::SessionConfig>)>,
     /// Report octets as written at once.
     pub(super) reading: bool,
     accepted: u64,
@@ -99,6 +101,7 @@ impl Rig {
             told: Vec::new(),
             records: Vec::new(),
             changed: Vec::new(),
+            bfd: Vec::new(),
             reading: true,
             accepted: 0,
         };
@@ -138,6 +141,7 @@ impl Rig {
                 Output::Station { station, data } => self.told.push((station, data)),
                 Output::Record { data } => self.records.push(data),
                 Output::Changed(prefixes) => self.changed.extend(prefixes),
+                Output::Bfd(remote, session) => self.bfd.push((remote, session)),
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::wire::{
 use std::sync::Arc;
 use std::time::Duration;
 
+mod bfd;
 mod differential;
 mod egress;
 

@@ -92,6 +92,9 @@ impl Speaker {
     /// Starts a peer's machine.
     pub(super) fn start(&mut self, id: SourceId) {
         let Some(peer) = self.peers.get(&id) else { return };
+        if peer.awaits_bfd() {
+            return;
+        }
         let event = if peer.config.passive { FsmEvent::StartPassive } else { FsmEvent::Start };
         self.event(id, Slot::Main, event, None);
     }

@@ -1,5 +1,6 @@
 //! Events for a consumer that may be slow: only the last state of each prefix and peer is kept.
 
+use crate::bfd::{Diagnostic, State};
 use crate::status::{Event, NextHopUse, PeerState, RouteChange};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ pub(super) struct Outbox {
     routes: BTreeMap<IpNet, RouteChange>,
     peers: BTreeMap<IpAddr, (PeerState, String)>,
     next_hops: BTreeMap<IpAddr, bool>,
+    bfd: BTreeMap<IpAddr, (State, Diagnostic)>,
     in_sync: bool,
 }
 
@@ -29,11 +31,15 @@ impl Outbox {
             Event::PeerChanged { remote, state, reason } => {
                 self.peers.insert(remote, (state, reason));
             }
+            Event::BfdChanged { remote, state, reason } => {
+                self.bfd.insert(remote, (state, reason));
+            }
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.routes.is_empty() && self.peers.is_empty() && self.next_hops.is_empty() && !self.in_sync
+        let peers = self.peers.is_empty() && self.bfd.is_empty();
+        peers && self.routes.is_empty() && self.next_hops.is_empty() && !self.in_sync
     }
 
     /// The next event. Routes before `InSync`, which states that all were told.
@@ -52,6 +58,9 @@ impl Outbox {
         }
         if std::mem::take(&mut self.in_sync) {
             return Some(Event::InSync);
+        }
+        if let Some((remote, (state, reason))) = self.bfd.pop_first() {
+            return Some(Event::BfdChanged { remote, state, reason });
         }
         let (remote, (state, reason)) = self.peers.pop_first()?;
         Some(Event::PeerChanged { remote, state, reason })

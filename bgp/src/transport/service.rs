@@ -1,6 +1,7 @@
 //! The task that owns the speaker.
 
 use super::changes::Changes;
+use super::bfd::BfdSessions;
 use super::conn::{Conn, IoEvent};
 use super::handle::{BgpHandle, Command};
 use super::keys::Listeners;
@@ -44,6 +45,7 @@ pub struct BgpService {
     io: mpsc::Sender<IoEvent>,
     outbox: Outbox,
     listeners: Listeners,
+    bfd: BfdSessions,
     acceptors: Vec<AbortHandle>,
     stations: Vec<Station>,
     records: Option<mpsc::Sender<Bytes>>,
@@ -105,6 +107,7 @@ impl BgpService {
             io,
             outbox: Outbox::default(),
             listeners,
+            bfd: BfdSessions::default(),
             acceptors,
             stations,
             records: monitoring.records,
@@ -163,6 +166,11 @@ impl BgpService {
                     // Nobody listens; the speaker goes on.
                     Err(_closed) => self.outbox = Outbox::default(),
                 },
+                sessions = self.bfd.changed() => {
+                    for (remote, status) in sessions {
+                        self.input(Input::Bfd(remote, status));
+                    }
+                }
                 () = &mut sleep => self.input(Input::Tick),
             }
             self.work();
@@ -350,6 +358,7 @@ impl BgpService {
                         self.changes.routes(&self.speaker, &prefixes);
                     }
                     Output::Changed(_) => self.input(Input::Watch(false)),
+                    Output::Bfd(remote, session) => self.bfd.set(remote, session),
                     Output::Event(event) => {
                         trace_event(&event);
                         if let Event::PeerChanged { remote, .. } = &event {
@@ -404,6 +413,8 @@ impl BgpService {
         for acceptor in &self.acceptors {
             acceptor.abort();
         }
+        // Before the connections go: that they do is no failure.
+        self.bfd.stop().await;
         self.input(Input::Stop(mode));
         let mut writes: Vec<(ConnId, Bytes)> = Vec::new();
         while let Some(output) = self.speaker.poll_output() {
@@ -468,6 +479,9 @@ fn trace_event(event: &Event) {
             } else {
                 tracing::debug!(peer = %remote, %state, %reason, "BGP session");
             }
+        }
+        Event::BfdChanged { remote, state, reason } => {
+            tracing::info!(peer = %remote, %state, %reason, "BFD session")
         }
         Event::InSync => tracing::info!("BGP table is in sync"),
         Event::NextHops(uses) => tracing::debug!(count = uses.len(), "BGP next hops to watch"),

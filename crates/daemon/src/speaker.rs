@@ -49,7 +49,7 @@ impl Running {
             Event::PeerChanged { remote, .. } => {
                 self.up.remove(remote);
             }
-            Event::RouteChanges(_) | Event::NextHops(_) => {}
+            Event::RouteChanges(_) | Event::NextHops(_) | Event::BfdChanged { .. } => {}
         }
     }
 }

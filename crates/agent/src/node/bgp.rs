@@ -109,6 +109,8 @@ impl Node {
                 self.update_routes();
             }
             Event::PeerChanged { .. } => self.report_sessions(),
+            // What it means for routes comes as such.
+            Event::BfdChanged { .. } => {}
         }
     }
 

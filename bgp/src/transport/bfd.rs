@@ -1,0 +1,369 @@
+//! The shell around [`crate::bfd`]: UDP sockets, a clock, and a thread of its own.
+//!
+//! A second of BGP work must not look like the loss of a peer, so nothing here shares a thread, a runtime or a queue
+//! with the speaker. What is wanted and what is known are two maps with the latest state of each peer: neither side ever
+//! waits for the other, and nothing piles up.
+
+use crate::bfd::{
+    Bfd, Input, MULTIHOP_PORT, Output, PACKET_LEN, SINGLE_HOP_PORT, SessionConfig, SessionStatus,
+};
+use crate::time::Time;
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::io::ReadBuf;
+use tokio::net::UdpSocket;
+use tokio::sync::{Notify, oneshot};
+
+/// Without a deadline.
+const FAR: Duration = Duration::from_secs(3600);
+/// Wait before a socket that could not be bound is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// The longest packet, by its length field.
+const LONGEST: usize = 255;
+/// First source port (RFC 5881 section 4) and how many there are.
+const PORTS: (u16, u16) = (49_152, 16_384);
+/// Ports tried for one session.
+const ATTEMPTS: u16 = 64;
+/// Class of network control (CS6) in the octet of DSCP and ECN.
+const NETWORK_CONTROL: u32 = 0xc0;
+
+#[derive(Debug, Default)]
+struct Shared {
+    wanted: Mutex<BTreeMap<IpAddr, SessionConfig>>,
+    wanted_changed: Notify,
+    known: Mutex<BTreeMap<IpAddr, SessionStatus>>,
+    known_changed: Notify,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The speaker's side. The thread runs from the first session on; dropping this takes all sessions down.
+#[derive(Debug, Default)]
+pub(super) struct BfdSessions {
+    shared: Arc<Shared>,
+    thread: Option<Thread>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    stop: oneshot::Sender<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl BfdSessions {
+    /// Runs a session with a peer, or no more.
+    pub(super) fn set(&mut self, remote: IpAddr, session: Option<SessionConfig>) {
+        match session {
+            Some(session) => {
+                lock(&self.shared.wanted).insert(remote, session);
+                if self.thread.is_none() {
+                    self.thread = start(Arc::clone(&self.shared));
+                }
+            }
+            None => {
+                lock(&self.shared.wanted).remove(&remote);
+                lock(&self.shared.known).remove(&remote);
+            }
+        }
+        self.shared.wanted_changed.notify_one();
+    }
+
+    /// Waits until sessions have changed, and takes their latest states.
+    pub(super) fn changed(&self) -> impl Future<Output = BTreeMap<IpAddr, SessionStatus>> + use<> {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            shared.known_changed.notified().await;
+            std::mem::take(&mut *lock(&shared.known))
+        }
+    }
+
+    /// Takes all sessions down in a way that peers do not count as failure; returns when they have been told.
+    pub(super) async fn stop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        drop(thread.stop);
+        // The sender goes with the thread.
+        let _ended = thread.ended.await;
+    }
+}
+
+/// Starts the thread in the caller's network namespace.
+fn start(shared: Arc<Shared>) -> Option<Thread> {
+    let ((stop, stopped), (end, ended)) = (oneshot::channel(), oneshot::channel());
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(Shell::new(shared).run(stopped)),
+            Err(error) => tracing::error!(%error, "BFD cannot run"),
+        }
+        drop(end);
+    };
+    match std::thread::Builder::new().name("bfd".to_owned()).spawn(run) {
+        Ok(_detached) => Some(Thread { stop, ended }),
+        Err(error) => {
+            tracing::error!(%error, "BFD cannot run: no thread");
+            None
+        }
+    }
+}
+
+/// Where packets come in: our address (or any) and whether it is the port of multihop sessions.
+type Place = (IpAddr, bool);
+
+struct Shell {
+    shared: Arc<Shared>,
+    bfd: Bfd,
+    started: Instant,
+    wanted: BTreeMap<IpAddr, SessionConfig>,
+    listeners: BTreeMap<Place, UdpSocket>,
+    /// Places that could not be bound, and why.
+    unbound: BTreeMap<Place, String>,
+    /// One per session for its whole life: the source port must not change (RFC 5881 section 4).
+    senders: BTreeMap<IpAddr, std::net::UdpSocket>,
+    /// The listener that is asked first: each in turn, so that none is starved.
+    turn: usize,
+}
+
+impl Shell {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            // Discriminators must not be guessed; the standard library's hasher has the only random numbers it offers.
+            bfd: Bfd::new(RandomState::new().hash_one(std::process::id())),
+            started: Instant::now(),
+            wanted: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            unbound: BTreeMap::new(),
+            senders: BTreeMap::new(),
+            turn: 0,
+        }
+    }
+
+    async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+        let shared = Arc::clone(&self.shared);
+        let mut buffer = [0; LONGEST];
+        loop {
+            let retry = if self.unbound.is_empty() { FAR } else { RETRY };
+            let deadline = self.bfd.next_deadline().map_or(FAR, |at| at.since(self.now())).min(retry);
+            tokio::select! {
+                _closed = &mut stopped => break,
+                () = shared.wanted_changed.notified() => self.reconcile(),
+                (place, from, length) = receive(&self.listeners, self.turn, &mut buffer) => {
+                    self.turn = self.turn.wrapping_add(1);
+                    let payload = buffer.get(..length).unwrap_or_default();
+                    self.input(Input::Received { from: from.ip(), multihop: place.1, payload });
+                }
+                () = tokio::time::sleep(deadline) => {
+                    self.input(Input::Tick);
+                    if !self.unbound.is_empty() {
+                        self.listen();
+                    }
+                }
+            }
+            self.work();
+        }
+        self.input(Input::Stop);
+        self.work();
+    }
+
+    fn now(&self) -> Time {
+        Time::ZERO + self.started.elapsed()
+    }
+
+    fn input(&mut self, input: Input<'_>) {
+        let now = self.now();
+        self.bfd.handle(now, input);
+    }
+
+    /// Makes the sessions those that are wanted.
+    fn reconcile(&mut self) {
+        let wanted = lock(&self.shared.wanted).clone();
+        let old = std::mem::replace(&mut self.wanted, wanted.clone());
+        for remote in old.keys().filter(|remote| !wanted.contains_key(*remote)) {
+            self.input(Input::Set(*remote, None));
+        }
+        self.listen();
+        for (remote, session) in wanted {
+            if old.get(&remote) != Some(&session) {
+                self.input(Input::Set(remote, Some(session)));
+            }
+        }
+    }
+
+    /// Listens where sessions need it, and nowhere else.
+    fn listen(&mut self) {
+        let places: Vec<Place> =
+            self.wanted.iter().map(|(remote, session)| place(*remote, session)).collect();
+        self.listeners.retain(|place, _| places.contains(place));
+        self.unbound.retain(|place, _| places.contains(place));
+        for place in places {
+            if self.listeners.contains_key(&place) {
+                continue;
+            }
+            match listener(place) {
+                Ok(socket) => {
+                    self.listeners.insert(place, socket);
+                    self.unbound.remove(&place);
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    if self.unbound.insert(place, reason.clone()).as_ref() != Some(&reason) {
+                        let (address, port) = (place.0, port(place.1));
+                        tracing::warn!(%address, port, reason, "BFD cannot listen: is another BFD daemon running?");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what the core says until it is silent.
+    fn work(&mut self) {
+        let mut changed = false;
+        while let Some(output) = self.bfd.poll_output() {
+            match output {
+                Output::Send { remote, local, multihop, packet } => {
+                    if let Err(error) = self.send(remote, local, multihop, &packet) {
+                        // Without a route, a link or an address there is nothing to send on: that is what BFD is for.
+                        tracing::debug!(%remote, %error, "BFD packet not sent");
+                    }
+                }
+                Output::Changed(remote, status) => {
+                    if self.wanted.contains_key(&remote) {
+                        lock(&self.shared.known).insert(remote, status);
+                        changed = true;
+                    }
+                }
+                Output::Gone(remote) => drop(self.senders.remove(&remote)),
+            }
+        }
+        if changed {
+            self.shared.known_changed.notify_one();
+        }
+    }
+
+    fn send(
+        &mut self,
+        remote: IpAddr,
+        local: Option<IpAddr>,
+        multihop: bool,
+        packet: &[u8; PACKET_LEN],
+    ) -> io::Result<()> {
+        let socket = match self.senders.get(&remote) {
+            Some(socket) => socket,
+            None => {
+                let socket = sender(local.unwrap_or(any(remote)))?;
+                self.senders.entry(remote).or_insert(socket)
+            }
+        };
+        socket.send_to(packet, SocketAddr::new(remote, port(multihop)))?;
+        Ok(())
+    }
+}
+
+fn port(multihop: bool) -> u16 {
+    if multihop { MULTIHOP_PORT } else { SINGLE_HOP_PORT }
+}
+
+fn any(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn place(remote: IpAddr, session: &SessionConfig) -> Place {
+    (session.local.unwrap_or(any(remote)), session.multihop)
+}
+
+/// The next packet of any listener.
+async fn receive(
+    listeners: &BTreeMap<Place, UdpSocket>,
+    turn: usize,
+    buffer: &mut [u8; LONGEST],
+) -> (Place, SocketAddr, usize) {
+    std::future::poll_fn(|context| {
+        let first = turn.checked_rem(listeners.len()).unwrap_or_default();
+        for (place, socket) in listeners.iter().skip(first).chain(listeners.iter().take(first)) {
+            let mut space = ReadBuf::new(buffer);
+            while let Poll::Ready(received) = socket.poll_recv_from(context, &mut space) {
+                match received {
+                    Ok(from) => return Poll::Ready((*place, from, space.filled().len())),
+                    Err(error) => tracing::debug!(%error, "BFD packet not received"),
+                }
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+fn socket(address: IpAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(SocketAddr::new(address, 0));
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// A socket for packets to us. Single hop: only such as nobody has forwarded (RFC 5881 section 5); the kernel drops the
+/// others before they wake anybody.
+fn listener((address, multihop): Place) -> io::Result<UdpSocket> {
+    let socket = socket(address)?;
+    if !multihop {
+        socket.attach_filter(&ttl_filter(address))?;
+    }
+    socket.bind(&SocketAddr::new(address, port(multihop)).into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// A classic BPF program (linux/filter.h) that passes packets with a TTL, or hop limit, of 255.
+fn ttl_filter(address: IpAddr) -> [SockFilter; 4] {
+    /// Offsets from here on count from the network header (`SKF_NET_OFF`).
+    const NETWORK: u32 = 0xfff0_0000;
+    const LOAD_OCTET: u16 = 0x30;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let ttl = if address.is_ipv4() { 8 } else { 7 };
+    [
+        SockFilter::new(LOAD_OCTET, 0, 0, NETWORK + ttl),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, u32::from(u8::MAX)),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
+}
+
+/// A session's socket for packets from us, with a port that no other session has.
+fn sender(local: IpAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = socket(local)?;
+    match local {
+        IpAddr::V4(_) => {
+            socket.set_ttl_v4(u32::from(u8::MAX))?;
+            socket.set_tos_v4(NETWORK_CONTROL)?;
+        }
+        IpAddr::V6(_) => {
+            socket.set_unicast_hops_v6(u32::from(u8::MAX))?;
+            socket.set_tclass_v6(NETWORK_CONTROL)?;
+        }
+    }
+    let (first, count) = PORTS;
+    let random = RandomState::new();
+    let mut result = Err(io::Error::from(io::ErrorKind::AddrInUse));
+    for attempt in 0..ATTEMPTS {
+        let offset = u16::try_from(random.hash_one(attempt) % u64::from(count)).unwrap_or_default();
+        result = socket.bind(&SocketAddr::new(local, first + offset).into());
+        if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
+            break;
+        }
+    }
+    result?;
+    Ok(socket.into())
+}
