@@ -24,8 +24,15 @@ const PROGRAM: &str = "margay-route-reflector";
 const COMPONENTS: [&str; 2] = ["bgp", "datastore"];
 
 /// The kinds a reflector follows.
-const KINDS: [Kind; 6] =
-    [Kind::Node, Kind::IpPool, Kind::IpamBlock, Kind::BgpConfiguration, Kind::BgpPeer, Kind::BgpFilter];
+const KINDS: [Kind; 7] = [
+    Kind::Node,
+    Kind::IpPool,
+    Kind::IpamBlock,
+    Kind::BgpConfiguration,
+    Kind::BgpPeer,
+    Kind::BgpFilter,
+    Kind::BfdConfiguration,
+];
 
 fn main() -> ExitCode {
     process::run(PROGRAM, Config::of_process, run)

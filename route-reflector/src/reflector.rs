@@ -166,6 +166,7 @@ impl Reflector {
             Resource::IpPool(object) => drop(self.cluster.pools.insert(name, object)),
             Resource::BgpConfiguration(object) => drop(self.cluster.configurations.insert(name, object)),
             Resource::BgpPeer(object) => drop(self.cluster.peers.insert(name, object)),
+            Resource::BfdConfiguration(object) => drop(self.cluster.bfd.insert(name, object)),
             Resource::BgpFilter(object) => drop(self.cluster.filters.insert(name, object)),
             Resource::IpamBlock(block) => match block.spec.affinity {
                 Some(Affinity::Host(node)) => drop(self.blocks.insert(name, (node, block.spec.cidr))),
@@ -181,6 +182,7 @@ impl Reflector {
             Kind::IpPool => drop(self.cluster.pools.remove(&key.name)),
             Kind::BgpConfiguration => drop(self.cluster.configurations.remove(&key.name)),
             Kind::BgpPeer => drop(self.cluster.peers.remove(&key.name)),
+            Kind::BfdConfiguration => drop(self.cluster.bfd.remove(&key.name)),
             Kind::BgpFilter => drop(self.cluster.filters.remove(&key.name)),
             Kind::IpamBlock => drop(self.blocks.remove(&key.name)),
             _ => {}

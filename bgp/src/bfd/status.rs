@@ -2,6 +2,7 @@
 
 use super::packet::{Diagnostic, State};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::time::Duration;
 
 /// A session, as of its last change.
@@ -25,4 +26,17 @@ pub struct SessionStatus {
     pub multihop: bool,
     /// How often the session was up and failed. A peer that an administrator takes down has not failed.
     pub failures: u64,
+}
+
+impl fmt::Display for SessionStatus {
+    /// For people: the state, and how fast a loss is found or why it is not up.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.state {
+            State::Up => write!(f, "up, lost after {:?} of silence", self.detection_time),
+            state if self.remote_state == State::AdminDown => {
+                write!(f, "{state} (by the peer's administrator)")
+            }
+            state => write!(f, "{state} ({})", self.diagnostic),
+        }
+    }
 }

@@ -54,6 +54,7 @@ impl Cluster {
                 insert(&mut self.bgp.configurations, name, object, SESSIONS)
             }
             Resource::BgpPeer(object) => insert(&mut self.bgp.peers, name, object, SESSIONS),
+            Resource::BfdConfiguration(object) => insert(&mut self.bgp.bfd, name, object, SESSIONS),
             Resource::BgpFilter(object) => insert(&mut self.bgp.filters, name, object, SESSIONS),
             Resource::IpamBlock(object) => {
                 self.blocks.insert(name, (object, revision));
@@ -93,6 +94,7 @@ impl Cluster {
             Kind::IpPool => remove(&mut self.bgp.pools, name, BOTH),
             Kind::BgpConfiguration => remove(&mut self.bgp.configurations, name, SESSIONS),
             Kind::BgpPeer => remove(&mut self.bgp.peers, name, SESSIONS),
+            Kind::BfdConfiguration => remove(&mut self.bgp.bfd, name, SESSIONS),
             Kind::BgpFilter => remove(&mut self.bgp.filters, name, SESSIONS),
             Kind::IpamBlock => remove(&mut self.blocks, name, ROUTES),
             Kind::IpReservation => remove(&mut self.reservations, name, NOTHING),

@@ -6,11 +6,12 @@ use crate::{
     Metadata, Object,
     error::{ApiError, Invalid},
     kinds::{
-        BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec, ClusterInformationSpec, FelixConfigurationSpec,
-        GlobalNetworkPolicySpec, GlobalNetworkSetSpec, HostEndpointSpec, IpPoolSpec, IpReservationSpec,
-        IpamBlockSpec, IpamConfigurationSpec, KubernetesNetworkPolicySpec, NamespaceSpec, NetworkPolicySpec,
-        NetworkSetSpec, NodeSpec, PodSpec, ProfileSpec, ServiceAccountSpec, StagedGlobalNetworkPolicySpec,
-        StagedKubernetesNetworkPolicySpec, StagedNetworkPolicySpec, TierSpec, WorkloadEndpointSpec,
+        BfdConfigurationSpec, BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec, ClusterInformationSpec,
+        FelixConfigurationSpec, GlobalNetworkPolicySpec, GlobalNetworkSetSpec, HostEndpointSpec, IpPoolSpec,
+        IpReservationSpec, IpamBlockSpec, IpamConfigurationSpec, KubernetesNetworkPolicySpec, NamespaceSpec,
+        NetworkPolicySpec, NetworkSetSpec, NodeSpec, PodSpec, ProfileSpec, ServiceAccountSpec,
+        StagedGlobalNetworkPolicySpec, StagedKubernetesNetworkPolicySpec, StagedNetworkPolicySpec, TierSpec,
+        WorkloadEndpointSpec,
     },
 };
 
@@ -140,6 +141,8 @@ kinds! {
     BgpPeer(BgpPeerSpec) = "BGPPeer", CALICO, "bgppeers", false, ["bgpp", "bp"];
     /// Route filters of sessions.
     BgpFilter(BgpFilterSpec) = "BGPFilter", CALICO, "bgpfilters", false, ["bgpf", "bf"];
+    /// Timers of BFD.
+    BfdConfiguration(BfdConfigurationSpec) = "BFDConfiguration", CALICO, "bfdconfigurations", false, ["bfdconfig", "bfdconfigs"];
     /// A group of policies with a place in the order.
     Tier(TierSpec) = "Tier", CALICO, "tiers", false, [];
     /// Calico's policy inside a namespace.

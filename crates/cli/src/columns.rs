@@ -37,6 +37,7 @@ fn columns(kind: Kind) -> &'static [Column] {
             ("ASN", "spec.asNumber", NARROW),
             ("NODESELECTOR", "spec.nodeSelector", WIDE),
             ("PEERSELECTOR", "spec.peerSelector", WIDE),
+            ("FAILUREDETECTION", "spec.failureDetectionMode", WIDE),
             ("FILTERS", "spec.filters", WIDE),
         ],
         Kind::BgpConfiguration => &[
@@ -44,6 +45,9 @@ fn columns(kind: Kind) -> &'static [Column] {
             ("MESHENABLED", "spec.nodeToNodeMeshEnabled", NARROW),
             ("ASNUMBER", "spec.asNumber", NARROW),
         ],
+        Kind::BfdConfiguration => {
+            &[("NODESELECTOR", "spec.nodeSelector", NARROW), ("INTERFACES", "spec.interfaces", WIDE)]
+        }
         Kind::NetworkPolicy
         | Kind::GlobalNetworkPolicy
         | Kind::StagedNetworkPolicy

@@ -26,6 +26,9 @@ pub struct Peer {
     pub stale: u64,
     /// Prefixes it was sent.
     pub advertised: u64,
+    /// BFD session with the neighbour, in words; absent where none is configured.
+    #[serde(default)]
+    pub bfd: Option<String>,
     /// Last error of the session, if any.
     pub last_error: Option<String>,
     /// Negotiated capabilities, for `-o wide`.

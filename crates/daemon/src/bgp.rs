@@ -100,6 +100,7 @@ fn peer(status: &PeerStatus) -> Peer {
         received: sum(|family| family.received),
         stale: sum(|family| family.stale),
         advertised: sum(|family| family.advertised),
+        bfd: status.bfd.map(|bfd| bfd.to_string()),
         last_error: status.last_error.clone(),
         capabilities,
     }

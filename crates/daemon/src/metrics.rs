@@ -1,6 +1,7 @@
 //! `/metrics` in the Prometheus text format, made when asked for from what the daemon knows anyway.
 
 use margay_bgp::PeerState;
+use margay_bgp::bfd::State;
 use margay_bgp::transport::BgpHandle;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -53,6 +54,8 @@ async fn sessions(registry: &mut Registry, speaker: &BgpHandle) {
     let stale = Family::<Peer, Gauge>::default();
     let advertised = Family::<Peer, Gauge>::default();
     let over_limit = Family::<Peer, Counter>::default();
+    let bfd_up = Family::<Peer, Gauge>::default();
+    let bfd_failures = Family::<Peer, Counter>::default();
     for peer in &peers {
         let label = Peer { peer: peer.remote.to_string() };
         let sum = |count: fn(&margay_bgp::FamilyStatus) -> u64| {
@@ -63,6 +66,10 @@ async fn sessions(registry: &mut Registry, speaker: &BgpHandle) {
         stale.get_or_create(&label).set(sum(|family| family.stale));
         advertised.get_or_create(&label).set(sum(|family| family.advertised));
         over_limit.get_or_create(&label).inc_by(peer.messages.over_limit);
+        if let Some(bfd) = &peer.bfd {
+            bfd_up.get_or_create(&label).set((bfd.state == State::Up).into());
+            bfd_failures.get_or_create(&label).inc_by(bfd.failures);
+        }
     }
     registry.register("bgp_session_up", "1 if the session is established", up);
     registry.register("bgp_received_prefixes", "Paths held from the peer", received);
@@ -70,4 +77,6 @@ async fn sessions(registry: &mut Registry, speaker: &BgpHandle) {
     registry.register("bgp_advertised_prefixes", "Routes sent to the peer", advertised);
     let help = "Sessions ended because the peer exceeded its prefix limit";
     registry.register("bgp_prefix_limit_exceeded", help, over_limit);
+    registry.register("bgp_bfd_up", "1 if the peer's BFD session is up", bfd_up);
+    registry.register("bgp_bfd_failures", "BFD sessions that were up and failed", bfd_failures);
 }

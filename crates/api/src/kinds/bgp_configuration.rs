@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::bgp_peer::SecretRef;
+use super::{FailureDetectionMode, bgp_peer::SecretRef};
 use crate::{
     Kind, NoStatus, Object, Spec,
     path::Problems,
@@ -107,6 +107,10 @@ pub struct BgpConfigurationSpec {
     /// Graceful-restart time of mesh sessions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_mesh_max_restart_time: Option<GoDuration>,
+    /// How the loss of a node or reflector is found before the hold timer expires, in sessions that nodes have by
+    /// themselves; absent means `None`. Margay's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_mesh_failure_detection_mode: Option<FailureDetectionMode>,
     /// Where to listen; absent means everywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bind_mode: Option<BindMode>,

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::FailureDetectionMode;
 use crate::{
     Kind, NoStatus, Object, Spec,
     path::Problems,
@@ -50,6 +51,18 @@ string_enum! { exact
     }
 }
 
+string_enum! { exact
+    /// What becomes of a peer's routes while it restarts.
+    #[derive(Default)]
+    pub enum RestartMode {
+        /// They stay as they are for the restart time (RFC 4724).
+        #[default]
+        GracefulRestart = "GracefulRestart",
+        /// After it they go on as those that any other is preferred to (RFC 9494).
+        LongLivedGracefulRestart = "LongLivedGracefulRestart",
+    }
+}
+
 /// Sessions of one node, some nodes, or all nodes with a peer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -87,6 +100,12 @@ pub struct BgpPeerSpec {
     /// Graceful-restart time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_restart_time: Option<GoDuration>,
+    /// How the loss of the peer is found before the hold timer expires; absent means `None`. Calico Enterprise's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_detection_mode: Option<FailureDetectionMode>,
+    /// What becomes of its routes while it restarts; absent means `LongLivedGracefulRestart`. Calico Enterprise's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_mode: Option<RestartMode>,
     /// Time between KEEPALIVEs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keepalive_time: Option<GoDuration>,

@@ -1,5 +1,6 @@
 //! The kinds' fields, one file per kind or close group. Field names in YAML are the camel-case form of Rust's.
 
+mod bfd_configuration;
 mod bgp_configuration;
 mod bgp_filter;
 mod bgp_peer;
@@ -21,6 +22,7 @@ mod tests;
 mod tier;
 mod workload_endpoint;
 
+pub use bfd_configuration::{BfdConfigurationSpec, BfdInterface, FailureDetectionMode};
 pub use bgp_configuration::{
     BgpConfigurationSpec, BindMode, CidrBlock, LogSeverity, NamedCommunity, PrefixAdvertisement,
     ProgramClusterRoutes, Toggle,
@@ -29,7 +31,9 @@ pub use bgp_filter::{
     AddCommunity, BgpFilterRule, BgpFilterSpec, CommunityMatch, FilterAction, FilterOperation, MatchOperator,
     PeerType, PrefixLength, PrependAsPath, RouteSource, SetPriority,
 };
-pub use bgp_peer::{BgpPeerSpec, NextHopMode, ReversePeering, SecretKeyRef, SecretRef, SourceAddress};
+pub use bgp_peer::{
+    BgpPeerSpec, NextHopMode, RestartMode, ReversePeering, SecretKeyRef, SecretRef, SourceAddress,
+};
 pub use cluster_information::ClusterInformationSpec;
 pub use felix_configuration::FelixConfigurationSpec;
 pub use felix_values::*;

@@ -77,6 +77,7 @@ fn check_node_configuration(spec: &BgpConfigurationSpec, problems: &mut Problems
         ("serviceLoadBalancerIPs", !spec.service_load_balancer_ips.is_empty()),
         ("nodeMeshPassword", spec.node_mesh_password.is_some()),
         ("nodeMeshMaxRestartTime", spec.node_mesh_max_restart_time.is_some()),
+        ("nodeMeshFailureDetectionMode", spec.node_mesh_failure_detection_mode.is_some()),
     ] {
         let hint = if field == "asNumber" { "; a node's AS is spec.bgp.asNumber of its Node" } else { "" };
         problems.require(

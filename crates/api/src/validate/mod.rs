@@ -1,5 +1,6 @@
 //! The rules of each kind beyond its types: Calico's Go validator and CRD rules, and defaults.
 
+pub(crate) mod bfd;
 pub(crate) mod bgp;
 mod common;
 pub(crate) mod endpoints;

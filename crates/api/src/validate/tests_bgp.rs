@@ -325,3 +325,30 @@ fn kubernetes_policies() {
     // Kubernetes writes absent lists as null now and then.
     parse("{podSelector: {}, ingress: null, policyTypes: [Ingress]}").unwrap();
 }
+
+#[test]
+fn bfd_configuration() {
+    for (spec, expected) in [
+        ("{interfaces: [{}]}", "spec.interfaces[0].matchPattern: \"\" is not an interface name"),
+        ("{interfaces: [{matchPattern: 'e*0'}]}", "'*' stands for any characters at the end"),
+        (
+            "{interfaces: [{matchPattern: '*', minimumSendInterval: 0s}]}",
+            "minimumSendInterval: an interval is a whole",
+        ),
+        ("{interfaces: [{matchPattern: '*', minimumRecvInterval: 1500us}]}", "whole number of milliseconds"),
+        ("{interfaces: [{matchPattern: '*', idleSendInterval: 72m}]}", "1ms to 4294 s"),
+        ("{interfaces: [{matchPattern: '*', multiplier: 0}]}", "multiplier: use 1 to 255"),
+        ("{interfaces: [{matchPattern: '*', multiplier: 256}]}", "256"),
+    ] {
+        refused("BFDConfiguration", spec, expected);
+    }
+    accepted(
+        "BFDConfiguration",
+        "{interfaces: [{matchPattern: 'eth*'}, {matchPattern: '*'}, {matchPattern: bond0}]}",
+    );
+    refused(
+        "BGPPeer",
+        "{peerIP: 192.0.2.1, failureDetectionMode: Bfd}",
+        "is not one of None, BFDIfDirectlyConnected, BFD",
+    );
+}

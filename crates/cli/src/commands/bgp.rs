@@ -58,7 +58,7 @@ fn peers_table(peers: &[Peer], wide: bool) -> String {
     }
     let mut heads = vec!["PEER ADDRESS", "NAME", "TYPE", "AS", "STATE", "SINCE", "INFO"];
     if wide {
-        heads.extend(["RECEIVED", "STALE", "ADVERTISED", "CAPABILITIES"]);
+        heads.extend(["RECEIVED", "STALE", "ADVERTISED", "BFD", "CAPABILITIES"]);
     }
     let row = |peer: &Peer| {
         let up = peer.state == "Established";
@@ -80,6 +80,7 @@ fn peers_table(peers: &[Peer], wide: bool) -> String {
         if wide {
             let counts = [peer.received, peer.stale, peer.advertised];
             cells.extend(counts.map(|count| count.to_string()));
+            cells.push(dash(peer.bfd.as_ref()));
             cells.push(comma(&peer.capabilities));
         }
         cells

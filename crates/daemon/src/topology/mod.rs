@@ -6,6 +6,7 @@
 //!
 //! Pure: values in, values out, the same for any order of the input.
 
+mod bfd;
 mod filters;
 mod settings;
 #[cfg(test)]
@@ -18,9 +19,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use margay_api::kinds::NextHopMode as ApiNextHopMode;
-use margay_api::kinds::{ReversePeering, SecretRef, SourceAddress, disjoint_pools};
+use margay_api::kinds::{
+    FailureDetectionMode, RestartMode, ReversePeering, SecretRef, SourceAddress, disjoint_pools,
+};
 use margay_api::types::{AsNumber, PeerAddress};
-use margay_api::{BgpConfiguration, BgpFilter, BgpPeer, IpPool, Node, Selector};
+use margay_api::{BfdConfiguration, BgpConfiguration, BgpFilter, BgpPeer, IpPool, Node, Selector};
 use margay_bgp::policy::Policy;
 use margay_bgp::{Family, MaxPrefix, NextHopMode, PeerConfig, PeerKind};
 use margay_control::status::Problem;
@@ -41,6 +44,8 @@ pub struct Cluster {
     pub peers: BTreeMap<String, BgpPeer>,
     /// BGPFilters by name.
     pub filters: BTreeMap<String, BgpFilter>,
+    /// BFDConfigurations by name.
+    pub bfd: BTreeMap<String, BfdConfiguration>,
     /// IPPools by name.
     pub pools: BTreeMap<String, IpPool>,
     /// Blocks by the node that owns them.
@@ -327,6 +332,7 @@ impl<'a> Builder<'a> {
         if let Some(time) = spec.node_mesh_max_restart_time {
             config.graceful_restart.restart_time = time.into();
         }
+        self.watch(config, spec.node_mesh_failure_detection_mode, true);
         let object = "BGPConfiguration(default)";
         self.password(config, spec.node_mesh_password.as_ref(), object, "nodeMeshPassword")
     }
@@ -378,6 +384,10 @@ impl<'a> Builder<'a> {
         if let Some(time) = spec.max_restart_time {
             config.graceful_restart.restart_time = time.into();
         }
+        if spec.restart_mode == Some(RestartMode::GracefulRestart) {
+            config.graceful_restart.long_lived = None;
+        }
+        self.watch(config, spec.failure_detection_mode, spec.reachable_by.is_none());
         config.allow_own_as =
             spec.num_allowed_local_as_numbers.map_or(0, |n| u8::try_from(n).unwrap_or(u8::MAX));
         config.next_hop = match spec.next_hop_mode {
@@ -397,6 +407,10 @@ impl<'a> Builder<'a> {
             }
         }
         self.password(config, spec.password.as_ref(), &object, "password")
+    }
+
+    fn watch(&self, config: &mut PeerConfig, mode: Option<FailureDetectionMode>, direct: bool) {
+        config.bfd = self.me.and_then(|me| bfd::watch(self.cluster, me, config, mode, direct));
     }
 
     /// The first of two sessions with the same address wins: BGPPeers are taken in the order of their names.

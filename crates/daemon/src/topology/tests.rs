@@ -24,6 +24,7 @@ fn cluster(nodes: &[(&str, &str, bool)], text: &str) -> Cluster {
         match located.value {
             Resource::BgpPeer(peer) => drop(cluster.peers.insert(peer.metadata.name.clone(), peer)),
             Resource::BgpFilter(filter) => drop(cluster.filters.insert(filter.metadata.name.clone(), filter)),
+            Resource::BfdConfiguration(bfd) => drop(cluster.bfd.insert(bfd.metadata.name.clone(), bfd)),
             Resource::BgpConfiguration(conf) => {
                 drop(cluster.configurations.insert(conf.metadata.name.clone(), conf));
             }
@@ -328,4 +329,62 @@ spec:
     for field in fields {
         assert!(problems.iter().any(|problem| problem.message.contains(field)), "{field}: {problems:?}");
     }
+}
+
+const BFD: &str = "apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {nodeMeshFailureDetectionMode: BFDIfDirectlyConnected}
+---
+apiVersion: projectcalico.org/v3
+kind: BFDConfiguration
+metadata: {name: default}
+spec:
+  interfaces:
+    - {matchPattern: 'eth*', minimumSendInterval: 250ms, multiplier: 4}
+    - {matchPattern: '*', minimumRecvInterval: 20ms}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: tor}
+spec: {peerIP: 10.0.0.254, asNumber: 65001, failureDetectionMode: BFDIfDirectlyConnected}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: behind}
+spec: {peerIP: 10.0.0.253, asNumber: 65001, reachableBy: 10.0.0.254, failureDetectionMode: BFD}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: far}
+spec: {peerIP: 192.0.2.1, asNumber: 65001, failureDetectionMode: BFDIfDirectlyConnected, restartMode: GracefulRestart}
+";
+
+#[test]
+fn sessions_are_watched_where_and_as_fast_as_objects_say() {
+    let mut cluster = cluster(THREE, BFD);
+    let watched = |cluster: &Cluster| -> BTreeMap<String, margay_bgp::bfd::SessionConfig> {
+        let peers = topology("n1", cluster).peers.into_iter();
+        peers.filter_map(|peer| Some((peer.description, peer.bfd?.session))).collect()
+    };
+    let sessions = watched(&cluster);
+    // n3 and the far router are in other subnets.
+    assert_eq!(sessions.keys().collect::<Vec<_>>(), ["behind", "n2", "tor"]);
+    assert_eq!(sessions.values().map(|session| session.multihop).collect::<Vec<_>>(), [true, false, false]);
+    // The interface is not known, so only `*` fits; what is absent is as documented.
+    let ms = Duration::from_millis;
+    let any = sessions["n2"];
+    assert_eq!((any.min_rx, any.min_tx, any.idle_tx, any.multiplier), (ms(20), ms(100), ms(60_000), 5));
+    let interface = margay_api::kinds::NodeInterface {
+        name: "eth1".to_owned(),
+        addresses: vec!["10.0.0.1".parse().unwrap()],
+    };
+    cluster.nodes.get_mut("n1").unwrap().spec.interfaces.push(interface);
+    let eth = watched(&cluster)["tor"];
+    assert_eq!((eth.min_rx, eth.min_tx, eth.multiplier), (ms(10), ms(250), 4));
+    let none = "all() && has(nothing)".parse().unwrap();
+    cluster.bfd.get_mut("default").unwrap().spec.node_selector = Some(none);
+    assert_eq!(watched(&cluster)["n2"], margay_bgp::bfd::SessionConfig::default());
+    let far = topology("n1", &cluster).peers.into_iter().find(|peer| peer.description == "far").unwrap();
+    assert_eq!(far.graceful_restart.long_lived, None);
 }
