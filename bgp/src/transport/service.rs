@@ -413,8 +413,6 @@ impl BgpService {
         for acceptor in &self.acceptors {
             acceptor.abort();
         }
-        // Before the connections go: that they do is no failure.
-        self.bfd.stop().await;
         self.input(Input::Stop(mode));
         let mut writes: Vec<(ConnId, Bytes)> = Vec::new();
         while let Some(output) = self.speaker.poll_output() {
@@ -441,6 +439,8 @@ impl BgpService {
             // Each ends by itself within its time limit.
             let _ended = task.await;
         }
+        // Only now: peers that take an administrator's word for a failure then are restart helpers already.
+        self.bfd.stop().await;
     }
 }
 

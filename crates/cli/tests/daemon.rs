@@ -56,6 +56,7 @@ fn peer(address: &str, state: &str) -> bgp::Peer {
         received: 2,
         stale: 1,
         advertised: 1,
+        bfd: None,
         last_error: Some("hold timer expired".into()),
         capabilities: vec!["route-refresh".into(), "graceful-restart".into()],
     }
