@@ -11,6 +11,11 @@ fn address(last: u8) -> IpAddr {
     IpAddr::from([192, 0, 2, last])
 }
 
+/// The address of the end that is not this one.
+fn other(end: usize) -> IpAddr {
+    address(u8::from(end == 0))
+}
+
 /// How packets travel.
 #[derive(Debug, Clone, Copy)]
 struct Path {
@@ -57,7 +62,7 @@ impl Pair {
     }
 
     fn set(&mut self, end: usize, config: Option<SessionConfig>) {
-        self.input(end, Input::Set(address(1 - end as u8), config));
+        self.input(end, Input::Set(other(end), config));
     }
 
     fn input(&mut self, end: usize, input: Input<'_>) {
@@ -89,7 +94,7 @@ impl Pair {
             self.now = self.now.max(next);
             if arrival == Some(next) {
                 let (_, (to, payload)) = self.flying.pop_first().unwrap();
-                let from = address(1 - to as u8);
+                let from = other(to);
                 self.input(to, Input::Received { from, multihop: false, payload: &payload });
             } else {
                 let due = usize::from(timer(0) != Some(next));
@@ -100,7 +105,7 @@ impl Pair {
     }
 
     fn status(&self, end: usize) -> SessionStatus {
-        self.ends[end].status(address(1 - end as u8)).unwrap()
+        self.ends[end].status(other(end)).unwrap()
     }
 
     fn states(&self) -> [State; 2] {
