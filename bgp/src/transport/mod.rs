@@ -1,7 +1,7 @@
 //! The tokio shell around the speaker: sockets, clock, channels. Holds no decisions.
 
-mod changes;
 mod bfd;
+mod changes;
 mod conn;
 mod handle;
 mod keys;

@@ -1,7 +1,7 @@
 //! The task that owns the speaker.
 
-use super::changes::Changes;
 use super::bfd::BfdSessions;
+use super::changes::Changes;
 use super::conn::{Conn, IoEvent};
 use super::handle::{BgpHandle, Command};
 use super::keys::Listeners;
