@@ -1,8 +1,7 @@
 //! The kernel's network configuration: interfaces, addresses, routes, nexthop objects, neighbours, forwarding entries,
 //! namespaces, sysctls, ip sets; and [`delta`], the loop that brings any of them to a desired state.
 //!
-//! Everything is blocking and has a time limit. An asynchronous monitor of changes exists behind the feature
-//! `monitor`, so that the CNI shim, which runs once per pod, carries no runtime.
+//! Everything is blocking and has a time limit; only [`monitor`] has a descriptor to wait on.
 
 pub mod address;
 pub mod delta;
@@ -11,7 +10,6 @@ mod handle;
 pub mod ipset;
 pub mod link;
 pub mod mac;
-#[cfg(feature = "monitor")]
 pub mod monitor;
 pub mod neighbour;
 pub mod netns;
@@ -31,5 +29,5 @@ pub use link::{Link, LinkChange, VethEnd, Vxlan};
 pub use mac::Mac;
 pub use neighbour::{FdbEntry, Neighbour};
 pub use netns::Netns;
-pub use nexthop::{Nexthop, NexthopTarget};
-pub use route::{Route, RouteChange, RouteFilter, RouteKey, RouteTarget, TABLE_MAIN};
+pub use nexthop::{Nexthop, NexthopChange, NexthopTarget};
+pub use route::{Path, Route, RouteChange, RouteFilter, RouteKey, RouteTarget, TABLE_MAIN};

@@ -1,163 +1,143 @@
-//! Notice of changes to links, addresses and routes, for a tokio program.
+//! Notice of what others change in the kernel: links, addresses, routes, nexthop objects, neighbours.
 //!
-//! Notifications only say *that* something changed; who cares reads it back. So the queue holds at most
-//! [`CAPACITY`] of them: what doesn't fit, and what the kernel itself had to drop, becomes one [`Event::Resync`].
+//! The kernel keeps notifications for a slow reader only so long (`SO_RCVBUF`); what it had to drop becomes one
+//! [`Event::Resync`]: read everything back. It is silent about what goes along with something else: the IPv4
+//! routes of a link that goes down, the routes of a deleted nexthop object, the nexthop objects of a link.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use netlink_packet_core::NetlinkPayload;
-use netlink_packet_route::RouteNetlinkMessage;
-use rtnetlink::{MulticastGroup, new_multicast_connection};
-use tokio::sync::mpsc;
+use netlink_packet_core::Parseable;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::route::RouteMessage;
+use nix::errno::Errno;
 
 use crate::error::{Error, Result};
+use crate::handle::Netlink;
 use crate::link::{self, Link};
+use crate::nexthop::{self, Nexthop};
 use crate::route::{self, Route};
+use crate::socket::{DATAGRAM, widen};
+use crate::wire::{self, Received};
 
-/// Notifications kept for a slow reader.
-pub const CAPACITY: usize = 1024;
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
+
+/// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, `_NEXTHOP`.
+const GROUPS: [u32; 7] = [1, 3, 5, 7, 9, 11, NEXTHOP_GROUP];
+/// The one group that kernels before 5.3 don't have.
+const NEXTHOP_GROUP: u32 = 32;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// An interface appeared or changed.
     LinkSet(Link),
-    /// An interface is gone: index and name.
-    LinkGone(u32, String),
+    /// An interface is gone.
+    LinkGone(Link),
     /// The addresses of the interface with this index changed.
     Addresses(u32),
-    /// A route was made or replaced.
-    RouteSet(Route),
+    /// A route was made; with true, it took the place of the one with its key.
+    RouteSet(Route, bool),
     /// A route is gone.
     RouteGone(Route),
+    /// A nexthop object was made or replaced.
+    NexthopSet(Nexthop),
+    /// The nexthop object with this id is gone, and with it, silently, the routes that used it.
+    NexthopGone(u32),
+    /// Neighbours or forwarding entries of the interface with this index changed.
+    Neighbours(u32),
     /// Changes were missed: read everything back.
     Resync,
 }
 
-/// A subscription to changes in the namespace it was opened in.
+/// A subscription to changes in the namespace it was opened in. The descriptor is readable when there are some.
 #[derive(Debug)]
 pub struct Monitor {
-    events: mpsc::Receiver<Event>,
-    overflowed: Arc<AtomicBool>,
+    socket: netlink_sys::Socket,
+    buffer: Vec<u8>,
+}
+
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl Monitor {
-    /// Subscribes, in the calling thread's namespace. Must be called inside a tokio runtime.
+    /// Subscribes, in the calling thread's namespace.
     ///
     /// # Errors
     /// When no netlink socket can be opened.
     pub fn open() -> Result<Self> {
-        let groups = [
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv6Route,
-        ];
-        let (connection, handle, mut messages) =
-            new_multicast_connection(&groups).map_err(|e| Error::io("subscribe to network changes", e))?;
-        let (sender, events) = mpsc::channel(CAPACITY);
-        let overflowed = Arc::new(AtomicBool::new(false));
-        tokio::spawn(connection);
-        let overflow = Arc::clone(&overflowed);
-        // Drains the connection without ever waiting for the reader, so that its own, unlimited queue stays empty.
-        tokio::spawn(async move {
-            // The connection ends with its last handle.
-            let _handle = handle;
-            while let Ok((message, _)) = messages.recv().await {
-                let Some(event) = read(message.payload) else { continue };
-                match sender.try_send(event) {
-                    Ok(()) => {}
-                    Err(mpsc::error::TrySendError::Full(_)) => overflow.store(true, Ordering::Release),
-                    Err(mpsc::error::TrySendError::Closed(_)) => break,
-                }
+        let failed = |error| Error::io("subscribe to network changes", error);
+        let mut socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_ROUTE).map_err(failed)?;
+        widen(&socket)?;
+        socket.bind_auto().map_err(failed)?;
+        socket.set_non_blocking(true).map_err(failed)?;
+        for group in GROUPS {
+            match socket.add_membership(group) {
+                Err(_) if group == NEXTHOP_GROUP => {}
+                joined => joined.map_err(failed)?,
             }
-        });
-        Ok(Self { events, overflowed })
+        }
+        Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM) })
     }
 
-    /// The next change; `None` when the subscription ended (the runtime is stopping).
-    pub async fn next(&mut self) -> Option<Event> {
-        if self.overflowed.swap(false, Ordering::AcqRel) {
-            return Some(Event::Resync);
+    /// Hands what has happened since to `take`, without waiting. What `own` changed itself is left out.
+    ///
+    /// # Errors
+    /// When the socket fails for good.
+    pub fn read(&mut self, own: &Netlink, mut take: impl FnMut(Event)) -> Result<()> {
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, libc::MSG_TRUNC) {
+                Ok(length) if length > self.buffer.len() => take(Event::Resync),
+                Ok(_) => {
+                    let foreign = wire::messages(&self.buffer).filter(|m| m.port != own.socket.port());
+                    foreign.filter_map(|message| read(&message)).for_each(&mut take);
+                }
+                Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::EAGAIN) => return Ok(()),
+                    Some(Errno::EINTR) => {}
+                    Some(Errno::ENOBUFS) => take(Event::Resync),
+                    _ => return Err(Error::io("read network changes", error)),
+                },
+            }
         }
-        self.events.recv().await
     }
 }
 
-fn read(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
-    let message = match payload {
-        NetlinkPayload::InnerMessage(message) => message,
-        NetlinkPayload::Overrun(_) => return Some(Event::Resync),
-        _ => return None,
+fn read(message: &Received<'_>) -> Option<Event> {
+    let payload = message.payload;
+    let index = |offset| wire::array(payload, offset).map(u32::from_ne_bytes);
+    let route = || route::read(&RouteMessage::parse(payload).ok()?);
+    let link = || {
+        let message = LinkMessage::parse(payload).ok()?;
+        // The bridge speaks of its ports under its own family.
+        (message.header.interface_family == AddressFamily::Unspec).then(|| link::read(&message))
     };
-    match message {
-        RouteNetlinkMessage::NewLink(message) => Some(Event::LinkSet(link::read(&message))),
-        RouteNetlinkMessage::DelLink(message) => {
-            let gone = link::read(&message);
-            Some(Event::LinkGone(gone.index, gone.name))
+    match message.message_type {
+        RTM_NEWLINK => link().map(Event::LinkSet),
+        RTM_DELLINK => link().map(Event::LinkGone),
+        // struct ifaddrmsg and struct ndmsg have the index in the same place.
+        RTM_NEWADDR | RTM_DELADDR => index(4).map(Event::Addresses),
+        RTM_NEWNEIGH | RTM_DELNEIGH => index(4).map(Event::Neighbours),
+        RTM_NEWROUTE => {
+            let replaces = message.flags & netlink_packet_core::NLM_F_REPLACE != 0;
+            route().map(|route| Event::RouteSet(route, replaces))
         }
-        RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message) => {
-            Some(Event::Addresses(message.header.index))
-        }
-        RouteNetlinkMessage::NewRoute(message) => route::read(&message).map(Event::RouteSet),
-        RouteNetlinkMessage::DelRoute(message) => route::read(&message).map(Event::RouteGone),
+        RTM_DELROUTE => route().map(Event::RouteGone),
+        RTM_NEWNEXTHOP => Nexthop::read(payload).map(Event::NexthopSet),
+        RTM_DELNEXTHOP => nexthop::read_id(payload).map(Event::NexthopGone),
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::{Netlink, Netns, RouteTarget, TABLE_MAIN};
-
-    fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-    }
-
-    async fn next(monitor: &mut Monitor) -> Event {
-        tokio::time::timeout(Duration::from_secs(5), monitor.next()).await.unwrap().unwrap()
-    }
-
-    #[test]
-    fn changes_are_seen_and_a_flood_ends_in_a_resync() {
-        let netns = match Netns::new() {
-            Err(error) if error.is_not_permitted() && std::env::var_os("TESTS_REQUIRE_ALL").is_none() => {
-                eprintln!("skipped: {error}");
-                return;
-            }
-            made => made.unwrap(),
-        };
-        let watch = async {
-            let mut monitor = Monitor::open().unwrap();
-            let mut kernel = Netlink::open().unwrap();
-            kernel.add_bridge("sw1").unwrap();
-            loop {
-                if let Event::LinkSet(link) = next(&mut monitor).await
-                    && link.name == "sw1"
-                {
-                    break;
-                }
-            }
-            let route = |n: u32| Route {
-                destination: ipnet::Ipv4Net::from(std::net::Ipv4Addr::from(0x0a00_0000 + n)).into(),
-                target: RouteTarget::Blackhole,
-                protocol: 181,
-                metric: 0,
-                source: None,
-                table: TABLE_MAIN,
-            };
-            kernel.add_route(&route(0)).unwrap();
-            while next(&mut monitor).await != Event::RouteSet(route(0)) {}
-            kernel.delete_route(&route(0)).unwrap();
-            while next(&mut monitor).await != Event::RouteGone(route(0)) {}
-            let many: Vec<_> = (0..20_000).map(|n| crate::RouteChange::Add(route(n))).collect();
-            assert!(kernel.apply_routes(&many).iter().all(Result::is_ok));
-            while next(&mut monitor).await != Event::Resync {}
-        };
-        netns.run(|| runtime().block_on(watch)).unwrap();
     }
 }

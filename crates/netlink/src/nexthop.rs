@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 
 use crate::error::Result;
 use crate::handle::Netlink;
@@ -105,7 +105,7 @@ impl Nexthop {
     }
 
     /// Reads one from a `RTM_NEWNEXTHOP` payload; `None` for kinds this type doesn't describe (MPLS, FDB).
-    fn read(payload: &[u8]) -> Option<Self> {
+    pub(crate) fn read(payload: &[u8]) -> Option<Self> {
         let [family, _scope, protocol, _reserved] = wire::array(payload, 0)?;
         let flags = u32::from_ne_bytes(wire::array(payload, 4)?);
         let (mut id, mut device, mut gateway, mut group, mut blackhole) = (0, None, None, None, false);
@@ -144,37 +144,64 @@ impl Nexthop {
     }
 }
 
-impl Netlink {
-    /// Makes nexthop objects or changes them in place (routes that use them follow at once); one result each, in order.
-    pub fn put_nexthops(&mut self, nexthops: &[Nexthop]) -> Vec<Result<()>> {
-        let requests: Vec<Request> = nexthops
-            .iter()
-            .map(|nexthop| Request {
+/// One step of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NexthopChange {
+    /// Make it; refused when its id is taken.
+    Add(Nexthop),
+    /// Change it in place: routes and groups that use it follow at once.
+    Replace(Nexthop),
+    /// Delete it. The kernel takes it out of groups and deletes the routes that use it.
+    Delete(u32),
+}
+
+impl NexthopChange {
+    fn request(&self) -> Request {
+        match self {
+            Self::Add(nexthop) => Request {
+                message_type: RTM_NEWNEXTHOP,
+                flags: NLM_F_CREATE | NLM_F_EXCL,
+                body: nexthop.body(),
+            },
+            Self::Replace(nexthop) => Request {
                 message_type: RTM_NEWNEXTHOP,
                 flags: NLM_F_CREATE | NLM_F_REPLACE,
                 body: nexthop.body(),
-            })
-            .collect();
-        self.socket.batch(&requests, |n| {
-            nexthops.get(n).map_or_else(String::new, |nh| format!("set nexthop {}", nh.id))
-        })
+            },
+            Self::Delete(id) => {
+                let mut body = vec![0; HEADER_LEN];
+                push_attribute(&mut body, NHA_ID, &id.to_ne_bytes());
+                Request { message_type: RTM_DELNEXTHOP, flags: 0, body }
+            }
+        }
     }
 
-    /// Deletes a nexthop object; the kernel deletes the routes that use it along with it.
-    ///
-    /// # Errors
-    /// [`crate::Error::NotFound`] when there is none.
-    pub fn delete_nexthop(&mut self, id: u32) -> Result<()> {
-        let mut body = vec![0; HEADER_LEN];
-        push_attribute(&mut body, NHA_ID, &id.to_ne_bytes());
-        let request = Request { message_type: RTM_DELNEXTHOP, flags: 0, body };
-        self.socket.execute(&request, || format!("delete nexthop {id}"))
+    fn describe(&self) -> String {
+        match self {
+            Self::Add(nexthop) => format!("add nexthop {}", nexthop.id),
+            Self::Replace(nexthop) => format!("set nexthop {}", nexthop.id),
+            Self::Delete(id) => format!("delete nexthop {id}"),
+        }
+    }
+}
+
+/// The id in a nexthop message.
+pub(crate) fn read_id(payload: &[u8]) -> Option<u32> {
+    let (_, id) = wire::attributes(payload.get(HEADER_LEN..)?).find(|(kind, _)| *kind == NHA_ID)?;
+    Some(u32::from_ne_bytes(wire::array(id, 0)?))
+}
+
+impl Netlink {
+    /// Performs changes of nexthop objects in order, in large batches; one result each.
+    pub fn apply_nexthops(&mut self, changes: &[NexthopChange]) -> Vec<Result<()>> {
+        let requests: Vec<Request> = changes.iter().map(NexthopChange::request).collect();
+        self.socket.batch(&requests, |n| changes.get(n).map_or_else(String::new, NexthopChange::describe))
     }
 
     /// The nexthop objects made by `protocol` (or by anyone), by id.
     ///
     /// # Errors
-    /// When the kernel doesn't answer.
+    /// [`Error::Kernel`](crate::Error::Kernel) with `EOPNOTSUPP` on a kernel before 5.3, which has none.
     pub fn nexthops(&mut self, protocol: Option<u8>) -> Result<Vec<Nexthop>> {
         let request = Request { message_type: RTM_GETNEXTHOP, flags: 0, body: vec![0; HEADER_LEN] };
         let mut all = self.socket.dump(

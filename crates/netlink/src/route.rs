@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags,
+    RouteScope, RouteType,
 };
 
 use crate::error::Result;
@@ -74,8 +75,57 @@ pub enum RouteTarget {
     Blackhole,
     /// Refused with an ICMP error.
     Unreachable,
-    /// Through several paths at once, with weights from 1 to 256; read back only.
-    Multipath(Vec<(Option<IpAddr>, u32, u16)>),
+    /// Through several paths at once.
+    Multipath(Vec<Path>),
+}
+
+/// One path of several.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Path {
+    /// Gateway address; absent: on the link.
+    pub gateway: Option<IpAddr>,
+    /// Index of the interface.
+    pub device: u32,
+    /// Share of the traffic, from 1 to 256.
+    pub weight: u16,
+    /// The gateway counts as directly reachable even if no route says so.
+    pub onlink: bool,
+}
+
+impl Path {
+    fn message(&self, ipv4: bool) -> RouteNextHop {
+        let mut hop = RouteNextHop::default();
+        hop.interface_index = self.device;
+        hop.hops = u8::try_from(self.weight.saturating_sub(1)).unwrap_or(u8::MAX);
+        if self.onlink {
+            hop.flags = RouteNextHopFlags::Onlink;
+        }
+        hop.attributes.extend(self.gateway.map(|gateway| gateway_attribute(gateway, ipv4)));
+        hop
+    }
+
+    fn read(hop: &RouteNextHop) -> Self {
+        let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(address) => ip(address),
+            RouteAttribute::Via(via) => ip_of_via(via),
+            _ => None,
+        });
+        Self {
+            gateway,
+            device: hop.interface_index,
+            weight: u16::from(hop.hops) + 1,
+            onlink: hop.flags.contains(RouteNextHopFlags::Onlink),
+        }
+    }
+}
+
+/// A gateway of the route's own family, or of the other (RFC 8950).
+fn gateway_attribute(gateway: IpAddr, ipv4: bool) -> RouteAttribute {
+    if gateway.is_ipv4() == ipv4 {
+        RouteAttribute::Gateway(gateway.into())
+    } else {
+        RouteAttribute::Via(gateway.into())
+    }
 }
 
 impl Route {
@@ -134,17 +184,16 @@ impl Route {
                 if *onlink {
                     message.header.flags = RouteFlags::Onlink;
                 }
-                attributes.push(if gateway.is_ipv4() == ipv4 {
-                    RouteAttribute::Gateway((*gateway).into())
-                } else {
-                    RouteAttribute::Via((*gateway).into())
-                });
+                attributes.push(gateway_attribute(*gateway, ipv4));
                 attributes.extend(device.map(RouteAttribute::Oif));
             }
             RouteTarget::Nexthop(id) => attributes.push(RouteAttribute::NhId(*id)),
             RouteTarget::Blackhole => message.header.kind = RouteType::BlackHole,
             RouteTarget::Unreachable => message.header.kind = RouteType::Unreachable,
-            RouteTarget::Multipath(_) => {}
+            RouteTarget::Multipath(paths) => {
+                let hops = paths.iter().map(|path| path.message(ipv4)).collect();
+                attributes.push(RouteAttribute::MultiPath(hops));
+            }
         }
         if self.metric != 0 {
             attributes.push(RouteAttribute::Priority(self.metric));
@@ -331,18 +380,9 @@ pub(crate) fn read(message: &RouteMessage) -> Option<Route> {
         (RouteType::BlackHole, ..) => RouteTarget::Blackhole,
         (RouteType::Unreachable, ..) => RouteTarget::Unreachable,
         (RouteType::Unicast, Some(id), ..) => RouteTarget::Nexthop(id),
-        (RouteType::Unicast, None, Some(hops), ..) => RouteTarget::Multipath(
-            hops.iter()
-                .map(|hop| {
-                    let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
-                        RouteAttribute::Gateway(address) => ip(address),
-                        RouteAttribute::Via(via) => ip_of_via(via),
-                        _ => None,
-                    });
-                    (gateway, hop.interface_index, u16::from(hop.hops) + 1)
-                })
-                .collect(),
-        ),
+        (RouteType::Unicast, None, Some(hops), ..) => {
+            RouteTarget::Multipath(hops.iter().map(Path::read).collect())
+        }
         (RouteType::Unicast, None, None, Some(gateway), device) => {
             RouteTarget::Via { gateway, device, onlink: header.flags.contains(RouteFlags::Onlink) }
         }

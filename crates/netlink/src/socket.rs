@@ -15,7 +15,7 @@ use crate::wire::{self, Request};
 /// Receive buffer asked for: holds the error answers of a full batch (512) many times over.
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// Room for one datagram; the kernel's dumps use at most 32 KiB each.
-const DATAGRAM: usize = 64 << 10;
+pub(crate) const DATAGRAM: usize = 64 << 10;
 /// How often a dump that was interrupted by a change of the table is started again.
 const DUMP_TRIES: usize = 10;
 
@@ -28,6 +28,7 @@ pub const MAX_BATCH: usize = 512;
 /// A connection to one netlink protocol, in the namespace of the thread that opened it.
 pub struct Socket {
     inner: netlink_sys::Socket,
+    port: u32,
     sequence: u32,
     timeout: Duration,
     buffer: Vec<u8>,
@@ -48,18 +49,15 @@ impl Socket {
     pub fn open(protocol: isize) -> Result<Self> {
         let what = || format!("open netlink protocol {protocol}");
         let mut inner = netlink_sys::Socket::new(protocol).map_err(|e| Error::io(what(), e))?;
-        // FORCE isn't capped by net.core.rmem_max but needs CAP_NET_ADMIN; without it the plain option still helps.
-        if setsockopt(&inner, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-            setsockopt(&inner, sockopt::RcvBuf, &RECEIVE_BUFFER)
-                .map_err(|e| Error::from_errno(what(), e, None))?;
-        }
+        widen(&inner)?;
         inner.set_cap_ack(true).map_err(|e| Error::io(what(), e))?;
         inner.set_ext_ack(true).map_err(|e| Error::io(what(), e))?;
         inner.set_netlink_get_strict_chk(true).map_err(|e| Error::io(what(), e))?;
-        inner.bind_auto().map_err(|e| Error::io(what(), e))?;
+        let port = inner.bind_auto().map_err(|e| Error::io(what(), e))?.port_number();
         inner.connect(&netlink_sys::SocketAddr::new(0, 0)).map_err(|e| Error::io(what(), e))?;
         let mut socket = Self {
             inner,
+            port,
             sequence: 0,
             timeout: DEFAULT_TIMEOUT,
             buffer: Vec::with_capacity(DATAGRAM),
@@ -67,6 +65,11 @@ impl Socket {
         };
         socket.set_timeout(DEFAULT_TIMEOUT)?;
         Ok(socket)
+    }
+
+    /// The number under which the kernel names this socket as the cause of a change.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     /// Changes how long an answer may take (at least 1 ms).
@@ -291,6 +294,16 @@ impl Socket {
             }
         }
     }
+}
+
+/// Asks for a receive buffer of [`RECEIVE_BUFFER`].
+pub(crate) fn widen(socket: &netlink_sys::Socket) -> Result<()> {
+    // FORCE isn't capped by net.core.rmem_max but needs CAP_NET_ADMIN; without it the plain option still helps.
+    if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER)
+            .map_err(|e| Error::from_errno("widen a netlink socket's buffer", e, None))?;
+    }
+    Ok(())
 }
 
 fn short(what: &impl Fn() -> String) -> Error {

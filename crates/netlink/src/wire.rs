@@ -81,6 +81,8 @@ pub(crate) struct Received<'a> {
     pub(crate) message_type: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// `nlmsg_pid`: in an answer, who asked; in a notification, who made the change.
+    pub(crate) port: u32,
     pub(crate) payload: &'a [u8],
 }
 
@@ -92,6 +94,7 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
             message_type: u16::from_ne_bytes(array(bytes, 4)?),
             flags: u16::from_ne_bytes(array(bytes, 6)?),
             sequence: u32::from_ne_bytes(array(bytes, 8)?),
+            port: u32::from_ne_bytes(array(bytes, 12)?),
             payload: bytes.get(HEADER_LEN..length)?,
         };
         bytes = bytes.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
@@ -140,7 +143,7 @@ mod tests {
         Request { message_type: 24, flags: 1, body: vec![7; 5] }.append_to(&mut bytes, 4, 9);
         assert_eq!(bytes.len(), 24);
         let all: Vec<_> = messages(&bytes).collect();
-        assert_eq!(all, [Received { message_type: 24, flags: 5, sequence: 9, payload: &[7; 5] }]);
+        assert_eq!(all, [Received { message_type: 24, flags: 5, sequence: 9, port: 0, payload: &[7; 5] }]);
     }
 
     #[test]
@@ -149,13 +152,15 @@ mod tests {
         payload.extend_from_slice(&20u32.to_ne_bytes());
         payload.extend_from_slice(&[0; 16]);
         push_attribute(&mut payload, NLMSGERR_ATTR_MSG, b"No way\0");
-        let full = Received { message_type: 2, flags: NLM_F_ACK_TLVS, sequence: 1, payload: &payload };
+        let full =
+            Received { message_type: 2, flags: NLM_F_ACK_TLVS, sequence: 1, port: 0, payload: &payload };
         assert_eq!(error_answer(&full), Some((17, Some("No way"))));
         payload.drain(20..24);
         let capped = Received {
             message_type: 2,
             flags: NLM_F_ACK_TLVS | NLM_F_CAPPED,
             sequence: 1,
+            port: 0,
             payload: &payload,
         };
         assert_eq!(error_answer(&capped), Some((17, Some("No way"))));

@@ -1,6 +1,7 @@
 //! Tests against the real kernel, each in namespaces of its own.
 
 mod links;
+mod monitor;
 mod namespaces;
 mod routes;
 

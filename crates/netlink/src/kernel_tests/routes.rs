@@ -3,7 +3,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{join, namespaces};
-use crate::{Address, AddressOptions, Nexthop, NexthopTarget, Route, RouteChange, RouteFilter, RouteTarget};
+use crate::{
+    Address, AddressOptions, Nexthop, NexthopChange, NexthopTarget, Path, Route, RouteChange, RouteFilter,
+    RouteTarget,
+};
 
 const POD: u8 = 180;
 const CLUSTER: u8 = 181;
@@ -119,26 +122,85 @@ fn moving_a_nexthop_object_moves_its_routes() {
             onlink: false,
         },
     };
-    for result in n.put_nexthops(&[via(1)]) {
-        result.unwrap();
-    }
+    let apply = |n: &mut crate::Netlink, change| n.apply_nexthops(&[change]).remove(0);
+    apply(&mut n, NexthopChange::Add(via(1))).unwrap();
+    assert!(apply(&mut n, NexthopChange::Add(via(2))).unwrap_err().is_exists());
     let route = Route::new(net("10.0.1.0/24"), RouteTarget::Nexthop(7), CLUSTER);
     n.add_route(&route).unwrap();
     assert_eq!(n.routes(ours(CLUSTER)).unwrap(), [route]);
-    for result in n.put_nexthops(&[via(2)]) {
-        result.unwrap();
-    }
+    apply(&mut n, NexthopChange::Replace(via(2))).unwrap();
     assert_eq!(n.nexthops(Some(CLUSTER)).unwrap(), [via(2)]);
     assert_eq!(n.nexthops(Some(POD)).unwrap(), []);
-    let errors = n.put_nexthops(&[Nexthop {
-        id: 8,
-        protocol: CLUSTER,
-        target: NexthopTarget::Device { device: 4242, ipv6: false },
-    }]);
-    assert!(errors[0].as_ref().unwrap_err().to_string().contains("set nexthop 8"), "{errors:?}");
-    n.delete_nexthop(7).unwrap();
+    let nowhere =
+        Nexthop { id: 8, protocol: CLUSTER, target: NexthopTarget::Device { device: 4242, ipv6: false } };
+    let error = apply(&mut n, NexthopChange::Add(nowhere)).unwrap_err();
+    assert!(error.to_string().contains("add nexthop 8"), "{error}");
+    apply(&mut n, NexthopChange::Delete(7)).unwrap();
     assert_eq!(n.routes(ours(CLUSTER)).unwrap(), []);
-    assert!(n.delete_nexthop(7).unwrap_err().is_not_found());
+    assert!(apply(&mut n, NexthopChange::Delete(7)).unwrap_err().is_not_found());
+}
+
+#[test]
+fn groups_serve_both_families_and_lose_members_that_are_deleted() {
+    let Some([a, b]) = namespaces() else { return };
+    let (mut n, link, ..) = join(&a, &b);
+    n.add_address(&Address { index: link.index, net: net("10.9.9.9/24") }, AddressOptions::default())
+        .unwrap();
+    n.add_address(&Address { index: link.index, net: net("fd09::9/64") }, AddressOptions::default()).unwrap();
+    let hop = |id, gateway: &str| Nexthop {
+        id,
+        protocol: CLUSTER,
+        target: NexthopTarget::Via { gateway: gateway.parse().unwrap(), device: link.index, onlink: false },
+    };
+    let group = |id, members: &[u32]| Nexthop {
+        id,
+        protocol: CLUSTER,
+        target: NexthopTarget::Group(members.iter().map(|member| (*member, 1)).collect()),
+    };
+    let changes = [
+        hop(1, "10.9.9.1"),
+        hop(2, "10.9.9.2"),
+        hop(3, "fd09::1"),
+        hop(4, "fd09::2"),
+        group(5, &[1, 2]),
+        group(6, &[3, 4]),
+    ];
+    let added = n.apply_nexthops(&changes.clone().map(NexthopChange::Add));
+    assert!(added.iter().all(Result::is_ok), "{added:?}");
+    assert_eq!(n.nexthops(Some(CLUSTER)).unwrap(), changes);
+    // IPv4 by way of IPv6 next hops (RFC 8950), too.
+    let routes = [("10.0.1.0/24", 5), ("10.0.2.0/24", 6), ("fd00:1::/64", 6)]
+        .map(|(prefix, id)| Route::new(net(prefix), RouteTarget::Nexthop(id), CLUSTER).normalised());
+    for route in &routes {
+        n.add_route(route).unwrap();
+    }
+    assert_eq!(n.routes(ours(CLUSTER)).unwrap(), routes);
+    n.apply_nexthops(&[NexthopChange::Delete(3)]).remove(0).unwrap();
+    assert!(n.nexthops(Some(CLUSTER)).unwrap().contains(&group(6, &[4])));
+    assert_eq!(n.routes(ours(CLUSTER)).unwrap(), routes);
+    n.apply_nexthops(&[NexthopChange::Delete(4)]).remove(0).unwrap();
+    assert_eq!(n.routes(ours(CLUSTER)).unwrap(), routes[..1], "its last member takes the group along");
+    // Between the kinds of target, without a moment in between.
+    let path = |gateway: &str| Path {
+        gateway: Some(gateway.parse().unwrap()),
+        device: link.index,
+        weight: 1,
+        onlink: false,
+    };
+    let several = RouteTarget::Multipath(vec![path("10.9.9.1"), path("10.9.9.2")]);
+    for target in [several, RouteTarget::Nexthop(1), RouteTarget::Blackhole, RouteTarget::Nexthop(5)] {
+        let route = Route::new(net("10.0.1.0/24"), target, CLUSTER);
+        n.replace_route(&route).unwrap();
+        assert_eq!(n.routes(ours(CLUSTER)).unwrap(), [route]);
+    }
+    let several = RouteTarget::Multipath(vec![path("fd09::1"), path("fd09::2")]);
+    n.apply_nexthops(&[NexthopChange::Add(hop(7, "fd09::7"))]).remove(0).unwrap();
+    for target in [RouteTarget::Nexthop(7), several, RouteTarget::Blackhole, RouteTarget::Nexthop(7)] {
+        let route = Route::new(net("fd00:1::/64"), target, CLUSTER).normalised();
+        n.replace_route(&route).unwrap();
+        let found = n.routes(RouteFilter { ipv4: Some(false), ..ours(CLUSTER) }).unwrap();
+        assert_eq!(found, [route]);
+    }
 }
 
 #[test]
