@@ -104,7 +104,10 @@ impl Addresses {
         if let Some(record) = self.allocator.release(handle, now()) {
             self.journal.append(&Entry::Address(record))?;
         }
-        if self.journal.is_long(self.allocator.compact().len() + self.attached.len()) {
+        // Each attachment has two lines at least: only beyond that it is worth counting what is needed.
+        if self.journal.is_long(2 * self.attached.len())
+            && self.journal.is_long(self.allocator.compact().len() + self.attached.len())
+        {
             self.compact()?;
         }
         Ok(attached)

@@ -31,16 +31,30 @@ pub(crate) struct Cluster {
 /// What a change touches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Touched {
-    /// Routes, tunnels and addresses.
+    /// Routes and tunnels.
     pub(crate) routes: bool,
+    /// Nodes or pools, on which routes to everywhere depend.
+    pub(crate) cluster: bool,
+    /// Blocks of this node, or what it may claim.
+    pub(crate) own_blocks: bool,
     /// BGP sessions.
     pub(crate) sessions: bool,
 }
 
-const ROUTES: Touched = Touched { routes: true, sessions: false };
-const SESSIONS: Touched = Touched { routes: false, sessions: true };
-const BOTH: Touched = Touched { routes: true, sessions: true };
-const NOTHING: Touched = Touched { routes: false, sessions: false };
+impl std::ops::BitOrAssign for Touched {
+    fn bitor_assign(&mut self, other: Self) {
+        self.routes |= other.routes;
+        self.cluster |= other.cluster;
+        self.own_blocks |= other.own_blocks;
+        self.sessions |= other.sessions;
+    }
+}
+
+const NOTHING: Touched = Touched { routes: false, cluster: false, own_blocks: false, sessions: false };
+const ROUTES: Touched = Touched { routes: true, ..NOTHING };
+const OWN_BLOCKS: Touched = Touched { own_blocks: true, ..ROUTES };
+const SESSIONS: Touched = Touched { sessions: true, ..NOTHING };
+const CLUSTER: Touched = Touched { cluster: true, sessions: true, ..OWN_BLOCKS };
 
 impl Cluster {
     /// Takes an object in.
@@ -48,8 +62,8 @@ impl Cluster {
         self.unreadable.remove(&resource.key());
         let name = resource.metadata().name.clone();
         match resource.clone() {
-            Resource::Node(object) => insert(&mut self.bgp.nodes, name, object, BOTH),
-            Resource::IpPool(object) => insert(&mut self.bgp.pools, name, object, BOTH),
+            Resource::Node(object) => insert(&mut self.bgp.nodes, name, object, CLUSTER),
+            Resource::IpPool(object) => insert(&mut self.bgp.pools, name, object, CLUSTER),
             Resource::BgpConfiguration(object) => {
                 insert(&mut self.bgp.configurations, name, object, SESSIONS)
             }
@@ -57,8 +71,9 @@ impl Cluster {
             Resource::BfdConfiguration(object) => insert(&mut self.bgp.bfd, name, object, SESSIONS),
             Resource::BgpFilter(object) => insert(&mut self.bgp.filters, name, object, SESSIONS),
             Resource::IpamBlock(object) => {
-                self.blocks.insert(name, (object, revision));
-                ROUTES
+                let own = object.spec.affinity.as_ref() == Some(&Affinity::Host(node.to_owned()));
+                let before = self.blocks.insert(name, (object, revision));
+                if own || is_of(before.as_ref(), node) { OWN_BLOCKS } else { ROUTES }
             }
             Resource::IpReservation(object) => insert(&mut self.reservations, name, object, NOTHING),
             Resource::IpamConfiguration(object) => {
@@ -86,17 +101,20 @@ impl Cluster {
     }
 
     /// Takes an object out.
-    pub(crate) fn delete(&mut self, key: &Key) -> Touched {
+    pub(crate) fn delete(&mut self, node: &str, key: &Key) -> Touched {
         self.unreadable.remove(key);
         let name = key.name.as_str();
         match key.kind {
-            Kind::Node => remove(&mut self.bgp.nodes, name, BOTH),
-            Kind::IpPool => remove(&mut self.bgp.pools, name, BOTH),
+            Kind::Node => remove(&mut self.bgp.nodes, name, CLUSTER),
+            Kind::IpPool => remove(&mut self.bgp.pools, name, CLUSTER),
             Kind::BgpConfiguration => remove(&mut self.bgp.configurations, name, SESSIONS),
             Kind::BgpPeer => remove(&mut self.bgp.peers, name, SESSIONS),
             Kind::BfdConfiguration => remove(&mut self.bgp.bfd, name, SESSIONS),
             Kind::BgpFilter => remove(&mut self.bgp.filters, name, SESSIONS),
-            Kind::IpamBlock => remove(&mut self.blocks, name, ROUTES),
+            Kind::IpamBlock => {
+                let before = self.blocks.remove(name);
+                if is_of(before.as_ref(), node) { OWN_BLOCKS } else { ROUTES }
+            }
             Kind::IpReservation => remove(&mut self.reservations, name, NOTHING),
             Kind::IpamConfiguration => {
                 self.ipam = None;
@@ -139,6 +157,11 @@ impl Cluster {
     pub(crate) fn reserved(&self) -> Vec<IpNet> {
         self.reservations.values().flat_map(|object| object.spec.reserved_cidrs.iter().copied()).collect()
     }
+}
+
+/// The block is the node's.
+fn is_of(block: Option<&(IpamBlock, u64)>, node: &str) -> bool {
+    block.is_some_and(|(block, _)| block.spec.affinity == Some(Affinity::Host(node.to_owned())))
 }
 
 fn insert<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, object: T, touched: Touched) -> Touched {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use margay_daemon::config::{self, Common, ConfigError};
+use margay_daemon::speaker::DEFAULT_MAX_PATHS;
 
 /// Where the configuration is unless told otherwise.
 const DEFAULT_FILE: &str = "/etc/margay/agent.yaml";
@@ -18,6 +19,9 @@ margay_daemon::keys! {
         /// Folder where the CNI shim leaves releases while the agent is down
         #[arg(long, env = "MARGAY_SPOOL_DIR", value_name = "FOLDER")]
         spool_dir: PathBuf,
+        /// Most next hops of BGP that one route uses together, 1 to 64
+        #[arg(long, env = "MARGAY_MAXIMUM_PATHS", value_name = "N")]
+        maximum_paths: usize,
     }
 }
 
@@ -44,6 +48,8 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     /// Releases left by the shim.
     pub(crate) spool_dir: PathBuf,
+    /// Most next hops of a route.
+    pub(crate) maximum_paths: usize,
 }
 
 impl Deref for Config {
@@ -67,10 +73,15 @@ impl Config {
         let path = flags.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
         let file: Keys = config::load(path, flags.config.is_some())?;
         let keys = flags.keys.over(file);
+        let maximum_paths = keys.maximum_paths.unwrap_or(DEFAULT_MAX_PATHS);
+        if !(1..=64).contains(&maximum_paths) {
+            return Err(ConfigError::Value(format!("maximumPaths is {maximum_paths}: use 1 to 64")));
+        }
         Ok(Self {
             common: keys.common(margay_control::AGENT_SOCKET)?,
             state_dir: keys.state_dir.unwrap_or_else(|| "/var/lib/margay/agent".into()),
             spool_dir: keys.spool_dir.unwrap_or_else(|| margay_control::SPOOL_DIR.into()),
+            maximum_paths,
         })
     }
 }
@@ -90,6 +101,9 @@ mod tests {
         assert_eq!(config.node, "from-flag");
         assert_eq!(config.state_dir, PathBuf::from("/file"));
         assert_eq!(config.datastore, config::StoreConfig::etcd(["http://192.0.2.1:2379"]));
+        std::fs::write(&path, "maximumPaths: 65\n").unwrap();
+        let error = Config::load(flags()).unwrap_err().to_string();
+        assert!(error.contains("maximumPaths is 65"), "{error}");
         std::fs::write(&path, "nodes: x\n").unwrap();
         let error = Config::load(flags()).unwrap_err().to_string();
         std::fs::remove_file(&path).unwrap();

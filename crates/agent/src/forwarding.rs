@@ -1,33 +1,80 @@
-//! The thread that owns the [`Fib`]: it always works towards the newest desired state.
+//! The thread that owns the [`Fib`]: it works towards the newest desired state and repairs what others change.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use margay_daemon::health::Health;
-use margay_routing::Desired;
+use margay_routing::{Route, Tunnels};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::watch;
 
-use crate::fib::Fib;
+use crate::fib::{Fib, Report, Underlay};
 
-/// How often the kernel is read back to repair what somebody else removed.
-const RECHECK: Duration = Duration::from_secs(10);
+/// How often everything is read back although nobody said that it changed.
+const AUDIT: Duration = Duration::from_secs(90);
+/// Shortest and longest wait between two rounds that others caused: with somebody who keeps undoing what we do, rounds get rare.
+const REPAIR: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
+/// Shortest and longest wait before what the kernel refused is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// What is wanted.
-#[derive(Debug, Clone)]
-pub(crate) struct Wanted {
-    /// Counts up; the thread says which one it has reached.
-    pub(crate) generation: u64,
-    /// The state.
-    pub(crate) desired: Arc<Desired>,
-    /// Nothing is missing from it: what is ours and not wanted may go.
-    pub(crate) complete: bool,
+/// What is wanted and not taken up by the thread yet. Of several wishes for one destination only the last counts.
+#[derive(Debug, Default)]
+struct Wish {
+    generation: u64,
+    routes: BTreeMap<IpNet, Option<Route>>,
+    tunnels: Option<Arc<Tunnels>>,
+    complete: bool,
+    /// Nobody will wish for anything any more.
+    closed: bool,
 }
 
-/// The thread's two ends.
+/// What the node's task and the thread share.
+#[derive(Debug)]
+struct Shared {
+    wish: Mutex<Wish>,
+    /// Readable when there is a new wish.
+    wake: EventFd,
+}
+
+impl Shared {
+    fn wake(&self) {
+        // It fails only when it is readable already, by 2^64 - 1 wishes.
+        let _full = self.wake.write(1);
+    }
+
+    fn wish<T>(&self, with: impl FnOnce(&mut Wish) -> T) -> T {
+        with(&mut self.wish.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// How far the thread has come.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reached {
+    /// The newest wish that was worked on.
+    generation: u64,
+    /// Addresses of local pods whose route is not in the kernel.
+    pods_missing: Arc<BTreeSet<IpNet>>,
+}
+
+impl Reached {
+    /// The routes of these pod addresses, wanted with `generation`, are in the kernel.
+    pub(crate) fn has(&self, generation: u64, pods: &[IpNet]) -> bool {
+        self.generation >= generation && !pods.iter().any(|pod| self.pods_missing.contains(pod))
+    }
+}
+
+/// The thread's ends.
 #[derive(Debug)]
 pub(crate) struct Forwarding {
-    wanted: watch::Sender<Option<Wanted>>,
-    reached: watch::Receiver<u64>,
+    shared: Arc<Shared>,
+    reached: watch::Receiver<Reached>,
+    underlay: watch::Receiver<Arc<Underlay>>,
     generation: u64,
 }
 
@@ -36,62 +83,262 @@ impl Forwarding {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub(crate) fn spawn(mut fib: Fib, health: Health) -> Result<Self, String> {
-        let (wanted, receive) = watch::channel(None);
-        let (report, reached) = watch::channel(0);
-        let runtime = tokio::runtime::Handle::current();
-        std::thread::Builder::new()
-            .name("forwarding".to_owned())
-            .spawn(move || run(&runtime, &mut fib, receive, &report, &health))
-            .map_err(|error| format!("cannot start the forwarding thread: {error}"))?;
-        Ok(Self { wanted, reached, generation: 0 })
+    pub(crate) fn spawn(fib: Fib, health: Health) -> io::Result<Self> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let shared = Arc::new(Shared { wish: Mutex::default(), wake });
+        let (underlay_sender, underlay) = watch::channel(Arc::new(fib.underlay()));
+        let (reached_sender, reached) = watch::channel(Reached::default());
+        let worker = Worker {
+            fib,
+            shared: Arc::clone(&shared),
+            reached: reached_sender,
+            underlay: underlay_sender,
+            health,
+            complete: false,
+        };
+        std::thread::Builder::new().name("forwarding".to_owned()).spawn(move || worker.run())?;
+        Ok(Self { shared, reached, underlay, generation: 0 })
     }
 
-    /// Wants this state from now on; returns its generation.
-    pub(crate) fn want(&mut self, desired: Arc<Desired>, complete: bool) -> u64 {
-        self.generation += 1;
-        self.wanted.send_replace(Some(Wanted { generation: self.generation, desired, complete }));
+    /// Wants these changes, and from now on removes what is not wanted if nothing is missing (`complete`); returns the
+    /// generation to wait for.
+    pub(crate) fn want(
+        &mut self,
+        routes: BTreeMap<IpNet, Option<Route>>,
+        tunnels: Option<Arc<Tunnels>>,
+        complete: bool,
+    ) -> u64 {
+        let news = self.shared.wish(|wish| {
+            let news = !routes.is_empty() || tunnels.is_some() || complete != wish.complete;
+            if news {
+                self.generation += 1;
+                wish.generation = self.generation;
+                wish.complete = complete;
+                wish.routes.extend(routes);
+                wish.tunnels = tunnels.or(wish.tunnels.take());
+            }
+            news
+        });
+        if news {
+            self.shared.wake();
+        }
         self.generation
     }
 
     /// To wait with until a generation is in the kernel.
-    pub(crate) fn reached(&self) -> watch::Receiver<u64> {
+    pub(crate) fn reached(&self) -> watch::Receiver<Reached> {
         self.reached.clone()
+    }
+
+    /// How this node reaches its neighbours, now.
+    pub(crate) fn underlay(&self) -> Arc<Underlay> {
+        Arc::clone(&self.underlay.borrow())
+    }
+
+    /// Resolves when the ways to the neighbours have changed. Never, when the thread has ended.
+    pub(crate) async fn underlay_changed(&mut self) {
+        if self.underlay.changed().await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 
-fn run(
-    runtime: &tokio::runtime::Handle,
-    fib: &mut Fib,
-    mut wanted: watch::Receiver<Option<Wanted>>,
-    reached: &watch::Sender<u64>,
-    health: &Health,
-) {
-    loop {
-        let changed = runtime.block_on(async { tokio::time::timeout(RECHECK, wanted.changed()).await });
-        match changed {
-            Ok(Err(_closed)) => return,
-            Ok(Ok(())) => {}
-            Err(_elapsed) => {
-                if let Err(error) = fib.learn() {
-                    health.set("routes", false, format!("cannot read the kernel's routes: {error}"));
-                    continue;
+impl Drop for Forwarding {
+    fn drop(&mut self) {
+        self.shared.wish(|wish| wish.closed = true);
+        self.shared.wake();
+    }
+}
+
+/// Lets a repeated action happen at once first, and less and less often if it does not stop.
+#[derive(Debug)]
+struct Backoff {
+    limits: (Duration, Duration),
+    wait: Duration,
+    last: Option<Instant>,
+}
+
+impl Backoff {
+    fn new(limits: (Duration, Duration)) -> Self {
+        Self { limits, wait: limits.0, last: None }
+    }
+
+    /// When it may happen again.
+    fn next(&self) -> Option<Instant> {
+        self.last.map(|last| last + self.wait)
+    }
+
+    /// It was looked at and not needed: the next look comes after the shortest wait, if it does not have to wait longer.
+    fn seen(&mut self, now: Instant) {
+        if self.wait == self.limits.0 {
+            self.last = Some(now);
+        }
+    }
+
+    /// It happens now. After a rest as long as several waits, it starts from the shortest one again.
+    fn happened(&mut self, now: Instant) {
+        let rested = self.last.is_none_or(|last| now - last > self.wait * 4);
+        self.wait = if rested { self.limits.0 } else { (self.wait * 2).min(self.limits.1) };
+        self.last = Some(now);
+    }
+}
+
+/// Outcome of a round.
+struct Done {
+    /// Something was written, or everything was read back.
+    repaired: bool,
+    /// Something has to be tried again.
+    failed: bool,
+}
+
+struct Worker {
+    fib: Fib,
+    shared: Arc<Shared>,
+    reached: watch::Sender<Reached>,
+    underlay: watch::Sender<Arc<Underlay>>,
+    health: Health,
+    complete: bool,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut repairs = Backoff::new(REPAIR);
+        let mut retries = Backoff::new(RETRY);
+        let mut audit = Instant::now() + AUDIT;
+        let mut failed = false;
+        loop {
+            let retry = retries.next().filter(|_| failed).unwrap_or(audit);
+            let by_others = self.wait(retry.min(audit), repairs.next());
+            if self.shared.wish(|wish| wish.closed) {
+                return;
+            }
+            let now = Instant::now();
+            if now >= audit {
+                audit = now + AUDIT;
+                self.fib.doubt();
+            }
+            let done = self.round();
+            if by_others && done.repaired {
+                repairs.happened(now);
+            } else if by_others {
+                repairs.seen(now);
+            }
+            failed = done.failed;
+            if failed {
+                retries.happened(now);
+            }
+        }
+    }
+
+    /// Waits for a wish, for others to change something (but not before `quiet_until`), or for `until`. True if it was
+    /// the others.
+    fn wait(&self, until: Instant, quiet_until: Option<Instant>) -> bool {
+        loop {
+            let now = Instant::now();
+            let quiet = quiet_until.filter(|quiet| *quiet > now);
+            let rest = quiet.unwrap_or(until).min(until).saturating_duration_since(now);
+            // Rounded up: a wait of less than a millisecond must not become none at all.
+            let timeout = PollTimeout::try_from(rest + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            let mut fds = [
+                PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.fib.as_fd(), PollFlags::POLLIN),
+            ];
+            let count = if quiet.is_some() { 1 } else { 2 };
+            match poll(fds.get_mut(..count).unwrap_or_default(), timeout) {
+                Ok(0) if Instant::now() < until => {}
+                Ok(0) => return false,
+                Ok(_) => {
+                    let others = fds[1].any() == Some(true);
+                    let _none = self.shared.wake.read();
+                    return others;
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => {
+                    tracing::error!("waiting for changes: {error}");
+                    std::thread::sleep(RETRY.0);
+                    return false;
                 }
             }
         }
-        let Some(now) = wanted.borrow_and_update().clone() else { continue };
-        let report = fib.apply(&now.desired, now.complete);
+    }
+
+    fn round(&mut self) -> Done {
+        let (generation, routes, tunnels) = self.shared.wish(|wish| {
+            self.complete = wish.complete;
+            (wish.generation, std::mem::take(&mut wish.routes), wish.tunnels.take())
+        });
+        let fib = &mut self.fib;
+        let heard = match fib.listen() {
+            Ok(underlay) => underlay,
+            Err(error) => {
+                fib.doubt();
+                self.health.set("routes", false, format!("cannot follow the kernel's routes: {error}"));
+                false
+            }
+        };
+        fib.want_routes(routes);
+        if let Some(tunnels) = tunnels {
+            fib.want_tunnels(tunnels);
+        }
+        let read_back = fib.is_suspect();
+        if read_back && let Err(error) = fib.learn() {
+            self.health.set(
+                "routes",
+                false,
+                format!("cannot read the kernel's routes: {error}; trying again"),
+            );
+            return Done { repaired: true, failed: true };
+        }
+        let report = fib.apply(self.complete);
+        let suspect = fib.is_suspect();
+        if heard || read_back {
+            let now = fib.underlay();
+            self.underlay.send_if_modified(|known| {
+                let differs = **known != now;
+                if differs {
+                    *known = Arc::new(now);
+                }
+                differs
+            });
+        }
+        self.tell(&report);
+        let pods_missing = Arc::new(report.pods_missing);
+        let failed = suspect || !report.errors.is_empty();
+        self.reached.send_replace(Reached { generation, pods_missing });
+        Done { repaired: read_back || report.changed > 0, failed }
+    }
+
+    fn tell(&self, report: &Report) {
         if report.changed > 0 {
             tracing::debug!(routes = report.routes, changed = report.changed, "routes written");
         }
         match report.errors.first() {
-            None => health.set("routes", true, format!("{} routes", report.routes)),
+            None => self.health.set("routes", true, format!("{} routes", report.routes)),
             Some(first) => {
                 let more = report.errors.len() - 1;
                 let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
-                health.set("routes", false, format!("{first}{more}; trying again"));
+                self.health.set("routes", false, format!("{first}{more}; trying again"));
             }
         }
-        reached.send_replace(now.generation);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_is_at_once_and_a_fight_gets_slow() {
+        let mut backoff = Backoff::new(REPAIR);
+        let start = Instant::now();
+        assert_eq!(backoff.next(), None);
+        let mut now = start;
+        for _ in 0..100 {
+            backoff.happened(now);
+            now = backoff.next().unwrap();
+        }
+        assert!(now - start > Duration::from_secs(100), "{:?}", now - start);
+        backoff.happened(now + Duration::from_secs(60));
+        assert_eq!(backoff.next(), Some(now + Duration::from_secs(60) + REPAIR.0), "after a rest");
     }
 }

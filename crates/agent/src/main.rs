@@ -29,7 +29,7 @@ use crate::addresses::Addresses;
 use crate::config::Config;
 use crate::fib::Fib;
 use crate::forwarding::Forwarding;
-use crate::node::{Node, Parts, Underlay};
+use crate::node::{Node, Parts};
 
 /// Name of the program, and of its claim on the node.
 const PROGRAM: &str = "margay-agent";
@@ -52,8 +52,7 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
     let (slot, speaker) = watch::channel(None);
     let engine = policy::spawn(&config.node, health.clone()).map_err(|error| anyhow!(error))?;
     let fib = Fib::open().context("opening the kernel's routing table (the agent needs CAP_NET_ADMIN)")?;
-    let forwarding = Forwarding::spawn(fib, health.clone()).map_err(|error| anyhow!(error))?;
-    let underlay = Underlay::read().context("reading the kernel's routes")?;
+    let forwarding = Forwarding::spawn(fib, health.clone()).context("starting the forwarding thread")?;
 
     let routes = server::health_routes(health.clone(), server::metrics_of(&health, &speaker));
     if let Some(address) = config.metrics_listen {
@@ -78,10 +77,10 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
         let store = opened.get_or_init(|| store).clone();
         // An agent that had addresses before was here before: its peers may still hold its routes.
         let was_here = addresses.allocator().blocks().next().is_some();
-        let speaker = Speaker::new(slot, was_here);
+        let speaker = Speaker::new(slot, was_here).with_max_paths(config.maximum_paths);
         let scopes: Vec<_> = Kind::ALL.iter().map(|kind| (*kind).into()).collect();
         let objects = Syncer::spawn(store.clone(), &scopes)?;
-        let parts = Parts { config, health, store, engine, forwarding, addresses, underlay, speaker };
+        let parts = Parts { config, health, store, engine, forwarding, addresses, speaker };
         Node::new(parts).run(objects, inbox, stop).await;
     }
     health::stopping();

@@ -90,20 +90,30 @@ pub struct Speaker {
     slot: watch::Sender<Option<BgpHandle>>,
     /// An earlier instance may have left routes at its peers (RFC 4724 restart bit).
     restarting: bool,
-    report_routes: bool,
+    /// Most next hops told for a prefix; 0 for a daemon that forwards nothing.
+    max_paths: usize,
 }
+
+/// Next hops of one prefix that are used together unless told otherwise: as many as BIRD merges.
+pub const DEFAULT_MAX_PATHS: usize = 16;
 
 impl Speaker {
     /// Not started. `slot` is where the control API finds it later.
     #[must_use]
     pub fn new(slot: watch::Sender<Option<BgpHandle>>, restarting: bool) -> Self {
-        Self { running: None, slot, restarting, report_routes: true }
+        Self { running: None, slot, restarting, max_paths: DEFAULT_MAX_PATHS }
     }
 
     /// Without events about routes and next hops, for a daemon that forwards nothing.
     #[must_use]
     pub fn without_routes(self) -> Self {
-        Self { report_routes: false, ..self }
+        Self { max_paths: 0, ..self }
+    }
+
+    /// Tells at most this many equally good next hops for a prefix, 1 to 64.
+    #[must_use]
+    pub fn with_max_paths(self, max_paths: usize) -> Self {
+        Self { max_paths, ..self }
     }
 
     /// Runs as `wanted` says: starts, changes sessions one by one, starts anew if AS, identifier or port changed.
@@ -130,7 +140,7 @@ impl Speaker {
         }
         let running = match &mut self.running {
             Some(running) => running,
-            none => none.insert(start(identity, self.restarting, self.report_routes)?),
+            none => none.insert(start(identity, self.restarting, self.max_paths)?),
         };
         running.peers = wanted.peers.len();
         running.handle.set_peers(wanted.peers.clone()).await?;
@@ -236,11 +246,12 @@ fn is_served(peers: &[PeerStatus], others: &BTreeSet<IpAddr>) -> bool {
     told && peers.iter().filter(up).any(|peer| others.contains(&peer.remote) && received(peer) >= of_clients)
 }
 
-fn start(identity: Identity, restarting: bool, report_routes: bool) -> Result<Running, SpeakerError> {
+fn start(identity: Identity, restarting: bool, max_paths: usize) -> Result<Running, SpeakerError> {
     let mut speaker = SpeakerConfig::new(identity.router_id, identity.local_as);
     speaker.restarting = restarting;
-    speaker.report_routes = report_routes;
-    speaker.track_next_hops = report_routes;
+    speaker.report_routes = max_paths > 0;
+    speaker.track_next_hops = speaker.report_routes;
+    speaker.multipath = max_paths.max(1);
     speaker.cluster_id = identity.cluster_id;
     let has_ipv6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
     let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];

@@ -1,15 +1,17 @@
-//! The input, checked and indexed once, so that a decision about one prefix is a few look-ups.
+//! What is known, checked and indexed, so that a decision about one prefix is a few look-ups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-use crate::desired::{Encapsulation, Problem};
-use crate::input::{Family, Input, NextHop, Settings, Underlay};
-use crate::read;
 use margay_api::kinds::disjoint_pools;
 use margay_api::types::MacAddr;
+use margay_api::{IpPool, Node};
+
+use crate::desired::{Encapsulation, Problem};
+use crate::input::{Family, NextHop, Settings, UnderlayRoute, Uplink};
+use crate::read;
 
 /// The tunnel end of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +59,8 @@ pub(crate) struct Learned {
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub(crate) struct Context<'a> {
-    pub(crate) node: &'a str,
+pub(crate) struct Context {
+    pub(crate) node: String,
     pub(crate) own: Peer,
     pub(crate) peers: BTreeMap<String, Peer>,
     pub(crate) by_address: BTreeMap<IpAddr, String>,
@@ -67,17 +69,20 @@ pub(crate) struct Context<'a> {
     /// Owner of each block; absent when no node owns it (load balancers, given-back blocks).
     pub(crate) blocks: BTreeMap<IpNet, Option<String>>,
     pub(crate) own_blocks: BTreeSet<IpNet>,
-    pub(crate) pods: BTreeMap<IpNet, String>,
+    /// Interfaces that claim the address; the first has it.
+    pub(crate) pods: BTreeMap<IpNet, BTreeSet<String>>,
     pub(crate) bgp: BTreeMap<IpNet, Learned>,
-    pub(crate) underlay: Underlay<'a>,
-    pub(crate) settings: &'a Settings,
-    pub(crate) problems: BTreeSet<Problem>,
+    pub(crate) underlay: BTreeSet<UnderlayRoute>,
+    pub(crate) uplink: Option<Uplink>,
+    pub(crate) settings: Settings,
+    pub(crate) node_problems: BTreeSet<Problem>,
+    pub(crate) pool_problems: BTreeSet<Problem>,
 }
 
-impl<'a> Context<'a> {
-    pub(crate) fn new(input: &Input<'a>) -> Self {
+impl Context {
+    pub(crate) fn new(node: &str, settings: Settings) -> Self {
         let mut context = Self {
-            node: input.node,
+            node: node.to_owned(),
             own: Peer::default(),
             peers: BTreeMap::new(),
             by_address: BTreeMap::new(),
@@ -86,60 +91,46 @@ impl<'a> Context<'a> {
             own_blocks: BTreeSet::new(),
             pods: BTreeMap::new(),
             bgp: BTreeMap::new(),
-            underlay: input.underlay,
-            settings: input.settings,
-            problems: BTreeSet::new(),
+            underlay: BTreeSet::new(),
+            uplink: None,
+            settings,
+            node_problems: BTreeSet::new(),
+            pool_problems: BTreeSet::new(),
         };
-        context.add_pools(input);
-        context.add_nodes(input);
-        context.add_blocks(input);
-        context.add_pods(input);
-        for route in input.bgp {
-            let learned = context
-                .bgp
-                .entry(route.prefix.trunc())
-                .or_insert_with(|| Learned { next_hops: BTreeSet::new(), stale: true });
-            learned.next_hops.extend(route.next_hops.iter().cloned());
-            learned.stale &= route.stale;
-        }
+        context.set_nodes(&[]);
         context
     }
 
-    pub(crate) fn problem(&mut self, object: impl ToString, message: impl Into<String>) {
-        self.problems.insert(Problem { object: object.to_string(), message: message.into() });
-    }
-
-    fn add_pools(&mut self, input: &Input<'_>) {
-        let (in_force, clashes) = disjoint_pools(input.pools.iter().copied());
+    pub(crate) fn set_pools<'a>(&mut self, pools: impl IntoIterator<Item = &'a IpPool>) {
+        let (in_force, clashes) = disjoint_pools(pools);
         self.pools = in_force.into_iter().map(read::pool).collect();
         self.pools.sort_by(|a, b| (a.cidr, &a.name).cmp(&(b.cidr, &b.name)));
-        for (pool, other) in clashes {
-            let message = format!(
+        let problem = |(pool, other): (&IpPool, &IpPool)| Problem {
+            object: format!("IPPool({})", pool.metadata.name),
+            message: format!(
                 "{} overlaps {} of IPPool({}), which is used: delete one of them",
                 pool.spec.cidr, other.spec.cidr, other.metadata.name
-            );
-            self.problem(format!("IPPool({})", pool.metadata.name), message);
-        }
+            ),
+        };
+        self.pool_problems = clashes.into_iter().map(problem).collect();
     }
 
-    fn add_nodes(&mut self, input: &Input<'_>) {
-        let mut found_own = false;
+    pub(crate) fn set_nodes(&mut self, nodes: &[&Node]) {
+        self.peers.clear();
+        self.by_address.clear();
+        self.node_problems.clear();
+        self.own = Peer::default();
         // By name, so that of two nodes with one address the same one wins everywhere.
-        let nodes: BTreeMap<&str, _> = input.nodes.iter().map(|n| (n.metadata.name.as_str(), *n)).collect();
-        let mut vteps: BTreeMap<IpAddr, String> = BTreeMap::new();
-        let mut macs: BTreeMap<(Family, MacAddr), String> = BTreeMap::new();
+        let nodes: BTreeMap<&str, _> = nodes.iter().map(|n| (n.metadata.name.as_str(), *n)).collect();
+        let mut vteps: BTreeMap<IpAddr, &str> = BTreeMap::new();
+        let mut macs: BTreeMap<(Family, MacAddr), &str> = BTreeMap::new();
         for (name, node) in nodes {
-            let object = format!("Node({name})");
-            let (mut peer, complaints) = read::node(node);
-            for complaint in complaints {
-                self.problem(&object, complaint);
-            }
-            let mut clashes = Vec::new();
+            let (mut peer, mut complaints) = read::node(node);
             peer.addresses.retain(|_, net| {
                 let first = self.by_address.entry(net.addr()).or_insert_with(|| name.to_owned());
                 let unique = first == name;
                 if !unique {
-                    clashes.push(format!(
+                    complaints.push(format!(
                         "address {} is also that of Node({first}), which keeps it",
                         net.addr()
                     ));
@@ -147,58 +138,46 @@ impl<'a> Context<'a> {
                 unique
             });
             peer.vteps.retain(|family, vtep| {
-                let first = vteps.entry(vtep.address).or_insert_with(|| name.to_owned());
-                let first_mac = macs.entry((*family, vtep.mac)).or_insert_with(|| name.to_owned());
+                let first = *vteps.entry(vtep.address).or_insert(name);
+                let first_mac = *macs.entry((*family, vtep.mac)).or_insert(name);
                 let unique = first == name && first_mac == name;
                 if !unique {
-                    clashes.push(format!(
+                    complaints.push(format!(
                         "VXLAN tunnel address {} or MAC {} is also that of another node ({first}, {first_mac}), which keeps it",
                         vtep.address, vtep.mac
                     ));
                 }
                 unique
             });
-            for clash in clashes {
-                self.problem(&object, clash);
-            }
-            if name == input.node {
-                found_own = true;
+            let object = format!("Node({name})");
+            let problems = complaints.into_iter().map(|message| Problem { object: object.clone(), message });
+            self.node_problems.extend(problems);
+            if name == self.node {
                 self.own = peer.clone();
             }
             self.peers.insert(name.to_owned(), peer);
         }
-        if !found_own {
-            self.problem(
-                format!("Node({})", input.node),
-                "this node is not in the datastore: routes through tunnels wait until it is registered",
-            );
+        if !self.peers.contains_key(&self.node) {
+            self.node_problems.insert(Problem {
+                object: format!("Node({})", self.node),
+                message:
+                    "this node is not in the datastore: routes through tunnels wait until it is registered"
+                        .to_owned(),
+            });
         }
     }
 
-    fn add_blocks(&mut self, input: &Input<'_>) {
-        for block in input.blocks {
-            if let Some((cidr, owner)) = read::block(block) {
-                if owner.as_deref() == Some(input.node) {
-                    self.own_blocks.insert(cidr);
-                }
-                self.blocks.insert(cidr, owner);
-            }
-        }
-    }
-
-    fn add_pods(&mut self, input: &Input<'_>) {
-        for pod in input.pods.iter().collect::<BTreeSet<_>>() {
-            let prefix = IpNet::from(pod.address);
-            if let Some(first) = self.pods.get(&prefix) {
-                let message = format!(
-                    "two pod interfaces have this address, {first} keeps it and {} gets no traffic: delete that pod",
-                    pod.interface
-                );
-                self.problem(prefix, message);
-            } else {
-                self.pods.insert(prefix, pod.interface.clone());
-            }
-        }
+    /// What the owner of a pod's address must know: two interfaces have it.
+    pub(crate) fn pod_problem(&self, prefix: &IpNet) -> Option<String> {
+        let mut interfaces = self.pods.get(prefix)?.iter();
+        let first = interfaces.next()?;
+        let others: Vec<&str> = interfaces.map(String::as_str).collect();
+        (!others.is_empty()).then(|| {
+            format!(
+                "two pod interfaces have this address, {first} keeps it and {} gets no traffic: delete that pod",
+                others.join(", ")
+            )
+        })
     }
 
     /// The pool that contains the prefix as a whole.
@@ -215,8 +194,13 @@ impl<'a> Context<'a> {
             .map(|(cidr, owner)| (cidr, owner.as_deref()))
     }
 
-    /// Every destination there is something to decide about.
-    pub(crate) fn prefixes(&self) -> BTreeSet<IpNet> {
-        self.pods.keys().chain(self.blocks.keys()).chain(self.bgp.keys()).copied().collect()
+    /// Every destination there is something to decide about, some of them more than once.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = IpNet> {
+        self.pods.keys().chain(self.blocks.keys()).chain(self.bgp.keys()).copied()
+    }
+
+    /// There is something to decide about it.
+    pub(crate) fn knows(&self, prefix: &IpNet) -> bool {
+        self.pods.contains_key(prefix) || self.blocks.contains_key(prefix) || self.bgp.contains_key(prefix)
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::context::{Context, Learned, Pool};
 use crate::desired::{Encapsulation, Hop, HopKey, Protocol, Route, Target};
 use crate::input::{Family, NextHop};
-use crate::underlay::same_subnet;
+use crate::underlay::{resolve, same_subnet};
 
 /// Where a route to another node comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -195,13 +195,13 @@ impl Decision {
         Self { prefix, route: None, reasons: vec![reason] }
     }
 
-    fn via(prefix: IpNet, hops: Vec<(Result<Hop, Reason>, Reason)>, max_paths: usize) -> Self {
+    fn via(prefix: IpNet, hops: Vec<(Result<Vec<Hop>, Reason>, Reason)>, max_paths: usize) -> Self {
         let mut reasons = Vec::new();
         let mut usable = BTreeSet::new();
         for (hop, why) in hops {
             match hop {
-                Ok(hop) => {
-                    usable.insert(hop);
+                Ok(hops) => {
+                    usable.extend(hops);
                     reasons.push(why);
                 }
                 Err(refusal) => reasons.push(refusal),
@@ -223,8 +223,8 @@ impl Decision {
 }
 
 /// Decides about one destination. Looks at nothing but the context, so any prefix can be asked at any time.
-pub(crate) fn decide(cx: &Context<'_>, prefix: IpNet) -> Decision {
-    if let Some(interface) = cx.pods.get(&prefix) {
+pub(crate) fn decide(cx: &Context, prefix: IpNet) -> Decision {
+    if let Some(interface) = cx.pods.get(&prefix).and_then(BTreeSet::first) {
         let route =
             Route { prefix, protocol: Protocol::Pods, target: Target::Link { dev: interface.clone() } };
         let reasons = vec![Reason::LocalPod { interface: interface.clone() }];
@@ -250,7 +250,7 @@ pub(crate) fn decide(cx: &Context<'_>, prefix: IpNet) -> Decision {
 }
 
 /// From BGP as it is.
-fn plain(cx: &Context<'_>, prefix: IpNet, pool: Option<&Pool>, learned: Option<&Learned>) -> Decision {
+fn plain(cx: &Context, prefix: IpNet, pool: Option<&Pool>, learned: Option<&Learned>) -> Decision {
     let Some(learned) = learned.filter(|learned| !learned.next_hops.is_empty()) else {
         return Decision::none(prefix, not_learned(cx, &prefix, pool));
     };
@@ -267,7 +267,7 @@ fn plain(cx: &Context<'_>, prefix: IpNet, pool: Option<&Pool>, learned: Option<&
         let hop = if learned.stale && is_gone(cx, &prefix, next_hop) {
             Err(Reason::StaleAndGone { next_hop })
         } else {
-            learned_hop(cx, hop)
+            learned_hops(cx, pool, hop)
         };
         (hop, why)
     });
@@ -276,13 +276,13 @@ fn plain(cx: &Context<'_>, prefix: IpNet, pool: Option<&Pool>, learned: Option<&
 
 /// The block's node is not in the datastore any more, nor is the next hop (which may be a router before the node, as with
 /// an eBGP fabric): waiting for a restart to end would only send packets to nobody.
-fn is_gone(cx: &Context<'_>, prefix: &IpNet, next_hop: IpAddr) -> bool {
+fn is_gone(cx: &Context, prefix: &IpNet, next_hop: IpAddr) -> bool {
     let owner = cx.blocks.get(prefix).and_then(Option::as_ref);
     !cx.by_address.contains_key(&next_hop) && owner.is_some_and(|owner| !cx.peers.contains_key(owner))
 }
 
 /// Why a block that only BGP could bring has no route.
-fn not_learned(cx: &Context<'_>, prefix: &IpNet, pool: Option<&Pool>) -> Reason {
+fn not_learned(cx: &Context, prefix: &IpNet, pool: Option<&Pool>) -> Reason {
     let pool = pool.map(|p| p.name.clone());
     match cx.blocks.get(prefix) {
         Some(None) => Reason::NobodysBlock,
@@ -299,37 +299,47 @@ fn not_learned(cx: &Context<'_>, prefix: &IpNet, pool: Option<&Pool>) -> Reason 
 
 /// To a next hop of BGP without a tunnel. A router on the link is used by its link-local address (RFC 2545); nodes have
 /// their own addresses everywhere.
-fn learned_hop(cx: &Context<'_>, next_hop: &NextHop) -> Result<Hop, Reason> {
+fn learned_hops(cx: &Context, pool: Option<&Pool>, next_hop: &NextHop) -> Result<Vec<Hop>, Reason> {
     match &next_hop.link_local {
         Some((address, dev)) if !cx.by_address.contains_key(&next_hop.address) => {
-            let (gateway, dev) = (IpAddr::V6(*address), Some(dev.clone()));
-            Ok(Hop {
-                key: HopKey::Gateway { address: gateway, dev: dev.clone() },
-                gateway,
-                dev,
-                onlink: false,
-            })
+            let gateway = IpAddr::V6(*address);
+            let key = HopKey::Gateway { address: gateway, dev: dev.clone() };
+            Ok(vec![Hop { key, gateway, dev: dev.clone(), onlink: false }])
         }
-        _ => direct_hop(cx, next_hop.address),
+        _ => direct_hops(cx, pool, next_hop.address),
     }
 }
 
-/// To an address without a tunnel.
-fn direct_hop(cx: &Context<'_>, next_hop: IpAddr) -> Result<Hop, Reason> {
+/// To an address without a tunnel: each of the kernel's equally good ways there.
+fn direct_hops(cx: &Context, pool: Option<&Pool>, next_hop: IpAddr) -> Result<Vec<Hop>, Reason> {
     let family = Family::of_addr(&next_hop);
     if cx.own.address(family) == Some(next_hop) {
         return Err(Reason::NextHopIsThisNode { next_hop });
     }
-    let resolved = cx.underlay.resolve(next_hop).ok_or(Reason::NextHopUnreachable { next_hop })?;
-    let key = match cx.by_address.get(&next_hop) {
-        Some(node) => HopKey::Node { node: node.clone(), encapsulation: Encapsulation::None, family },
-        None => HopKey::Gateway { address: resolved.gateway, dev: resolved.dev.clone() },
-    };
-    Ok(Hop { key, gateway: resolved.gateway, dev: resolved.dev, onlink: false })
+    let ways = resolve(&cx.underlay, next_hop);
+    if ways.is_empty() {
+        return Err(Reason::NextHopUnreachable { next_hop });
+    }
+    let hops = ways.into_iter().enumerate().map(|(way, resolved)| {
+        let key = match cx.by_address.get(&next_hop) {
+            Some(node) => {
+                HopKey::Node { node: node.clone(), pool: pool.map(|pool| pool.name.clone()), family, way }
+            }
+            None => HopKey::Gateway { address: resolved.gateway, dev: resolved.dev.clone() },
+        };
+        Hop { key, gateway: resolved.gateway, dev: resolved.dev, onlink: resolved.onlink }
+    });
+    Ok(hops.collect())
+}
+
+/// To a BGP peer by way of a gateway on one of our links (`reachableBy`).
+pub(crate) fn to_peer(cx: &Context, prefix: IpNet, gateway: IpAddr) -> Option<Route> {
+    let hops = direct_hops(cx, None, gateway).ok()?;
+    Some(Route { prefix, protocol: Protocol::Cluster, target: Target::Via(hops) })
 }
 
 /// In our subnet: BGP's way if it knows one, else straight to the owner. In another: the owner's tunnel end.
-fn vxlan(cx: &Context<'_>, prefix: IpNet, pool: &Pool, learned: Option<&Learned>) -> Decision {
+fn vxlan(cx: &Context, prefix: IpNet, pool: &Pool, learned: Option<&Learned>) -> Decision {
     let family = Family::of(&prefix);
     let learned = learned.filter(|learned| !learned.next_hops.is_empty());
     let owner = match cx.blocks.get(&prefix) {
@@ -357,15 +367,16 @@ fn vxlan(cx: &Context<'_>, prefix: IpNet, pool: &Pool, learned: Option<&Learned>
         return Decision::via(prefix, hops.collect(), cx.settings.max_paths);
     };
     let by_datastore = vxlan_hop(cx, family, pool, owner, Source::Datastore);
-    if let (Reason::SameSubnet { pool, node, .. }, Some(learned)) = (&by_datastore.1, learned) {
+    if let (Reason::SameSubnet { node, .. }, Some(learned)) = (&by_datastore.1, learned) {
         let hops: Vec<_> = learned
             .next_hops
             .iter()
             .map(|hop| hop.address)
             .filter(|next_hop| cx.own.addresses.get(&family).is_some_and(|own| same_subnet(own, *next_hop)))
             .map(|next_hop| {
-                let why = Reason::SameSubnet { pool: pool.clone(), node: node.clone(), source: Source::Bgp };
-                (direct_hop(cx, next_hop), why)
+                let why =
+                    Reason::SameSubnet { pool: pool.name.clone(), node: node.clone(), source: Source::Bgp };
+                (direct_hops(cx, Some(pool), next_hop), why)
             })
             .collect();
         let decision = Decision::via(prefix, hops, cx.settings.max_paths);
@@ -378,12 +389,12 @@ fn vxlan(cx: &Context<'_>, prefix: IpNet, pool: &Pool, learned: Option<&Learned>
 
 /// To a node of a VXLAN pool.
 fn vxlan_hop(
-    cx: &Context<'_>,
+    cx: &Context,
     family: Family,
     pool: &Pool,
     node: &str,
     source: Source,
-) -> (Result<Hop, Reason>, Reason) {
+) -> (Result<Vec<Hop>, Reason>, Reason) {
     let refuse = |reason: Reason| (Err(reason.clone()), reason);
     let node_name = node.to_owned();
     let Some(peer) = cx.peers.get(node) else {
@@ -398,7 +409,7 @@ fn vxlan_hop(
     let own = cx.own.addresses.get(&family);
     if pool.cross_subnet && own.is_some_and(|own| same_subnet(own, address)) {
         let why = Reason::SameSubnet { pool: pool.name.clone(), node: node_name, source };
-        return (direct_hop(cx, address), why);
+        return (direct_hops(cx, Some(pool), address), why);
     }
     if own.is_none() || !cx.own.vteps.contains_key(&family) {
         return refuse(Reason::OwnTunnelMissing { family });
@@ -411,9 +422,9 @@ fn vxlan_hop(
         Family::V6 => &cx.settings.vxlan_device_v6,
     };
     let hop = Hop {
-        key: HopKey::Node { node: node_name.clone(), encapsulation: Encapsulation::Vxlan, family },
+        key: HopKey::Node { node: node_name.clone(), pool: Some(pool.name.clone()), family, way: 0 },
         gateway: vtep.address,
-        dev: Some(dev.clone()),
+        dev: dev.clone(),
         onlink: true,
     };
     let why = Reason::Tunnel {
@@ -423,11 +434,11 @@ fn vxlan_hop(
         cross_subnet: pool.cross_subnet,
         source,
     };
-    (Ok(hop), why)
+    (Ok(vec![hop]), why)
 }
 
 /// From BGP; through the tunnel when the next hop is a node in another subnet (or always).
-fn ipip(cx: &Context<'_>, prefix: IpNet, pool: &Pool, learned: Option<&Learned>) -> Decision {
+fn ipip(cx: &Context, prefix: IpNet, pool: &Pool, learned: Option<&Learned>) -> Decision {
     let Some(learned) = learned.filter(|learned| !learned.next_hops.is_empty()) else {
         return Decision::none(prefix, not_learned(cx, &prefix, Some(pool)));
     };
@@ -435,7 +446,7 @@ fn ipip(cx: &Context<'_>, prefix: IpNet, pool: &Pool, learned: Option<&Learned>)
     Decision::via(prefix, hops.collect(), cx.settings.max_paths)
 }
 
-fn ipip_hop(cx: &Context<'_>, pool: &Pool, next_hop: IpAddr, stale: bool) -> (Result<Hop, Reason>, Reason) {
+fn ipip_hop(cx: &Context, pool: &Pool, next_hop: IpAddr, stale: bool) -> (Result<Vec<Hop>, Reason>, Reason) {
     let refuse = |reason: Reason| (Err(reason.clone()), reason);
     let Some(node) = cx.by_address.get(&next_hop) else {
         return refuse(if stale {
@@ -444,24 +455,25 @@ fn ipip_hop(cx: &Context<'_>, pool: &Pool, next_hop: IpAddr, stale: bool) -> (Re
             Reason::NextHopIsNoNode { next_hop, encapsulation: Encapsulation::Ipip }
         });
     };
-    if node == cx.node {
+    if *node == cx.node {
         return refuse(Reason::NextHopIsThisNode { next_hop });
     }
     let Some(own) = cx.own.addresses.get(&Family::V4) else {
-        return refuse(Reason::NodeWithoutAddress { node: cx.node.to_owned(), family: Family::V4 });
+        return refuse(Reason::NodeWithoutAddress { node: cx.node.clone(), family: Family::V4 });
     };
     if pool.cross_subnet && same_subnet(own, next_hop) {
         let why = Reason::SameSubnet { pool: pool.name.clone(), node: node.clone(), source: Source::Bgp };
-        return (direct_hop(cx, next_hop), why);
+        return (direct_hops(cx, Some(pool), next_hop), why);
     }
     let hop = Hop {
         key: HopKey::Node {
             node: node.clone(),
-            encapsulation: Encapsulation::Ipip,
+            pool: Some(pool.name.clone()),
             family: Family::of_addr(&next_hop),
+            way: 0,
         },
         gateway: next_hop,
-        dev: Some(cx.settings.ipip_device.clone()),
+        dev: cx.settings.ipip_device.clone(),
         onlink: true,
     };
     let why = Reason::Tunnel {
@@ -471,5 +483,5 @@ fn ipip_hop(cx: &Context<'_>, pool: &Pool, next_hop: IpAddr, stale: bool) -> (Re
         cross_subnet: pool.cross_subnet,
         source: Source::Bgp,
     };
-    (Ok(hop), why)
+    (Ok(vec![hop]), why)
 }

@@ -42,25 +42,28 @@ impl Protocol {
 }
 
 /// Which next hops are one and the same thing: all routes with equal keys can share one nexthop object, and when
-/// what the key stands for changes, that object is the only thing to change.
+/// what the key stands for changes (the node's address, the pool's encapsulation, the router before the node), that object
+/// is the only thing to change.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum HopKey {
-    /// A node, reached in one way.
+    /// A node, for the addresses of one pool: which decides how it is reached.
     Node {
         /// Name of the node.
         node: String,
-        /// How it is reached.
-        encapsulation: Encapsulation,
+        /// Name of the pool; absent for what is in no pool.
+        pool: Option<String>,
         /// Family of the node's address.
         family: Family,
+        /// Which of several equally good ways of the kernel to that address.
+        way: usize,
     },
     /// A router that is no node.
     Gateway {
         /// Its address.
         address: IpAddr,
         /// The interface towards it.
-        dev: Option<String>,
+        dev: String,
     },
 }
 
@@ -69,10 +72,10 @@ pub enum HopKey {
 pub struct Hop {
     /// See [`HopKey`]. Hops with equal keys are equal.
     pub key: HopKey,
-    /// Where the packet goes next.
+    /// Where the packet goes next; for an IPv4 destination it may be an IPv6 address (RFC 8950).
     pub gateway: IpAddr,
-    /// Interface; absent: the kernel finds it by the gateway.
-    pub dev: Option<String>,
+    /// Interface.
+    pub dev: String,
     /// The gateway is taken to be on the link although no route says so (`RTNH_F_ONLINK`).
     pub onlink: bool,
 }
@@ -177,11 +180,9 @@ pub struct Problem {
     pub message: String,
 }
 
-/// The whole of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Desired {
-    /// Routes of the main table by destination.
-    pub routes: BTreeMap<IpNet, Route>,
+/// What goes with the routes and changes rarely: devices, their static entries, NAT, MTU.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Tunnels {
     /// VXLAN devices; absent when no pool uses VXLAN or this node can't take part yet.
     pub vxlan: BTreeMap<Family, VxlanDevice>,
     /// IPIP device; absent when no pool uses IPIP or the node has no IPv4 address.
@@ -194,21 +195,15 @@ pub struct Desired {
     pub nat_outgoing: NatOutgoing,
     /// MTU of pods' interfaces, octets.
     pub pod_mtu: u32,
-    /// What is wrong.
-    pub problems: BTreeSet<Problem>,
 }
 
-impl Desired {
-    /// Every distinct next hop with the number of routes that use it: the nexthop objects to make.
-    pub fn hops(&self) -> BTreeMap<&Hop, usize> {
-        let mut hops = BTreeMap::new();
-        for route in self.routes.values() {
-            if let Target::Via(list) = &route.target {
-                for hop in list {
-                    *hops.entry(hop).or_insert(0) += 1;
-                }
-            }
-        }
-        hops
-    }
+/// What changed since it was last asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// New routes by destination; absent: not wanted any more.
+    pub routes: BTreeMap<IpNet, Option<Route>>,
+    /// The tunnels changed.
+    pub tunnels: bool,
+    /// What is wrong changed.
+    pub problems: bool,
 }

@@ -1,10 +1,8 @@
 //! What the decisions are made from.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
-use margay_api::{IpPool, IpamBlock, Node};
 use serde::Serialize;
 
 /// Address family.
@@ -74,15 +72,6 @@ pub struct BgpRoute {
     pub stale: bool,
 }
 
-/// An address of a pod of this node.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LocalPod {
-    /// The pod's address.
-    pub address: IpAddr,
-    /// Host side of its veth pair.
-    pub interface: String,
-}
-
 /// A route of the kernel that is not ours: how the node reaches its neighbours.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnderlayRoute {
@@ -92,8 +81,10 @@ pub struct UnderlayRoute {
     pub gateway: Option<IpAddr>,
     /// Interface.
     pub dev: String,
-    /// Kernel metric; lower is preferred.
+    /// Kernel metric; lower is preferred. Several routes equal in prefix and metric share the traffic.
     pub metric: u32,
+    /// The router counts as on the link although no route says so.
+    pub onlink: bool,
 }
 
 /// The interface that carries the node's address.
@@ -145,36 +136,4 @@ impl Default for Settings {
             max_paths: 16,
         }
     }
-}
-
-/// How next hops are turned into a gateway and an interface.
-#[derive(Debug, Clone, Copy)]
-pub enum Underlay<'a> {
-    /// The kernel finds the interface. Only next hops on a connected link work, and no nexthop objects.
-    Kernel,
-    /// By these routes, as BIRD's recursive next hops do; a next hop none of them covers is unreachable.
-    Routes(&'a BTreeSet<UnderlayRoute>),
-}
-
-/// Everything. The order of the lists never matters.
-#[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
-    /// This node's name.
-    pub node: &'a str,
-    /// All nodes, this one among them.
-    pub nodes: &'a [&'a Node],
-    /// All pools.
-    pub pools: &'a [&'a IpPool],
-    /// All blocks.
-    pub blocks: &'a [&'a IpamBlock],
-    /// Chosen BGP routes, without this node's own.
-    pub bgp: &'a [BgpRoute],
-    /// Addresses of this node's pods.
-    pub pods: &'a [LocalPod],
-    /// The uplink; absent while it is not known: 1500 is assumed, tunnels aren't bound to a device.
-    pub uplink: Option<&'a Uplink>,
-    /// How next hops are resolved.
-    pub underlay: Underlay<'a>,
-    /// Configuration.
-    pub settings: &'a Settings,
 }

@@ -1,7 +1,8 @@
 //! Cluster state to this node's routes, tunnels and NAT: pure.
 //!
-//! [`Router::new`] reads an [`Input`] (nodes, pools, blocks, BGP routes, local pods), [`Router::desired`] says what the
-//! kernel should hold, [`Router::explain`] says why one address is reached the way it is.
+//! A [`Router`] is told of nodes, pools, blocks, BGP routes and local pods as they come and go. [`Router::take_changes`] says
+//! what the kernel should hold instead, at a cost that depends on what changed; [`Router::explain`] says why one address
+//! is reached the way it is.
 //!
 //! | pool | other node in our subnet | in another subnet |
 //! |---|---|---|
@@ -27,10 +28,10 @@ mod vtep;
 
 pub use decide::{Decision, Reason, Source};
 pub use desired::{
-    Desired, Encapsulation, FdbEntry, Hop, HopKey, IpipDevice, NatOutgoing, Neighbour, Problem, Protocol,
-    Route, Target, VxlanDevice,
+    Changes, Encapsulation, FdbEntry, Hop, HopKey, IpipDevice, NatOutgoing, Neighbour, Problem, Protocol,
+    Route, Target, Tunnels, VxlanDevice,
 };
-pub use input::{BgpRoute, Family, Input, LocalPod, NextHop, Settings, Underlay, UnderlayRoute, Uplink};
+pub use input::{BgpRoute, Family, NextHop, Settings, UnderlayRoute, Uplink};
 pub use mac::vtep_mac;
 pub use router::{RouteTrace, Router};
 pub use vtep::{tunnels_needed, with_tunnel_address};

@@ -1,23 +1,44 @@
-//! From input to the desired state, and the explanation of one destination.
+//! What is known, kept up to date piece by piece, and the routes that follow from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use margay_api::{IpPool, IpamBlock, Node};
 use serde::Serialize;
 
-use crate::context::Context;
-use crate::decide::{Decision, decide};
-use crate::desired::{Desired, NatOutgoing, Route, Target};
-use crate::input::{Input, Uplink};
+use crate::context::{Context, Learned, Peer};
+use crate::decide::{Decision, decide, to_peer};
+use crate::desired::{Changes, NatOutgoing, Problem, Route, Target, Tunnels};
+use crate::input::{BgpRoute, Settings, UnderlayRoute, Uplink};
+use crate::read;
 use crate::tunnels::{self, Mtus};
+use crate::underlay::cost;
 
-/// The input, read once; asked as often as needed.
+/// Prefixes by what their routes depend on.
+type Index<K> = BTreeMap<K, BTreeSet<IpNet>>;
+
+/// What is known of the cluster, and the state of this node's kernel that follows from it.
+///
+/// The setters take note; [`take_changes`](Self::take_changes) decides again what they touched and nothing else. The
+/// result depends on what is known and not on the order in which it became known.
 #[derive(Debug, Clone)]
-pub struct Router<'a> {
-    context: Context<'a>,
-    uplink: Option<&'a Uplink>,
+pub struct Router {
+    context: Context,
+    /// The prefix of each block, by the block's name.
+    block_names: BTreeMap<String, IpNet>,
+    by_owner: Index<String>,
+    by_next_hop: Index<IpAddr>,
+    /// Routers before BGP peers (`reachableBy`).
+    gateways: BTreeMap<IpNet, IpAddr>,
+    /// Prefixes to decide about again; `None`: all of them.
+    dirty: Option<BTreeSet<IpNet>>,
+    tunnels_dirty: bool,
+    problems_dirty: bool,
+    routes: BTreeMap<IpNet, Route>,
+    tunnels: Tunnels,
+    route_problems: BTreeMap<IpNet, BTreeSet<String>>,
 }
 
 /// How a packet to one address leaves this node, and why.
@@ -37,33 +58,251 @@ pub struct RouteTrace {
     pub considered: Vec<Decision>,
 }
 
-impl<'a> Router<'a> {
-    /// Checks and indexes the input.
-    pub fn new(input: &Input<'a>) -> Self {
-        Self { context: Context::new(input), uplink: input.uplink }
+impl Router {
+    /// Of a node that knows nothing of its cluster yet.
+    pub fn new(node: &str, settings: Settings) -> Self {
+        let mut router = Self {
+            context: Context::new(node, settings),
+            block_names: BTreeMap::new(),
+            by_owner: Index::new(),
+            by_next_hop: Index::new(),
+            gateways: BTreeMap::new(),
+            dirty: None,
+            tunnels_dirty: true,
+            problems_dirty: true,
+            routes: BTreeMap::new(),
+            tunnels: Tunnels::default(),
+            route_problems: BTreeMap::new(),
+        };
+        router.take_changes();
+        router
     }
 
-    /// The whole desired state.
-    pub fn desired(&self) -> Desired {
-        let cx = &self.context;
-        let mut problems = cx.problems.clone();
-        let mut routes = BTreeMap::new();
-        for prefix in cx.prefixes() {
-            let decision = decide(cx, prefix);
-            for message in decision.problems() {
-                problems.insert(crate::Problem { object: prefix.to_string(), message });
-            }
-            routes.extend(decision.route.map(|route| (prefix, route)));
+    /// All nodes, this one among them.
+    pub fn set_nodes(&mut self, nodes: &[&Node]) {
+        let before = std::mem::take(&mut self.context.peers);
+        let own = std::mem::take(&mut self.context.own);
+        self.context.set_nodes(nodes);
+        self.problems_dirty = true;
+        if self.context.peers == before {
+            return;
         }
+        self.tunnels_dirty = true;
+        if self.context.own != own {
+            self.dirty = None;
+            return;
+        }
+        let after = &self.context.peers;
+        let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        let mut touched = BTreeSet::new();
+        for name in names.into_iter().filter(|name| before.get(*name) != after.get(*name)) {
+            touched.extend(self.by_owner.get(name).into_iter().flatten());
+            let addresses = |peer: &Peer| peer.addresses.values().map(IpNet::addr).collect::<Vec<_>>();
+            for address in [before.get(name), after.get(name)].into_iter().flatten().flat_map(addresses) {
+                touched.extend(self.by_next_hop.get(&address).into_iter().flatten());
+            }
+        }
+        self.touch(touched);
+    }
+
+    /// All pools.
+    pub fn set_pools<'a>(&mut self, pools: impl IntoIterator<Item = &'a IpPool>) {
+        let before = std::mem::take(&mut self.context.pools);
+        self.context.set_pools(pools);
+        self.problems_dirty = true;
+        if self.context.pools != before {
+            self.dirty = None;
+            self.tunnels_dirty = true;
+        }
+    }
+
+    /// A block of the datastore, new or changed.
+    pub fn set_block(&mut self, block: &IpamBlock) {
+        let Some((cidr, owner)) = read::block(block) else { return self.remove_block(&block.metadata.name) };
+        if self.block_names.get(&block.metadata.name).is_some_and(|old| *old != cidr) {
+            self.remove_block(&block.metadata.name);
+        }
+        self.block_names.insert(block.metadata.name.clone(), cidr);
+        if self.context.blocks.get(&cidr) != Some(&owner) {
+            self.set_owner(cidr, Some(owner));
+        }
+    }
+
+    /// A block that is not in the datastore any more.
+    pub fn remove_block(&mut self, name: &str) {
+        if let Some(cidr) = self.block_names.remove(name) {
+            self.set_owner(cidr, None);
+        }
+    }
+
+    fn set_owner(&mut self, cidr: IpNet, owner: Option<Option<String>>) {
+        let own = |owner: &Option<Option<String>>| {
+            owner.as_ref().and_then(Option::as_ref) == Some(&self.context.node)
+        };
+        let is_own = own(&owner);
+        let before = self.context.blocks.get(&cidr).cloned();
+        let was_own = own(&before);
+        if let Some(Some(before)) = before {
+            unlink(&mut self.by_owner, &before, cidr);
+        }
+        match owner {
+            Some(owner) => {
+                if let Some(owner) = &owner {
+                    self.by_owner.entry(owner.clone()).or_default().insert(cidr);
+                }
+                self.context.blocks.insert(cidr, owner);
+            }
+            None => {
+                self.context.blocks.remove(&cidr);
+            }
+        }
+        if is_own != was_own {
+            if is_own {
+                self.context.own_blocks.insert(cidr);
+            } else {
+                self.context.own_blocks.remove(&cidr);
+            }
+            // What lies inside a block of ours is nobody else's.
+            let inside: BTreeSet<IpNet> =
+                self.context.prefixes().filter(|prefix| cidr.contains(prefix)).collect();
+            self.touch(inside);
+        }
+        self.touch([cidr]);
+    }
+
+    /// What BGP has chosen for a prefix; without next hops: nothing.
+    pub fn set_bgp(&mut self, route: BgpRoute) {
+        let prefix = route.prefix.trunc();
+        let learned = (!route.next_hops.is_empty())
+            .then(|| Learned { next_hops: route.next_hops.into_iter().collect(), stale: route.stale });
+        if self.context.bgp.get(&prefix) == learned.as_ref() {
+            return;
+        }
+        let before = self.context.bgp.remove(&prefix);
+        for next_hop in before.iter().flat_map(|before| &before.next_hops) {
+            unlink(&mut self.by_next_hop, &next_hop.address, prefix);
+        }
+        for next_hop in learned.iter().flat_map(|learned| &learned.next_hops) {
+            self.by_next_hop.entry(next_hop.address).or_default().insert(prefix);
+        }
+        self.context.bgp.extend(learned.map(|learned| (prefix, learned)));
+        self.touch([prefix]);
+    }
+
+    /// A pod of this node has this address, behind the host side of its veth pair.
+    pub fn add_pod(&mut self, address: IpAddr, interface: &str) {
+        let prefix = IpNet::from(address);
+        self.context.pods.entry(prefix).or_default().insert(interface.to_owned());
+        self.touch([prefix]);
+    }
+
+    /// It has it no longer.
+    pub fn remove_pod(&mut self, address: IpAddr, interface: &str) {
+        let prefix = IpNet::from(address);
+        if let Some(interfaces) = self.context.pods.get_mut(&prefix) {
+            interfaces.remove(interface);
+            if interfaces.is_empty() {
+                self.context.pods.remove(&prefix);
+            }
+            self.touch([prefix]);
+        }
+    }
+
+    /// BGP peers (addresses) that are reached by way of a router on the link (`reachableBy`). A route wanted for another
+    /// reason stays.
+    pub fn set_gateways(&mut self, gateways: &BTreeMap<IpAddr, IpAddr>) {
+        let gateways: BTreeMap<IpNet, IpAddr> =
+            gateways.iter().map(|(peer, gateway)| (IpNet::from(*peer), *gateway)).collect();
+        if gateways != self.gateways {
+            let before = std::mem::replace(&mut self.gateways, gateways);
+            let touched: Vec<IpNet> = before.keys().chain(self.gateways.keys()).copied().collect();
+            self.touch(touched);
+        }
+    }
+
+    /// The kernel's routes that are not ours; a next hop none of them covers is unreachable.
+    pub fn set_underlay(&mut self, routes: BTreeSet<UnderlayRoute>) {
+        if self.context.underlay != routes {
+            self.context.underlay = routes;
+            self.dirty = None;
+        }
+    }
+
+    /// The interface with the node's address; absent while it is not known: an MTU of 1500 is assumed, and tunnels
+    /// aren't bound to a device.
+    pub fn set_uplink(&mut self, uplink: Option<Uplink>) {
+        if self.context.uplink != uplink {
+            self.context.uplink = uplink;
+            self.tunnels_dirty = true;
+        }
+    }
+
+    /// How far an address is, for BGP's choice between next hops: 0 on a link of this node, else the kernel's metric of
+    /// the route there, at least 1. Absent: unreachable.
+    pub fn cost(&self, next_hop: IpAddr) -> Option<u32> {
+        cost(&self.context.underlay, next_hop)
+    }
+
+    fn touch(&mut self, prefixes: impl IntoIterator<Item = IpNet>) {
+        if let Some(dirty) = &mut self.dirty {
+            dirty.extend(prefixes);
+        }
+    }
+
+    /// Decides about everything that was touched, and says what came out differently.
+    pub fn take_changes(&mut self) -> Changes {
+        let mut changes =
+            Changes { problems: std::mem::take(&mut self.problems_dirty), ..Changes::default() };
+        let dirty = self.dirty.replace(BTreeSet::new());
+        let dirty = dirty.unwrap_or_else(|| {
+            let known = self.routes.keys().chain(self.route_problems.keys()).chain(self.gateways.keys());
+            self.context.prefixes().chain(known.copied()).collect()
+        });
+        for prefix in dirty {
+            self.decide_again(prefix, &mut changes);
+        }
+        if std::mem::take(&mut self.tunnels_dirty) {
+            let tunnels = self.new_tunnels();
+            changes.tunnels = tunnels != self.tunnels;
+            self.tunnels = tunnels;
+        }
+        changes
+    }
+
+    fn decide_again(&mut self, prefix: IpNet, changes: &mut Changes) {
+        let decision = self.context.knows(&prefix).then(|| decide(&self.context, prefix));
+        let mut problems: BTreeSet<String> = decision.iter().flat_map(Decision::problems).collect();
+        problems.extend(self.context.pod_problem(&prefix));
+        let route = decision.and_then(|decision| decision.route).or_else(|| {
+            self.gateways.get(&prefix).and_then(|gateway| to_peer(&self.context, prefix, *gateway))
+        });
+        if self.route_problems.get(&prefix).map_or(!problems.is_empty(), |known| *known != problems) {
+            changes.problems = true;
+            if problems.is_empty() {
+                self.route_problems.remove(&prefix);
+            } else {
+                self.route_problems.insert(prefix, problems);
+            }
+        }
+        if self.routes.get(&prefix) != route.as_ref() {
+            match &route {
+                Some(route) => self.routes.insert(prefix, route.clone()),
+                None => self.routes.remove(&prefix),
+            };
+            changes.routes.insert(prefix, route);
+        }
+    }
+
+    fn new_tunnels(&self) -> Tunnels {
+        let cx = &self.context;
         let used = tunnels::used(cx);
-        let mtus = Mtus::new(cx.settings, self.uplink, &used);
-        let vxlan = tunnels::vxlan_devices(cx, &used, self.uplink, &mtus);
+        let mtus = Mtus::new(&cx.settings, cx.uplink.as_ref(), &used);
+        let vxlan = tunnels::vxlan_devices(cx, &used, cx.uplink.as_ref(), &mtus);
         let (fdb, neighbours) = tunnels::vxlan_entries(cx, &vxlan);
         let pools = |wanted: fn(&crate::context::Pool) -> bool| {
             cx.pools.iter().filter(|pool| wanted(pool)).map(|pool| pool.cidr).collect()
         };
-        Desired {
-            routes,
+        Tunnels {
             ipip: tunnels::ipip_device(cx, &used, &mtus),
             vxlan,
             fdb,
@@ -73,17 +312,35 @@ impl<'a> Router<'a> {
                 pools: pools(|pool| pool.for_pods),
             },
             pod_mtu: mtus.pod,
-            problems,
         }
+    }
+
+    /// Routes of the main table by destination, as of the last [`take_changes`](Self::take_changes).
+    pub fn routes(&self) -> &BTreeMap<IpNet, Route> {
+        &self.routes
+    }
+
+    /// Tunnels, as of the last [`take_changes`](Self::take_changes).
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
+    }
+
+    /// What is wrong, as of the last [`take_changes`](Self::take_changes).
+    pub fn problems(&self) -> BTreeSet<Problem> {
+        let of_routes = self.route_problems.iter().flat_map(|(prefix, messages)| {
+            messages.iter().map(|message| Problem { object: prefix.to_string(), message: message.clone() })
+        });
+        let cx = &self.context;
+        cx.node_problems.iter().chain(&cx.pool_problems).cloned().chain(of_routes).collect()
     }
 
     /// The route to one address and the reasons for it.
     pub fn explain(&self, destination: IpAddr) -> RouteTrace {
         let cx = &self.context;
         let host = IpNet::from(destination);
-        let mut covering: Vec<IpNet> =
-            cx.prefixes().into_iter().filter(|prefix| prefix.contains(&destination)).collect();
+        let mut covering: Vec<IpNet> = cx.prefixes().filter(|prefix| prefix.contains(&destination)).collect();
         covering.sort_by_key(|prefix| (u8::MAX - prefix.prefix_len(), *prefix));
+        covering.dedup();
         let considered: Vec<Decision> = covering.into_iter().map(|prefix| decide(cx, prefix)).collect();
         let block = cx.block_of(&host);
         RouteTrace {
@@ -93,6 +350,16 @@ impl<'a> Router<'a> {
             owner: block.and_then(|(_, owner)| owner.map(str::to_owned)),
             route: considered.iter().find_map(|decision| decision.route.clone()),
             considered,
+        }
+    }
+}
+
+/// Takes one prefix out of an index.
+fn unlink<K: Ord>(index: &mut Index<K>, key: &K, prefix: IpNet) {
+    if let Some(prefixes) = index.get_mut(key) {
+        prefixes.remove(&prefix);
+        if prefixes.is_empty() {
+            index.remove(key);
         }
     }
 }
@@ -108,10 +375,7 @@ impl fmt::Display for Route {
                     if hops.len() > 1 {
                         f.write_str(" nexthop")?;
                     }
-                    write!(f, " via {}", hop.gateway)?;
-                    if let Some(dev) = &hop.dev {
-                        write!(f, " dev {dev}")?;
-                    }
+                    write!(f, " via {} dev {}", hop.gateway, hop.dev)?;
                     if hop.onlink {
                         f.write_str(" onlink")?;
                     }

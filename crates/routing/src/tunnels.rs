@@ -60,13 +60,13 @@ impl Mtus {
 }
 
 /// Which encapsulations the pools use, per family.
-pub(crate) fn used(cx: &Context<'_>) -> BTreeSet<(Encapsulation, Family)> {
+pub(crate) fn used(cx: &Context) -> BTreeSet<(Encapsulation, Family)> {
     cx.pools.iter().map(|pool| (pool.encapsulation, Family::of(&pool.cidr))).collect()
 }
 
 /// The VXLAN devices this node can have now.
 pub(crate) fn vxlan_devices(
-    cx: &Context<'_>,
+    cx: &Context,
     used: &BTreeSet<(Encapsulation, Family)>,
     uplink: Option<&Uplink>,
     mtus: &Mtus,
@@ -102,7 +102,7 @@ pub(crate) fn vxlan_devices(
 /// Forwarding database and neighbours of those devices: every other node with a tunnel end, whether or not a route
 /// needs it now, so that a node that changes subnet finds its entries there.
 pub(crate) fn vxlan_entries(
-    cx: &Context<'_>,
+    cx: &Context,
     devices: &BTreeMap<Family, VxlanDevice>,
 ) -> (BTreeSet<FdbEntry>, BTreeSet<Neighbour>) {
     let (mut fdb, mut neighbours) = (BTreeSet::new(), BTreeSet::new());
@@ -120,7 +120,7 @@ pub(crate) fn vxlan_entries(
 
 /// The IPIP device, when a pool needs one.
 pub(crate) fn ipip_device(
-    cx: &Context<'_>,
+    cx: &Context,
     used: &BTreeSet<(Encapsulation, Family)>,
     mtus: &Mtus,
 ) -> Option<IpipDevice> {

@@ -22,6 +22,7 @@ impl Node {
         self.advertisements.clone_from(&wanted.advertisements);
         if self.gateways != wanted.gateways {
             self.gateways.clone_from(&wanted.gateways);
+            self.router.set_gateways(&self.gateways);
             self.update_routes();
         }
         let name = &self.config.node;
@@ -79,16 +80,11 @@ impl Node {
         match event {
             Event::RouteChanges(changes) => {
                 for change in changes {
-                    if change.next_hops.is_empty() {
-                        self.bgp_routes.remove(&change.prefix);
-                    } else {
-                        let route = BgpRoute {
-                            prefix: change.prefix,
-                            next_hops: change.next_hops.into_iter().map(next_hop).collect(),
-                            stale: change.stale,
-                        };
-                        self.bgp_routes.insert(change.prefix, route);
-                    }
+                    self.router.set_bgp(BgpRoute {
+                        prefix: change.prefix,
+                        next_hops: change.next_hops.into_iter().map(next_hop).collect(),
+                        stale: change.stale,
+                    });
                 }
                 self.update_routes();
             }
@@ -96,9 +92,9 @@ impl Node {
                 let mut states = Vec::new();
                 for one in uses {
                     if one.used {
-                        let state = self.underlay.next_hop(one.address);
-                        self.next_hops.insert(one.address, state.cost);
-                        states.push(state);
+                        let cost = self.router.cost(one.address);
+                        self.next_hops.insert(one.address, cost);
+                        states.push(NextHopState { address: one.address, cost });
                     } else {
                         self.next_hops.remove(&one.address);
                     }
@@ -114,13 +110,25 @@ impl Node {
         }
     }
 
-    pub(super) async fn tell_next_hops(&self, states: Vec<NextHopState>) {
+    async fn tell_next_hops(&self, states: Vec<NextHopState>) {
         if states.is_empty() {
             return;
         }
         if let Err(error) = self.speaker.set_next_hops(states).await {
             self.health.set("bgp", false, error.to_string());
         }
+    }
+
+    /// Tells the speaker which next hops are nearer or farther than it was told.
+    pub(super) async fn follow_next_hops(&mut self) {
+        let mut changed = Vec::new();
+        for (address, told) in &mut self.next_hops {
+            let cost = self.router.cost(*address);
+            if std::mem::replace(told, cost) != cost {
+                changed.push(NextHopState { address: *address, cost });
+            }
+        }
+        self.tell_next_hops(changed).await;
     }
 
     /// Says how many sessions are up. One is enough to be ready; none is wanted in a cluster of one.
@@ -137,11 +145,8 @@ impl Node {
 
     /// Problems of the forwarding side, beside those of the sessions.
     pub(super) fn report_route_problems(&self) {
-        let problems = self
-            .desired
-            .problems
-            .iter()
-            .map(|problem| Problem { object: problem.object.clone(), message: problem.message.clone() });
+        let problems = self.router.problems().into_iter();
+        let problems = problems.map(|problem| Problem { object: problem.object, message: problem.message });
         self.health.set_problems("routes", problems.collect());
     }
 }

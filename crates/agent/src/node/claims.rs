@@ -64,6 +64,9 @@ impl Node {
             self.claim_first(family);
         }
         self.update_tunnel_addresses();
+        for cidr in &held {
+            self.mirror_block(cidr);
+        }
         self.originate().await;
         let blocks = self.addresses.allocator().blocks().count();
         let message = match self.claim_problems.values().next() {
@@ -116,6 +119,7 @@ impl Node {
             let cidr = block.spec.cidr;
             self.addresses.add_block(cidr, fence).map_err(|error| error.to_string())?;
             // The datastore tells the same in a moment; until then the block must not look like somebody else's.
+            self.router.set_block(&block);
             self.cluster.blocks.insert(block.metadata.name.clone(), (block, fence));
             Ok(cidr)
         });
@@ -168,6 +172,7 @@ impl Node {
     fn write_own_node(&mut self, node: NodeResource) {
         self.writer.push(self.own_key(), Write::OwnNode(Box::new(node.clone())));
         self.cluster.bgp.nodes.insert(self.config.node.clone(), node);
+        self.cluster_changed();
     }
 
     fn tunnel_address(&mut self, pools: &[&IpPool], family: Family) -> Option<IpAddr> {
@@ -203,17 +208,21 @@ impl Node {
         }
     }
 
-    /// Shows the datastore which addresses of our blocks are in use.
-    pub(super) fn mirror_blocks(&self) {
-        for cidr in self.addresses.allocator().blocks() {
-            let name = margay_ipam::block_name(&cidr);
-            let current = self.cluster.blocks.get(&name).map(|(block, _)| block);
-            let resource = self.addresses.allocator().to_block_resource(&cidr, &self.config.node, current);
-            if let (Some(current), Some(resource)) = (current, resource)
-                && current.spec != resource.spec
-            {
-                self.writer.push(resource.key(), Write::OwnBlock(Box::new(resource)));
-            }
+    /// Shows the datastore which addresses of our blocks are in use, after a change of these.
+    pub(super) fn mirror_blocks(&self, changed: &[IpAddr]) {
+        let blocks = self.addresses.allocator().blocks();
+        for cidr in blocks.filter(|block| changed.iter().any(|address| block.contains(address))) {
+            self.mirror_block(&cidr);
+        }
+    }
+
+    fn mirror_block(&self, cidr: &IpNet) {
+        let current = self.cluster.blocks.get(&margay_ipam::block_name(cidr)).map(|(block, _)| block);
+        let resource = self.addresses.allocator().to_block_resource(cidr, &self.config.node, current);
+        if let (Some(current), Some(resource)) = (current, resource)
+            && current.spec != resource.spec
+        {
+            self.writer.push(resource.key(), Write::OwnBlock(Box::new(resource)));
         }
     }
 }

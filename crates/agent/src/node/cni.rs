@@ -1,7 +1,9 @@
 //! The CNI verbs.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use margay_api::{Key, Kind, Pod};
 use margay_cni::spool::Spool;
 use margay_cni::wiring::remove_host_side;
@@ -13,6 +15,7 @@ use margay_ipam::{
     AssignError, Attributes, Eligible, Family, Handle, PoolQuery, Purpose, RangeSet,
     Request as AddressRequest, eligible_pools,
 };
+use margay_netlink::Netlink;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
@@ -130,7 +133,7 @@ impl Node {
                     addresses: addresses.into_iter().map(Into::into).collect(),
                     host_ifname: interface_name(&request.attachment),
                     mac: request.mac.clone(),
-                    mtu: self.desired.pod_mtu,
+                    mtu: self.router.tunnels().pod_mtu,
                 }))
             }
             Err(AddressError::Assign(AssignError::NeedBlock { family, .. })) => Outcome::NeedsBlock(family),
@@ -161,14 +164,18 @@ impl Node {
         let endpoint = attachments::endpoint(&self.config.node, &attached, self.pod_of(&attached));
         let (live, policy_live) = oneshot::channel();
         self.tell_engine(Input::SetLocal(Box::new(endpoint.clone()), Some(live))).await;
+        let routes: Vec<IpNet> = attached.addresses.iter().copied().map(IpNet::from).collect();
+        for address in &attached.addresses {
+            self.router.add_pod(*address, &attached.interface);
+        }
         let generation = self.update_routes();
         let mut reached = self.forwarding.reached();
         self.writer.push(endpoint.key(), Write::Apply(Box::new(endpoint.into())));
-        self.mirror_blocks();
+        self.mirror_blocks(&attached.addresses);
         tokio::spawn(async move {
             let both = async {
                 policy_live.await.map_err(|_gone| "the policy thread has ended".to_owned())??;
-                let waited = reached.wait_for(|reached| *reached >= generation).await;
+                let waited = reached.wait_for(|reached| reached.has(generation, &routes)).await;
                 waited.map(|_| ()).map_err(|_gone| "the forwarding thread has ended".to_owned())
             };
             let outcome = match tokio::time::timeout(LIVE_TIME, both).await {
@@ -200,6 +207,8 @@ impl Node {
                 attached.interface
             )));
         }
+        let owned = self.addresses.allocator().owned(handle);
+        let addresses = owned.map(|owned| owned.addresses.clone()).unwrap_or_default();
         let attached = match self.addresses.release(handle) {
             Ok(attached) => attached,
             Err(error) => return Err(Failure::try_later(error.to_string())),
@@ -207,10 +216,13 @@ impl Node {
         if let Some(attached) = attached {
             let key = attachments::endpoint_key(&self.config.node, &attached);
             self.tell_engine(Input::RemoveLocal(key.clone())).await;
+            for address in &attached.addresses {
+                self.router.remove_pod(*address, &attached.interface);
+            }
             self.update_routes();
             self.writer.push(key, Write::Delete);
         }
-        self.mirror_blocks();
+        self.mirror_blocks(&addresses);
         Ok(())
     }
 
@@ -274,7 +286,8 @@ impl Node {
 
     /// After a start: every endpoint of the journal whose interface is still there is one again; the others are gone.
     pub(super) async fn restore_endpoints(&mut self) {
-        let interfaces = self.underlay.interfaces();
+        // Not knowing is no reason to release anything.
+        let interfaces = interfaces().map_err(|error| tracing::warn!("looking for pods' interfaces: {error}")).ok();
         let all: Vec<(Handle, Attached)> = self
             .addresses
             .attached()
@@ -282,9 +295,12 @@ impl Node {
             .map(|(handle, attached)| (handle.clone(), attached.clone()))
             .collect();
         for (handle, attached) in all {
-            if interfaces.contains(&attached.interface) {
+            if interfaces.as_ref().is_none_or(|all| all.contains(&attached.interface)) {
                 let endpoint = attachments::endpoint(&self.config.node, &attached, None);
                 self.tell_engine(Input::SetLocal(Box::new(endpoint), None)).await;
+                for address in &attached.addresses {
+                    self.router.add_pod(*address, &attached.interface);
+                }
             } else {
                 tracing::info!(interface = attached.interface, "its interface is gone: releasing {handle}");
                 if let Err(error) = self.addresses.release(&handle) {
@@ -360,6 +376,11 @@ impl Node {
         let node = self.cluster.bgp.nodes.get(&self.config.node);
         node.map(|node| node.metadata.labels.clone()).unwrap_or_default()
     }
+}
+
+/// Names of all interfaces.
+fn interfaces() -> Result<BTreeSet<String>, margay_netlink::Error> {
+    Ok(Netlink::open()?.links()?.into_iter().map(|link| link.name).collect())
 }
 
 /// Namespace and name of the pod; outside Kubernetes the container's id names it.

@@ -10,10 +10,8 @@ mod views;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use margay_api::{IpamBlock, Key, Kind, Resource};
 use margay_control::cni::{
     AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest, GcRequest,
@@ -25,7 +23,7 @@ use margay_daemon::speaker::Speaker;
 use margay_daemon::topology::Advertisement;
 use margay_datastore::{Store, SyncEvent, Syncer};
 use margay_ipam::{Family, Handle};
-use margay_routing::{BgpRoute, Desired, RouteTrace};
+use margay_routing::{RouteTrace, Router, Settings};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::addresses::Addresses;
@@ -92,15 +90,13 @@ pub(crate) struct Node {
     /// The datastore was told completely once.
     in_sync: bool,
     speaker: Speaker,
-    bgp_routes: BTreeMap<IpNet, BgpRoute>,
+    router: Router,
     /// Next hops of BGP routes, and how far the speaker was told that they are.
     next_hops: BTreeMap<IpAddr, Option<u32>>,
     /// Gateways to BGP peers (`reachableBy`).
     gateways: BTreeMap<IpAddr, IpAddr>,
     /// Communities of this node's own routes.
     advertisements: Vec<Advertisement>,
-    underlay: Underlay,
-    desired: Arc<Desired>,
     waiting: Vec<Waiting>,
     /// Labels of the CNI call, between the two phases of an ADD.
     reserved_labels: BTreeMap<Handle, BTreeMap<String, String>>,
@@ -118,17 +114,17 @@ pub(crate) struct Parts {
     pub(crate) engine: Engine,
     pub(crate) forwarding: Forwarding,
     pub(crate) addresses: Addresses,
-    pub(crate) underlay: Underlay,
     pub(crate) speaker: Speaker,
 }
-
-pub(crate) use routes::Underlay;
 
 impl Node {
     /// A task that has not begun.
     pub(crate) fn new(parts: Parts) -> Self {
-        let node = parts.config.node.clone();
         Self {
+            router: Router::new(
+                &parts.config.node,
+                Settings { max_paths: parts.config.maximum_paths, ..Settings::default() },
+            ),
             writer: Writer::spawn(parts.store.clone()),
             config: parts.config,
             health: parts.health,
@@ -139,12 +135,9 @@ impl Node {
             cluster: Cluster::default(),
             in_sync: false,
             speaker: parts.speaker,
-            bgp_routes: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             gateways: BTreeMap::new(),
             advertisements: Vec::new(),
-            desired: Arc::new(parts.underlay.nothing(&node)),
-            underlay: parts.underlay,
             waiting: Vec::new(),
             reserved_labels: BTreeMap::new(),
             claiming: Vec::new(),
@@ -180,6 +173,13 @@ impl Node {
                         self.on_claimed(family, outcome).await;
                     }
                 }
+                () = self.forwarding.underlay_changed() => {
+                    self.underlay_changed();
+                    self.follow_next_hops().await;
+                    if self.in_sync {
+                        self.update_routes();
+                    }
+                }
                 _ = tick.tick() => self.on_tick().await,
             }
         }
@@ -192,18 +192,22 @@ impl Node {
         let mut next = Some(first);
         while let Some(event) = next {
             let one = self.take_object(event).await;
-            touched.routes |= one.routes;
-            touched.sessions |= one.sessions;
+            touched |= one;
             next = objects.try_next();
         }
         if !self.in_sync {
             return;
         }
+        if touched.cluster {
+            self.cluster_changed();
+        }
         if touched.sessions {
             self.update_sessions().await;
         }
-        if touched.routes {
+        if touched.own_blocks {
             self.update_blocks().await;
+        }
+        if touched.routes {
             self.update_routes();
         }
     }
@@ -214,8 +218,10 @@ impl Node {
                 Ok(resource) => {
                     let was_unreadable = self.cluster.unreadable.contains_key(&versioned.key);
                     let touched = self.cluster.put(&self.config.node, &resource, versioned.revision.0);
-                    if let Resource::Pod(pod) = resource.as_ref() {
-                        self.pod_changed(pod).await;
+                    match resource.as_ref() {
+                        Resource::Pod(pod) => self.pod_changed(pod).await,
+                        Resource::IpamBlock(block) => self.router.set_block(block),
+                        _ => {}
                     }
                     self.tell_engine(policy::Input::Put(resource)).await;
                     if was_unreadable {
@@ -232,7 +238,10 @@ impl Node {
             },
             SyncEvent::Delete(key) => {
                 let was_unreadable = self.cluster.unreadable.contains_key(&key);
-                let touched = self.cluster.delete(&key);
+                let touched = self.cluster.delete(&self.config.node, &key);
+                if key.kind == Kind::IpamBlock {
+                    self.router.remove_block(&key.name);
+                }
                 self.tell_engine(policy::Input::Delete(key)).await;
                 if was_unreadable {
                     self.report_problems();
@@ -245,7 +254,7 @@ impl Node {
                 self.register().await;
                 self.sweep_endpoints();
                 self.tell_engine(policy::Input::InSync).await;
-                Touched { routes: true, sessions: true }
+                Touched { routes: true, cluster: true, own_blocks: true, sessions: true }
             }
             SyncEvent::Lost(reason) => {
                 let meanwhile = if self.in_sync {
@@ -283,12 +292,13 @@ impl Node {
     async fn on_tick(&mut self) {
         self.replay_spool().await;
         if self.in_sync {
-            self.underlay_changed().await;
             if self.read_secrets() {
                 self.update_sessions().await;
             }
-            self.update_blocks().await;
-            self.update_routes();
+            // A claim that failed is tried again.
+            if !self.claim_problems.is_empty() {
+                self.update_blocks().await;
+            }
         }
     }
 

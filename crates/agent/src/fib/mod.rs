@@ -1,0 +1,544 @@
+//! Routes, nexthop objects, tunnel devices, neighbours and FDB: what [`margay_routing`] wants, into the kernel.
+//!
+//! Everything ours is recognised by its route protocol number or its device, adopted when right, and swept when not
+//! wanted, but only once what is wanted is complete: before that, a restart could take away what BGP has not
+//! told again yet. What others change is heard of at once and repaired; what the kernel takes away silently is read back.
+//! What others made is never touched: a route of theirs in the place of ours is reported, and ours comes when theirs goes.
+
+mod kernel;
+mod nexthops;
+#[cfg(test)]
+mod tests;
+mod tunnels;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use margay_netlink::delta::{Change, Tracker};
+use margay_netlink::monitor::{Event, Monitor};
+use margay_netlink::{
+    Error, Netlink, NexthopTarget, Path, Route, RouteChange, RouteFilter, RouteKey, RouteTarget, sysctl,
+};
+use margay_routing::{Hop, Protocol, Target, Tunnels};
+use nix::errno::Errno;
+
+pub(crate) use self::kernel::Underlay;
+use self::kernel::{Kernel, is_own_name, leads_to};
+use self::nexthops::{Key, Nexthops};
+use self::tunnels::Entries;
+
+/// Protocol numbers that mark a route as ours.
+const OURS: [u8; 2] = [Protocol::Pods.number(), Protocol::Cluster.number()];
+
+/// Routes written before notifications are read: so many fit into the monitor's buffer together with others'.
+const CHUNK: usize = 4096;
+
+/// A wanted route, with the nexthop objects it holds.
+#[derive(Debug)]
+struct Wanted {
+    route: margay_routing::Route,
+    objects: Vec<u32>,
+    /// No next hop of it can be used now: an interface is missing or down.
+    waits: bool,
+}
+
+/// The kernel's side of routing.
+#[derive(Debug)]
+pub(crate) struct Fib {
+    netlink: Netlink,
+    monitor: Monitor,
+    kernel: Kernel,
+    wanted: BTreeMap<IpNet, Wanted>,
+    /// Those of them that are local pods'.
+    pods: BTreeSet<IpNet>,
+    routes: Tracker<RouteKey, Route>,
+    /// Absent on a kernel that has none: each route then carries its next hops itself.
+    nexthops: Option<Nexthops>,
+    tunnels: Arc<Tunnels>,
+    entries: Entries,
+    /// Devices and their entries have to be looked at.
+    tunnels_suspect: bool,
+    /// The kernel may have taken something away silently: read everything back.
+    suspect: bool,
+    /// Routes that found one of somebody else in their place.
+    blocked: BTreeSet<RouteKey>,
+    /// The node was told to forward.
+    forwarding: bool,
+}
+
+/// Outcome of one round.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// What the kernel refused, in words; tried again.
+    pub(crate) errors: Vec<String>,
+    /// Routes written or removed.
+    pub(crate) changed: usize,
+    /// Routes of ours in the kernel.
+    pub(crate) routes: usize,
+    /// Addresses of local pods whose route is not in the kernel.
+    pub(crate) pods_missing: BTreeSet<IpNet>,
+}
+
+impl AsFd for Fib {
+    /// Readable when others have changed something.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.monitor.as_fd()
+    }
+}
+
+impl Fib {
+    /// Opens the kernel's interface and learns what there is; changes nothing.
+    pub(crate) fn open() -> Result<Self, Error> {
+        let mut netlink = Netlink::open()?;
+        let nexthops = match netlink.nexthops(None) {
+            Ok(_) => Some(Nexthops::new()),
+            Err(Error::Kernel { errno: Errno::EOPNOTSUPP, .. }) => {
+                tracing::info!(
+                    "this kernel has no nexthop objects (Linux 5.3): each route gets its own next hops"
+                );
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        Self::with(netlink, nexthops)
+    }
+
+    fn with(netlink: Netlink, nexthops: Option<Nexthops>) -> Result<Self, Error> {
+        let mut routes = Tracker::new();
+        routes.desired_complete();
+        let mut fib = Self {
+            // Before anything is read: what changes in between is heard of.
+            monitor: Monitor::open()?,
+            netlink,
+            kernel: Kernel::default(),
+            wanted: BTreeMap::new(),
+            pods: BTreeSet::new(),
+            routes,
+            nexthops,
+            tunnels: Arc::default(),
+            entries: Entries::default(),
+            tunnels_suspect: true,
+            suspect: true,
+            blocked: BTreeSet::new(),
+            forwarding: false,
+        };
+        fib.learn()?;
+        Ok(fib)
+    }
+
+    /// How this node reaches its neighbours.
+    pub(crate) fn underlay(&self) -> Underlay {
+        self.kernel.underlay()
+    }
+
+    /// Something may be missing in the kernel that nobody has told of.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect
+    }
+
+    /// Doubts everything, once in a while.
+    pub(crate) fn doubt(&mut self) {
+        self.suspect = true;
+        self.tunnels_suspect = true;
+    }
+
+    /// Reads everything back.
+    pub(crate) fn learn(&mut self) -> Result<(), Error> {
+        let objects = match self.nexthops {
+            Some(_) => self.netlink.nexthops(None)?,
+            None => Vec::new(),
+        };
+        self.kernel = Kernel::read(&mut self.netlink, &objects)?;
+        let mut found = BTreeMap::new();
+        for protocol in OURS {
+            let filter = RouteFilter { protocol: Some(protocol), ..RouteFilter::default() };
+            found.extend(self.netlink.routes(filter)?.into_iter().map(|route| (route.key(), route)));
+        }
+        self.routes.learn_all(found);
+        let ids_are_ours = self.nexthops.as_mut().is_none_or(|nexthops| nexthops.learn_all(objects));
+        if !ids_are_ours {
+            self.nexthops.iter_mut().for_each(Nexthops::forget_ids);
+            self.wanted.values_mut().for_each(|wanted| wanted.objects.clear());
+        }
+        self.suspect = false;
+        self.resolve_again(|_| true);
+        Ok(())
+    }
+
+    /// Takes in what others have changed. True if the ways to other nodes may have changed with it.
+    pub(crate) fn listen(&mut self) -> Result<bool, Error> {
+        let mut events = Vec::new();
+        self.monitor.read(&self.netlink, |event| {
+            // A flood becomes one look at everything.
+            if events.len() < CHUNK {
+                events.push(event);
+            } else if events.len() == CHUNK {
+                events.push(Event::Resync);
+            }
+        })?;
+        let mut underlay = false;
+        for event in events {
+            underlay |= self.take(event)?;
+        }
+        Ok(underlay)
+    }
+
+    fn take(&mut self, event: Event) -> Result<bool, Error> {
+        match event {
+            Event::Resync => self.doubt(),
+            Event::LinkSet(link) => return Ok(self.link_set(link)),
+            Event::LinkGone(link) => {
+                self.kernel.remove_link(link.index);
+                self.device_lost(link.index);
+                self.tunnels_suspect |= is_tunnel(&link.name);
+                return Ok(!is_own_name(&link.name));
+            }
+            Event::Addresses(index) => {
+                self.kernel.read_addresses(&mut self.netlink, index)?;
+                let Some(link) = self.kernel.link(index) else { return Ok(false) };
+                self.tunnels_suspect |= is_tunnel(&link.name);
+                // Routes with a source address, and nexthop objects, go along with it.
+                self.suspect |= !is_own_name(&link.name);
+                return Ok(!is_own_name(&link.name));
+            }
+            Event::RouteSet(route, replaces) if OURS.contains(&route.protocol) => {
+                tracing::debug!(%route, replaces, "somebody else wrote a route of ours");
+                self.routes.learn(route.key(), route);
+            }
+            Event::RouteSet(route, replaces) => {
+                if replaces && self.routes.actual().contains_key(&route.key()) {
+                    tracing::warn!(%route, "somebody else replaced a route of ours");
+                    self.routes.forget(&route.key());
+                }
+                self.kernel.set_route(route, replaces);
+                return Ok(true);
+            }
+            Event::RouteGone(route) if OURS.contains(&route.protocol) => {
+                if self.routes.actual().get(&route.key()) == Some(&route) {
+                    self.routes.forget(&route.key());
+                }
+            }
+            Event::RouteGone(route) => {
+                self.blocked.remove(&route.key());
+                self.kernel.remove_route(&route);
+                return Ok(true);
+            }
+            Event::NexthopSet(nexthop) => match &mut self.nexthops {
+                Some(nexthops) if nexthops::is_ours(&nexthop) => nexthops.learn(nexthop),
+                _ => {
+                    self.kernel.set_nexthop(nexthop);
+                    return Ok(true);
+                }
+            },
+            // The routes that used it went with it.
+            Event::NexthopGone(_) => self.suspect = true,
+            Event::Neighbours(index) => {
+                self.tunnels_suspect |= self.kernel.link(index).is_some_and(|link| is_tunnel(&link.name));
+            }
+        }
+        Ok(false)
+    }
+
+    fn link_set(&mut self, link: margay_netlink::Link) -> bool {
+        let (index, up, own) = (link.index, link.up, is_own_name(&link.name));
+        self.tunnels_suspect |= is_tunnel(&link.name);
+        let name = link.name.clone();
+        let before = self.kernel.set_link(link);
+        let was_up = before.is_some_and(|before| before.up);
+        if was_up && !up {
+            self.kernel.drop_routes(index);
+            self.device_lost(index);
+        } else if up && !was_up {
+            self.resolve_again(|wanted| wanted.waits || uses(&wanted.route, &name));
+        }
+        !own
+    }
+
+    /// The kernel has dropped what leads out of an interface, and said nothing of it.
+    fn device_lost(&mut self, index: u32) {
+        let lost: Vec<RouteKey> = self
+            .routes
+            .actual()
+            .iter()
+            .filter(|(_, route)| leads_to(&route.target, index))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in lost {
+            self.routes.forget(&key);
+            self.resolve_again_one(&key.destination);
+        }
+        if self.nexthops.as_ref().is_some_and(|nexthops| nexthops.uses_device(index)) {
+            self.suspect = true;
+        }
+    }
+
+    /// Wants these routes instead of what was wanted for their destinations.
+    pub(crate) fn want_routes(&mut self, routes: BTreeMap<IpNet, Option<margay_routing::Route>>) {
+        for (prefix, route) in routes {
+            let before = self.wanted.remove(&prefix);
+            self.pods.remove(&prefix);
+            match route {
+                Some(route) => {
+                    if route.protocol == Protocol::Pods {
+                        self.pods.insert(prefix);
+                    }
+                    self.resolve(route);
+                }
+                None => {
+                    self.routes.unset(&key_of(&prefix));
+                    self.blocked.remove(&key_of(&prefix));
+                }
+            }
+            // Only now: an object that both use stays.
+            before.iter().for_each(|before| self.release(before));
+        }
+    }
+
+    /// Wants these tunnels.
+    pub(crate) fn want_tunnels(&mut self, tunnels: Arc<Tunnels>) {
+        self.tunnels = tunnels;
+        self.tunnels_suspect = true;
+    }
+
+    fn release(&mut self, wanted: &Wanted) {
+        if let Some(nexthops) = &mut self.nexthops {
+            wanted.objects.iter().for_each(|id| nexthops.release(*id));
+        }
+    }
+
+    fn resolve_again(&mut self, which: impl Fn(&Wanted) -> bool) {
+        let some: Vec<IpNet> =
+            self.wanted.iter().filter(|(_, wanted)| which(wanted)).map(|(prefix, _)| *prefix).collect();
+        some.iter().for_each(|prefix| self.resolve_again_one(prefix));
+    }
+
+    fn resolve_again_one(&mut self, prefix: &IpNet) {
+        if let Some(before) = self.wanted.remove(prefix) {
+            self.resolve(before.route.clone());
+            self.release(&before);
+        }
+    }
+
+    /// From names to what the kernel takes: interfaces by number, next hops as objects.
+    fn resolve(&mut self, route: margay_routing::Route) {
+        let key = key_of(&route.prefix);
+        let mut objects = Vec::new();
+        let target = match &route.target {
+            Target::Blackhole => Some(RouteTarget::Blackhole),
+            Target::Link { dev } => self.kernel.usable(dev).map(|device| RouteTarget::Device { device }),
+            Target::Via(hops) => {
+                let usable: Vec<(&Hop, u32)> =
+                    hops.iter().filter_map(|hop| Some((hop, self.kernel.usable(&hop.dev)?))).collect();
+                match &mut self.nexthops {
+                    Some(nexthops) => {
+                        let hint = self.routes.actual().get(&key).and_then(|route| match route.target {
+                            RouteTarget::Nexthop(id) => Some(id),
+                            _ => None,
+                        });
+                        objects = acquire(nexthops, &usable, hint);
+                        // The last one is the group, where there are several.
+                        objects.last().map(|id| RouteTarget::Nexthop(*id))
+                    }
+                    None => classic(&usable),
+                }
+            }
+        };
+        let waits = target.is_none();
+        match target {
+            Some(target) => {
+                let number = route.protocol.number();
+                self.routes.set(key, Route::new(route.prefix, target, number).normalised());
+            }
+            None => {
+                self.routes.unset(&key);
+            }
+        }
+        self.wanted.insert(route.prefix, Wanted { route, objects, waits });
+    }
+
+    /// Brings the kernel closer to what is wanted; with `complete`, also removes what is ours and not wanted.
+    pub(crate) fn apply(&mut self, complete: bool) -> Report {
+        let mut report = Report::default();
+        if let Err(error) = self.turn_forwarding_on() {
+            report.errors.push(error.to_string());
+        }
+        if self.tunnels_suspect {
+            self.apply_tunnels(complete, &mut report);
+        }
+        if let Some(nexthops) = &mut self.nexthops {
+            report.errors.extend(nexthops.write(&mut self.netlink).iter().map(ToString::to_string));
+        }
+        self.apply_routes(complete, &mut report);
+        if complete {
+            let routes = &self.routes;
+            let in_use = || {
+                let targets = routes.actual().values().map(|route| &route.target);
+                targets.filter_map(|target| match target {
+                    RouteTarget::Nexthop(id) => Some(*id),
+                    _ => None,
+                })
+            };
+            if let Some(nexthops) = &mut self.nexthops {
+                let errors = nexthops.sweep(&mut self.netlink, || in_use().collect());
+                report.errors.extend(errors.iter().map(ToString::to_string));
+            }
+            let errors = tunnels::sweep_devices(&mut self.netlink, &self.tunnels, &self.kernel);
+            report.errors.extend(errors.iter().map(ToString::to_string));
+        }
+        report.routes = self.routes.actual().len();
+        let is_missing = |prefix: &&IpNet| !self.routes.actual().contains_key(&key_of(prefix));
+        report.pods_missing = self.pods.iter().filter(is_missing).copied().collect();
+        report
+    }
+
+    /// A node is a router.
+    fn turn_forwarding_on(&mut self) -> Result<(), Error> {
+        if self.forwarding {
+            return Ok(());
+        }
+        sysctl::write(&["net", "ipv4", "ip_forward"], "1")?;
+        // A kernel without IPv6 has nothing to forward.
+        if let Err(error) = sysctl::write(&["net", "ipv6", "conf", "all", "forwarding"], "1") {
+            tracing::info!("IPv6 is not forwarded: {error}");
+        }
+        self.forwarding = true;
+        Ok(())
+    }
+
+    fn apply_tunnels(&mut self, complete: bool, report: &mut Report) {
+        let before = report.errors.len();
+        let wanted = Arc::clone(&self.tunnels);
+        for device in wanted.vxlan.values() {
+            if let Err(error) = tunnels::ensure_vxlan(&mut self.netlink, device) {
+                report.errors.push(format!("VXLAN device {}: {error}", device.name));
+            }
+            // Our own changes are not among the notifications.
+            match self.netlink.link(&device.name) {
+                Ok(Some(link)) => {
+                    self.link_set(link);
+                }
+                Ok(None) => {}
+                Err(error) => report.errors.push(error.to_string()),
+            }
+        }
+        if wanted.ipip.is_some() {
+            report.errors.push("IPIP is not supported yet: use vxlanMode in the IPPool".to_owned());
+        }
+        if let Err(error) = self.entries.learn(&mut self.netlink, &wanted, &self.kernel) {
+            report.errors.push(error.to_string());
+        }
+        self.entries.want(&wanted, &self.kernel);
+        report.errors.extend(self.entries.write(&mut self.netlink, complete).iter().map(ToString::to_string));
+        self.tunnels_suspect = report.errors.len() > before;
+    }
+
+    fn apply_routes(&mut self, complete: bool, report: &mut Report) {
+        let mut keys = Vec::new();
+        let mut changes = Vec::new();
+        let nexthops = self.nexthops.as_ref();
+        // Its object's own failure is the one to report.
+        let possible = |route: &Route| match route.target {
+            RouteTarget::Nexthop(id) => nexthops.is_some_and(|nexthops| nexthops.is_in_kernel(id)),
+            _ => true,
+        };
+        for change in self.routes.changes() {
+            let step = match change {
+                Change::Add { value, .. } if possible(value) => RouteChange::Add(value.clone()),
+                Change::Update { to, .. } if possible(to) => RouteChange::Replace(to.clone()),
+                Change::Delete { value, .. } if complete => RouteChange::Delete(value.clone()),
+                _ => continue,
+            };
+            keys.push(*change.key());
+            changes.push(step);
+        }
+        for (keys, changes) in keys.chunks(CHUNK).zip(changes.chunks(CHUNK)) {
+            let results = self.netlink.apply_routes(changes);
+            for (key, result) in keys.iter().zip(results) {
+                self.route_applied(key, result, report);
+            }
+        }
+    }
+
+    fn route_applied(&mut self, key: &RouteKey, result: Result<(), Error>, report: &mut Report) {
+        match result {
+            Ok(()) => {
+                report.changed += 1;
+                self.blocked.remove(key);
+                self.routes.succeeded(key);
+            }
+            // The kernel drops routes together with their interface.
+            Err(error) if error.is_not_found() && !self.routes.desired().contains_key(key) => {
+                self.routes.forget(key);
+            }
+            Err(error) => {
+                self.routes.failed(key);
+                if !error.is_exists() {
+                    report.errors.push(error.to_string());
+                } else if self.blocked.insert(*key) {
+                    // Ours after all, or somebody else's? Reading back tells.
+                    self.suspect = true;
+                } else {
+                    report.errors.push(format!(
+                        "{}: a route that is not Margay's is in the way: see `ip route show {0}`, remove it if nothing needs it",
+                        key.destination
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// The objects a route with these next hops refers to: one per hop and, if there are several, their group, last.
+fn acquire(nexthops: &mut Nexthops, hops: &[(&Hop, u32)], hint: Option<u32>) -> Vec<u32> {
+    let mut ids: Vec<u32> = Vec::with_capacity(hops.len());
+    for (hop, device) in hops {
+        let target = NexthopTarget::Via { gateway: hop.gateway, device: *device, onlink: hop.onlink };
+        ids.push(nexthops.acquire(Key::Hop(hop.key.clone()), target, hint));
+    }
+    if ids.len() > 1 {
+        let mut members = ids.clone();
+        members.sort_unstable();
+        members.dedup();
+        let target = NexthopTarget::Group(members.iter().map(|id| (*id, 1)).collect());
+        ids.push(nexthops.acquire(Key::Group(members), target, hint));
+    }
+    ids
+}
+
+/// The target of a route on a kernel without nexthop objects.
+fn classic(hops: &[(&Hop, u32)]) -> Option<RouteTarget> {
+    match hops {
+        [] => None,
+        [(hop, device)] => {
+            Some(RouteTarget::Via { gateway: hop.gateway, device: Some(*device), onlink: hop.onlink })
+        }
+        several => {
+            let path = |(hop, device): &(&Hop, u32)| Path {
+                gateway: Some(hop.gateway),
+                device: *device,
+                weight: 1,
+                onlink: hop.onlink,
+            };
+            Some(RouteTarget::Multipath(several.iter().map(path).collect()))
+        }
+    }
+}
+
+fn key_of(prefix: &IpNet) -> RouteKey {
+    Route::new(*prefix, RouteTarget::Blackhole, OURS[0]).key()
+}
+
+fn uses(route: &margay_routing::Route, name: &str) -> bool {
+    match &route.target {
+        Target::Link { dev } => dev == name,
+        Target::Via(hops) => hops.iter().any(|hop| hop.dev == name),
+        Target::Blackhole => false,
+    }
+}
+
+/// A tunnel device of ours.
+fn is_tunnel(name: &str) -> bool {
+    name.ends_with(".mgy")
+}

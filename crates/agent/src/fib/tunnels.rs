@@ -1,0 +1,144 @@
+//! Tunnel devices and their static entries. Everything on a device of ours is ours.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use margay_netlink::delta::{Change, Tracker};
+use margay_netlink::{Address, AddressOptions, Error, FdbEntry, LinkChange, Mac, Netlink, Vxlan};
+use margay_routing::{Family, Tunnels, VxlanDevice};
+
+use super::kernel::Kernel;
+
+/// A neighbour's or forwarding entry's key: interface, then address or MAC.
+type Neighbours = Tracker<(u32, IpAddr), Mac>;
+type Fdb = Tracker<(u32, Mac), IpAddr>;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    neighbours: Neighbours,
+    fdb: Fdb,
+}
+
+impl Entries {
+    /// Reads back the entries of the devices.
+    pub(super) fn learn(
+        &mut self,
+        netlink: &mut Netlink,
+        wanted: &Tunnels,
+        kernel: &Kernel,
+    ) -> Result<(), Error> {
+        let mut neighbours = BTreeMap::new();
+        let mut fdb = BTreeMap::new();
+        for index in wanted.vxlan.values().filter_map(|device| kernel.index(&device.name)) {
+            for entry in netlink.neighbours(Some(index))? {
+                if let (Some(mac), true) = (entry.mac, entry.permanent) {
+                    neighbours.insert((index, entry.ip), mac);
+                }
+            }
+            for entry in netlink.fdb(index)? {
+                fdb.insert((index, entry.mac), entry.remote);
+            }
+        }
+        self.neighbours.learn_all(neighbours);
+        self.fdb.learn_all(fdb);
+        Ok(())
+    }
+
+    /// What the entries should be.
+    pub(super) fn want(&mut self, wanted: &Tunnels, kernel: &Kernel) {
+        self.neighbours.replace_desired(
+            wanted
+                .neighbours
+                .iter()
+                .filter_map(|entry| Some(((kernel.index(&entry.dev)?, entry.address), Mac(entry.mac.0)))),
+        );
+        self.fdb.replace_desired(
+            wanted
+                .fdb
+                .iter()
+                .filter_map(|entry| Some(((kernel.index(&entry.dev)?, Mac(entry.mac.0)), entry.destination))),
+        );
+    }
+
+    /// Writes the difference; removes nothing unless what is wanted is `complete`.
+    pub(super) fn write(&mut self, netlink: &mut Netlink, complete: bool) -> Vec<Error> {
+        let neighbours = self.neighbours.apply(|change| match change {
+            Change::Add { key, value } | Change::Update { key, to: value, .. } => {
+                netlink.set_neighbour(key.0, key.1, *value)
+            }
+            Change::Delete { .. } if !complete => Ok(()),
+            Change::Delete { key, .. } => netlink.delete_neighbour(key.0, key.1),
+        });
+        let fdb = self.fdb.apply(|change| match change {
+            Change::Add { key, value } | Change::Update { key, to: value, .. } => {
+                netlink.set_fdb(&FdbEntry { index: key.0, mac: key.1, remote: *value })
+            }
+            Change::Delete { .. } if !complete => Ok(()),
+            Change::Delete { key, value } => {
+                netlink.delete_fdb(&FdbEntry { index: key.0, mac: key.1, remote: *value })
+            }
+        });
+        let errors = neighbours.into_iter().map(|(_, error)| error);
+        errors.chain(fdb.into_iter().map(|(_, error)| error)).collect()
+    }
+}
+
+/// Makes the device as wanted. What can be changed on a device in use is changed; else it is made anew.
+pub(super) fn ensure_vxlan(netlink: &mut Netlink, wanted: &VxlanDevice) -> Result<(), Error> {
+    let underlay = match &wanted.parent {
+        Some(parent) => Some(netlink.link_index(parent)?),
+        None => None,
+    };
+    let parameters = Vxlan { underlay, ..Vxlan::new(wanted.vni, wanted.port, wanted.local) };
+    let mac = Mac(wanted.mac.0);
+    if let Some(link) = netlink.link(&wanted.name)?
+        && link.vxlan.as_ref() != Some(&parameters)
+    {
+        tracing::info!(device = wanted.name, "making the VXLAN device anew: its parameters changed");
+        netlink.delete_link(link.index)?;
+    }
+    if netlink.link(&wanted.name)?.is_none() {
+        netlink.add_vxlan(&wanted.name, &parameters, Some(mac), Some(wanted.mtu))?;
+    }
+    let Some(link) = netlink.link(&wanted.name)? else { return Ok(()) };
+    if link.mac != Some(mac) || link.mtu != wanted.mtu || !link.up {
+        let change = LinkChange {
+            mac: (link.mac != Some(mac)).then_some(mac),
+            mtu: Some(wanted.mtu),
+            up: Some(true),
+            ..LinkChange::default()
+        };
+        netlink.change_link(link.index, &change)?;
+    }
+    let mut present = false;
+    for address in netlink.addresses(Some(link.index))? {
+        if address.net == wanted.address {
+            present = true;
+        } else if !is_link_local(address.net.addr()) {
+            netlink.delete_address(&address)?;
+        }
+    }
+    if !present {
+        let address = Address { index: link.index, net: wanted.address };
+        netlink.add_address(&address, AddressOptions::default())?;
+    }
+    Ok(())
+}
+
+/// Removes tunnel devices of ours that no pool needs any more.
+pub(super) fn sweep_devices(netlink: &mut Netlink, wanted: &Tunnels, kernel: &Kernel) -> Vec<Error> {
+    let names = margay_routing::Settings::default();
+    let devices = [(Family::V4, &names.vxlan_device), (Family::V6, &names.vxlan_device_v6)];
+    let unwanted = devices
+        .into_iter()
+        .filter(|(family, name)| !wanted.vxlan.contains_key(family) && kernel.index(name).is_some());
+    unwanted.filter_map(|(_, name)| netlink.delete_link_named(name).err()).collect()
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
