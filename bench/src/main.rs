@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what a reflector does under load, beside the others and beside what the machine can do.
+//! `cargo xtask bench`: what a reflector (or a node's agent) does under load, beside the others and beside what the machine can do.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a person at a terminal")]
 #![allow(
@@ -8,6 +8,7 @@
 )]
 
 mod book;
+mod fib;
 mod lab;
 mod mirror;
 mod plan;
@@ -41,6 +42,8 @@ struct Flags {
 enum What {
     /// Reflectors as a whole: ours, the others that are installed, and a mirror that does the least there is to do
     Rr(Rr),
+    /// A node's agent: routes from BGP into the kernel, beside what the kernel takes at most
+    Fib(fib::Flags),
     /// The mirror itself, in the namespace of the process under test
     #[command(hide = true)]
     Mirror,
@@ -71,6 +74,7 @@ struct Rr {
 fn main() -> ExitCode {
     let outcome = match Flags::parse().what {
         What::Rr(flags) => rr(&flags),
+        What::Fib(flags) => fib::run(&flags),
         What::Mirror => mirror::run().map(|()| true),
     };
     match outcome {

@@ -7,10 +7,8 @@ use crate::{Outcome, cargo, packages};
 pub(crate) fn run(arguments: &[String]) -> Outcome {
     // The others are compared with when they are there; only what is needed for our own is installed.
     packages::ensure(&[packages::BUILD])?;
-    cargo::run(
-        &["build", "--release", "--package=margay-route-reflector", "--package=margay-bench", "--bins"],
-        &[],
-    )?;
+    let packages = ["--package=margay-route-reflector", "--package=margay-agent", "--package=margay-bench"];
+    cargo::run(&[["build", "--release"].as_slice(), &packages, &["--bins"]].concat(), &[])?;
     let status = Command::new(cargo::release_binaries().join("margay-bench"))
         .args(arguments)
         .current_dir(cargo::root())

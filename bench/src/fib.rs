@@ -1,0 +1,255 @@
+//! `fib`: how fast a node's agent brings routes from BGP into the kernel, beside what the kernel takes at most.
+//!
+//! A hundred nodes with a hundred blocks each. *Raw*: the nexthop objects and routes as ready messages, in batches, as fast as
+//! netlink goes. *Agent*: the real program with a session to a reflector that announces everything at once; from
+//! the announcement to the last route. Both with one listener for route changes in the namespace.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use ipnet::{IpNet, Ipv4Net};
+use margay_api::kinds::{IpPoolSpec, NodeBgp, NodeSpec};
+use margay_api::{IpPool, Metadata, Node};
+use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig};
+use margay_bgp::{Originated, PeerConfig, PeerKind, PeerState, SpeakerConfig};
+use margay_datastore::{Store, StoreConfig};
+use margay_netlink::monitor::{Event, Monitor};
+use margay_netlink::{
+    Address, AddressOptions, Netlink, Netns, Nexthop, NexthopChange, NexthopTarget, Route, RouteChange,
+    RouteFilter, RouteTarget, VethEnd,
+};
+use serde::Serialize;
+
+/// Protocol of the agent's routes to other nodes.
+const CLUSTER: u8 = 181;
+const AS: u32 = 64512;
+const AGENT: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 1);
+const REFLECTOR: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 2);
+const SUBNET: u8 = 16;
+/// Longest wait for a session or a table.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The agent may take this many times as long as the raw batch.
+const GOAL: f64 = 1.5;
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Flags {
+    /// Small size: shows that everything is right, not how fast it is
+    #[arg(long)]
+    quick: bool,
+    /// Fail when the agent misses the goal
+    #[arg(long, conflicts_with = "quick")]
+    check: bool,
+    /// Write the figures to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<std::path::PathBuf>,
+    /// Runs of each, interleaved; medians count (default 5, quick 1)
+    #[arg(long, value_name = "N")]
+    runs: Option<usize>,
+}
+
+/// Seconds of each run.
+#[derive(Debug, Default, Serialize)]
+struct Figures {
+    blocks: u32,
+    raw: Vec<f64>,
+    agent: Vec<f64>,
+}
+
+pub(crate) fn run(flags: &Flags) -> Result<bool> {
+    let (nodes, blocks) = if flags.quick { (10, 10) } else { (100, 100) };
+    let runs = flags.runs.unwrap_or(if flags.quick { 1 } else { 5 });
+    let mut figures = Figures { blocks: nodes * blocks, ..Figures::default() };
+    for run in 1..=runs {
+        let raw = raw(nodes, blocks)?;
+        let agent = agent(nodes, blocks)?;
+        eprintln!("run {run}: raw {:.1} ms, agent {:.1} ms", raw * 1e3, agent * 1e3);
+        figures.raw.push(raw);
+        figures.agent.push(agent);
+    }
+    let (raw, agent) = (median(&figures.raw), median(&figures.agent));
+    let ratio = agent / raw;
+    println!("{} routes from BGP into the kernel", figures.blocks);
+    println!("  raw netlink batches  {:7.1} ms", raw * 1e3);
+    println!("  agent                {:7.1} ms   {ratio:.2} x raw (goal: {GOAL} x)", agent * 1e3);
+    if let Some(path) = &flags.json {
+        let json = serde_json::json!({ "figures": figures, "ratio": ratio, "goal": GOAL });
+        std::fs::write(path, serde_json::to_string_pretty(&json)?)
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(!flags.check || ratio <= GOAL)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Address of a node other than the one measured.
+fn node_address(node: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(AGENT) + 0x100 + node)
+}
+
+fn block(node: u32, number: u32, per_node: u32) -> Ipv4Net {
+    let base = u32::from(Ipv4Addr::new(10, 0, 0, 0));
+    Ipv4Net::new_assert(Ipv4Addr::from(base + ((node * per_node + number) << 8)), 24)
+}
+
+/// The node's namespace and the reflector's, joined.
+fn lab() -> Result<(Netns, Netns)> {
+    let (here, there) = (Netns::new()?, Netns::new()?);
+    let mut near = Netlink::open_in(&here)?;
+    let mut far = Netlink::open_in(&there)?;
+    let end = VethEnd { name: "eth0", ..VethEnd::default() };
+    let peer = VethEnd { name: "eth0", mac: None, netns: Some(there.as_fd()) };
+    near.add_veth(&end, &peer, None)?;
+    for (netlink, address) in [(&mut near, AGENT), (&mut far, REFLECTOR)] {
+        let lo = netlink.link_index("lo")?;
+        netlink.set_up(lo, true)?;
+        let index = netlink.link_index("eth0")?;
+        netlink.set_up(index, true)?;
+        let net = IpNet::V4(Ipv4Net::new_assert(address, SUBNET));
+        netlink.add_address(&Address { index, net }, AddressOptions::default())?;
+    }
+    Ok((here, there))
+}
+
+fn raw(nodes: u32, blocks: u32) -> Result<f64> {
+    let (here, _there) = lab()?;
+    let mut netlink = Netlink::open_in(&here)?;
+    let _listener = here.run(Monitor::open)??;
+    let device = netlink.link_index("eth0")?;
+    let objects: Vec<NexthopChange> = (0..nodes)
+        .map(|node| {
+            let target = NexthopTarget::Via { gateway: node_address(node).into(), device, onlink: false };
+            NexthopChange::Add(Nexthop { id: node + 1, protocol: CLUSTER, target })
+        })
+        .collect();
+    let routes: Vec<RouteChange> = (0..nodes)
+        .flat_map(|node| (0..blocks).map(move |number| (node, block(node, number, blocks))))
+        .map(|(node, block)| {
+            RouteChange::Add(Route::new(block.into(), RouteTarget::Nexthop(node + 1), CLUSTER))
+        })
+        .collect();
+    let begun = Instant::now();
+    let results = [netlink.apply_nexthops(&objects), netlink.apply_routes(&routes)];
+    let time = begun.elapsed().as_secs_f64();
+    for result in results.into_iter().flatten() {
+        result?;
+    }
+    Ok(time)
+}
+
+/// Ends the agent, however the run ends.
+struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
+
+fn agent(nodes: u32, blocks: u32) -> Result<f64> {
+    let (here, there) = lab()?;
+    let folder = std::env::temp_dir().join(format!("margay-bench-fib-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let outcome = measure(&here, &there, &folder, nodes, blocks);
+    std::fs::remove_dir_all(&folder)?;
+    outcome
+}
+
+fn measure(here: &Netns, there: &Netns, folder: &Path, nodes: u32, blocks: u32) -> Result<f64> {
+    let store = folder.join("store.db");
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(fill(&StoreConfig::embedded(&store), nodes))?;
+    let program = std::env::current_exe()?.with_file_name("margay-agent");
+    ensure!(program.exists(), "{} is not there: build the package margay-agent", program.display());
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.arg("--datastore-path").arg(store).arg("--socket").arg(folder.join("agent.sock"));
+    command.arg("--state-dir").arg(folder.join("state")).arg("--spool-dir").arg(folder.join("spool"));
+    command.args(["--node", "n1", "--log-level", "warn"]).arg(format!("--ipv4-address={AGENT}/{SUBNET}"));
+    let _agent = Agent(here.spawn(command.stdout(Stdio::null()))?);
+    let own = Netlink::open_in(here)?;
+    let mut monitor = here.run(Monitor::open)??;
+    there.run(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let speaker = runtime.block_on(establish())?;
+        let routes: Vec<Originated> = (0..nodes)
+            .flat_map(|node| (0..blocks).map(move |number| (node, block(node, number, blocks))))
+            .map(|(node, block)| Originated::new(block.into(), Some(node_address(node).into())))
+            .collect();
+        let wanted = routes.len();
+        // What is left over from the start is not counted.
+        monitor.read(&own, |_| {})?;
+        let begun = Instant::now();
+        runtime.block_on(speaker.set_originated(routes))?;
+        let (mut seen, mut last) = (0, begun);
+        while seen < wanted {
+            ensure!(begun.elapsed() < PATIENCE, "only {seen} of {wanted} routes after {PATIENCE:?}");
+            let before = seen;
+            monitor.read(&own, |event| {
+                seen += usize::from(matches!(event, Event::RouteSet(route, _) if route.protocol == CLUSTER));
+            })?;
+            if seen > before {
+                last = Instant::now();
+            } else {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+        let filter = RouteFilter { protocol: Some(CLUSTER), ..RouteFilter::default() };
+        let found = Netlink::open_in(here)?.routes(filter)?;
+        let of_blocks = |route: &&Route| matches!(route.target, RouteTarget::Nexthop(_));
+        ensure!(found.iter().filter(of_blocks).count() == wanted, "{} routes, {wanted} wanted", found.len());
+        runtime.shutdown_background();
+        Ok((last - begun).as_secs_f64())
+    })?
+}
+
+/// The cluster as the agent sees it: itself, a reflector, the others, and a pool without encapsulation.
+async fn fill(config: &StoreConfig, nodes: u32) -> Result<()> {
+    let store = Store::connect(config).await?;
+    let node = |name: String, address: Ipv4Addr, cluster: Option<Ipv4Addr>| {
+        let bgp = NodeBgp {
+            ipv4_address: Some(Ipv4Net::new_assert(address, SUBNET)),
+            route_reflector_cluster_id: cluster,
+            ..NodeBgp::default()
+        };
+        Node::new(Metadata::named(name), NodeSpec { bgp: Some(bgp), ..NodeSpec::default() })
+    };
+    store.create(node("rr".to_owned(), REFLECTOR, Some(REFLECTOR)).into()).await?;
+    for number in 0..nodes {
+        store.create(node(format!("node-{number}"), node_address(number), None).into()).await?;
+    }
+    let pool: IpPoolSpec = serde_json::from_value(serde_json::json!({ "cidr": "10.0.0.0/8" }))?;
+    store.create(IpPool::new(Metadata::named("default"), pool).into()).await?;
+    Ok(())
+}
+
+/// A reflector with a session to the agent.
+async fn establish() -> Result<BgpHandle> {
+    let listen = vec![SocketAddr::from((REFLECTOR, 179))];
+    let speaker = SpeakerConfig { cluster_id: Some(REFLECTOR), ..SpeakerConfig::new(REFLECTOR, AS) };
+    let (handle, mut events) = BgpService::spawn(ServiceConfig { speaker, listen })?;
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    handle.set_peer(PeerConfig::new(IpAddr::V4(AGENT), AS, PeerKind::InternalClient)).await?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let peers = handle.peers().await?;
+        if peers.iter().any(|peer| peer.state == PeerState::Established) {
+            // Tables are exchanged and the agent knows that it has seen all of ours: nothing.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            return Ok(handle);
+        }
+        ensure!(Instant::now() < deadline, "no session with the agent after {PATIENCE:?}: {peers:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
