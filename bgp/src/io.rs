@@ -208,7 +208,14 @@ pub enum Output {
     /// The paths of these prefixes may have changed.
     Changed(Vec<IpNet>),
     /// Run a BFD session with a peer ([`bfd::Bfd`]) and report its changes, or end it.
-    Bfd(IpAddr, Option<bfd::SessionConfig>),
+    Bfd {
+        /// The peer.
+        remote: IpAddr,
+        /// Our interface towards a link-local peer.
+        interface: Option<String>,
+        /// The session; `None` ends it.
+        session: Option<bfd::SessionConfig>,
+    },
     /// Tell the owner.
     Event(Event),
     /// Tell people.

@@ -468,8 +468,10 @@ impl Sim {
             }
             Output::Event(event) => self.event(node, event),
             // Written by the caller; options of sockets mean nothing here, and nobody looks.
-            Output::Write { .. } | Output::Protect { .. } | Output::Authenticate { .. } | Output::Bfd(..) => {
-            }
+            Output::Write { .. }
+            | Output::Protect { .. }
+            | Output::Authenticate { .. }
+            | Output::Bfd { .. } => {}
             Output::Station { .. } | Output::Record { .. } | Output::Changed(_) => {}
         }
     }

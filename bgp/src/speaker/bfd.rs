@@ -28,8 +28,9 @@ use std::net::IpAddr;
 impl Speaker {
     /// The peer's settings changed.
     pub(super) fn change_bfd(&mut self, id: SourceId, old: &PeerConfig, new: &PeerConfig) {
-        if old.bfd_session() != new.bfd_session() {
-            self.outputs.push_back(Output::Bfd(new.remote, new.bfd_session()));
+        let (session, interface) = (new.bfd_session(), new.interface.clone());
+        if (old.bfd_session(), &old.interface) != (session, &interface) {
+            self.outputs.push_back(Output::Bfd { remote: new.remote, interface, session });
         }
         let waits = |config: &PeerConfig| config.bfd.is_some_and(|bfd| bfd.strict);
         if new.bfd.is_none()

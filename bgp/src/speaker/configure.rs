@@ -89,10 +89,10 @@ impl Speaker {
             },
         );
         self.by_address.insert(remote, id);
-        let bfd = config.bfd_session();
+        let (bfd, interface) = (config.bfd_session(), config.interface.clone());
         self.peers.insert(id, Peer { dynamic, ..Peer::new(id, Arc::new(config)) });
         if bfd.is_some() {
-            self.outputs.push_back(Output::Bfd(remote, bfd));
+            self.outputs.push_back(Output::Bfd { remote, interface, session: bfd });
         }
         self.admit_parked(id, remote);
         if self.peers.get(&id).is_some_and(|peer| peer.main.state == PeerState::Idle) {
@@ -214,7 +214,7 @@ impl Speaker {
         self.rib.forget_source(id);
         if let Some(peer) = self.peers.remove(&id) {
             if peer.config.bfd.is_some() {
-                self.outputs.push_back(Output::Bfd(remote, None));
+                self.outputs.push_back(Output::Bfd { remote, interface: None, session: None });
             }
             if peer.config.password.is_some() && peer.dynamic.is_none() {
                 self.authenticate(remote.into(), None);

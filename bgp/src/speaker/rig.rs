@@ -141,7 +141,7 @@ impl Rig {
                 Output::Station { station, data } => self.told.push((station, data)),
                 Output::Record { data } => self.records.push(data),
                 Output::Changed(prefixes) => self.changed.extend(prefixes),
-                Output::Bfd(remote, session) => self.bfd.push((remote, session)),
+                Output::Bfd { remote, session, .. } => self.bfd.push((remote, session)),
             }
         }
     }

@@ -4,6 +4,7 @@
 //! with the speaker. What is wanted and what is known are two maps with the latest state of each peer: neither side ever
 //! waits for the other, and nothing piles up.
 
+use super::links;
 use crate::bfd::{
     Bfd, Input, MULTIHOP_PORT, Output, PACKET_LEN, SINGLE_HOP_PORT, SessionConfig, SessionStatus,
 };
@@ -33,9 +34,16 @@ const ATTEMPTS: u16 = 64;
 /// Class of network control (CS6) in the octet of DSCP and ECN.
 const NETWORK_CONTROL: u32 = 0xc0;
 
+/// A session to run, and our interface towards a link-local peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    session: SessionConfig,
+    interface: Option<String>,
+}
+
 #[derive(Debug, Default)]
 struct Shared {
-    wanted: Mutex<BTreeMap<IpAddr, SessionConfig>>,
+    wanted: Mutex<BTreeMap<IpAddr, Wanted>>,
     wanted_changed: Notify,
     known: Mutex<BTreeMap<IpAddr, SessionStatus>>,
     known_changed: Notify,
@@ -60,10 +68,10 @@ struct Thread {
 
 impl BfdSessions {
     /// Runs a session with a peer, or no more.
-    pub(super) fn set(&mut self, remote: IpAddr, session: Option<SessionConfig>) {
+    pub(super) fn set(&mut self, remote: IpAddr, interface: Option<String>, session: Option<SessionConfig>) {
         match session {
             Some(session) => {
-                lock(&self.shared.wanted).insert(remote, session);
+                lock(&self.shared.wanted).insert(remote, Wanted { session, interface });
                 if self.thread.is_none() {
                     self.thread = start(Arc::clone(&self.shared));
                 }
@@ -117,16 +125,23 @@ fn start(shared: Arc<Shared>) -> Option<Thread> {
 /// Where packets come in: our address (or any) and whether it is the port of multihop sessions.
 type Place = (IpAddr, bool);
 
+/// A session's way out.
+struct Sender {
+    socket: std::net::UdpSocket,
+    /// The peer, with the number of the interface where it needs one.
+    to: SocketAddr,
+}
+
 struct Shell {
     shared: Arc<Shared>,
     bfd: Bfd,
     started: Instant,
-    wanted: BTreeMap<IpAddr, SessionConfig>,
+    wanted: BTreeMap<IpAddr, Wanted>,
     listeners: BTreeMap<Place, UdpSocket>,
     /// Places that could not be bound, and why.
     unbound: BTreeMap<Place, String>,
     /// One per session for its whole life: the source port must not change (RFC 5881 section 4).
-    senders: BTreeMap<IpAddr, std::net::UdpSocket>,
+    senders: BTreeMap<IpAddr, Sender>,
     /// The listener that is asked first: each in turn, so that none is starved.
     turn: usize,
 }
@@ -157,8 +172,11 @@ impl Shell {
                 () = shared.wanted_changed.notified() => self.reconcile(),
                 (place, from, length) = receive(&self.listeners, self.turn, &mut buffer) => {
                     self.turn = self.turn.wrapping_add(1);
-                    let payload = buffer.get(..length).unwrap_or_default();
-                    self.input(Input::Received { from: from.ip(), multihop: place.1, payload });
+                    // A link-local address means something on its own link only.
+                    let there = self.senders.get(&from.ip()).is_none_or(|peer| scope(peer.to) == scope(from));
+                    if let (true, Some(payload)) = (there, buffer.get(..length)) {
+                        self.input(Input::Received { from: from.ip(), multihop: place.1, payload });
+                    }
                 }
                 () = tokio::time::sleep(deadline) => {
                     self.input(Input::Tick);
@@ -190,9 +208,12 @@ impl Shell {
             self.input(Input::Set(*remote, None));
         }
         self.listen();
-        for (remote, session) in wanted {
-            if old.get(&remote) != Some(&session) {
-                self.input(Input::Set(remote, Some(session)));
+        for (remote, peer) in wanted {
+            if old.get(&remote) != Some(&peer) {
+                if old.get(&remote).is_some_and(|old| old.interface != peer.interface) {
+                    self.senders.remove(&remote);
+                }
+                self.input(Input::Set(remote, Some(peer.session)));
             }
         }
     }
@@ -200,7 +221,7 @@ impl Shell {
     /// Listens where sessions need it, and nowhere else.
     fn listen(&mut self) {
         let places: Vec<Place> =
-            self.wanted.iter().map(|(remote, session)| place(*remote, session)).collect();
+            self.wanted.iter().map(|(remote, peer)| place(*remote, &peer.session)).collect();
         self.listeners.retain(|place, _| places.contains(place));
         self.unbound.retain(|place, _| places.contains(place));
         for place in places {
@@ -255,15 +276,21 @@ impl Shell {
         multihop: bool,
         packet: &[u8; PACKET_LEN],
     ) -> io::Result<()> {
-        let socket = match self.senders.get(&remote) {
-            Some(socket) => socket,
+        let sender = match self.senders.get(&remote) {
+            Some(sender) => sender,
             None => {
-                let socket = sender(local.unwrap_or(any(remote)))?;
-                self.senders.entry(remote).or_insert(socket)
+                let interface = self.wanted.get(&remote).and_then(|peer| peer.interface.as_deref());
+                let to = links::scoped(SocketAddr::new(remote, port(multihop)), interface)?;
+                let socket = sender(own(local, remote))?;
+                self.senders.entry(remote).or_insert(Sender { socket, to })
             }
         };
-        socket.send_to(packet, SocketAddr::new(remote, port(multihop)))?;
-        Ok(())
+        let sent = sender.socket.send_to(packet, sender.to);
+        if sent.is_err() && scope(sender.to) != 0 {
+            // The interface may have gone and come back under another number.
+            self.senders.remove(&remote);
+        }
+        sent.map(|_octets| ())
     }
 }
 
@@ -271,15 +298,27 @@ fn port(multihop: bool) -> u16 {
     if multihop { MULTIHOP_PORT } else { SINGLE_HOP_PORT }
 }
 
-fn any(like: IpAddr) -> IpAddr {
-    match like {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+/// Where to bind: our address of the session, or any of the family. A link-local one would need its interface, and packets
+/// tell theirs anyway.
+fn own(local: Option<IpAddr>, remote: IpAddr) -> IpAddr {
+    match (local, remote) {
+        (Some(IpAddr::V6(address)), _) if address.is_unicast_link_local() => Ipv6Addr::UNSPECIFIED.into(),
+        (Some(address), _) => address,
+        (None, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+        (None, IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// Number of the interface of a link-local address, else 0.
+fn scope(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(address) => address.scope_id(),
     }
 }
 
 fn place(remote: IpAddr, session: &SessionConfig) -> Place {
-    (session.local.unwrap_or(any(remote)), session.multihop)
+    (own(session.local, remote), session.multihop)
 }
 
 /// The next packet of any listener.

@@ -358,7 +358,7 @@ impl BgpService {
                         self.changes.routes(&self.speaker, &prefixes);
                     }
                     Output::Changed(_) => self.input(Input::Watch(false)),
-                    Output::Bfd(remote, session) => self.bfd.set(remote, session),
+                    Output::Bfd { remote, interface, session } => self.bfd.set(remote, interface, session),
                     Output::Event(event) => {
                         trace_event(&event);
                         if let Event::PeerChanged { remote, .. } = &event {
