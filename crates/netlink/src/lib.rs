@@ -14,6 +14,7 @@ pub mod monitor;
 pub mod neighbour;
 pub mod netns;
 pub mod nexthop;
+pub mod nftset;
 pub mod route;
 pub mod socket;
 pub mod sysctl;

@@ -16,6 +16,9 @@ use crate::wire::{self, Request};
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// Room for one datagram; the kernel's dumps use at most 32 KiB each.
 pub(crate) const DATAGRAM: usize = 64 << 10;
+/// Brackets of a transaction (`linux/netfilter/nfnetlink.h`).
+const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
+const NFNL_MSG_BATCH_END: u16 = 0x11;
 /// How often a dump that was interrupted by a change of the table is started again.
 const DUMP_TRIES: usize = 10;
 
@@ -249,6 +252,59 @@ impl Socket {
             let reason = error.to_string();
             for (n, result) in results.iter_mut().enumerate().skip(offset).filter(|(_, r)| r.is_ok()) {
                 *result = Err(Error::Decode { what: what(n), reason: format!("outcome unknown: {reason}") });
+            }
+        }
+    }
+
+    /// Sends requests as one transaction of a netfilter subsystem (`NFNL_MSG_BATCH_BEGIN`): all of them happen or none.
+    /// `what` names request `n` for its error.
+    ///
+    /// # Errors
+    /// The kernel's first refusal.
+    pub fn transaction(
+        &mut self,
+        subsystem: u8,
+        requests: &[Request],
+        what: impl Fn(usize) -> String,
+    ) -> Result<()> {
+        if self.sequence > u32::MAX - u32::try_from(requests.len()).unwrap_or(u32::MAX) - 2 {
+            self.sequence = 0;
+        }
+        // `struct nfgenmsg`: family, version, resource id (network byte order) with the subsystem's number.
+        let bracket = |message_type| Request { message_type, flags: 0, body: vec![0, 0, 0, subsystem] };
+        let begin = self.next_sequence();
+        self.out.clear();
+        bracket(NFNL_MSG_BATCH_BEGIN).append_to(&mut self.out, NLM_F_REQUEST, begin);
+        for (left, request) in (0..requests.len()).rev().zip(requests) {
+            let sequence = self.next_sequence();
+            let acknowledge = if left == 0 { NLM_F_ACK } else { 0 };
+            request.append_to(&mut self.out, NLM_F_REQUEST | acknowledge, sequence);
+        }
+        let last = self.sequence;
+        let end = self.next_sequence();
+        bracket(NFNL_MSG_BATCH_END).append_to(&mut self.out, NLM_F_REQUEST, end);
+        let whole = || format!("{} and {} more", what(0), requests.len().saturating_sub(1));
+        self.send(&whole)?;
+        let deadline = Instant::now() + self.timeout;
+        let mut failure = None;
+        loop {
+            self.receive(deadline, &whole)?;
+            for message in wire::messages(&self.buffer) {
+                let number = message.sequence.wrapping_sub(begin);
+                if message.message_type != NLMSG_ERROR || message.sequence < begin || message.sequence > last
+                {
+                    continue;
+                }
+                let (code, text) = wire::error_answer(&message).ok_or_else(|| short(&whole))?;
+                if code != 0 {
+                    let place = usize::try_from(number).unwrap_or_default().checked_sub(1);
+                    let name = place.map_or_else(whole, &what);
+                    failure.get_or_insert_with(|| Error::from_errno(name, Errno::from_raw(code), text));
+                }
+                // The transaction as a whole is answered before its requests.
+                if message.sequence == last || (message.sequence == begin && code != 0) {
+                    return failure.map_or(Ok(()), Err);
+                }
             }
         }
     }
