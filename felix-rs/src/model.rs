@@ -295,6 +295,22 @@ pub struct NodeSettings {
     pub log_prefix: Arc<str>,
     /// Enforce IPv6 too.
     pub ipv6: bool,
+    /// What writes the rules: `nftablesMode` and `iptablesBackend` of FelixConfiguration.
+    pub backend: BackendChoice,
+}
+
+/// What writes rules and sets into the kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub enum BackendChoice {
+    /// iptables of the variant that is in use on the machine; nftables where iptables is not installed.
+    #[default]
+    Auto,
+    /// `iptables-nft` and ip sets.
+    IptablesNft,
+    /// `iptables-legacy` and ip sets.
+    IptablesLegacy,
+    /// `nft`: a table of our own for each family, with sets and maps.
+    Nftables,
 }
 
 impl Default for NodeSettings {
@@ -313,6 +329,7 @@ impl Default for NodeSettings {
             allow_invalid: false,
             log_prefix: "margay-packet".into(),
             ipv6: true,
+            backend: BackendChoice::Auto,
         }
     }
 }

@@ -188,7 +188,9 @@ impl Thread {
         let outcome = if !self.started {
             self.started = true;
             self.applier.set_in_sync();
-            self.applier.apply(&self.state)
+            self.applier.switch(self.state.settings.backend, &self.state)
+        } else if self.state.settings.backend != self.applier.choice() {
+            self.applier.switch(self.state.settings.backend, &self.state)
         } else if changed {
             self.applier.apply_delta(&delta)
         } else if self.due.is_some_and(|due| due <= now) {

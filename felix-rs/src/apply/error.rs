@@ -10,11 +10,13 @@ use crate::rules::Family;
 /// Cause of a failed attempt.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// No usable iptables.
-    #[error("no {program} in {path}: install the package iptables, or name its folder in the configuration")]
+    /// The program is not installed.
+    #[error("no {program} in {path}: install the package {package}")]
     MissingProgram {
         /// What was looked for.
         program: String,
+        /// What it is in.
+        package: &'static str,
         /// Where.
         path: String,
     },
@@ -41,12 +43,29 @@ pub enum ApplyError {
     /// Sets over netlink.
     #[error(transparent)]
     Sets(#[from] IpsetError),
+    /// Elements of nftables sets over netlink.
+    #[error(transparent)]
+    Elements(#[from] margay_netlink::Error),
     /// A set of ours has another type, and rules still refer to it.
     #[error(
         "set {name} exists with another type and is in use: remove the rules that refer to it (iptables-save | grep {name})"
     )]
     SetType {
         /// The kernel's name of the set.
+        name: String,
+    },
+    /// A program said what can't be read.
+    #[error("can't read the output of {}: {reason}", program.display())]
+    Unreadable {
+        /// Which.
+        program: PathBuf,
+        /// Where and why.
+        reason: String,
+    },
+    /// A kind of set that the backend doesn't have.
+    #[error("ip sets can't hold {name}, which maps to chains: this is a fault of Margay")]
+    NoSuchSet {
+        /// Name of the set.
         name: String,
     },
     /// Stopped by the caller's observer.

@@ -1,34 +1,27 @@
 //! The sets in the kernel against the sets that are wanted, as the difference still to be written.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use margay_netlink::ipset::{self, Entry, Ipset, IpsetError};
-
-use super::Report;
-use super::error::ApplyError;
-use crate::rules::names::SET_PREFIXES;
 use crate::rules::{Family, Member, SetKey, SetType, SetUpdate};
 
-/// Sets made while another one is enlarged; one that is found was left by a process that was killed.
-const TEMPORARY: [&str; 2] = ["mgy4t", "mgy6t"];
-
+/// A set that is wanted.
 #[derive(Debug)]
-struct Tracked {
-    family: Family,
-    kind: SetType,
-    wanted: BTreeSet<Member>,
+pub(super) struct Tracked {
+    pub(super) family: Family,
+    pub(super) kind: SetType,
+    pub(super) wanted: BTreeSet<Member>,
     /// Wanted and not in the kernel.
-    missing: BTreeSet<Member>,
+    pub(super) missing: BTreeSet<Member>,
     /// In the kernel and not wanted.
-    stale: BTreeSet<Member>,
-    kernel: Kernel,
+    pub(super) stale: BTreeSet<Member>,
+    pub(super) kernel: Kernel,
 }
 
+/// What the kernel has under the name of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kernel {
+pub(super) enum Kernel {
     Absent,
-    /// Present with this type and room for so many members.
+    /// Present with the right type and room for so many members.
     Present {
         max: u32,
     },
@@ -40,16 +33,29 @@ impl Tracked {
     fn settled(&self) -> bool {
         matches!(self.kernel, Kernel::Present { .. }) && self.missing.is_empty() && self.stale.is_empty()
     }
+
+    /// The kernel's set was read.
+    pub(super) fn found(&mut self, there: &BTreeSet<Member>, max: u32) {
+        self.kernel = Kernel::Present { max };
+        self.missing = self.wanted.difference(there).cloned().collect();
+        self.stale = there.difference(&self.wanted).cloned().collect();
+    }
+
+    /// What the kernel's set holds.
+    pub(super) fn kernel_members(&self) -> BTreeSet<Member> {
+        let present: BTreeSet<_> = self.wanted.difference(&self.missing).cloned().collect();
+        present.union(&self.stale).cloned().collect()
+    }
 }
 
-/// All sets of ours.
+/// All sets of ours, by the kernel's name.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
-    tracked: BTreeMap<String, Tracked>,
+    pub(super) tracked: BTreeMap<String, Tracked>,
     /// Names with something to write.
-    pending: BTreeSet<String>,
+    pub(super) pending: BTreeSet<String>,
     /// In the kernel, ours, not wanted.
-    unwanted: BTreeSet<String>,
+    pub(super) unwanted: BTreeSet<String>,
     /// A set is wanted again before it was destroyed, or with another type: the kernel has to be asked.
     unknown: bool,
 }
@@ -81,7 +87,7 @@ impl Sets {
         let was_unwanted = self.unwanted.remove(&name);
         match self.tracked.get_mut(&name).filter(|set| set.kind == kind) {
             Some(set) => {
-                let kernel = kernel_members(set);
+                let kernel = set.kernel_members();
                 set.missing = members.difference(&kernel).cloned().collect();
                 set.stale = kernel.difference(&members).cloned().collect();
                 set.wanted = members;
@@ -142,8 +148,8 @@ impl Sets {
         !self.unwanted.is_empty()
     }
 
-    /// Reads the kernel's sets: afterwards the differences are exact.
-    pub(super) fn learn(&mut self, connection: &mut Ipset) -> Result<(), ApplyError> {
+    /// The kernel is about to be read: until it has said otherwise, it has nothing.
+    pub(super) fn begin_learning(&mut self) {
         for set in self.tracked.values_mut() {
             set.kernel = Kernel::Absent;
             set.missing.clone_from(&set.wanted);
@@ -151,147 +157,11 @@ impl Sets {
         }
         self.unwanted.clear();
         self.unknown = false;
-        for header in connection.headers()? {
-            let ours = SET_PREFIXES.iter().chain(&TEMPORARY).any(|prefix| header.name.starts_with(prefix));
-            if !ours {
-                continue;
-            }
-            let Some(set) = self.tracked.get_mut(&header.name) else {
-                self.unwanted.insert(header.name);
-                continue;
-            };
-            if header.kind != Some(kernel_type(set.kind)) || header.family != kernel_family(set.family) {
-                set.kernel = Kernel::OtherType;
-                continue;
-            }
-            set.kernel = Kernel::Present { max: header.max_elements };
-            let there: BTreeSet<Member> =
-                connection.members(&header.name)?.into_iter().map(from_entry).collect();
-            set.missing = set.wanted.difference(&there).cloned().collect();
-            set.stale = there.difference(&set.wanted).cloned().collect();
-        }
+    }
+
+    /// The kernel was read: the differences are exact.
+    pub(super) fn finish_learning(&mut self) {
         self.pending =
             self.tracked.iter().filter(|(_, set)| !set.settled()).map(|(name, _)| name.clone()).collect();
-        Ok(())
-    }
-
-    /// Creates sets and adds members: afterwards every set holds at least what is wanted.
-    pub(super) fn extend(&mut self, connection: &mut Ipset, report: &mut Report) -> Result<(), ApplyError> {
-        for name in &self.pending {
-            let Some(set) = self.tracked.get_mut(name) else { continue };
-            if set.kernel == Kernel::OtherType {
-                connection.destroy(name).map_err(|error| in_use(name, error))?;
-                set.kernel = Kernel::Absent;
-            }
-            if set.kernel == Kernel::Absent {
-                let max = room(set.wanted.len());
-                connection.create(name, kernel_type(set.kind), kernel_family(set.family), max)?;
-                set.kernel = Kernel::Present { max };
-                report.sets_created += 1;
-            }
-            if set.missing.is_empty() {
-                continue;
-            }
-            let missing: Vec<_> = set.missing.iter().map(to_entry).collect();
-            match connection.add(name, kernel_family(set.family), &missing) {
-                Err(error) if error.is_full() => enlarge(connection, name, set)?,
-                result => result?,
-            }
-            report.members_added += missing.len();
-            set.missing.clear();
-        }
-        Ok(())
-    }
-
-    /// Deletes members nobody wants: to be done once no rule needs them.
-    pub(super) fn shrink(&mut self, connection: &mut Ipset, report: &mut Report) -> Result<(), ApplyError> {
-        for name in &self.pending {
-            let Some(set) = self.tracked.get_mut(name).filter(|set| !set.stale.is_empty()) else { continue };
-            let stale: Vec<_> = set.stale.iter().map(to_entry).collect();
-            connection.remove(name, kernel_family(set.family), &stale)?;
-            report.members_removed += stale.len();
-            set.stale.clear();
-        }
-        self.pending.clear();
-        Ok(())
-    }
-
-    /// Destroys unwanted sets. One that foreign rules refer to stays and is reported.
-    pub(super) fn sweep(&mut self, connection: &mut Ipset, report: &mut Report) -> Result<(), ApplyError> {
-        let mut busy = BTreeSet::new();
-        for name in std::mem::take(&mut self.unwanted) {
-            match connection.destroy(&name) {
-                Ok(()) => report.sets_destroyed += 1,
-                Err(error) if error.is_busy() => {
-                    busy.insert(name);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        report.leftovers.extend(busy.iter().cloned());
-        self.unwanted = busy;
-        Ok(())
-    }
-}
-
-fn kernel_members(set: &Tracked) -> BTreeSet<Member> {
-    let present: BTreeSet<_> = set.wanted.difference(&set.missing).cloned().collect();
-    present.union(&set.stale).cloned().collect()
-}
-
-/// A set without room is replaced by a larger one with the same and the missing members, in one step for the
-/// rules that refer to it.
-fn enlarge(connection: &mut Ipset, name: &str, set: &mut Tracked) -> Result<(), ApplyError> {
-    let Kernel::Present { max } = set.kernel else { return Ok(()) };
-    let family = kernel_family(set.family);
-    let larger = room(set.wanted.len() + set.stale.len()).max(max.saturating_mul(2));
-    let temporary = format!("mgy{}t{}", set.family.version(), name.get(5..).unwrap_or_default());
-    connection.destroy(&temporary)?;
-    connection.create(&temporary, kernel_type(set.kind), family, larger)?;
-    let all: Vec<_> = set.wanted.union(&set.stale).map(to_entry).collect();
-    connection.add(&temporary, family, &all)?;
-    connection.swap(name, &temporary)?;
-    connection.destroy(&temporary)?;
-    set.kernel = Kernel::Present { max: larger };
-    Ok(())
-}
-
-/// Members to make room for: twice what is needed, at least the usual limit.
-fn room(members: usize) -> u32 {
-    u32::try_from(members.saturating_mul(2)).unwrap_or(u32::MAX).max(ipset::MAX_ELEMENTS)
-}
-
-fn in_use(name: &str, error: IpsetError) -> ApplyError {
-    if error.is_busy() { ApplyError::SetType { name: name.to_owned() } } else { error.into() }
-}
-
-const fn kernel_type(kind: SetType) -> ipset::SetType {
-    match kind {
-        SetType::Net => ipset::SetType::HashNet,
-        SetType::IpPort => ipset::SetType::HashIpPort,
-        SetType::NetIface => ipset::SetType::HashNetIface,
-    }
-}
-
-const fn kernel_family(family: Family) -> ipset::Family {
-    match family {
-        Family::V4 => ipset::Family::V4,
-        Family::V6 => ipset::Family::V6,
-    }
-}
-
-fn to_entry(member: &Member) -> Entry {
-    match member {
-        Member::Net(net) => Entry::Net(*net),
-        Member::IpPort(address, protocol, port) => Entry::IpPort(*address, *protocol, *port),
-        Member::NetIface(net, interface) => Entry::NetIface(*net, Arc::clone(interface)),
-    }
-}
-
-fn from_entry(entry: Entry) -> Member {
-    match entry {
-        Entry::Net(net) => Member::Net(net),
-        Entry::IpPort(address, protocol, port) => Member::IpPort(address, protocol, port),
-        Entry::NetIface(net, interface) => Member::NetIface(net, interface),
     }
 }

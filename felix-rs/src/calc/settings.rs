@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use margay_api::kinds::{
-    AllowedUse, EncapMode, EndpointToHostAction as ToHost, FelixConfigurationSpec, IpPoolSpec, ProtoPort,
-    disjoint_pools,
+    AllowedUse, EncapMode, EndpointToHostAction as ToHost, FelixConfigurationSpec, IpPoolSpec,
+    IptablesBackend, NftablesMode, ProtoPort, disjoint_pools,
 };
 use margay_api::selector::Selector;
 use margay_api::types::Protocol;
@@ -16,8 +16,18 @@ use margay_api::{FelixConfiguration, IpPool, Node};
 use super::Scope;
 use super::catalog::labels_of;
 use super::facts::{Facts, LabelMap};
-use crate::model::{EndpointToHostAction, FailsafePort, NodeSettings};
+use crate::model::{BackendChoice, EndpointToHostAction, FailsafePort, NodeSettings};
 use crate::verdict::{TCP, UDP};
+
+/// `nftablesMode: Enabled` wins over `iptablesBackend`. `Auto` is iptables, as long as it is installed.
+fn backend(mode: Option<NftablesMode>, iptables: Option<IptablesBackend>) -> BackendChoice {
+    match (mode, iptables) {
+        (Some(NftablesMode::Enabled), _) => BackendChoice::Nftables,
+        (_, Some(IptablesBackend::Legacy)) => BackendChoice::IptablesLegacy,
+        (_, Some(IptablesBackend::Nft)) => BackendChoice::IptablesNft,
+        _ => BackendChoice::Auto,
+    }
+}
 
 /// IANA's port of VXLAN.
 const VXLAN_PORT: u16 = 4789;
@@ -117,6 +127,8 @@ impl SettingsSource {
             };
         }
         settings.allow_invalid = first(layers, |spec| spec.disable_conntrack_invalid_check).unwrap_or(false);
+        settings.backend =
+            backend(first(layers, |spec| spec.nftables_mode), first(layers, |spec| spec.iptables_backend));
         settings.ipv6 = first(layers, |spec| spec.ipv6_support).unwrap_or(true);
         settings.failsafe_inbound =
             failsafe(first(layers, |spec| spec.failsafe_inbound_host_ports.as_ref()), &FAILSAFE_INBOUND);

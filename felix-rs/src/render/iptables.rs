@@ -1,86 +1,27 @@
 //! Rules as `iptables-restore` reads them.
-//!
-//! Every rule carries the comment `mgy:<16 characters>`: a hash over the chain's name and all rules up to
-//! and including this one (Calico's scheme, `felix/generictables/rules.go`). Two chains whose last hashes are
-//! equal are equal, so what is right in the kernel is recognised without comparing text.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sha2::{Digest as _, Sha256};
-
-use crate::model::Direction;
-use crate::rules::names::{self, CHAIN_PREFIX};
+use super::hash::{self, RuleHash};
+use super::log_prefix;
+use crate::rules::names::CHAIN_PREFIX;
 use crate::rules::{
-    Action, BaseRules, ChainName, Conntrack, Family, Hook, Match, Origin, Owner, Rule, SetType, Side, Table,
-    TableRules,
+    Action, BaseRules, ChainName, Conntrack, Family, Hook, Match, Rule, SetType, Side, Table, TableRules,
 };
 
-/// What a comment of ours begins with.
-pub const COMMENT_PREFIX: &str = "mgy:";
 /// Longest comment of the kernel without its NUL (`XT_MAX_COMMENT_LEN`).
 const MAX_COMMENT: usize = 255;
 /// Longest prefix of a LOG rule without its NUL.
 const MAX_LOG_PREFIX: usize = 29;
 
-/// Hash of a rule and all before it in its chain: 16 characters of base64.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RuleHash([u8; 16]);
-
-impl RuleHash {
-    /// Reads a hash from the beginning of a text.
-    pub fn parse(text: &str) -> Option<Self> {
-        let bytes: [u8; 16] = text.as_bytes().get(..16)?.try_into().ok()?;
-        let known = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        bytes.iter().all(known).then_some(Self(bytes))
-    }
-}
-
-impl fmt::Display for RuleHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(&self.0))
-    }
-}
-
-impl fmt::Debug for RuleHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 /// Hash and text (without `-A CHAIN`) of each rule of a chain.
 pub fn chain(family: Family, name: &str, rules: &[Rule]) -> Vec<(RuleHash, String)> {
-    let mut state: [u8; 32] = Sha256::digest(name).into();
-    let mut text = String::new();
-    rules
-        .iter()
-        .map(|rule| {
-            text.clear();
-            let note = note(rule);
-            let body = body(family, rule);
-            let _infallible = write!(text, "-A {name} {note}{body}");
-            state = Sha256::new().chain_update(state).chain_update(&text).finalize().into();
-            let hash = hash(&state);
-            let mut comment = format!("{COMMENT_PREFIX}{hash}");
-            if !note.is_empty() {
-                comment.push(' ');
-                comment.push_str(&note);
-            }
-            comment.truncate(MAX_COMMENT);
-            (hash, format!("-m comment --comment \"{comment}\"{body}"))
-        })
+    hash::chain(name, rules, MAX_COMMENT, |rule| body(family, rule))
+        .into_iter()
+        .map(|(hash, comment, body)| (hash, format!("-m comment --comment \"{comment}\"{body}")))
         .collect()
-}
-
-fn hash(state: &[u8; 32]) -> RuleHash {
-    let mut bytes = [b'A'; 16];
-    // 12 bytes are exactly 16 characters.
-    let written = state.get(..12).and_then(|head| URL_SAFE_NO_PAD.encode_slice(head, &mut bytes).ok());
-    debug_assert_eq!(written, Some(16));
-    RuleHash(bytes)
 }
 
 /// Chains the text of a table needs besides its own: what iptables can't say in one rule.
@@ -135,27 +76,6 @@ pub fn base_hash_name(hook: Hook, place: &str) -> String {
     format!("{} {place}", hook.name())
 }
 
-fn note(rule: &Rule) -> String {
-    let text = match (&rule.note, &rule.origin) {
-        (Some(note), _) => note.to_string(),
-        (None, Some(origin)) => origin_text(origin),
-        (None, None) => return String::new(),
-    };
-    text.chars().map(|c| if c.is_ascii_graphic() && !matches!(c, '"' | '\\') { c } else { ' ' }).collect()
-}
-
-fn origin_text(origin: &Origin) -> String {
-    let owner = match &origin.owner {
-        Owner::Policy(id) => names::policy_text(id),
-        Owner::Profile(id) => format!("Profile({})", id.0),
-    };
-    let direction = match origin.direction {
-        Direction::Ingress => "ingress",
-        Direction::Egress => "egress",
-    };
-    format!("{owner} {direction} {}", origin.index)
-}
-
 fn body(family: Family, rule: &Rule) -> String {
     let mut text = String::new();
     // Ports and ICMP types are options of the protocol: it has to come before them.
@@ -193,7 +113,7 @@ fn write_match(text: &mut String, family: Family, part: &Match) {
         Match::Set { side, set, kind, negated } => {
             let flags = match kind {
                 SetType::Net => pick(*side, "src", "dst"),
-                SetType::IpPort | SetType::NetIface => pick(*side, "src,src", "dst,dst"),
+                SetType::IpPort | SetType::NetIface | SetType::Dispatch => pick(*side, "src,src", "dst,dst"),
             };
             write!(text, "-m set {}--match-set {} {flags}", not(*negated), set.kernel_name(family))
         }
@@ -245,16 +165,15 @@ fn write_action(text: &mut String, action: &Action) {
         Action::Return => write!(text, "-j RETURN"),
         Action::Jump(chain) => write!(text, "-j {chain}"),
         Action::Goto(chain) => write!(text, "-g {chain}"),
+        // Never made for a backend without maps: a chain that doesn't exist makes the kernel refuse the rules.
+        Action::GotoMapped { map, .. } => write!(text, "-g {}", map.0),
         Action::MarkAndReturn(bits) => write!(text, "-g {}", mark_chain(*bits)),
         Action::SetMark(bits) => write!(text, "-j MARK --set-xmark {bits:#x}/{bits:#x}"),
         Action::ClearMark(bits) => write!(text, "-j MARK --set-xmark 0x0/{bits:#x}"),
         Action::NoTrack => write!(text, "-j CT --notrack"),
         Action::Masquerade => write!(text, "-j MASQUERADE --random-fully"),
         Action::Log(prefix) => {
-            let mut prefix: String =
-                prefix.chars().filter(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\')).collect();
-            prefix.truncate(MAX_LOG_PREFIX - 2);
-            write!(text, "-j LOG --log-prefix \"{prefix}: \" --log-level 5")
+            write!(text, "-j LOG --log-prefix \"{}: \" --log-level 5", log_prefix(prefix, MAX_LOG_PREFIX))
         }
     };
 }

@@ -1,8 +1,9 @@
+use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::iptables;
+use super::{iptables, nftables};
 use crate::model::*;
-use crate::rules::{Compiler, Family, Marks, Table};
+use crate::rules::{Compiler, DispatchBy, Family, Marks, SetUpdate, Table};
 
 /// A small node: one pod with a policy, one without, tunnels, NAT.
 fn state() -> EnforcedState {
@@ -76,7 +77,7 @@ fn state() -> EnforcedState {
 }
 
 fn rendered(family: Family) -> String {
-    let (compiler, _) = Compiler::new(Marks::default(), &state());
+    let (compiler, _) = Compiler::new(Marks::default(), DispatchBy::Sets, &state());
     Table::ALL
         .into_iter()
         .filter_map(|table| Some(iptables::table(family, table, compiler.tables().get(&(family, table))?)))
@@ -87,6 +88,43 @@ fn rendered(family: Family) -> String {
 fn tables_of_a_small_node() {
     insta::assert_snapshot!("small_node_ipv4", rendered(Family::V4));
     insta::assert_snapshot!("small_node_ipv6", rendered(Family::V6));
+}
+
+/// Chains and sets as `nft -f` is given them.
+fn rendered_for_nftables(family: Family) -> String {
+    let (compiler, changes) = Compiler::new(Marks::default(), DispatchBy::Map, &state());
+    let mut text = String::new();
+    for ((name, own), update) in &changes.sets {
+        let SetUpdate::Whole { kind, members } = update else { panic!("a new compiler makes whole sets") };
+        if *own == family {
+            let name = name.kernel_name(family);
+            writeln!(text, "{}", nftables::set_definition(family, *kind, &name)).unwrap();
+            for member in members {
+                writeln!(text, "  {}", nftables::element(member)).unwrap();
+            }
+        }
+    }
+    for ((_, id), table) in compiler.tables().iter().filter(|((own, _), _)| *own == family) {
+        let chains =
+            table.chains.iter().map(|(name, rules)| (nftables::chain_name(*id, name), rules.to_vec()));
+        let base = table.base.iter().map(|(hook, base)| {
+            let definition = nftables::BaseChain::of(*id, *hook).definition();
+            (format!("{} {definition}", nftables::BaseChain::name(*id, *hook)), nftables::base_rules(base))
+        });
+        for (name, rules) in chains.chain(base) {
+            writeln!(text, "chain {name}").unwrap();
+            for (_, rule) in nftables::chain(family, *id, &name, &rules) {
+                writeln!(text, "  {rule}").unwrap();
+            }
+        }
+    }
+    text
+}
+
+#[test]
+fn nftables_of_a_small_node() {
+    insta::assert_snapshot!("small_node_nftables_ipv4", rendered_for_nftables(Family::V4));
+    insta::assert_snapshot!("small_node_nftables_ipv6", rendered_for_nftables(Family::V6));
 }
 
 /// Calico's scheme: a hash says that the rule and all before it are the same, in a chain of that name.

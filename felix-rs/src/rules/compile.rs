@@ -10,7 +10,8 @@ use super::fixed::{self, Inputs};
 use super::group::{self, End, Known, Reference};
 use super::hosts::Hosts;
 use super::language::{
-    Action, ChainName, Family, Member, Owner, Rule, Set, SetName, SetType, TableId, TableRules,
+    Action, ChainName, DispatchBy, Family, Member, Owner, Rule, Set, SetName, SetType, Table, TableId,
+    TableRules,
 };
 use super::marks::Marks;
 use super::names::{self, GroupId};
@@ -69,6 +70,7 @@ struct Rendered {
 #[derive(Debug)]
 pub struct Compiler {
     marks: Marks,
+    dispatch_by: DispatchBy,
     started: bool,
     settings: Arc<NodeSettings>,
     kinds: BTreeMap<SetId, SetKind>,
@@ -97,9 +99,10 @@ impl Known for Compiler {
 
 impl Compiler {
     /// No rules and no sets, until the first change.
-    pub fn nothing(marks: Marks) -> Self {
+    pub fn nothing(marks: Marks, dispatch_by: DispatchBy) -> Self {
         Self {
             marks,
+            dispatch_by,
             started: false,
             settings: Arc::default(),
             kinds: BTreeMap::new(),
@@ -114,8 +117,8 @@ impl Compiler {
     }
 
     /// Rules for a whole state; the changes name every set and table.
-    pub fn new(marks: Marks, state: &EnforcedState) -> (Self, Changes) {
-        let mut compiler = Self::nothing(marks);
+    pub fn new(marks: Marks, dispatch_by: DispatchBy, state: &EnforcedState) -> (Self, Changes) {
+        let mut compiler = Self::nothing(marks, dispatch_by);
         let delta = Delta {
             sets: state
                 .sets
@@ -169,7 +172,7 @@ impl Compiler {
             return changes;
         }
         let net_sets_changed = self.render(&dirty);
-        let dispatch = Dispatch::of(self.groups.keys().cloned());
+        let dispatch = Dispatch::of(self.dispatch_by, self.groups.keys().cloned());
         if !dirty.is_empty() || structure {
             self.assemble(&dispatch, &mut changes);
         }
@@ -389,7 +392,8 @@ impl Compiler {
             let mut own = fixed::tables(&inputs, family);
             hosts.extend(family, &mut own);
             for (id, mut table) in own {
-                self.link(family, &mut table);
+                let mapped = dispatch.mapped().filter(|_| id == Table::Filter);
+                self.link(family, &mut table, mapped);
                 tables.insert((family, id), table);
             }
         }
@@ -398,9 +402,8 @@ impl Compiler {
         self.tables = tables;
     }
 
-    /// Adds the chains of units that a table's chains lead to: a chain nobody jumps to is not written.
-    fn link(&self, family: Family, table: &mut TableRules) {
-        let mut open: Vec<Arc<Vec<Rule>>> = table.chains.values().cloned().collect();
+    /// Adds the chains of units that a table's chains or its maps lead to: a chain nobody goes to is not written.
+    fn link(&self, family: Family, table: &mut TableRules, mapped: impl Iterator<Item = ChainName>) {
         let pool: BTreeMap<&ChainName, &Arc<Vec<Rule>>> = self
             .units
             .values()
@@ -408,6 +411,12 @@ impl Compiler {
             .filter(|((own, _), _)| *own == family)
             .map(|((_, name), rules)| (name, rules))
             .collect();
+        for name in mapped {
+            if let Some(target) = pool.get(&name) {
+                table.chains.insert(name, Arc::clone(target));
+            }
+        }
+        let mut open: Vec<Arc<Vec<Rule>>> = table.chains.values().cloned().collect();
         while let Some(rules) = open.pop() {
             for rule in rules.iter() {
                 if let Action::Jump(name) | Action::Goto(name) = &rule.action

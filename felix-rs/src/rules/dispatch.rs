@@ -3,11 +3,11 @@
 //! A pod's packet is dispatched by what anti-spoofing has proven, and a packet to an address that is not
 //! behind the interface it leaves by finds no group: unknown ends in DROP. With many groups the search goes
 //! through buckets, so that its length grows with the square root of the number of groups, and never with
-//! the number of endpoints.
+//! the number of endpoints. A backend with maps finds a group at once.
 
 use std::collections::BTreeMap;
 
-use super::language::{Action, ChainName, Match, Rule, SetName, SetType, Side};
+use super::language::{Action, ChainName, DispatchBy, Match, Rule, SetName, SetType, Side};
 use super::names::{self, GroupId};
 use crate::model::Direction;
 
@@ -18,6 +18,8 @@ const BUCKETS: u32 = 16;
 /// How groups are searched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Dispatch {
+    /// In one map for each direction.
+    Map(Vec<GroupId>),
     /// One after the other.
     Flat(Vec<GroupId>),
     /// By the first character of the group's hash.
@@ -44,6 +46,13 @@ fn bucket_set(bucket: u32) -> SetName {
     names::fixed_set(&format!("b-{bucket}"))
 }
 
+fn map_name(direction: Direction) -> SetName {
+    names::fixed_set(match direction {
+        Direction::Ingress => "to-pods",
+        Direction::Egress => "from-pods",
+    })
+}
+
 fn bucket_chain(bucket: u32, direction: Direction) -> ChainName {
     names::fixed(&match direction {
         Direction::Ingress => format!("bi-{bucket}"),
@@ -53,8 +62,11 @@ fn bucket_chain(bucket: u32, direction: Direction) -> ChainName {
 
 impl Dispatch {
     /// The way to search these groups.
-    pub(super) fn of(groups: impl Iterator<Item = GroupId>) -> Self {
+    pub(super) fn of(by: DispatchBy, groups: impl Iterator<Item = GroupId>) -> Self {
         let groups: Vec<_> = groups.collect();
+        if by == DispatchBy::Map {
+            return Self::Map(groups);
+        }
         if groups.len() <= FLAT {
             return Self::Flat(groups);
         }
@@ -67,17 +79,39 @@ impl Dispatch {
 
     /// The sets an endpoint of the group is a member of.
     pub(super) fn sets(&self, group: &GroupId) -> impl Iterator<Item = SetName> {
-        let bucket = match self {
-            Self::Flat(_) => None,
-            Self::Buckets(_) => Some(bucket_set(bucket_of(group))),
+        let (bucket, own) = match self {
+            Self::Map(_) => (None, None),
+            Self::Flat(_) => (None, Some(group.set())),
+            Self::Buckets(_) => (Some(bucket_set(bucket_of(group))), Some(group.set())),
         };
-        bucket.into_iter().chain([group.set()])
+        bucket.into_iter().chain(own)
+    }
+
+    /// The maps an endpoint is found in, with the direction of the packet.
+    pub(super) fn maps(&self) -> impl Iterator<Item = (SetName, Direction)> {
+        let directions = [Direction::Ingress, Direction::Egress].into_iter();
+        let used = matches!(self, Self::Map(_));
+        directions.filter(move |_| used).map(|direction| (map_name(direction), direction))
+    }
+
+    /// Chains that only maps lead to.
+    pub(super) fn mapped(&self) -> impl Iterator<Item = ChainName> {
+        let groups = match self {
+            Self::Map(groups) => groups.as_slice(),
+            Self::Flat(_) | Self::Buckets(_) => &[],
+        };
+        groups
+            .iter()
+            .flat_map(|group| [Direction::Ingress, Direction::Egress].map(|direction| group.chain(direction)))
     }
 
     /// Rules at the end of the dispatch chain of a direction, and the chains they need.
     pub(super) fn rules(&self, direction: Direction) -> (Vec<Rule>, BTreeMap<ChainName, Vec<Rule>>) {
         let mut chains = BTreeMap::new();
         let mut rules = match self {
+            Self::Map(_) => {
+                vec![Rule::new([], Action::GotoMapped { side: side(direction), map: map_name(direction) })]
+            }
             Self::Flat(groups) => groups_rules(groups, direction),
             Self::Buckets(buckets) => buckets
                 .iter()

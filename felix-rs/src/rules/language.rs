@@ -130,6 +130,8 @@ pub enum SetType {
     IpPort,
     /// Network and the interface on the pod's side of the node.
     NetIface,
+    /// A map from the same to the chain of the endpoint's group, by the direction of the packet.
+    Dispatch,
 }
 
 /// A member of a set of one family.
@@ -141,18 +143,30 @@ pub enum Member {
     IpPort(IpAddr, u8, u16),
     /// Of [`SetType::NetIface`].
     NetIface(IpNet, Arc<str>),
+    /// Of [`SetType::Dispatch`].
+    Dispatch(IpNet, Arc<str>, ChainName),
 }
 
 impl Member {
     /// The family it belongs to.
     pub const fn family(&self) -> Family {
         match self {
-            Self::Net(IpNet::V4(_)) | Self::IpPort(IpAddr::V4(_), ..) | Self::NetIface(IpNet::V4(_), _) => {
-                Family::V4
-            }
+            Self::Net(IpNet::V4(_))
+            | Self::IpPort(IpAddr::V4(_), ..)
+            | Self::NetIface(IpNet::V4(_), _)
+            | Self::Dispatch(IpNet::V4(_), ..) => Family::V4,
             _ => Family::V6,
         }
     }
+}
+
+/// How a backend finds the group of a packet's endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DispatchBy {
+    /// One set per group, searched one after the other.
+    Sets,
+    /// One map, whatever the number of groups.
+    Map,
 }
 
 /// One end of a packet.
@@ -264,6 +278,14 @@ pub enum Action {
     Jump(ChainName),
     /// Run a chain, come back to the caller of this one.
     Goto(ChainName),
+    /// Go on in the chain that a map of type [`SetType::Dispatch`] has for (address, interface), if it has one. Only
+    /// for backends with [`DispatchBy::Map`].
+    GotoMapped {
+        /// Which address and interface.
+        side: Side,
+        /// The map.
+        map: SetName,
+    },
     /// Set bits of the mark, then back to the calling chain.
     MarkAndReturn(u32),
     /// Set bits of the mark and go on.

@@ -80,22 +80,30 @@ pub(super) fn derived<'a>(
     for (name, content) in net_sets {
         sets.insert(name.clone(), Set { kind: SetType::Net, members: nets(content) });
     }
+    for (name, _) in dispatch.maps() {
+        sets.insert(name, Set { kind: SetType::Dispatch, members: BTreeSet::new() });
+    }
     for (group, endpoint) in
         endpoints.filter(|(_, endpoint)| matches!(endpoint.id, EndpointId::Workload { .. }))
     {
-        let own: BTreeSet<Member> = endpoint
+        let own: BTreeSet<IpNet> = endpoint
             .addresses
             .iter()
             .copied()
             .map(host)
             .chain(endpoint.allowed_sources.iter().copied())
             .flat_map(halves)
-            .map(|net| Member::NetIface(net, Arc::clone(&endpoint.interface)))
             .collect();
+        let interface = || Arc::clone(&endpoint.interface);
         for name in dispatch.sets(group).chain([names::fixed_set(SET_PODS)]) {
             let set =
                 sets.entry(name).or_insert_with(|| Set { kind: SetType::NetIface, members: BTreeSet::new() });
-            set.members.extend(own.iter().cloned());
+            set.members.extend(own.iter().map(|net| Member::NetIface(*net, interface())));
+        }
+        for (name, direction) in dispatch.maps() {
+            let Some(map) = sets.get_mut(&name) else { continue };
+            let chain = group.chain(direction);
+            map.members.extend(own.iter().map(|net| Member::Dispatch(*net, interface(), chain.clone())));
         }
     }
     sets

@@ -205,7 +205,7 @@ proptest! {
     #[test]
     fn incremental_equals_from_scratch(history in proptest::collection::vec(proptest::collection::vec(any_step(), 1..4), 1..8)) {
         let mut state = EnforcedState::default();
-        let (mut compiler, changes) = Compiler::new(Marks::default(), &state);
+        let (mut compiler, changes) = Compiler::new(Marks::default(), DispatchBy::Sets, &state);
         let mut sets = BTreeMap::new();
         accumulate(&mut sets, changes);
         for steps in history {
@@ -222,7 +222,7 @@ proptest! {
             prop_assert!(before.keys().all(|id| compiler.tables().contains_key(id) || changes.tables.contains(id)));
             accumulate(&mut sets, changes);
         }
-        let (fresh, changes) = Compiler::new(Marks::default(), &state);
+        let (fresh, changes) = Compiler::new(Marks::default(), DispatchBy::Sets, &state);
         let mut fresh_sets = BTreeMap::new();
         accumulate(&mut fresh_sets, changes);
         prop_assert_eq!(compiler.tables(), fresh.tables());

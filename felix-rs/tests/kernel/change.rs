@@ -4,32 +4,36 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use felix_rs::apply::{ApplyError, Options, ProgramChoice, Variant};
+use felix_rs::apply::{ApplyError, Options};
 use felix_rs::model::{
-    Delta, Direction, EnforcedState, RuleAction, SetChange, SetId, SetMember, TierDefault,
+    BackendChoice, Delta, Direction, EnforcedState, RuleAction, SetChange, SetId, SetMember, TierDefault,
 };
 use felix_rs::rules::{Family, Origin, Owner, SetName, names};
 
 use crate::lab::{Lab, echo};
 use crate::states::{Build as _, endpoint, endpoint_id, in_set, open, policy, policy_id, ports, rule, tier};
-use crate::{Node, Scenario, assert_same, dump, infix, lines};
+use crate::{Node, Scenario, assert_same, dump, infix, kernel_chain, lines};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("established_connection_survives_a_change", established_connection_survives_a_change),
     ("set_change_executes_nothing", set_change_executes_nothing),
     ("endpoint_joins_a_group_by_set_members", endpoint_joins_a_group_by_set_members),
     ("restart_adopts_what_is_right", restart_adopts_what_is_right),
-    ("damage_is_repaired", damage_is_repaired),
-    ("foreign_rules_survive_and_cleanup_leaves_nothing", foreign_rules_survive_and_cleanup_leaves_nothing),
     ("sweep_waits_for_sync", sweep_waits_for_sync),
     ("killed_after_each_step_still_enforces", killed_after_each_step_still_enforces),
-    ("failing_program_is_retried", failing_program_is_retried),
-    ("full_set_is_enlarged", full_set_is_enlarged),
     ("counters_by_rule", counters_by_rule),
 ];
 
+/// About chains that are everybody's, ip sets, and programs.
+pub(crate) const IPTABLES: &[Scenario] = &[
+    ("damage_is_repaired", damage_is_repaired),
+    ("foreign_rules_survive_and_cleanup_leaves_nothing", foreign_rules_survive_and_cleanup_leaves_nothing),
+    ("failing_program_is_retried", failing_program_is_retried),
+    ("full_set_is_enlarged", full_set_is_enlarged),
+];
+
 /// b takes port 80 from the set `clients` only.
-fn guarded(lab: &Lab, clients: &[&str]) -> EnforcedState {
+pub(crate) fn guarded(lab: &Lab, clients: &[&str]) -> EnforcedState {
     let mut allow = rule(RuleAction::Allow);
     allow.protocol = Some(6);
     allow.source = in_set("clients");
@@ -41,25 +45,25 @@ fn guarded(lab: &Lab, clients: &[&str]) -> EnforcedState {
         .with_endpoint(endpoint(lab.pod("b"), vec![tier("default", TierDefault::Deny, &["b-in"], &[])]))
 }
 
-fn established_connection_survives_a_change(variant: Variant) {
+fn established_connection_survives_a_change(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b"]);
     let (a, b) = (lab.pod("a"), lab.pod("b"));
-    let mut node = Node::start(&lab, variant);
+    let mut node = Node::start(&lab, backend);
     node.apply(&open(&lab));
     let mut streams = [a.connect(b.v4, 8080).unwrap(), a.connect(b.v6, 8080).unwrap()];
     node.apply(&guarded(&lab, &[]));
     assert!(!a.tcp(b.v4, 8080) && !a.tcp(b.v6, 8080), "new connections are denied");
     assert!(streams.iter_mut().all(echo), "the old ones go on");
     drop(node);
-    let mut node = Node::start(&lab, variant);
+    let mut node = Node::start(&lab, backend);
     node.apply(&guarded(&lab, &[]));
     assert!(streams.iter_mut().all(echo), "also after a restart");
 }
 
-fn set_change_executes_nothing(variant: Variant) {
+fn set_change_executes_nothing(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b", "c"]);
     let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
-    let mut node = Node::start(&lab, variant);
+    let mut node = Node::start(&lab, backend);
     node.apply(&guarded(&lab, &["a"]));
     assert!(a.tcp(b.v4, 80) && !c.tcp(b.v4, 80));
     let change = SetChange::Update {
@@ -72,10 +76,10 @@ fn set_change_executes_nothing(variant: Variant) {
     assert!(!a.tcp(b.v4, 80) && a.tcp(b.v6, 80) && c.tcp(b.v4, 80) && c.tcp(b.v6, 80));
 }
 
-fn endpoint_joins_a_group_by_set_members(variant: Variant) {
+fn endpoint_joins_a_group_by_set_members(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b", "c"]);
     let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
-    let mut node = Node::start(&lab, variant);
+    let mut node = Node::start(&lab, backend);
     let mut state = guarded(&lab, &["a"]);
     state.endpoints.remove(&endpoint_id(c));
     node.apply(&state);
@@ -92,35 +96,36 @@ fn endpoint_joins_a_group_by_set_members(variant: Variant) {
     assert!(!c.tcp(a.v4, 80) && !a.tcp(c.v4, 80));
 }
 
-fn restart_adopts_what_is_right(variant: Variant) {
+fn restart_adopts_what_is_right(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b"]);
     let state = guarded(&lab, &["a"]).with_settings(|settings| {
         settings.nat_outgoing = ["10.0.0.0/16".parse().unwrap()].into();
         settings.vxlan_port = Some(4789);
         settings.ipip = true;
     });
-    let mut node = Node::start(&lab, variant);
+    let mut node = Node::start(&lab, backend);
     node.apply(&state);
     assert!(lab.pod("a").tcp(lab.pod("b").v4, 80));
     lab.silence();
-    let before = dump(&lab, variant);
-    assert!(before.contains("[0:0]") && before.contains("mgy-"), "{before}");
+    let before = dump(&lab, backend);
+    let idle = if backend == BackendChoice::Nftables { "packets 0" } else { "[0:0]" };
+    assert!(before.contains(idle) && before.contains("mgy40pods"), "{before}");
     assert!(!node.apply(&state).wrote(), "the same state again");
     assert!(!node.recheck().wrote(), "a re-check");
     drop(node);
-    let mut node = Node::start(&lab, variant);
+    let mut node = Node::start(&lab, backend);
     let report = node.apply(&state);
     assert!(!report.wrote(), "{report:?}");
     assert_eq!(report.live.len(), 2);
-    assert_same(&lines(&dump(&lab, variant)), &lines(&before), "rules, counters and sets");
+    assert_same(&lines(&dump(&lab, backend)), &lines(&before), "rules, counters and sets");
 }
 
-fn damage_is_repaired(variant: Variant) {
+fn damage_is_repaired(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b", "c"]);
     let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
-    let mut node = Node::start(&lab, variant);
+    let mut node = Node::start(&lab, backend);
     node.apply(&guarded(&lab, &["a"]));
-    let v = infix(variant);
+    let v = infix(backend);
     let clean = |text: String| -> Vec<String> {
         // Without counters and without the random start of a set's hash.
         let strip = |line: &str| {
@@ -129,7 +134,7 @@ fn damage_is_repaired(variant: Variant) {
         };
         text.lines().filter(|line| !line.starts_with(':')).map(strip).collect()
     };
-    let before = clean(dump(&lab, variant));
+    let before = clean(dump(&lab, backend));
     let policy_chain = names::policy(&policy_id("b-in"), Direction::Ingress);
     let set = names::address_set(&SetId("clients".into())).kernel_name(Family::V4);
     let damages = [
@@ -152,7 +157,7 @@ fn damage_is_repaired(variant: Variant) {
         lab.node.sh(damage);
         let report = node.recheck();
         assert!(report.wrote(), "{damage}");
-        assert_same(&clean(dump(&lab, variant)), &before, damage);
+        assert_same(&clean(dump(&lab, backend)), &before, damage);
         assert!(!node.recheck().wrote(), "once is enough after {damage}");
     }
     assert!(a.tcp(b.v4, 80) && !c.tcp(b.v4, 80));
@@ -160,12 +165,12 @@ fn damage_is_repaired(variant: Variant) {
     assert!(c.tcp(b.v4, 80), "a foreign rule at the top lets everything through");
     node.recheck();
     assert!(!c.tcp(b.v4, 80), "ours is first again");
-    assert!(dump(&lab, variant).contains("-A FORWARD -j ACCEPT"), "the foreign rule stays");
+    assert!(dump(&lab, backend).contains("-A FORWARD -j ACCEPT"), "the foreign rule stays");
 }
 
-fn foreign_rules_survive_and_cleanup_leaves_nothing(variant: Variant) {
+fn foreign_rules_survive_and_cleanup_leaves_nothing(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b"]);
-    let v = infix(variant);
+    let v = infix(backend);
     lab.node.sh(&format!(
         "for i in iptables-{v} ip6tables-{v}; do
            $i -N KUBE-FORWARD; $i -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT
@@ -178,20 +183,20 @@ fn foreign_rules_survive_and_cleanup_leaves_nothing(variant: Variant) {
          ipset create foreign hash:ip; ipset add foreign 10.9.9.9
          iptables-{v} -A FORWARD -m set --match-set foreign src -j DROP"
     ));
-    let before = dump(&lab, variant);
+    let before = dump(&lab, backend);
     let state = guarded(&lab, &["a"]).with_settings(|settings| {
         settings.nat_outgoing = ["10.0.0.0/16".parse().unwrap()].into();
     });
-    let mut node = Node::start(&lab, variant);
+    let mut node = Node::start(&lab, backend);
     node.apply(&state);
-    let during = dump(&lab, variant);
+    let during = dump(&lab, backend);
     for line in before.lines().filter(|line| line.contains("-A ") || line.starts_with("add ")) {
         let rule = line.split_once("] ").map_or(line, |(_, rule)| rule);
         assert!(during.contains(rule), "{rule} is gone");
     }
     // An apply by one process, the clean-up by another.
     drop(node);
-    let mut node = Node::start(&lab, variant);
+    let mut node = Node::start(&lab, backend);
     let report = node.run(felix_rs::apply::Applier::cleanup).unwrap();
     assert!(report.leftovers.is_empty(), "{report:?}");
     let strip = |text: &str| -> Vec<String> {
@@ -204,26 +209,26 @@ fn foreign_rules_survive_and_cleanup_leaves_nothing(variant: Variant) {
         // Tables that somebody only looked at stay behind empty in iptables-nft.
         lines.into_iter().filter(|line| !line.starts_with(['*', ':']) && line != "COMMIT").collect()
     };
-    assert_same(&empty(strip(&dump(&lab, variant))), &empty(strip(&before)), "after the clean-up");
-    assert!(!dump(&lab, variant).contains("mgy-") && !dump(&lab, variant).contains("mgy40"));
+    assert_same(&empty(strip(&dump(&lab, backend))), &empty(strip(&before)), "after the clean-up");
+    assert!(!dump(&lab, backend).contains("mgy-") && !dump(&lab, backend).contains("mgy40"));
     assert!(!node.run(felix_rs::apply::Applier::cleanup).unwrap().wrote(), "nothing left to do");
 }
 
-fn sweep_waits_for_sync(variant: Variant) {
+fn sweep_waits_for_sync(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b"]);
-    let mut node = Node::start(&lab, variant);
+    let mut node = Node::start(&lab, backend);
     node.apply(&guarded(&lab, &["a"]));
     drop(node);
     let mut applier =
-        lab.node.netns.run(|| felix_rs::apply::Applier::new(&crate::options(variant))).unwrap().unwrap();
-    let chain = names::policy(&policy_id("b-in"), Direction::Ingress).to_string();
+        lab.node.netns.run(|| felix_rs::apply::Applier::new(&crate::options(backend))).unwrap().unwrap();
+    let chain = kernel_chain(backend, &names::policy(&policy_id("b-in"), Direction::Ingress));
     let set = names::address_set(&SetId("clients".into())).kernel_name(Family::V4);
     lab.node.netns.run(|| applier.apply(&open(&lab))).unwrap().unwrap();
-    assert!(dump(&lab, variant).contains(&chain) && dump(&lab, variant).contains(&set));
+    assert!(dump(&lab, backend).contains(&chain) && dump(&lab, backend).contains(&set));
     applier.set_in_sync();
     let report = lab.node.netns.run(|| applier.retry()).unwrap().unwrap();
     assert!(report.chains_deleted > 0 && report.sets_destroyed > 0);
-    assert!(!dump(&lab, variant).contains(&chain) && !dump(&lab, variant).contains(&set));
+    assert!(!dump(&lab, backend).contains(&chain) && !dump(&lab, backend).contains(&set));
 }
 
 /// A state that shares nothing with `guarded`: b takes 8080 from the set `others`, other names throughout.
@@ -242,18 +247,18 @@ fn replaced(lab: &Lab) -> EnforcedState {
         .with_endpoint(endpoint(lab.pod("b"), vec![tier("default", TierDefault::Deny, &["b-new"], &[])]))
 }
 
-fn killed_after_each_step_still_enforces(variant: Variant) {
+fn killed_after_each_step_still_enforces(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b", "c"]);
     let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
     let first = guarded(&lab, &["a", "c"]);
     let second = replaced(&lab);
     let mut steps = 0;
     for stop_after in 0.. {
-        let mut node = Node::start(&lab, variant);
+        let mut node = Node::start(&lab, backend);
         node.apply(&first);
         assert!(a.tcp(b.v4, 80) && c.tcp(b.v6, 80) && !a.tcp(b.v4, 8080));
         drop(node);
-        let mut node = Node::start(&lab, variant);
+        let mut node = Node::start(&lab, backend);
         let mut seen = 0;
         node.applier.observe(move |_| {
             seen += 1;
@@ -265,25 +270,27 @@ fn killed_after_each_step_still_enforces(variant: Variant) {
         assert!(!c.tcp(b.v4, 8080), "after step {stop_after}");
         assert!(!a.ping(b.v4) && !lab.outside.tcp(b.v4, 80), "after step {stop_after}");
         assert!(a.tcp(c.v4, 80) && a.tcp(c.v6, 8080) && b.tcp(a.v4, 80), "after step {stop_after}");
-        let mut node = Node::start(&lab, variant);
+        let mut node = Node::start(&lab, backend);
         node.apply(&second);
         assert!(a.tcp(b.v4, 8080) && !a.tcp(b.v4, 80) && !c.tcp(b.v4, 80));
-        assert!(!dump(&lab, variant).contains(&*names::policy(&policy_id("b-in"), Direction::Ingress).0));
+        let gone = kernel_chain(backend, &names::policy(&policy_id("b-in"), Direction::Ingress));
+        assert!(!dump(&lab, backend).contains(&gone));
         match result {
             Ok(_) => break,
             Err(failure) => assert!(matches!(failure.source, ApplyError::Stopped(_)), "{failure}"),
         }
         steps += 1;
     }
-    assert!(steps >= 7, "only {steps} steps were seen");
+    let least = if backend == BackendChoice::Nftables { 3 } else { 7 };
+    assert!(steps >= least, "only {steps} steps were seen");
 }
 
 /// Programs in a folder of our own: restore fails until a file says otherwise.
-fn failing_program_is_retried(variant: Variant) {
+fn failing_program_is_retried(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b"]);
-    let folder = std::env::temp_dir().join(format!("margay-felix-{}-{}", std::process::id(), infix(variant)));
+    let folder = std::env::temp_dir().join(format!("margay-felix-{}-{}", std::process::id(), infix(backend)));
     std::fs::create_dir_all(&folder).unwrap();
-    let v = infix(variant);
+    let v = infix(backend);
     for family in ["iptables", "ip6tables"] {
         let write = |verb: &str, body: &str| {
             use std::os::unix::fs::PermissionsExt as _;
@@ -299,10 +306,7 @@ fn failing_program_is_retried(variant: Variant) {
         );
         write("restore", &body);
     }
-    let options = Options {
-        programs: ProgramChoice { folders: Some(vec![folder.clone()]), variant: None },
-        ..Options::default()
-    };
+    let options = Options { folders: Some(vec![folder.clone()]), ..Options::default() };
     let mut node = Node::start_with(&lab, &options);
     let first = node.try_apply(&guarded(&lab, &["a"])).unwrap_err();
     assert_eq!(first.attempt, 1);
@@ -316,7 +320,7 @@ fn failing_program_is_retried(variant: Variant) {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-fn full_set_is_enlarged(variant: Variant) {
+fn full_set_is_enlarged(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b"]);
     let mut state = guarded(&lab, &["a"]);
     let set: SetName = names::address_set(&SetId("clients".into()));
@@ -326,7 +330,7 @@ fn full_set_is_enlarged(variant: Variant) {
         let address = std::net::Ipv4Addr::from(0x0a10_0000 + number);
         members.insert(SetMember::Net(std::net::IpAddr::from(address).into()));
     }
-    let mut node = Node::start(&lab, variant);
+    let mut node = Node::start(&lab, backend);
     node.apply(&state);
     assert!(lab.pod("a").tcp(lab.pod("b").v4, 80));
     let listed = lab.node.sh(&format!("ipset list -t {}", set.kernel_name(Family::V4)));
@@ -335,10 +339,10 @@ fn full_set_is_enlarged(variant: Variant) {
     assert!(!node.recheck().wrote());
 }
 
-fn counters_by_rule(variant: Variant) {
+fn counters_by_rule(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b"]);
     let (a, b) = (lab.pod("a"), lab.pod("b"));
-    let mut node = Node::start(&lab, variant);
+    let mut node = Node::start(&lab, backend);
     node.apply(&guarded(&lab, &["a"]));
     let origin = Origin { owner: Owner::Policy(policy_id("b-in")), direction: Direction::Ingress, index: 0 };
     let count = |node: &mut Node<'_>| node.run(|applier| applier.counters()).unwrap()[&origin].packets;

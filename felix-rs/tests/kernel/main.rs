@@ -1,6 +1,6 @@
 //! Real packets through the rules in a real kernel, in anonymous network namespaces.
 //!
-//! Every scenario runs with both variants of iptables. Without root they are shown as ignored;
+//! Scenarios run with both variants of iptables and with nftables. Without root they are shown as ignored;
 //! `TESTS_REQUIRE_ALL=1` makes that a failure.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
@@ -8,18 +8,21 @@
 mod change;
 mod hosts;
 mod lab;
+mod nftables;
 mod policy;
 mod states;
 
 use std::path::PathBuf;
 
-use felix_rs::apply::{Applier, Failure, Options, ProgramChoice, Report, Variant};
-use felix_rs::model::{Delta, EnforcedState};
+use felix_rs::apply::{Applier, Failure, Options, Report};
+use felix_rs::model::{BackendChoice, Delta, EnforcedState};
+use felix_rs::render::nftables::chain_name as nftables_chain;
+use felix_rs::rules::{ChainName, Table};
 use lab::Lab;
 use libtest_mimic::{Arguments, Trial};
 
 /// Name and work of a test.
-type Scenario = (&'static str, fn(Variant));
+type Scenario = (&'static str, fn(BackendChoice));
 
 /// An applier inside the lab's node.
 struct Node<'a> {
@@ -27,17 +30,14 @@ struct Node<'a> {
     applier: Applier,
 }
 
-fn options(variant: Variant) -> Options {
-    Options {
-        programs: ProgramChoice { variant: Some(variant), ..ProgramChoice::default() },
-        ..Options::default()
-    }
+fn options(backend: BackendChoice) -> Options {
+    Options { backend, ..Options::default() }
 }
 
 impl<'a> Node<'a> {
     /// A fresh applier, as after a restart, that knows to be in sync.
-    fn start(lab: &'a Lab, variant: Variant) -> Self {
-        Self::start_with(lab, &options(variant))
+    fn start(lab: &'a Lab, backend: BackendChoice) -> Self {
+        Self::start_with(lab, &options(backend))
     }
 
     fn start_with(lab: &'a Lab, options: &Options) -> Self {
@@ -67,17 +67,31 @@ impl<'a> Node<'a> {
     }
 }
 
-fn infix(variant: Variant) -> &'static str {
-    match variant {
-        Variant::Nft => "nft",
-        Variant::Legacy => "legacy",
+/// The iptables that others use beside us.
+fn infix(backend: BackendChoice) -> &'static str {
+    match backend {
+        BackendChoice::IptablesLegacy => "legacy",
+        _ => "nft",
+    }
+}
+
+/// The kernel's name of a chain of the filter table.
+fn kernel_chain(backend: BackendChoice, chain: &ChainName) -> String {
+    match backend {
+        BackendChoice::Nftables => nftables_chain(Table::Filter, chain),
+        _ => chain.to_string(),
     }
 }
 
 /// All rules and sets of the node as text, with counters; comments of the tools removed.
-fn dump(lab: &Lab, variant: Variant) -> String {
-    let v = infix(variant);
-    let text = lab.node.sh(&format!("iptables-{v}-save -c; ip6tables-{v}-save -c; ipset save -sorted"));
+fn dump(lab: &Lab, backend: BackendChoice) -> String {
+    let v = infix(backend);
+    let text = match backend {
+        BackendChoice::Nftables => {
+            lab.node.sh("nft list tables; nft list table ip margay; nft list table ip6 margay")
+        }
+        _ => lab.node.sh(&format!("iptables-{v}-save -c; ip6tables-{v}-save -c; ipset save -sorted")),
+    };
     text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect()
 }
 
@@ -95,7 +109,7 @@ fn lines(text: &str) -> Vec<String> {
 
 /// What is missing to run here.
 fn missing() -> Option<&'static str> {
-    let programs = ["iptables-nft-save", "iptables-legacy-save", "ipset", "ip", "ping"];
+    let programs = ["nft", "iptables-nft-save", "iptables-legacy-save", "ipset", "ip", "ping"];
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     if margay_netlink::Netns::new().is_err() {
@@ -105,20 +119,32 @@ fn missing() -> Option<&'static str> {
 }
 
 fn main() {
-    let scenarios: Vec<Scenario> = [policy::SCENARIOS, hosts::SCENARIOS, change::SCENARIOS].concat();
+    let all = [BackendChoice::IptablesNft, BackendChoice::IptablesLegacy, BackendChoice::Nftables];
+    let (iptables, nftables) = all.split_at(2);
+    let scenarios = [
+        (policy::SCENARIOS, &all[..]),
+        (policy::IPTABLES, iptables),
+        (hosts::SCENARIOS, &all[..]),
+        (change::SCENARIOS, &all[..]),
+        (change::IPTABLES, iptables),
+        (nftables::SCENARIOS, nftables),
+    ];
     let missing = missing();
     let require = std::env::var_os("TESTS_REQUIRE_ALL").is_some();
     let mut trials = Vec::new();
-    for (name, scenario) in scenarios {
-        for variant in [Variant::Nft, Variant::Legacy] {
+    let scenarios = scenarios.iter().flat_map(|(scenarios, backends)| {
+        scenarios.iter().flat_map(|scenario| backends.iter().map(move |b| (*scenario, *b)))
+    });
+    for ((name, scenario), backend) in scenarios {
+        {
             let title = match missing {
-                Some(what) => format!("{name}::{} [needs {what}]", infix(variant)),
-                None => format!("{name}::{}", infix(variant)),
+                Some(what) => format!("{name}::{backend:?} [needs {what}]"),
+                None => format!("{name}::{backend:?}"),
             };
             let trial = Trial::test(title, move || match missing {
                 Some(what) => Err(format!("needs {what}").into()),
                 None => {
-                    scenario(variant);
+                    scenario(backend);
                     Ok(())
                 }
             });

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use felix_rs::model::*;
 use felix_rs::render::iptables;
-use felix_rs::rules::{Compiler, Family, Marks, Member, SetUpdate, Table};
+use felix_rs::rules::{Compiler, DispatchBy, Family, Marks, Member, SetUpdate, Table};
 use felix_rs::verdict::{Packet, Verdict, explain};
 use kernel::{Kernel, Passing};
 use proptest::prelude::*;
@@ -244,7 +244,7 @@ fn any_packet() -> impl Strategy<Value = (u8, u8, Packet)> {
 
 /// The kernel of one family with a state's rules and sets, through their text.
 fn kernel(state: &EnforcedState, family: Family) -> Kernel {
-    let (compiler, changes) = Compiler::new(Marks::default(), state);
+    let (compiler, changes) = Compiler::new(Marks::default(), DispatchBy::Sets, state);
     let table = &compiler.tables()[&(family, Table::Filter)];
     let mut kernel = Kernel::restore(&iptables::table(family, Table::Filter, table));
     for ((name, own), update) in changes.sets {
@@ -256,7 +256,9 @@ fn kernel(state: &EnforcedState, family: Family) -> Kernel {
                 let text = match member {
                     Member::Net(net) => net.to_string(),
                     Member::IpPort(address, protocol, port) => format!("{address},{protocol}:{port}"),
-                    Member::NetIface(net, interface) => format!("{net},{interface}"),
+                    Member::NetIface(net, interface) | Member::Dispatch(net, interface, _) => {
+                        format!("{net},{interface}")
+                    }
                 };
                 kernel.add(set.clone(), text);
             }

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::render::iptables::{COMMENT_PREFIX, RuleHash};
+use crate::apply::Count;
+use crate::render::hash::{COMMENT_PREFIX, RuleHash};
 use crate::rules::Table;
 use crate::rules::names::CHAIN_PREFIX;
 
@@ -23,22 +24,6 @@ pub(super) struct SavedTable {
     pub(super) chains: BTreeMap<String, Vec<Option<RuleHash>>>,
     /// The other chains that have rules, with all their rules in order.
     pub(super) base: BTreeMap<String, Vec<SavedRule>>,
-}
-
-/// Packets and bytes a rule has matched.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Count {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes.
-    pub bytes: u64,
-}
-
-impl std::ops::AddAssign for Count {
-    fn add_assign(&mut self, other: Self) {
-        self.packets += other.packets;
-        self.bytes += other.bytes;
-    }
 }
 
 /// One rule line: `[12:345] -A CHAIN rest`.

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::saved::{SavedRule, SavedTable};
-use crate::render::iptables::{self, RuleHash};
+use crate::render::hash::RuleHash;
+use crate::render::iptables;
 use crate::rules::names::CHAIN_PREFIX;
 use crate::rules::{BaseRules, ChainName, Family, Hook, Rule, Table, TableRules};
 

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::plan::{self, Wanted};
-use super::saved::{self, Count};
+use super::saved;
+use crate::apply::Count;
 use crate::render::iptables;
 use crate::rules::{Action, BaseRules, ChainName, Family, Hook, Rule, Table, TableRules, names};
 
@@ -100,7 +101,7 @@ fn counters_are_read_by_hash() {
 #[test]
 fn pauses_grow_to_a_limit() {
     let pauses: Vec<_> =
-        [1, 2, 3, 30, u32::MAX].map(|attempt| super::error::backoff(attempt).as_millis()).into();
+        [1, 2, 3, 30, u32::MAX].map(|attempt| crate::apply::error::backoff(attempt).as_millis()).into();
     assert_eq!(pauses, [100, 200, 400, 10_000, 10_000]);
 }
 
@@ -118,5 +119,5 @@ proptest! {
 #[test]
 fn an_applier_can_move_to_its_thread() {
     const fn is_send<T: Send>() {}
-    is_send::<super::Applier>();
+    is_send::<crate::apply::Applier>();
 }

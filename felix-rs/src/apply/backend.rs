@@ -1,0 +1,66 @@
+//! What a way of writing rules and sets into the kernel has to be able to do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::ControlFlow;
+
+use super::sets::Sets;
+use super::{ApplyError, Count, Report, Step};
+use crate::rules::{DispatchBy, Origin, TableId, TableRules};
+
+/// What every table has to hold.
+pub(super) type Tables = BTreeMap<TableId, TableRules>;
+
+pub(super) type Observer = Box<dyn FnMut(Step) -> ControlFlow<()> + Send>;
+
+/// Tells the caller's observer what was done.
+#[derive(Default)]
+pub(super) struct Steps(pub(super) Option<Observer>);
+
+impl fmt::Debug for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Steps").field(&self.0.is_some()).finish()
+    }
+}
+
+impl Steps {
+    pub(super) fn done(&mut self, step: Step) -> Result<(), ApplyError> {
+        match self.0.as_mut().map(|observer| observer(step)) {
+            Some(ControlFlow::Break(())) => Err(ApplyError::Stopped(step)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Owns what it finds by our prefixes, and nothing else.
+pub(super) trait Backend: fmt::Debug + Send {
+    /// In words.
+    fn name(&self) -> &'static str;
+
+    /// Whether the kernel holds anything of ours in the tables it writes.
+    fn holds_something(&self) -> bool;
+
+    /// How its rules find the group of a packet's endpoint.
+    fn dispatch_by(&self) -> DispatchBy;
+
+    /// The sets that are wanted.
+    fn sets(&mut self) -> &mut Sets;
+
+    /// These tables have to be compared with the kernel.
+    fn compare(&mut self, tables: BTreeSet<TableId>);
+
+    /// Nothing is known of the kernel any more: the next write reads it first.
+    fn forget(&mut self);
+
+    /// Reads the kernel's rules and sets.
+    fn read(&mut self, wanted: &Tables, steps: &mut Steps) -> Result<(), ApplyError>;
+
+    /// Makes the kernel hold what is wanted; what is ours and unwanted goes only if `in_sync`.
+    fn write(&mut self, wanted: &Tables, in_sync: bool, steps: &mut Steps) -> Result<Report, ApplyError>;
+
+    /// What each rule of each policy has matched, both families together.
+    fn counters(&self, wanted: &Tables) -> Result<BTreeMap<Origin, Count>, ApplyError>;
+
+    /// Removes everything of ours.
+    fn remove_all(&mut self, steps: &mut Steps) -> Result<Report, ApplyError>;
+}

@@ -1,0 +1,160 @@
+//! Members of ip sets, over netlink.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use margay_netlink::ipset::{self, Entry, Ipset, IpsetError};
+
+use crate::apply::sets::{Kernel, Sets, Tracked};
+use crate::apply::{ApplyError, Report};
+use crate::rules::names::SET_PREFIXES;
+use crate::rules::{Family, Member, SetType};
+
+/// Sets made while another one is enlarged; one that is found was left by a process that was killed.
+const TEMPORARY: [&str; 2] = ["mgy4t", "mgy6t"];
+
+/// Reads the kernel's sets: afterwards the differences are exact.
+pub(super) fn learn(sets: &mut Sets, connection: &mut Ipset) -> Result<(), ApplyError> {
+    sets.begin_learning();
+    for header in connection.headers()? {
+        let ours = SET_PREFIXES.iter().chain(&TEMPORARY).any(|prefix| header.name.starts_with(prefix));
+        if !ours {
+            continue;
+        }
+        let Some(set) = sets.tracked.get_mut(&header.name) else {
+            sets.unwanted.insert(header.name);
+            continue;
+        };
+        if header.kind != kernel_type(set.kind) || header.family != kernel_family(set.family) {
+            set.kernel = Kernel::OtherType;
+            continue;
+        }
+        let there = connection.members(&header.name)?.into_iter().map(from_entry).collect();
+        set.found(&there, header.max_elements);
+    }
+    sets.finish_learning();
+    Ok(())
+}
+
+/// Creates sets and adds members: afterwards every set holds at least what is wanted.
+pub(super) fn extend(sets: &mut Sets, connection: &mut Ipset, report: &mut Report) -> Result<(), ApplyError> {
+    for name in &sets.pending {
+        let Some(set) = sets.tracked.get_mut(name) else { continue };
+        if set.kernel == Kernel::OtherType {
+            connection.destroy(name).map_err(|error| in_use(name, error))?;
+            set.kernel = Kernel::Absent;
+        }
+        if set.kernel == Kernel::Absent {
+            let max = room(set.wanted.len());
+            create(connection, name, set, max)?;
+            set.kernel = Kernel::Present { max };
+            report.sets_created += 1;
+        }
+        if set.missing.is_empty() {
+            continue;
+        }
+        let missing: Vec<_> = set.missing.iter().map(to_entry).collect();
+        match connection.add(name, kernel_family(set.family), &missing) {
+            Err(error) if error.is_full() => enlarge(connection, name, set)?,
+            result => result?,
+        }
+        report.members_added += missing.len();
+        set.missing.clear();
+    }
+    Ok(())
+}
+
+/// Deletes members nobody wants: to be done once no rule needs them.
+pub(super) fn shrink(sets: &mut Sets, connection: &mut Ipset, report: &mut Report) -> Result<(), ApplyError> {
+    for name in &sets.pending {
+        let Some(set) = sets.tracked.get_mut(name).filter(|set| !set.stale.is_empty()) else { continue };
+        let stale: Vec<_> = set.stale.iter().map(to_entry).collect();
+        connection.remove(name, kernel_family(set.family), &stale)?;
+        report.members_removed += stale.len();
+        set.stale.clear();
+    }
+    sets.pending.clear();
+    Ok(())
+}
+
+/// Destroys unwanted sets. One that foreign rules refer to stays and is reported.
+pub(super) fn sweep(sets: &mut Sets, connection: &mut Ipset, report: &mut Report) -> Result<(), ApplyError> {
+    let mut busy = BTreeSet::new();
+    for name in std::mem::take(&mut sets.unwanted) {
+        match connection.destroy(&name) {
+            Ok(()) => report.sets_destroyed += 1,
+            Err(error) if error.is_busy() => {
+                busy.insert(name);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    report.leftovers.extend(busy.iter().cloned());
+    sets.unwanted = busy;
+    Ok(())
+}
+
+/// A set without room is replaced by a larger one with the same and the missing members, in one step for the
+/// rules that refer to it.
+fn enlarge(connection: &mut Ipset, name: &str, set: &mut Tracked) -> Result<(), ApplyError> {
+    let Kernel::Present { max } = set.kernel else { return Ok(()) };
+    let family = kernel_family(set.family);
+    let larger = room(set.wanted.len() + set.stale.len()).max(max.saturating_mul(2));
+    let temporary = format!("mgy{}t{}", set.family.version(), name.get(5..).unwrap_or_default());
+    connection.destroy(&temporary)?;
+    create(connection, &temporary, set, larger)?;
+    let all: Vec<_> = set.wanted.union(&set.stale).map(to_entry).collect();
+    connection.add(&temporary, family, &all)?;
+    connection.swap(name, &temporary)?;
+    connection.destroy(&temporary)?;
+    set.kernel = Kernel::Present { max: larger };
+    Ok(())
+}
+
+/// Members to make room for: twice what is needed, at least the usual limit.
+fn room(members: usize) -> u32 {
+    u32::try_from(members.saturating_mul(2)).unwrap_or(u32::MAX).max(ipset::MAX_ELEMENTS)
+}
+
+fn in_use(name: &str, error: IpsetError) -> ApplyError {
+    if error.is_busy() { ApplyError::SetType { name: name.to_owned() } } else { error.into() }
+}
+
+const fn kernel_type(kind: SetType) -> Option<ipset::SetType> {
+    match kind {
+        SetType::Net => Some(ipset::SetType::HashNet),
+        SetType::IpPort => Some(ipset::SetType::HashIpPort),
+        SetType::NetIface => Some(ipset::SetType::HashNetIface),
+        SetType::Dispatch => None,
+    }
+}
+
+fn create(connection: &mut Ipset, name: &str, set: &Tracked, max: u32) -> Result<(), ApplyError> {
+    let kind = kernel_type(set.kind).ok_or_else(|| ApplyError::NoSuchSet { name: name.to_owned() })?;
+    Ok(connection.create(name, kind, kernel_family(set.family), max)?)
+}
+
+const fn kernel_family(family: Family) -> ipset::Family {
+    match family {
+        Family::V4 => ipset::Family::V4,
+        Family::V6 => ipset::Family::V6,
+    }
+}
+
+fn to_entry(member: &Member) -> Entry {
+    match member {
+        Member::Net(net) => Entry::Net(*net),
+        Member::IpPort(address, protocol, port) => Entry::IpPort(*address, *protocol, *port),
+        Member::NetIface(net, interface) | Member::Dispatch(net, interface, _) => {
+            Entry::NetIface(*net, Arc::clone(interface))
+        }
+    }
+}
+
+fn from_entry(entry: Entry) -> Member {
+    match entry {
+        Entry::Net(net) => Member::Net(net),
+        Entry::IpPort(address, protocol, port) => Member::IpPort(address, protocol, port),
+        Entry::NetIface(net, interface) => Member::NetIface(net, interface),
+    }
+}

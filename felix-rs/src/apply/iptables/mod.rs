@@ -1,0 +1,313 @@
+//! Rules by `iptables-restore`, sets by netlink.
+//!
+//! What is in the kernel is learnt first (adoption after a restart: a chain whose hashes are right is not
+//! touched), then only the difference is written, in this order:
+//!
+//! 1. sets are created and extended: every set holds at least its wanted members;
+//! 2. rules: one `iptables-restore --noflush` per family with the chains that differ, raw table first;
+//! 3. members nobody wants are deleted from sets;
+//! 4. (once the datastore is in sync) chains, then sets, that nobody wants are deleted.
+//!
+//! A process killed between two steps leaves a state that enforces: after 1 the old rules run with sets that
+//! lack nothing; a table changes in one transaction, so a packet sees the old or the new chains and all sets either
+//! refers to; what 3 and 4 remove is needed by neither. The next start finds the rest as a difference.
+//! A change of set members only never executes a program.
+
+mod ipsets;
+mod plan;
+pub(super) mod programs;
+mod saved;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use margay_netlink::ipset::Ipset;
+
+use plan::Wanted;
+use programs::{Programs, Variant};
+use saved::{SavedRule, SavedTable};
+
+use super::backend::{Backend, Steps, Tables};
+use super::sets::Sets;
+use super::{ApplyError, Count, Report, Step};
+use crate::render::hash::RuleHash;
+use crate::render::iptables;
+use crate::rules::{ChainName, DispatchBy, Family, Origin, Rule, Table, TableId};
+
+/// Rendered hashes of a chain, kept while its rules are the same.
+#[derive(Debug)]
+struct Hashes {
+    rules: Arc<Vec<Rule>>,
+    hashes: Vec<RuleHash>,
+}
+
+/// One variant of iptables, and ip sets.
+pub(super) struct Iptables {
+    programs: Programs,
+    /// The sets are another backend's: both variants of iptables share them.
+    rules_only: bool,
+    connection: Ipset,
+    sets: Sets,
+    rendered: BTreeMap<TableId, BTreeMap<ChainName, Hashes>>,
+    /// The kernel's tables, `None` when they have to be read.
+    kernel: Option<BTreeMap<TableId, SavedTable>>,
+    /// Tables to compare with the kernel.
+    dirty: BTreeSet<TableId>,
+    /// Tables that may hold what nobody wants.
+    unswept: BTreeSet<TableId>,
+}
+
+impl std::fmt::Debug for Iptables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Iptables").field("programs", &self.programs).finish_non_exhaustive()
+    }
+}
+
+impl Iptables {
+    /// Connects to the kernel; reads and writes nothing yet.
+    pub(super) fn new(programs: Programs, rules_only: bool) -> Result<Self, ApplyError> {
+        Ok(Self {
+            programs,
+            rules_only,
+            connection: Ipset::open()?,
+            sets: Sets::default(),
+            rendered: BTreeMap::new(),
+            kernel: None,
+            dirty: BTreeSet::new(),
+            unswept: BTreeSet::new(),
+        })
+    }
+
+    /// Hashes of what a table has to hold, from the cache where the rules are the same.
+    fn hashes(&mut self, wanted: &Tables, id: TableId) -> Wanted {
+        let Some(table) = wanted.get(&id) else {
+            self.rendered.remove(&id);
+            return Wanted::new();
+        };
+        let mut before = self.rendered.remove(&id).unwrap_or_default();
+        let helpers = iptables::helper_chains(table);
+        let mut now = BTreeMap::new();
+        for (name, rules) in table.chains.iter().chain(&helpers) {
+            let hashes =
+                before.remove(name).filter(|hashes| hashes.rules == *rules).unwrap_or_else(|| Hashes {
+                    rules: Arc::clone(rules),
+                    hashes: iptables::chain(id.0, &name.0, rules).into_iter().map(|(hash, _)| hash).collect(),
+                });
+            now.insert(name.clone(), hashes);
+        }
+        let wanted = now.iter().map(|(name, hashes)| (name.clone(), hashes.hashes.clone())).collect();
+        self.rendered.insert(id, now);
+        wanted
+    }
+
+    fn write_rules(
+        &mut self,
+        tables: &Tables,
+        family: Family,
+        report: &mut Report,
+    ) -> Result<bool, ApplyError> {
+        let mut input = String::new();
+        let mut written = Vec::new();
+        for id in Table::ALL.map(|table| (family, table)) {
+            if !self.dirty.contains(&id) {
+                continue;
+            }
+            let hashes = self.hashes(tables, id);
+            let Some(wanted) = tables.get(&id) else { continue };
+            let empty = SavedTable::default();
+            let saved = self.kernel.as_ref().and_then(|kernel| kernel.get(&id)).unwrap_or(&empty);
+            let rendered = self.rendered.get(&id);
+            let plan = plan::update(family, id.1, saved, wanted, &hashes, |name| {
+                rendered?.get(name).map(|hashes| Arc::clone(&hashes.rules))
+            });
+            if !plan.input.is_empty() {
+                input.push_str(&plan.input);
+                report.chains_written += plan.written;
+                written.push((id, hashes));
+            }
+        }
+        if input.is_empty() {
+            return Ok(false);
+        }
+        self.programs.restore(family, &input)?;
+        report.restores += 1;
+        for (id, hashes) in written {
+            self.note_written(tables, id, hashes);
+        }
+        Ok(true)
+    }
+
+    /// What the kernel's table holds after a successful write.
+    fn note_written(&mut self, tables: &Tables, id: TableId, hashes: Wanted) {
+        let (Some(kernel), Some(wanted)) = (self.kernel.as_mut(), tables.get(&id)) else {
+            return;
+        };
+        let saved = kernel.entry(id).or_default();
+        for (name, hashes) in hashes {
+            saved.chains.insert(name.0.to_string(), hashes.into_iter().map(Some).collect());
+        }
+        for (hook, base) in &wanted.base {
+            let rule =
+                |(hash, text): (RuleHash, String)| SavedRule { hash: Some(hash), text: Some(text.into()) };
+            let [first, last] = plan::base_rules(id.0, *hook, base);
+            let chain = saved.base.entry(hook.name().to_owned()).or_default();
+            let foreign = std::mem::take(chain).into_iter().filter(|rule| rule.hash.is_none());
+            *chain = first.into_iter().map(rule).chain(foreign).chain(last.into_iter().map(rule)).collect();
+        }
+    }
+
+    fn sweep(&mut self, wanted: &Tables, report: &mut Report, steps: &mut Steps) -> Result<(), ApplyError> {
+        let unswept = std::mem::take(&mut self.unswept);
+        for family in Family::ALL {
+            let mut inputs = [String::new(), String::new()];
+            for id in Table::ALL.map(|table| (family, table)).iter().filter(|id| unswept.contains(*id)) {
+                let hashes = self.hashes(wanted, *id);
+                let Some(saved) = self.kernel.as_mut().and_then(|kernel| kernel.get_mut(id)) else {
+                    continue;
+                };
+                let plans = plan::sweep(id.1, saved, wanted.get(id), &hashes);
+                for (input, plan) in inputs.iter_mut().zip(&plans) {
+                    input.push_str(&plan.input);
+                    report.chains_deleted += plan.written;
+                }
+            }
+            let done = [Step::ChainsEmptied(family), Step::ChainsDeleted(family)];
+            for (input, step) in inputs.iter().zip(done).filter(|(input, _)| !input.is_empty()) {
+                self.programs.restore(family, input)?;
+                report.restores += 1;
+                steps.done(step)?;
+            }
+            for id in unswept.iter().filter(|id| id.0 == family) {
+                self.note_swept(wanted, *id);
+            }
+        }
+        if self.sets.has_unwanted() && !self.rules_only {
+            ipsets::sweep(&mut self.sets, &mut self.connection, report)?;
+            steps.done(Step::SetsDestroyed)?;
+        }
+        Ok(())
+    }
+
+    fn note_swept(&mut self, wanted: &Tables, id: TableId) {
+        let rendered = self.rendered.get(&id);
+        let hooks: Vec<_> =
+            wanted.get(&id).into_iter().flat_map(|table| table.base.keys()).map(|hook| hook.name()).collect();
+        let Some(saved) = self.kernel.as_mut().and_then(|kernel| kernel.get_mut(&id)) else { return };
+        saved.chains.retain(|name, _| {
+            rendered.is_some_and(|chains| chains.contains_key(&ChainName(name.as_str().into())))
+        });
+        for (chain, rules) in &mut saved.base {
+            if !hooks.contains(&chain.as_str()) {
+                rules.retain(|rule| rule.hash.is_none());
+            }
+        }
+    }
+}
+
+impl Backend for Iptables {
+    fn dispatch_by(&self) -> DispatchBy {
+        DispatchBy::Sets
+    }
+
+    fn name(&self) -> &'static str {
+        match self.programs.variant() {
+            Some(Variant::Nft) => "iptables-nft",
+            Some(Variant::Legacy) => "iptables-legacy",
+            None => "iptables",
+        }
+    }
+
+    fn holds_something(&self) -> bool {
+        self.programs.hold_something()
+    }
+
+    fn sets(&mut self) -> &mut Sets {
+        &mut self.sets
+    }
+
+    fn compare(&mut self, tables: BTreeSet<TableId>) {
+        self.dirty.extend(tables);
+    }
+
+    fn forget(&mut self) {
+        self.kernel = None;
+    }
+
+    fn read(&mut self, wanted: &Tables, steps: &mut Steps) -> Result<(), ApplyError> {
+        let mut kernel = BTreeMap::new();
+        for family in Family::ALL {
+            let needed = wanted.keys().any(|(table, _)| *table == family);
+            match self.programs.save(family) {
+                Ok(text) => {
+                    kernel.extend(saved::parse(&text).into_iter().map(|(id, table)| ((family, id), table)));
+                }
+                Err(error) if needed || family == Family::V4 => return Err(error),
+                // A kernel without IPv6 holds no rules of ours either.
+                Err(error) => tracing::debug!(%error, "rules of an unused family not read"),
+            }
+        }
+        ipsets::learn(&mut self.sets, &mut self.connection)?;
+        self.dirty.extend(kernel.keys().chain(wanted.keys()));
+        self.kernel = Some(kernel);
+        steps.done(Step::Learnt)
+    }
+
+    fn write(&mut self, wanted: &Tables, in_sync: bool, steps: &mut Steps) -> Result<Report, ApplyError> {
+        if self.kernel.is_none() {
+            self.read(wanted, steps)?;
+        } else if self.sets.has_unknown() {
+            ipsets::learn(&mut self.sets, &mut self.connection)?;
+        }
+        let mut report = Report::default();
+        if !self.sets.settled() {
+            ipsets::extend(&mut self.sets, &mut self.connection, &mut report)?;
+            steps.done(Step::SetsExtended)?;
+        }
+        for family in Family::ALL {
+            if self.write_rules(wanted, family, &mut report)? {
+                steps.done(Step::RulesWritten(family))?;
+            }
+        }
+        self.unswept.append(&mut self.dirty);
+        if !self.sets.settled() {
+            ipsets::shrink(&mut self.sets, &mut self.connection, &mut report)?;
+            steps.done(Step::SetsShrunk)?;
+        }
+        if in_sync {
+            self.sweep(wanted, &mut report, steps)?;
+        }
+        Ok(report)
+    }
+
+    fn counters(&self, wanted: &Tables) -> Result<BTreeMap<Origin, Count>, ApplyError> {
+        let mut totals: BTreeMap<Origin, Count> = BTreeMap::new();
+        for family in Family::ALL {
+            let Some(table) = wanted.get(&(family, Table::Filter)) else { continue };
+            let counts = saved::counters(&self.programs.save(family)?);
+            for (name, rules) in &table.chains {
+                if rules.iter().all(|rule| rule.origin.is_none()) {
+                    continue;
+                }
+                for (rule, (hash, _)) in rules.iter().zip(iptables::chain(family, &name.0, rules)) {
+                    let Some(origin) = &rule.origin else { continue };
+                    let count = counts.get(&(Table::Filter, name.0.to_string(), hash));
+                    *totals.entry(origin.clone()).or_default() += count.copied().unwrap_or_default();
+                }
+            }
+        }
+        Ok(totals)
+    }
+
+    fn remove_all(&mut self, steps: &mut Steps) -> Result<Report, ApplyError> {
+        let nothing = Tables::new();
+        self.sets.replace(BTreeMap::new());
+        self.rendered.clear();
+        self.read(&nothing, steps)?;
+        self.unswept.append(&mut self.dirty);
+        let mut report = Report::default();
+        self.sweep(&nothing, &mut report, steps)?;
+        Ok(report)
+    }
+}

@@ -1,0 +1,486 @@
+//! Rules by `nft`: one table per family, changed in one transaction.
+//!
+//! Everything a change needs (sets, elements, chains, and what is no longer wanted) is one `nft -f`: a packet sees
+//! the state before or after. A table that is not as this version writes it, or that a change was refused for twice, is
+//! replaced as a whole, in one transaction too.
+
+mod elements;
+mod listing;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use elements::Difference;
+use listing::{ListedChain, Listing};
+use margay_netlink::nftset::{Change, Element, NftSets};
+
+use super::backend::{Backend, Steps, Tables};
+use super::programs;
+use super::sets::{Kernel, Sets};
+use super::{ApplyError, Count, Report, Step};
+use crate::render::hash::RuleHash;
+use crate::render::nftables::{self as render, BaseChain};
+use crate::rules::{DispatchBy, Family, Member, Origin, Rule, Table, TableId};
+
+/// Refused transactions in a row after which the table is replaced.
+const REFUSALS: u32 = 2;
+/// Elements of one command, and most that are written without one.
+const ELEMENTS: usize = 512;
+
+/// A chain that is wanted.
+struct WantedChain {
+    base: Option<BaseChain>,
+    rules: Vec<(RuleHash, String)>,
+}
+
+/// `nft`, and what is known of our tables.
+#[derive(Debug)]
+pub(super) struct Nftables {
+    nft: PathBuf,
+    connection: NftSets,
+    sets: Sets,
+    /// Elements in the kernel, by set.
+    elements: BTreeMap<String, BTreeSet<Member>>,
+    /// The kernel's chains; a family without a table is not there. `None`: has to be read.
+    kernel: Option<BTreeMap<Family, BTreeMap<String, ListedChain>>>,
+    /// Families whose rules have to be compared with the kernel.
+    dirty: BTreeSet<Family>,
+    /// Families whose table is to be written from nothing.
+    replace: BTreeSet<Family>,
+    refusals: u32,
+}
+
+impl Nftables {
+    /// Finds the program; reads and writes nothing yet.
+    pub(super) fn new(folders: &[PathBuf]) -> Result<Self, ApplyError> {
+        Ok(Self {
+            nft: programs::find(folders, "nft", "nftables")?,
+            connection: NftSets::open()?,
+            sets: Sets::default(),
+            elements: BTreeMap::new(),
+            kernel: None,
+            dirty: BTreeSet::new(),
+            replace: BTreeSet::new(),
+            refusals: 0,
+        })
+    }
+
+    fn nft(&self, arguments: &[&str], input: &str) -> Result<String, ApplyError> {
+        programs::run(&self.nft, arguments, input)
+    }
+
+    /// Whether there is a table of ours.
+    fn has_table(&self, family: Family) -> Result<bool, ApplyError> {
+        let text = self.nft(&["list", "tables"], "")?;
+        let wanted = format!("table {}", render::table(family));
+        Ok(text.lines().any(|line| line.trim() == wanted))
+    }
+
+    fn listing(&self, family: Family, elements: bool) -> Result<Option<Listing>, ApplyError> {
+        if !self.has_table(family)? {
+            return Ok(None);
+        }
+        let terse = if elements { &[][..] } else { &["--terse"] };
+        let (kind, name) = render::table(family).split_once(' ').unwrap_or_default();
+        let arguments = [&["--json", "--numeric"], terse, &["list", "table", kind, name]].concat();
+        let text = self.nft(&arguments, "")?;
+        let unreadable =
+            |error| ApplyError::Unreadable { program: self.nft.clone(), reason: format!("{error}") };
+        listing::parse(family, &text).map(Some).map_err(unreadable)
+    }
+
+    /// Takes in what the kernel's sets hold.
+    fn learn_sets(&mut self, family: Family, listing: &Listing) {
+        for (name, listed) in &listing.sets {
+            let Some(set) = self.sets.tracked.get_mut(name).filter(|set| set.family == family) else {
+                self.sets.unwanted.insert(name.clone());
+                continue;
+            };
+            match &listed.members {
+                Some(members) if listed.kind == Some(set.kind) => {
+                    set.found(members, u32::MAX);
+                    self.elements.insert(name.clone(), members.clone());
+                }
+                _ => {
+                    self.replace.insert(family);
+                }
+            }
+        }
+    }
+
+    fn wanted_chains(wanted: &Tables, family: Family) -> BTreeMap<String, WantedChain> {
+        let mut chains = BTreeMap::new();
+        let mut add = |table, name: String, base, rules: &[Rule]| {
+            let rules = render::chain(family, table, &name, rules);
+            chains.insert(name, WantedChain { base, rules });
+        };
+        for id in Table::ALL {
+            let Some(table) = wanted.get(&(family, id)) else { continue };
+            for (name, rules) in &table.chains {
+                add(id, render::chain_name(id, name), None, rules);
+            }
+            for (hook, base) in &table.base {
+                let rules = render::base_rules(base);
+                add(id, BaseChain::name(id, *hook), Some(BaseChain::of(id, *hook)), &rules);
+            }
+        }
+        chains
+    }
+
+    /// Brings one family up to date; whether anything was written.
+    fn write_family(
+        &mut self,
+        wanted: &Tables,
+        family: Family,
+        in_sync: bool,
+        report: &mut Report,
+    ) -> Result<bool, ApplyError> {
+        let needed = wanted.keys().any(|(own, _)| *own == family);
+        let mut kernel = self.kernel.as_mut().and_then(|kernel| kernel.remove(&family));
+        if !needed {
+            if kernel.is_some() && in_sync {
+                self.run(&format!("delete table {}\n", render::table(family)))?;
+                report.restores += 1;
+                self.forget_family(family, report);
+                return Ok(true);
+            }
+            self.remember(family, kernel);
+            return Ok(false);
+        }
+        let chains = Self::wanted_chains(wanted, family);
+        let misplaced = |there: &BTreeMap<String, ListedChain>| {
+            chains.iter().any(|(name, chain)| there.get(name).is_some_and(|own| !same_place(chain, own)))
+        };
+        let replace = self.replace.remove(&family) || kernel.as_ref().is_some_and(misplaced);
+        let mut script = Script::new(family);
+        if replace && kernel.take().is_some() {
+            script.line("delete table", "");
+            self.forget_elements(family);
+        }
+        script.line("add table", "");
+        let there = kernel.unwrap_or_default();
+        self.declare(family, &mut script, report);
+        let changed: Vec<_> =
+            chains.iter().filter(|(name, chain)| !is_right(chain, there.get(*name))).collect();
+        for (name, chain) in &changed {
+            let definition = chain.base.as_ref().map(BaseChain::definition).unwrap_or_default();
+            script.line("add chain", &format!("{name} {definition}"));
+        }
+        for (name, chain) in &changed {
+            script.line("flush chain", name);
+            for (_, rule) in &chain.rules {
+                script.line("add rule", &format!("{name} {rule}"));
+            }
+        }
+        report.chains_written += changed.len();
+        let changes = self.fill(family, report);
+        let unwanted: Vec<_> =
+            there.keys().filter(|name| in_sync && !chains.contains_key(*name)).cloned().collect();
+        for verb in ["flush chain", "delete chain"] {
+            for name in &unwanted {
+                script.remove(verb, name);
+            }
+        }
+        report.chains_deleted += unwanted.len();
+        if in_sync {
+            self.drop_unwanted(family, &mut script, report);
+        }
+        let written = script.work > 0 || !changes.is_empty();
+        if script.work > 0 || changes.iter().map(|(_, change)| change.len()).sum::<usize>() > ELEMENTS {
+            // Behind the chains that elements lead to, before those they led to are deleted.
+            let removal = std::mem::take(&mut script.removal);
+            for (name, change) in &changes {
+                script.elements("delete element", name, &change.deleted);
+                script.elements("add element", name, &change.added);
+            }
+            script.text.push_str(&removal);
+            self.run(&script.text)?;
+            report.restores += 1;
+        } else {
+            self.change_elements(family, &changes)?;
+        }
+        let mut now: BTreeMap<_, _> =
+            there.into_iter().filter(|(name, _)| !unwanted.contains(name)).collect();
+        now.extend(chains.iter().map(|(name, chain)| (name.clone(), listed(chain))));
+        self.remember(family, Some(now));
+        Ok(written)
+    }
+
+    /// Creates sets.
+    fn declare(&mut self, family: Family, script: &mut Script, report: &mut Report) {
+        for name in &self.sets.pending {
+            let Some(set) = self.sets.tracked.get_mut(name).filter(|set| set.family == family) else {
+                continue;
+            };
+            if !matches!(set.kernel, Kernel::Present { .. }) {
+                script.text.push_str(&render::set_definition(family, set.kind, name));
+                script.text.push('\n');
+                script.work += 1;
+                set.kernel = Kernel::Present { max: u32::MAX };
+                report.sets_created += 1;
+            }
+        }
+    }
+
+    /// What the sets' elements lack, and their elements as they are afterwards.
+    fn fill(&mut self, family: Family, report: &mut Report) -> Vec<(String, Difference)> {
+        let mut changes = Vec::new();
+        let names = std::mem::take(&mut self.sets.pending);
+        for name in names {
+            let set = self.sets.tracked.get_mut(&name);
+            let Some(set) = set.filter(|set| set.family == family) else {
+                self.sets.pending.insert(name);
+                continue;
+            };
+            let there = self.elements.entry(name.clone()).or_default();
+            let change = elements::difference(there, &set.wanted, &set.missing, &set.stale);
+            report.members_removed += change.deleted.len();
+            report.members_added += change.added.len();
+            set.missing.clear();
+            set.stale.clear();
+            if change.len() > 0 {
+                changes.push((name, change));
+            }
+        }
+        changes
+    }
+
+    /// Elements only: without executing anything.
+    fn change_elements(
+        &mut self,
+        family: Family,
+        changes: &[(String, Difference)],
+    ) -> Result<(), ApplyError> {
+        let elements = |members: &BTreeSet<Member>| members.iter().map(to_element).collect();
+        let changes: Vec<_> = changes
+            .iter()
+            .map(|(set, change)| Change {
+                set: set.clone(),
+                deleted: elements(&change.deleted),
+                added: elements(&change.added),
+            })
+            .collect();
+        Ok(self.connection.change(family == Family::V6, render::TABLE, &changes)?)
+    }
+
+    fn drop_unwanted(&mut self, family: Family, script: &mut Script, report: &mut Report) {
+        let own = format!("mgy{}", family.version());
+        let (gone, kept): (BTreeSet<String>, _) =
+            std::mem::take(&mut self.sets.unwanted).into_iter().partition(|name| name.starts_with(&own));
+        self.sets.unwanted = kept;
+        for name in gone {
+            // The kernel's sets and maps are the same thing.
+            script.remove("delete set", &name);
+            self.elements.remove(&name);
+            report.sets_destroyed += 1;
+        }
+    }
+
+    fn run(&mut self, script: &str) -> Result<(), ApplyError> {
+        let result = self.nft(&["-f", "/dev/stdin"], script);
+        match result {
+            Ok(_) => self.refusals = 0,
+            Err(_) => self.refusals += 1,
+        }
+        result.map(drop)
+    }
+
+    fn remember(&mut self, family: Family, chains: Option<BTreeMap<String, ListedChain>>) {
+        if let (Some(kernel), Some(chains)) = (self.kernel.as_mut(), chains) {
+            kernel.insert(family, chains);
+        }
+    }
+
+    /// The sets of a family are gone with their table.
+    fn forget_elements(&mut self, family: Family) {
+        let own = format!("mgy{}", family.version());
+        self.elements.retain(|name, _| !name.starts_with(&own));
+        self.sets.unwanted.retain(|name| !name.starts_with(&own));
+        for (name, set) in self.sets.tracked.iter_mut().filter(|(_, set)| set.family == family) {
+            set.kernel = Kernel::Absent;
+            set.missing.clone_from(&set.wanted);
+            set.stale.clear();
+            self.sets.pending.insert(name.clone());
+        }
+    }
+
+    fn forget_family(&mut self, family: Family, report: &mut Report) {
+        let own = format!("mgy{}", family.version());
+        report.sets_destroyed += self.elements.keys().filter(|name| name.starts_with(&own)).count();
+        self.forget_elements(family);
+    }
+}
+
+fn same_place(wanted: &WantedChain, there: &ListedChain) -> bool {
+    match (&wanted.base, &there.base) {
+        (None, None) => true,
+        (Some(wanted), Some((kind, hook, priority))) => {
+            wanted.kind == kind && wanted.hook == *hook && i64::from(wanted.priority) == *priority
+        }
+        _ => false,
+    }
+}
+
+fn is_right(wanted: &WantedChain, there: Option<&ListedChain>) -> bool {
+    there
+        .is_some_and(|there| there.rules.iter().copied().eq(wanted.rules.iter().map(|(hash, _)| Some(*hash))))
+}
+
+fn listed(chain: &WantedChain) -> ListedChain {
+    let base = chain.base.as_ref();
+    ListedChain {
+        base: base.map(|base| (base.kind.to_owned(), base.hook.clone(), base.priority.into())),
+        rules: chain.rules.iter().map(|(hash, _)| Some(*hash)).collect(),
+        counts: Vec::new(),
+    }
+}
+
+fn to_element(member: &Member) -> Element {
+    match member {
+        Member::Net(net) => Element::Net(*net),
+        Member::IpPort(address, protocol, port) => Element::IpPort(*address, *protocol, *port),
+        Member::NetIface(net, interface) => Element::NetIface(*net, Arc::clone(interface)),
+        Member::Dispatch(net, interface, chain) => {
+            let chain = render::chain_name(Table::Filter, chain);
+            Element::NetIfaceGoto(*net, Arc::clone(interface), chain)
+        }
+    }
+}
+
+/// Input of `nft -f` for the table of one family.
+struct Script {
+    table: &'static str,
+    text: String,
+    /// What comes last.
+    removal: String,
+    /// Lines that change something.
+    work: usize,
+}
+
+impl Script {
+    fn new(family: Family) -> Self {
+        Self { table: render::table(family), text: String::new(), removal: String::new(), work: 0 }
+    }
+
+    fn line(&mut self, verb: &str, rest: &str) {
+        let _infallible = writeln!(self.text, "{verb} {} {rest}", self.table);
+        self.work += usize::from(verb != "add table");
+    }
+
+    fn remove(&mut self, verb: &str, name: &str) {
+        let _infallible = writeln!(self.removal, "{verb} {} {name}", self.table);
+        self.work += 1;
+    }
+
+    fn elements(&mut self, verb: &str, set: &str, members: &BTreeSet<Member>) {
+        let members: Vec<_> = members.iter().map(render::element).collect();
+        for some in members.chunks(ELEMENTS) {
+            self.line(verb, &format!("{set} {{ {} }}", some.join(", ")));
+        }
+    }
+}
+
+impl Backend for Nftables {
+    fn name(&self) -> &'static str {
+        "nftables"
+    }
+
+    fn holds_something(&self) -> bool {
+        Family::ALL.into_iter().any(|family| self.has_table(family).unwrap_or(false))
+    }
+
+    fn dispatch_by(&self) -> DispatchBy {
+        DispatchBy::Map
+    }
+
+    fn sets(&mut self) -> &mut Sets {
+        &mut self.sets
+    }
+
+    fn compare(&mut self, tables: BTreeSet<TableId>) {
+        self.dirty.extend(tables.into_iter().map(|(family, _)| family));
+    }
+
+    fn forget(&mut self) {
+        self.kernel = None;
+    }
+
+    fn read(&mut self, _wanted: &Tables, steps: &mut Steps) -> Result<(), ApplyError> {
+        self.sets.begin_learning();
+        self.elements.clear();
+        let mut kernel = BTreeMap::new();
+        for family in Family::ALL {
+            if let Some(listing) = self.listing(family, true)? {
+                self.learn_sets(family, &listing);
+                kernel.insert(family, listing.chains);
+            }
+        }
+        self.sets.finish_learning();
+        self.dirty.extend(Family::ALL);
+        self.kernel = Some(kernel);
+        steps.done(Step::Learnt)
+    }
+
+    fn write(&mut self, wanted: &Tables, in_sync: bool, steps: &mut Steps) -> Result<Report, ApplyError> {
+        if self.kernel.is_none() || self.sets.has_unknown() {
+            self.read(wanted, steps)?;
+        }
+        if self.refusals >= REFUSALS {
+            self.replace.extend(Family::ALL);
+            self.dirty.extend(Family::ALL);
+        }
+        let mut report = Report::default();
+        let of_sets = |sets: &Sets, family| {
+            sets.pending.iter().any(|name| sets.tracked.get(name).is_some_and(|set| set.family == family))
+        };
+        for family in Family::ALL {
+            let due = self.dirty.contains(&family)
+                || of_sets(&self.sets, family)
+                || (in_sync && self.sets.has_unwanted());
+            if due && self.write_family(wanted, family, in_sync, &mut report)? {
+                steps.done(Step::RulesWritten(family))?;
+            }
+            // Before the datastore is in sync what is unwanted stays: it is looked for again.
+            if in_sync {
+                self.dirty.remove(&family);
+            }
+        }
+        Ok(report)
+    }
+
+    fn counters(&self, wanted: &Tables) -> Result<BTreeMap<Origin, Count>, ApplyError> {
+        let mut totals: BTreeMap<Origin, Count> = BTreeMap::new();
+        for family in Family::ALL {
+            let Some(table) = wanted.get(&(family, Table::Filter)) else { continue };
+            let Some(listing) = self.listing(family, false)? else { continue };
+            for (name, rules) in &table.chains {
+                let Some(chain) = listing.chains.get(&render::chain_name(Table::Filter, name)) else {
+                    continue;
+                };
+                for (rule, count) in rules.iter().zip(&chain.counts) {
+                    if let Some(origin) = &rule.origin {
+                        *totals.entry(origin.clone()).or_default() += *count;
+                    }
+                }
+            }
+        }
+        Ok(totals)
+    }
+
+    fn remove_all(&mut self, steps: &mut Steps) -> Result<Report, ApplyError> {
+        self.sets.replace(BTreeMap::new());
+        let mut report = Report::default();
+        for family in Family::ALL {
+            let Some(listing) = self.listing(family, false)? else { continue };
+            self.run(&format!("delete table {}\n", render::table(family)))?;
+            report.restores += 1;
+            report.chains_deleted += listing.chains.len();
+            report.sets_destroyed += listing.sets.len();
+            steps.done(Step::ChainsDeleted(family))?;
+        }
+        self.kernel = None;
+        Ok(report)
+    }
+}

@@ -1,0 +1,98 @@
+//! Hashes of rules, in their comments: what is right in the kernel is recognised without comparing text.
+//!
+//! Every rule carries the comment `mgy:<16 characters>`: a hash over the chain's name and all rules up to
+//! and including this one (Calico's scheme, `felix/generictables/rules.go`). Two chains whose last hashes are
+//! equal are equal.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+
+use crate::model::Direction;
+use crate::rules::{Origin, Owner, Rule, names};
+
+/// What a comment of ours begins with.
+pub const COMMENT_PREFIX: &str = "mgy:";
+
+/// Hash of a rule and all before it in its chain: 16 characters of base64.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleHash([u8; 16]);
+
+impl RuleHash {
+    /// Reads a hash from the beginning of a text.
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes: [u8; 16] = text.as_bytes().get(..16)?.try_into().ok()?;
+        let known = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        bytes.iter().all(known).then_some(Self(bytes))
+    }
+}
+
+impl fmt::Display for RuleHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl fmt::Debug for RuleHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Hash, comment (of at most `longest` bytes) and body of each rule of a chain.
+pub(super) fn chain(
+    name: &str,
+    rules: &[Rule],
+    longest: usize,
+    body: impl Fn(&Rule) -> String,
+) -> Vec<(RuleHash, String, String)> {
+    let mut state: [u8; 32] = Sha256::digest(name).into();
+    rules
+        .iter()
+        .map(|rule| {
+            let note = note(rule);
+            let body = body(rule);
+            let text = format!("-A {name} {note}{body}");
+            state = Sha256::new().chain_update(state).chain_update(&text).finalize().into();
+            let hash = hash(&state);
+            let mut comment = format!("{COMMENT_PREFIX}{hash}");
+            if !note.is_empty() {
+                comment.push(' ');
+                comment.push_str(&note);
+            }
+            comment.truncate(longest);
+            (hash, comment, body)
+        })
+        .collect()
+}
+
+fn hash(state: &[u8; 32]) -> RuleHash {
+    let mut bytes = [b'A'; 16];
+    // 12 bytes are exactly 16 characters.
+    let written = state.get(..12).and_then(|head| URL_SAFE_NO_PAD.encode_slice(head, &mut bytes).ok());
+    debug_assert_eq!(written, Some(16));
+    RuleHash(bytes)
+}
+
+fn note(rule: &Rule) -> String {
+    let text = match (&rule.note, &rule.origin) {
+        (Some(note), _) => note.to_string(),
+        (None, Some(origin)) => origin_text(origin),
+        (None, None) => return String::new(),
+    };
+    text.chars().map(|c| if c.is_ascii_graphic() && !matches!(c, '"' | '\\') { c } else { ' ' }).collect()
+}
+
+fn origin_text(origin: &Origin) -> String {
+    let owner = match &origin.owner {
+        Owner::Policy(id) => names::policy_text(id),
+        Owner::Profile(id) => format!("Profile({})", id.0),
+    };
+    let direction = match origin.direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    };
+    format!("{owner} {direction} {}", origin.index)
+}

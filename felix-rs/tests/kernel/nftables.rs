@@ -1,0 +1,200 @@
+//! What is particular about nftables, and the way between backends.
+
+use std::net::{IpAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use felix_rs::apply::Applier;
+use felix_rs::model::{BackendChoice, Direction, EnforcedState, RuleAction, SetId, SetMember, TierDefault};
+use felix_rs::rules::{Family, names};
+
+use crate::change::guarded;
+use crate::lab::{Lab, Pod, UDP_PORT};
+use crate::states::{Build as _, endpoint, in_set, open, policy, policy_id, rule, tier};
+use crate::{Node, Scenario, assert_same, dump, kernel_chain, lines};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("damage_is_repaired", damage_is_repaired),
+    ("foreign_tables_survive_and_cleanup_leaves_nothing", foreign_tables_survive_and_cleanup_leaves_nothing),
+    ("nested_networks", nested_networks),
+    ("large_sets", large_sets),
+    ("switching_backends_under_fire", switching_backends_under_fire),
+];
+
+/// Without counters, in the same order whoever was made first.
+fn clean(text: &str) -> Vec<String> {
+    let strip = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == "packets");
+        let kept = words.iter().enumerate().filter(|(n, _)| at.is_none_or(|at| *n < at || *n > at + 3));
+        kept.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+    };
+    let mut lines: Vec<_> = text.lines().map(strip).collect();
+    lines.sort();
+    lines
+}
+
+fn damage_is_repaired(backend: BackendChoice) {
+    let lab = Lab::new(&["a", "b", "c"]);
+    let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
+    let mut node = Node::start(&lab, backend);
+    node.apply(&guarded(&lab, &["a"]));
+    let before = clean(&dump(&lab, backend));
+    let chain = kernel_chain(backend, &names::policy(&policy_id("b-in"), Direction::Ingress));
+    let set = names::address_set(&SetId("clients".into())).kernel_name(Family::V4);
+    let damages = [
+        format!("nft flush chain ip margay {chain}"),
+        format!("nft insert rule ip margay {chain} accept"),
+        "nft flush chain ip margay filter-hook-forward".to_owned(),
+        "nft insert rule ip margay filter-FORWARD accept".to_owned(),
+        "nft delete chain ip margay raw-hook-prerouting".to_owned(),
+        "nft delete table ip margay".to_owned(),
+        "nft flush ruleset".to_owned(),
+        format!("nft add element ip margay {set} {{ {} }}", c.v4),
+        format!("nft flush set ip margay {set}"),
+        "nft flush map ip margay mgy40to-pods; nft flush set ip6 margay mgy60pods".to_owned(),
+        "nft add set ip margay mgy40s-nobody '{ type ipv4_addr; }'".to_owned(),
+        "nft add chain ip margay nobody; nft add rule ip margay nobody accept".to_owned(),
+        format!(
+            "nft flush chain ip margay {chain}; nft delete set ip margay {set}
+             nft add set ip margay {set} '{{ type inet_service; }}'"
+        ),
+        "nft delete chain ip margay filter-hook-forward
+         nft add chain ip margay filter-hook-forward '{ type filter hook forward priority 50; }'"
+            .to_owned(),
+    ];
+    for damage in &damages {
+        lab.node.sh(damage);
+        let report = node.recheck();
+        assert!(report.wrote(), "{damage}");
+        assert_same(&clean(&dump(&lab, backend)), &before, damage);
+        assert!(!node.recheck().wrote(), "once is enough after {damage}");
+    }
+    assert!(a.tcp(b.v4, 80) && !c.tcp(b.v4, 80));
+}
+
+fn foreign_tables_survive_and_cleanup_leaves_nothing(backend: BackendChoice) {
+    let lab = Lab::new(&["a", "b"]);
+    lab.node.sh("nft add table ip kube-proxy
+         nft add chain ip kube-proxy services
+         nft add rule ip kube-proxy services ip daddr 10.96.0.1 drop
+         nft add table inet firewalld
+         nft add chain inet firewalld filter_FORWARD '{ type filter hook forward priority 10; }'
+         nft add rule inet firewalld filter_FORWARD ip saddr 10.9.9.9 reject
+         iptables-nft -A FORWARD -s 10.9.9.9 -j DROP");
+    let before = clean(&lab.node.sh("nft list ruleset"));
+    let mut node = Node::start(&lab, backend);
+    node.apply(&guarded(&lab, &["a"]));
+    assert!(lab.pod("a").tcp(lab.pod("b").v4, 80) && !lab.pod("a").tcp(lab.pod("b").v4, 8080));
+    let during = clean(&lab.node.sh("nft list ruleset"));
+    assert!(before.iter().all(|line| during.contains(line)));
+    drop(node);
+    let mut node = Node::start(&lab, backend);
+    assert!(node.run(Applier::cleanup).unwrap().wrote());
+    assert_same(&clean(&lab.node.sh("nft list ruleset")), &before, "after the clean-up");
+    assert!(!node.run(Applier::cleanup).unwrap().wrote(), "nothing left to do");
+}
+
+/// Networks in networks: what the outer one covered stays covered when it goes.
+fn nested_networks(backend: BackendChoice) {
+    let lab = Lab::new(&["a", "b", "c"]);
+    let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
+    let net = |text: &str| SetMember::Net(text.parse().unwrap());
+    let members = |state: &mut EnforcedState, members: &[SetMember]| {
+        state.sets.get_mut(&SetId("clients".into())).unwrap().1 = members.iter().copied().collect();
+    };
+    let mut node = Node::start(&lab, backend);
+    let own = SetMember::Net(a.v4.into());
+    let mut state = guarded(&lab, &[]);
+    let rounds = [
+        (vec![net("10.0.0.0/8"), net("10.0.0.0/16"), own], true, true),
+        (vec![net("10.0.0.0/16"), own], true, true),
+        (vec![own], true, false),
+        (vec![own, net("0.0.0.0/0")], true, true),
+        (vec![], false, false),
+    ];
+    for (round, from_a, from_c) in rounds {
+        members(&mut state, &round);
+        node.apply(&state);
+        assert_eq!((a.tcp(b.v4, 80), c.tcp(b.v4, 80)), (from_a, from_c), "{round:?}");
+        assert!(!node.recheck().wrote(), "{round:?}");
+    }
+}
+
+fn large_sets(backend: BackendChoice) {
+    let lab = Lab::new(&["a", "b"]);
+    let mut state = guarded(&lab, &["a"]);
+    let members = &mut state.sets.get_mut(&SetId("clients".into())).unwrap().1;
+    for number in 0..5000u32 {
+        members.insert(SetMember::Net(IpAddr::from((0x0a10_0000 + number).to_be_bytes()).into()));
+    }
+    let mut node = Node::start(&lab, backend);
+    node.apply(&state);
+    assert!(lab.pod("a").tcp(lab.pod("b").v4, 80));
+    assert!(!node.recheck().wrote());
+    drop(node);
+    assert!(!Node::start(&lab, backend).apply(&state).wrote(), "all of it is adopted");
+}
+
+/// Sends datagrams to a pod's echo server until told to stop: how many were sent, how many answered.
+fn fire(from: &Pod, to: &Pod, stop: &AtomicBool) -> (usize, usize) {
+    let socket = from.netns.run(|| UdpSocket::bind((from.v4, 0))).unwrap().unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+    let (mut sent, mut answered) = (0, 0);
+    let mut buffer = [0; 64];
+    while !stop.load(Ordering::Relaxed) {
+        // A new connection each time: the policy decides about every one.
+        let socket = from.netns.run(|| UdpSocket::bind((from.v4, 0))).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+        socket.send_to(b"probe", (to.v4, UDP_PORT)).unwrap();
+        sent += 1;
+        answered += usize::from(socket.recv_from(&mut buffer).is_ok());
+    }
+    drop(socket);
+    (sent, answered)
+}
+
+/// From each backend to each other: what is denied is denied all the time, what is allowed never fails, and nothing
+/// stays behind.
+fn switching_backends_under_fire(_backend: BackendChoice) {
+    let lab = Lab::new(&["a", "b", "c"]);
+    let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
+    let mut allow = rule(RuleAction::Allow);
+    allow.protocol = Some(17);
+    allow.source = in_set("clients");
+    let state = open(&lab)
+        .with_set("clients", &[a])
+        .with_policy(policy("b-in", vec![allow], vec![]))
+        .with_endpoint(endpoint(b, vec![tier("default", TierDefault::Deny, &["b-in"], &[])]));
+    use BackendChoice::{IptablesLegacy, IptablesNft, Nftables};
+    let mut node = Node::start(&lab, IptablesNft);
+    node.apply(&state);
+    let stop = AtomicBool::new(false);
+    let (denied, allowed) = std::thread::scope(|scope| {
+        let denied = scope.spawn(|| fire(c, b, &stop));
+        let allowed = scope.spawn(|| {
+            let (mut good, mut all) = (0, 0);
+            while !stop.load(Ordering::Relaxed) {
+                good += usize::from(a.udp(b.v4));
+                all += 1;
+            }
+            (all, good)
+        });
+        for next in [Nftables, IptablesLegacy, Nftables, IptablesNft, IptablesLegacy, IptablesNft, Nftables] {
+            let state = &state;
+            node.run(move |applier| applier.switch(next, state)).unwrap();
+            let legacy = lab.node.sh("iptables-legacy-save; ip6tables-legacy-save");
+            let nft = lab.node.sh("iptables-nft-save 2>/dev/null; ip6tables-nft-save 2>/dev/null");
+            let own = lab.node.sh("nft list tables");
+            assert_eq!(legacy.contains("mgy-"), next == IptablesLegacy, "{next:?}");
+            assert_eq!(nft.contains("mgy-"), next == IptablesNft, "{next:?}");
+            assert_eq!(lines(&own).contains(&"table ip margay".to_owned()), next == Nftables, "{next:?}");
+            assert_eq!(lab.node.sh("ipset list -n").contains("mgy"), next != Nftables, "{next:?}");
+        }
+        stop.store(true, Ordering::Relaxed);
+        (denied.join().unwrap(), allowed.join().unwrap())
+    });
+    assert!(denied.0 > 100 && allowed.0 > 100, "{denied:?} {allowed:?}");
+    assert_eq!(denied.1, 0, "denied packets were answered");
+    assert_eq!(allowed.1, allowed.0, "allowed packets were lost");
+}
