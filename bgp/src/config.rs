@@ -240,7 +240,7 @@ pub struct PeerConfig {
     pub kind: PeerKind,
     /// Wait for the peer to connect, never dial.
     pub passive: bool,
-    /// TCP-MD5 key (RFC 2385). Absent from recordings.
+    /// TCP-MD5 password (RFC 2385) or TCP-AO keys (RFC 5925). Absent from recordings.
     #[serde(skip)]
     pub password: Option<Password>,
     /// GTSM (RFC 5082): hops to the peer, 1 for a direct neighbour; packets from farther away are dropped.

@@ -168,6 +168,19 @@ pub enum Output {
         /// With these.
         options: SocketOptions,
     },
+    /// Change the keys of a connection while it is up, or lose it.
+    Rekey {
+        /// Which.
+        conn: ConnId,
+        /// The other end.
+        remote: IpAddr,
+        /// What it has. Absent from recordings.
+        #[serde(skip)]
+        old: Option<Password>,
+        /// What it gets. Absent from recordings.
+        #[serde(skip)]
+        new: Option<Password>,
+    },
     /// From now on connections from these addresses need this key, or none. If it cannot be set none may come in.
     Authenticate {
         /// Of the longest prefix the key counts.

@@ -4,7 +4,8 @@
 
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig};
 use margay_bgp::{
-    Event, Password, PeerConfig, PeerKind, PeerRange, PeerState, PeerStatus, SpeakerConfig, Timers,
+    Event, Originated, Password, PeerConfig, PeerKind, PeerRange, PeerState, PeerStatus, SpeakerConfig,
+    Timers,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -152,6 +153,74 @@ async fn gtsm_lets_neighbours_in_and_nobody_from_farther_away() {
     fails(&mut far, 1).await;
     let peers = hub.handle.peers().await.unwrap();
     assert_eq!(peers[1].established_count, 0, "{peers:#?}");
+}
+
+/// Keys of TCP-AO roll over under a session. A kernel without them says so, and no session comes up.
+#[tokio::test]
+async fn tcp_ao_keys_change_under_a_session() {
+    let keys = |text: &str| Some(Password::parse(format!("tcp-ao\n{text}").as_bytes()).unwrap());
+    let (a, b) = (at(9, 1), at(9, 2));
+    let (mut one, two) = (spawn(1, a), spawn(2, b));
+    let configure = async |text: &str| {
+        let passive = PeerConfig { passive: true, password: keys(text), ..peer(a, b.ip()) };
+        two.handle.set_peer(passive).await.unwrap();
+        one.handle.set_peer(PeerConfig { password: keys(text), ..peer(b, a.ip()) }).await.unwrap();
+    };
+    configure("1 hmac-sha-1-96 first").await;
+    if let Err(error) = up_or_error(&one, b.ip()).await {
+        assert!(error.contains("this kernel has no TCP-AO (CONFIG_TCP_AO, Linux 6.7 or later)"), "{error}");
+        // Nor does one without keys get in.
+        one.handle.set_peer(peer(b, a.ip())).await.unwrap();
+        fails(&mut one, 3).await;
+        assert_eq!(two.handle.peers().await.unwrap()[0].established_count, 0);
+        return;
+    }
+    for text in [
+        "1 hmac-sha-1-96 first\n2 aes-128-cmac-96 second",
+        "2 aes-128-cmac-96 second\n1 hmac-sha-1-96 first",
+        "2 aes-128-cmac-96 second",
+        "2 aes-128-cmac-96 second\n1 hmac-sha-256-128 third",
+        "1 hmac-sha-256-128 third",
+    ] {
+        configure(text).await;
+        let originated = Originated::new("10.1.0.0/24".parse().unwrap(), None);
+        for routes in [vec![originated], vec![]] {
+            one.handle.set_originated(routes.clone()).await.unwrap();
+            received(&two, routes.len() as u64).await;
+        }
+        assert_eq!(up(&one, b.ip(), 1).await.established_count, 1, "{text}");
+    }
+    configure("3 hmac-sha-1-96 other").await;
+    up(&one, b.ip(), 2).await;
+    one.handle
+        .set_peer(PeerConfig { password: keys("3 hmac-sha-1-96 wrong"), ..peer(b, a.ip()) })
+        .await
+        .unwrap();
+    fails(&mut one, 3).await;
+}
+
+/// Waits for a session, or why there is none.
+async fn up_or_error(node: &Node, remote: IpAddr) -> Result<(), String> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let peers = node.handle.peers().await.unwrap();
+        let found = peers.into_iter().find(|peer| peer.remote == remote).unwrap();
+        match found.last_error {
+            _ if found.state == PeerState::Established => return Ok(()),
+            Some(error) if error.contains("TCP-AO") => return Err(error),
+            error => assert!(tokio::time::Instant::now() < deadline, "not established: {error:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until a node holds so many routes of its peer.
+async fn received(node: &Node, count: u64) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while node.handle.peers().await.unwrap()[0].families[0].received != count {
+        assert!(tokio::time::Instant::now() < deadline, "not {count} routes");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]

@@ -59,7 +59,9 @@ pub(crate) fn no_block_left(labs: &mut Labs) -> Result<()> {
     // All else of it works: it has the other's block, and knows itself.
     wait(PATIENCE, || {
         let state = kernel_state(&cluster, "node2")?;
-        Ok([" via 172.30.1.11 dev eth1 table main proto 181", "mgy40nodes 172.30.1.12"].iter().all(|part| state.contains(part)))
+        Ok([" via 172.30.1.11 dev eth1 table main proto 181", "mgy40nodes 172.30.1.12"]
+            .iter()
+            .all(|part| state.contains(part)))
     })
     .with_context(|| format!("node2 settles: {:?}", kernel_state(&cluster, "node2")))?;
     refused(&cluster, "node2")?;

@@ -73,6 +73,47 @@ fn first_match_decides_and_the_trace_says_so() {
 }
 
 #[test]
+fn every_condition_and_every_operation() {
+    let large = LargeCommunity { global: 64512, local1: 1, local2: 2 };
+    let attributes = PathAttributes {
+        communities: [Community::new(64512, 7)].into_iter().collect(),
+        large_communities: [large].into_iter().collect(),
+        local_pref: Some(PRIORITY_BASE - 1024),
+        as_path: AsPath::sequence([65001, 65002]),
+        ..Default::default()
+    };
+    let route = view("10.0.0.0/24", &attributes);
+    let own = RouteView { learned: false, peer_type: PeerType::External, ..route };
+    let plain = |value| Some(AnyCommunity::Plain(Community::new(64512, value)));
+    let other = LargeCommunity { local2: 3, ..large };
+    for (rule, on_learned, on_own) in [
+        (Rule { learned: true, ..Rule::default() }, true, false),
+        (Rule { peer_type: Some(PeerType::Internal), ..Rule::default() }, true, false),
+        (Rule { peer_type: Some(PeerType::External), ..Rule::default() }, false, true),
+        (Rule { community: plain(7), ..Rule::default() }, true, true),
+        (Rule { community: plain(8), ..Rule::default() }, false, false),
+        (Rule { community: Some(AnyCommunity::Large(large)), ..Rule::default() }, true, true),
+        (Rule { community: Some(AnyCommunity::Large(other)), ..Rule::default() }, false, false),
+        (Rule { as_path_prefix: vec![65001, 65002], ..Rule::default() }, true, true),
+        (Rule { as_path_prefix: vec![65002], ..Rule::default() }, false, false),
+        (Rule { priority: Some(1024), ..Rule::default() }, true, true),
+        (Rule { priority: Some(1025), ..Rule::default() }, false, false),
+    ] {
+        let matches = [route, own].map(|route| rule.mismatch(&route).is_none());
+        assert_eq!(matches, [on_learned, on_own], "{rule:?}");
+    }
+    let operations = vec![
+        Operation::AddCommunity(AnyCommunity::Large(other)),
+        Operation::SetLocalPref(5),
+        Operation::SetMed(6),
+    ];
+    let rule = Rule { operations, ..Rule::default() };
+    let Verdict::Change(changed) = policy(vec![rule], Action::Reject).apply(&route) else { panic!() };
+    assert_eq!((changed.local_pref, changed.med), (Some(5), Some(6)));
+    assert_eq!(changed.large_communities.to_vec(), [large, other]);
+}
+
+#[test]
 fn default_applies_without_a_match() {
     let attributes = PathAttributes::default();
     let route = view("10.0.0.0/24", &attributes);

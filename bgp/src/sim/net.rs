@@ -470,6 +470,7 @@ impl Sim {
             // Written by the caller; options of sockets mean nothing here, and nobody looks.
             Output::Write { .. }
             | Output::Protect { .. }
+            | Output::Rekey { .. }
             | Output::Authenticate { .. }
             | Output::Bfd { .. } => {}
             Output::Station { .. } | Output::Record { .. } | Output::Changed(_) => {}

@@ -5,7 +5,7 @@ use super::peer::{Peer, Slot};
 use super::routes::{authorised, seconds};
 use crate::config::{Originated, PeerConfig};
 use crate::family::Family;
-use crate::io::Output;
+use crate::io::{ConnId, Output};
 use crate::rib::{FilterReason, RouteAttributes, SourceId, SourceInfo};
 use crate::security::Password;
 use crate::status::{Event, PeerState, RouteSource};
@@ -17,7 +17,12 @@ use std::sync::Arc;
 
 /// Whether a session can go on under a new configuration.
 fn same_session(old: &PeerConfig, new: &PeerConfig) -> bool {
+    let rekeyed = match (&old.password, &new.password) {
+        (Some(before), Some(after)) => after.follows(before),
+        _ => false,
+    };
     let soft = PeerConfig {
+        password: if rekeyed { &new.password } else { &old.password }.clone(),
         description: new.description.clone(),
         bfd: new.bfd,
         authorised_origins: new.authorised_origins.clone(),
@@ -130,6 +135,9 @@ impl Speaker {
             self.start(id);
             return;
         }
+        if old.password != new.password {
+            self.rekey(id, &old, &new);
+        }
         if old.authorised_origins != new.authorised_origins {
             self.reauthorise(id, &new);
         }
@@ -151,6 +159,22 @@ impl Speaker {
             }
         }
         self.schedule(id);
+    }
+
+    /// Changes the keys of a peer's connections that are up; one that is being dialled would come up with the old ones.
+    fn rekey(&mut self, id: SourceId, old: &PeerConfig, new: &PeerConfig) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let conns = [Some(&peer.main), peer.rival.as_ref()].into_iter().flatten();
+        let up: Vec<ConnId> = conns.filter(|conn| conn.connected).filter_map(|conn| conn.id).collect();
+        let dials = peer.main.state == PeerState::Connect;
+        for conn in up {
+            let (old, new_key) = (old.password.clone(), new.password.clone());
+            self.outputs.push_back(Output::Rekey { conn, remote: new.remote, old, new: new_key });
+        }
+        if dials {
+            self.stop_peer(id, Notification::cease(CeaseSubcode::OtherConfigurationChange), false);
+            self.start(id);
+        }
     }
 
     /// Sends a peer what its profile now says that is different.

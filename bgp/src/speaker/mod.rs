@@ -1,6 +1,8 @@
 //! The whole speaker as a value: inputs and time in, outputs out.
 
 mod accept;
+#[cfg(test)]
+mod attribute_tests;
 mod bfd;
 mod configure;
 mod dynamic;

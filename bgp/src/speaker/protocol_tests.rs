@@ -32,6 +32,23 @@ fn keys_reach_the_listener_and_leave_it_with_the_peer() {
 }
 
 #[test]
+fn keys_of_tcp_ao_roll_over_under_a_session() {
+    let with = |keys: &str| PeerConfig {
+        password: Password::parse(format!("tcp-ao\n{keys}").as_bytes()).ok(),
+        ..client(1)
+    };
+    let mut rig = Rig::new(vec![with("1 hmac-sha-1-96 x")]);
+    let conn = rig.up(1);
+    for keys in ["1 hmac-sha-1-96 x\n2 hmac-sha-1-96 y", "2 hmac-sha-1-96 y"] {
+        rig.input(Input::SetPeer(Box::new(with(keys))));
+    }
+    assert_eq!((rig.rekeyed.as_slice(), rig.peer(1).established_count), ([conn, conn].as_slice(), 1));
+    assert_eq!(rig.keys.len(), 3, "new connections, too");
+    rig.input(Input::SetPeer(Box::new(with("3 hmac-sha-1-96 z"))));
+    assert!(rig.wires[&conn].closed, "no key stays");
+}
+
+#[test]
 fn a_connection_that_waited_unsigned_is_not_admitted_by_a_peer_with_a_password() {
     let mut rig = Rig::new(vec![]);
     let conn = rig.accept(1);
@@ -89,16 +106,16 @@ fn draining_says_so_to_everyone_and_can_be_taken_back() {
     }
 }
 
-fn external(last: u8) -> PeerConfig {
+pub(super) fn external(last: u8) -> PeerConfig {
     PeerConfig { remote_as: AS + 1, ..passive(last, PeerKind::External) }
 }
 
-fn path(asns: &[u32]) -> PathAttributes {
+pub(super) fn path(asns: &[u32]) -> PathAttributes {
     PathAttributes { as_path: AsPath::sequence(asns.iter().copied()), ..Default::default() }
 }
 
 /// A session with AS + 1.
-fn up_external(rig: &mut Rig, last: u8) -> ConnId {
+pub(super) fn up_external(rig: &mut Rig, last: u8) -> ConnId {
     let conn = rig.accept(last);
     let ours = SpeakerConfig::new(router_id(last), AS + 1);
     let peer = PeerConfig { remote_as: AS, ..PeerConfig::new(address(100), AS, PeerKind::External) };

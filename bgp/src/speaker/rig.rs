@@ -71,6 +71,7 @@ pub(super) struct Rig {
     /// MRT records.
     pub(super) records: Vec<Bytes>,
     pub(super) changed: Vec<IpNet>,
+    pub(super) rekeyed: Vec<ConnId>,
     /// BFD sessions asked for and given up.
     pub(super) bfd: Vec<(IpAddr, Option<crate::bfd::SessionConfig>)>,
     /// Report octets as written at once.
@@ -101,6 +102,7 @@ impl Rig {
             told: Vec::new(),
             records: Vec::new(),
             changed: Vec::new(),
+            rekeyed: Vec::new(),
             bfd: Vec::new(),
             reading: true,
             accepted: 0,
@@ -141,6 +143,7 @@ impl Rig {
                 Output::Station { station, data } => self.told.push((station, data)),
                 Output::Record { data } => self.records.push(data),
                 Output::Changed(prefixes) => self.changed.extend(prefixes),
+                Output::Rekey { conn, .. } => self.rekeyed.push(conn),
                 Output::Bfd { remote, session, .. } => self.bfd.push((remote, session)),
             }
         }

@@ -1,13 +1,14 @@
 //! One connection: a task that reads, and writing that needs a task only while the socket is full.
 
-use super::{links, protect};
+use super::{auth, links, protect};
 use crate::io::{ConnId, Link};
 use crate::monitor::{StationId, StationInput};
-use crate::security::SocketOptions;
+use crate::security::{Password, SocketOptions};
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -72,6 +73,16 @@ impl Conn {
             links::check(self.stream.peer_addr()?, interface)?;
         }
         protect::apply(&*self.stream, remote, options)
+    }
+
+    /// Changes its keys.
+    pub(super) fn rekey(
+        &self,
+        remote: IpAddr,
+        old: Option<&Password>,
+        new: Option<&Password>,
+    ) -> io::Result<()> {
+        auth::change(self.stream.as_fd(), auth::Kind::Connection, remote.into(), old, new)
     }
 
     /// Writes what the socket takes at once; the rest goes out by itself and is reported as events. Returns the octets

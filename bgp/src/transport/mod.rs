@@ -1,5 +1,6 @@
 //! The tokio shell around the speaker: sockets, clock, channels. Holds no decisions.
 
+mod auth;
 mod bfd;
 mod changes;
 mod conn;

@@ -349,8 +349,13 @@ impl BgpService {
                             self.lost(conn, error.to_string());
                         }
                     }
-                    Output::Authenticate { from, password } => {
-                        self.listeners.authenticate(from, password.as_ref());
+                    Output::Rekey { conn, remote, old, new } => {
+                        let held = self.conns.get(&conn);
+                        let result = held.map(|conn| conn.rekey(remote, old.as_ref(), new.as_ref()));
+                        if let Some(Err(error)) = result {
+                            tracing::error!(peer = %remote, %error, "BGP connection cannot change its keys: closed");
+                            self.lost(conn, error.to_string());
+                        }
                     }
                     Output::Station { station, data } => self.station(station, data),
                     Output::Record { data } => self.record(data),
@@ -358,6 +363,7 @@ impl BgpService {
                         self.changes.routes(&self.speaker, &prefixes);
                     }
                     Output::Changed(_) => self.input(Input::Watch(false)),
+                    Output::Authenticate { from, password } => self.listeners.authenticate(from, password),
                     Output::Bfd { remote, interface, session } => self.bfd.set(remote, interface, session),
                     Output::Event(event) => {
                         trace_event(&event);

@@ -20,7 +20,7 @@ pub struct SecretName {
 /// What was found: the password, or why there is none, in words.
 pub type Secrets = BTreeMap<SecretName, Result<Password, String>>;
 
-/// Reads the wanted passwords below `folder`. One line end behind a password does not belong to it.
+/// Reads the wanted passwords below `folder` (see [`Password::parse`] for what a file holds).
 #[must_use]
 pub fn read(folder: &Path, wanted: &BTreeSet<SecretName>) -> Secrets {
     wanted.iter().map(|secret| (secret.clone(), read_one(folder, secret))).collect()
@@ -38,9 +38,7 @@ fn read_one(folder: &Path, secret: &SecretName) -> Result<Password, String> {
     }
     let path = folder.join(&secret.name).join(&secret.key);
     let octets = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let line = octets.strip_suffix(b"\n").unwrap_or(&octets);
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    Password::new(line).map_err(|error| format!("{}: {error}", path.display()))
+    Password::parse(&octets).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

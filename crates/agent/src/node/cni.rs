@@ -287,7 +287,8 @@ impl Node {
     /// After a start: every endpoint of the journal whose interface is still there is one again; the others are gone.
     pub(super) async fn restore_endpoints(&mut self) {
         // Not knowing is no reason to release anything.
-        let interfaces = interfaces().map_err(|error| tracing::warn!("looking for pods' interfaces: {error}")).ok();
+        let interfaces =
+            interfaces().map_err(|error| tracing::warn!("looking for pods' interfaces: {error}")).ok();
         let all: Vec<(Handle, Attached)> = self
             .addresses
             .attached()

@@ -253,6 +253,83 @@ spec:
 }
 
 #[test]
+fn peers_that_are_special_say_so_or_keep_their_meaning() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: keep}
+spec: {peerIP: 10.9.0.1, asNumber: 65000, keepOriginalNextHop: true, nodeSelector: all()}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: link}
+spec: {peerIP: 'fe80::1%eth0', asNumber: 65000}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: pods}
+spec: {localWorkloadSelector: 'app == \"router\"', asNumber: 65001}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: others}
+spec: {peerIP: 10.9.0.2, asNumber: 65000, node: n2}
+";
+    let n1 = topology("n1", &cluster(THREE, text));
+    assert_eq!(peer_named(&n1, "keep").unwrap().next_hop, NextHopMode::Keep);
+    let link = peer_named(&n1, "link").unwrap();
+    assert_eq!((link.interface.as_deref(), link.local), (Some("eth0"), None));
+    assert!(peer_named(&n1, "others").is_none(), "of another node");
+    let [problem] = n1.problems.as_slice() else { panic!("{:?}", n1.problems) };
+    assert_eq!(problem.object, "BGPPeer(pods)");
+    assert!(problem.message.contains("local workloads"), "{}", problem.message);
+}
+
+#[test]
+fn every_field_of_a_filter_rule_reaches_the_policy() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: tor}
+spec: {peerIP: 10.0.0.254, asNumber: 65000, filters: [all-of-it]}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPFilter
+metadata: {name: all-of-it}
+spec:
+  importV6: [{action: Reject}]
+  exportV4:
+  - action: Accept
+    cidr: 10.0.0.0/8
+    matchOperator: In
+    prefixLength: {min: 16, max: 26}
+    source: RemotePeers
+    peerType: eBGP
+    communities: {values: ['64512:1:2']}
+    asPathPrefix: [65001, 65002]
+    priority: 512
+    operations:
+    - addCommunity: {value: '64512:7'}
+    - prependASPath: {prefix: [1, 2]}
+    - setPriority: {value: 100}
+";
+    let n1 = topology("n1", &cluster(THREE, text));
+    assert!(n1.problems.is_empty(), "{:?}", n1.problems);
+    let tor = peer_named(&n1, "tor").unwrap();
+    let everything: IpNet = "::/0".parse().unwrap();
+    let import = &tor.import.filters[0].rules;
+    assert_eq!(import.len(), 1);
+    assert_eq!(import[0].prefix.as_ref().map(|prefix| prefix.cidr), Some(everything), "of its family only");
+    let [rule] = tor.export.filters[0].rules.as_slice() else { panic!("{:?}", tor.export) };
+    let prefix = rule.prefix.as_ref().unwrap();
+    assert_eq!((prefix.cidr, prefix.length.clone()), ("10.0.0.0/8".parse().unwrap(), Some(16..=26)));
+    assert_eq!((rule.learned, rule.peer_type), (true, Some(margay_bgp::policy::PeerType::External)));
+    assert!(matches!(rule.community, Some(margay_bgp::policy::AnyCommunity::Large(_))));
+    assert_eq!((rule.as_path_prefix.as_slice(), rule.priority), ([65001, 65002].as_slice(), Some(512)));
+    assert_eq!(rule.operations.len(), 3);
+}
+
+#[test]
 fn a_local_as_between_nodes_is_seen_from_both_ends() {
     let text = "\
 apiVersion: projectcalico.org/v3
