@@ -40,6 +40,9 @@ pub(crate) const PEERS: &[Package] = &[
     package("frr", "/usr/lib/frr/bgpd", "another"),
     package("tshark", "/usr/bin/tshark", "reads what BMP stations are told"),
     package("bgpdump", "/usr/bin/bgpdump", "reads MRT dumps"),
+    package("gobgpd", "/usr/bin/gobgpd", "another"),
+    package("openbgpd", "/usr/sbin/bgpd", "another"),
+    package("exabgp", "/usr/sbin/exabgp", "says what a test wants said"),
     package("openssl", "/usr/bin/openssl", "makes certificates for the tests of etcd's TLS"),
 ];
 

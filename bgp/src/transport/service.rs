@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 /// How to run a speaker.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ pub struct BgpService {
     outbox: Outbox,
     listeners: Listeners,
     bfd: BfdSessions,
-    acceptors: Vec<AbortHandle>,
+    acceptors: Vec<JoinHandle<()>>,
     stations: Vec<Station>,
     records: Option<mpsc::Sender<Bytes>>,
     changes: Changes,
@@ -94,7 +94,7 @@ impl BgpService {
         let listeners = Listeners::new(sockets);
         let acceptors = listeners
             .sockets()
-            .map(|listener| tokio::spawn(accept(Arc::clone(listener), io.clone())).abort_handle())
+            .map(|listener| tokio::spawn(accept(Arc::clone(listener), io.clone())))
             .collect();
         let stations = monitoring.stations.iter().enumerate();
         let stations = stations.map(|(id, (address, _))| Station::start(id, *address, io.clone())).collect();
@@ -408,7 +408,7 @@ impl BgpService {
         }
     }
 
-    fn close(&mut self, id: ConnId) -> Option<tokio::task::JoinHandle<()>> {
+    fn close(&mut self, id: ConnId) -> Option<JoinHandle<()>> {
         if let Some(dial) = self.dials.remove(&id) {
             dial.abort();
         }
@@ -416,9 +416,13 @@ impl BgpService {
     }
 
     async fn stop(mut self, mode: StopMode) {
-        for acceptor in &self.acceptors {
+        for acceptor in self.acceptors.drain(..) {
             acceptor.abort();
+            // Cancelled, which is what was asked for.
+            let _cancelled = acceptor.await;
         }
+        // Before any session ends: a peer that comes back at once is refused, not accepted and cut off.
+        self.listeners = Listeners::default();
         self.input(Input::Stop(mode));
         let mut writes: Vec<(ConnId, Bytes)> = Vec::new();
         while let Some(output) = self.speaker.poll_output() {

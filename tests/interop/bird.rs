@@ -1,0 +1,148 @@
+//! BIRD 2.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::process::Command;
+
+use anyhow::Result;
+use ipnet::IpNet;
+
+use crate::foreign::{Ability, Daemon, Host, Plan, Role, Seen, answers, passing, theirs};
+use crate::lab::{AS, FOREIGN, PASSWORD, Transport, address, id};
+
+const BIRD: &str = "/usr/sbin/bird";
+const BIRDC: &str = "/usr/sbin/birdc";
+
+pub(crate) struct Bird;
+
+fn birdc(host: &Host, question: &str) -> Command {
+    let mut command = host.command(BIRDC);
+    command.arg("-s").arg(host.folder.join("bird.ctl")).arg(question);
+    command
+}
+
+/// The value behind a name in the answer to `show route ... all`.
+fn value<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    answer.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(": "))
+}
+
+impl Daemon for Bird {
+    fn name(&self) -> &'static str {
+        "bird"
+    }
+
+    fn programs(&self) -> &'static [&'static str] {
+        &[BIRD, BIRDC]
+    }
+
+    fn version(&self) -> [&'static str; 2] {
+        [BIRD, "--version"]
+    }
+
+    fn cannot(&self) -> &'static [(Ability, &'static str)] {
+        &[]
+    }
+
+    fn command(&self, host: &Host, plan: &Plan, recover: bool) -> Result<Command> {
+        let own = plan.own();
+        let mut text = format!(
+            "router id {};\nlog stderr all;\nprotocol device {{}}\nprotocol direct {{ ipv4; ipv6; }}\n",
+            id(FOREIGN)
+        );
+        for (name, prefix) in
+            [("four", theirs(Transport::V4)), ("six", theirs(Transport::V6)), ("passing", passing())]
+        {
+            let channel = if prefix.addr().is_ipv4() { "ipv4" } else { "ipv6" };
+            writeln!(
+                text,
+                "protocol static {name} {{ {channel}; route {prefix} blackhole {{\n\
+                 bgp_community.add(({AS}, {FOREIGN})); }}; }}"
+            )?;
+        }
+        let channel = |name: &str, transport| {
+            format!(
+                "{name} {{ import all; add paths tx; export filter {{\n if source = RTS_DEVICE then reject;\n\
+                 if source = RTS_STATIC then bgp_next_hop = {}; accept; }}; }};\n",
+                address(transport, FOREIGN)
+            )
+        };
+        for (last, neighbor) in plan.neighbors() {
+            let asn = plan.asn();
+            write!(
+                text,
+                "protocol bgp p{last} {{\n local {own} as {asn};\n neighbor {neighbor} as {AS};\n strict bind yes;\n\
+                 graceful restart on;\n connect delay time 1;\n connect retry time 1;\n error wait time 1,2;\n"
+            )?;
+            if plan.password {
+                writeln!(text, "password \"{PASSWORD}\";")?;
+            }
+            if plan.passive() {
+                text += "passive yes;\n";
+            }
+            if plan.role == Role::Reflector {
+                text += "rr client;\n";
+            }
+            text += &channel("ipv4", Transport::V4);
+            text += &channel("ipv6", Transport::V6);
+            text += "}\n";
+        }
+        let config = host.write("bird.conf", &text)?;
+        let mut command = host.command(BIRD);
+        command.arg("-f").arg("-c").arg(config).arg("-s").arg(host.folder.join("bird.ctl"));
+        if recover {
+            command.arg("-R");
+        }
+        Ok(command)
+    }
+
+    fn started(&self, host: &Host, _plan: &Plan) -> Result<()> {
+        answers(host, || birdc(host, "show status"), "Daemon is up")
+    }
+
+    fn established(&self, host: &Host, last: u8, _neighbor: IpAddr) -> Result<bool> {
+        Ok(host.ask(&mut birdc(host, &format!("show protocols p{last}")))?.contains("Established"))
+    }
+
+    fn route(&self, host: &Host, prefix: IpNet) -> Result<Option<Seen>> {
+        let answer = host.ask(&mut birdc(host, &format!("show route {prefix} primary all")))?;
+        let Some(next_hop) = value(&answer, "BGP.next_hop") else { return Ok(None) };
+        let words = |name| value(&answer, name).unwrap_or_default().split_whitespace();
+        Ok(Some(Seen {
+            next_hop: next_hop.split_whitespace().next().and_then(|word| word.parse().ok()),
+            as_path: words("BGP.as_path").filter_map(|word| word.parse().ok()).collect(),
+            local_pref: words("BGP.local_pref").find_map(|word| word.parse().ok()),
+            originator: words("BGP.originator_id").find_map(|word| word.parse().ok()),
+            clusters: words("BGP.cluster_list").filter_map(|word| word.parse().ok()).collect(),
+            communities: words("BGP.community")
+                .map(|word| word.trim_matches(['(', ')']).replace(',', ":"))
+                .collect(),
+        }))
+    }
+
+    fn invents_local_pref(&self) -> bool {
+        true
+    }
+
+    fn announce(&self, host: &Host, _plan: &Plan, up: bool) -> Result<()> {
+        let verb = if up { "enable" } else { "disable" };
+        host.ask(&mut birdc(host, &format!("{verb} passing"))).map(|_| ())
+    }
+
+    fn ask_again(&self, host: &Host, last: u8, _neighbor: IpAddr) -> Result<()> {
+        host.ask(&mut birdc(host, &format!("reload in p{last}"))).map(|_| ())
+    }
+
+    fn last_error(&self, host: &Host, last: u8, _neighbor: IpAddr) -> Result<String> {
+        let answer = host.ask(&mut birdc(host, &format!("show protocols all p{last}")))?;
+        Ok(value(&answer, "Last error").unwrap_or_default().trim().to_owned())
+    }
+
+    fn words(&self, code: u8, subcode: u8) -> String {
+        let what = match (code, subcode) {
+            (1, 1) => "Connection not synchronized",
+            (3, 1) => "Malformed attribute list",
+            _ => "?",
+        };
+        format!("Received: {what}")
+    }
+}

@@ -1,0 +1,161 @@
+//! FRRouting's bgpd, without zebra: it forwards nothing here.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::process::Command;
+
+use anyhow::Result;
+use ipnet::IpNet;
+use serde_json::Value;
+
+use crate::foreign::{Ability, Daemon, Host, Plan, Role, Seen, answers, passing, theirs};
+use crate::lab::{AS, FOREIGN, PASSWORD, Transport, address, id};
+
+const BGPD: &str = "/usr/lib/frr/bgpd";
+const VTYSH: &str = "/usr/bin/vtysh";
+
+pub(crate) struct Frr;
+
+fn vtysh(host: &Host, lines: &[&str]) -> Command {
+    let mut command = host.command(VTYSH);
+    command.arg("--vty_socket").arg(&host.folder).args(["-d", "bgpd"]);
+    lines.iter().for_each(|line| {
+        command.args(["-c", line]);
+    });
+    command
+}
+
+fn neighbor_of(host: &Host, neighbor: IpAddr) -> Result<Value> {
+    let answer = host.ask(&mut vtysh(host, &[&format!("show bgp neighbors {neighbor} json")]))?;
+    let mut all: Value = serde_json::from_str(&answer).unwrap_or_default();
+    Ok(all[neighbor.to_string()].take())
+}
+
+impl Daemon for Frr {
+    fn name(&self) -> &'static str {
+        "frr"
+    }
+
+    fn programs(&self) -> &'static [&'static str] {
+        &[BGPD, VTYSH]
+    }
+
+    fn version(&self) -> [&'static str; 2] {
+        [BGPD, "--version"]
+    }
+
+    fn cannot(&self) -> &'static [(Ability, &'static str)] {
+        &[]
+    }
+
+    fn command(&self, host: &Host, plan: &Plan, _recover: bool) -> Result<Command> {
+        let (asn, own) = (plan.asn(), plan.own());
+        let mut text = format!(
+            "ip prefix-list own permit 10.50.0.0/16 le 32\nipv6 prefix-list own permit fd00:50::/32 le 128\n\
+             route-map four permit 10\n match ip address prefix-list own\n set ip next-hop {}\n\
+             set community {AS}:{FOREIGN}\nroute-map four permit 20\n\
+             route-map six permit 10\n match ipv6 address prefix-list own\n set ipv6 next-hop global {}\n\
+             set community {AS}:{FOREIGN}\nroute-map six permit 20\n\
+             router bgp {asn}\n bgp router-id {}\n no bgp ebgp-requires-policy\n no bgp network import-check\n\
+             no bgp default ipv4-unicast\n bgp graceful-restart\n bgp graceful-restart preserve-fw-state\n\
+             coalesce-time 0\n",
+            address(Transport::V4, FOREIGN),
+            address(Transport::V6, FOREIGN),
+            id(FOREIGN)
+        );
+        for (_, neighbor) in plan.neighbors() {
+            write!(
+                text,
+                " neighbor {neighbor} remote-as {AS}\n neighbor {neighbor} timers connect 1\n\
+                 neighbor {neighbor} update-source {own}\n neighbor {neighbor} advertisement-interval 0\n\
+                 neighbor {neighbor} disable-connected-check\n"
+            )?;
+            if plan.passive() {
+                writeln!(text, " neighbor {neighbor} passive")?;
+            }
+            if plan.password {
+                writeln!(text, " neighbor {neighbor} password {PASSWORD}")?;
+            }
+        }
+        for (family, map, prefixes) in [
+            ("ipv4", "four", vec![theirs(Transport::V4), passing()]),
+            ("ipv6", "six", vec![theirs(Transport::V6)]),
+        ] {
+            writeln!(text, " address-family {family} unicast")?;
+            for prefix in prefixes {
+                writeln!(text, "  network {prefix}")?;
+            }
+            for (_, neighbor) in plan.neighbors() {
+                write!(
+                    text,
+                    "  neighbor {neighbor} activate\n  neighbor {neighbor} route-map {map} out\n\
+                     neighbor {neighbor} addpath-tx-all-paths\n"
+                )?;
+                if plan.role == Role::Reflector {
+                    writeln!(text, "  neighbor {neighbor} route-reflector-client")?;
+                }
+            }
+            text += " exit-address-family\n";
+        }
+        let config = host.write("bgpd.conf", &text)?;
+        let mut command = host.command(BGPD);
+        command.args(["-n", "-Z", "-S", "-P", "0", "-f"]).arg(config);
+        command.arg("-i").arg(host.folder.join("bgpd.pid")).arg("--vty_socket").arg(&host.folder);
+        command.args(["--log", "stdout"]);
+        Ok(command)
+    }
+
+    fn started(&self, host: &Host, _plan: &Plan) -> Result<()> {
+        answers(host, || vtysh(host, &["show bgp summary json"]), "routerId")
+    }
+
+    fn established(&self, host: &Host, _last: u8, neighbor: IpAddr) -> Result<bool> {
+        Ok(neighbor_of(host, neighbor)?["bgpState"] == "Established")
+    }
+
+    fn route(&self, host: &Host, prefix: IpNet) -> Result<Option<Seen>> {
+        let family = if prefix.addr().is_ipv4() { "ipv4" } else { "ipv6" };
+        let answer = host.ask(&mut vtysh(host, &[&format!("show bgp {family} unicast {prefix} json")]))?;
+        let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
+        let paths = answer["paths"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let Some(path) = paths.iter().find(|path| path["bestpath"]["overall"] == true) else {
+            return Ok(None);
+        };
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let hops = path["nexthops"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let global = hops.iter().find(|hop| hop["scope"] != "link-local");
+        let clusters = path["clusterList"]["list"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Ok(Some(Seen {
+            next_hop: global.and_then(|hop| hop["ip"].as_str()?.parse().ok()),
+            as_path: text(&path["aspath"]["string"])
+                .split_whitespace()
+                .filter_map(|word| word.parse().ok())
+                .collect(),
+            local_pref: path["locPrf"].as_u64().and_then(|value| value.try_into().ok()),
+            originator: path["originatorId"].as_str().and_then(|value| value.parse().ok()),
+            clusters: clusters.iter().filter_map(|value| value.as_str()?.parse().ok()).collect(),
+            communities: text(&path["community"]["string"]).split_whitespace().map(str::to_owned).collect(),
+        }))
+    }
+
+    fn announce(&self, host: &Host, plan: &Plan, up: bool) -> Result<()> {
+        let router = format!("router bgp {}", plan.asn());
+        let network = format!("{}network {}", if up { "" } else { "no " }, passing());
+        let lines = ["configure terminal", &router, "address-family ipv4 unicast", &network];
+        host.ask(&mut vtysh(host, &lines)).map(|_| ())
+    }
+
+    fn ask_again(&self, host: &Host, _last: u8, neighbor: IpAddr) -> Result<()> {
+        host.ask(&mut vtysh(host, &[&format!("clear bgp {neighbor} soft in")])).map(|_| ())
+    }
+
+    fn last_error(&self, host: &Host, _last: u8, neighbor: IpAddr) -> Result<String> {
+        let status = neighbor_of(host, neighbor)?;
+        let field = |name: &str| status[name].as_str().unwrap_or_default().to_owned();
+        Ok(format!("{} {}", field("lastErrorCodeSubcode"), field("lastResetDueTo")))
+    }
+
+    fn words(&self, code: u8, subcode: u8) -> String {
+        format!("{code:02X}{subcode:02X} BGP Notification received")
+    }
+}

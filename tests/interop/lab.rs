@@ -1,0 +1,242 @@
+//! Two namespaces and a cable: our speakers in one, somebody else's in the other.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig, StopMode};
+use margay_bgp::{
+    GracefulRestart, Originated, Password, PeerConfig, PeerKind, PeerState, PeerStatus, RouteInfo,
+    RouteQuery, SpeakerConfig, Timers,
+};
+use margay_lab::{Lab, Topology};
+use margay_netlink::Netns;
+use margay_tests::cluster::wait;
+use tokio::runtime::{Handle, Runtime};
+
+/// AS of the cluster.
+pub(crate) const AS: u32 = 64512;
+/// AS of an external router.
+pub(crate) const ROUTER_AS: u32 = 65_001;
+/// Last part of the foreign speaker's addresses.
+pub(crate) const FOREIGN: u8 = 9;
+/// Last part of the proxy's addresses.
+pub(crate) const PROXY: u8 = 8;
+/// Key of every session that has one.
+pub(crate) const PASSWORD: &str = "open-sesame";
+/// Longest wait for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Without link-local addresses: our speakers share an interface, so that each would take those of the others for its own.
+const TOPOLOGY: &str = "
+name: interop
+topology:
+  defaults: {kind: linux}
+  nodes:
+    us:
+      exec:
+        - ip link set eth1 addrgenmode none
+        - ip address flush dev eth1 scope link
+        - ip address add 10.78.0.1/24 dev eth1
+        - ip address add 10.78.0.2/24 dev eth1
+        - ip address add 10.78.0.3/24 dev eth1
+        - ip address add 10.78.0.8/24 dev eth1
+        - ip address add fd78::1/64 dev eth1 nodad
+        - ip address add fd78::2/64 dev eth1 nodad
+        - ip address add fd78::3/64 dev eth1 nodad
+        - ip address add fd78::8/64 dev eth1 nodad
+    foreign:
+      exec:
+        - ip link set eth1 addrgenmode none
+        - ip address flush dev eth1 scope link
+        - ip address add 10.78.0.9/24 dev eth1
+        - ip address add fd78::9/64 dev eth1 nodad
+  links:
+    - endpoints: [\"us:eth1\", \"foreign:eth1\"]
+";
+
+/// What carries the sessions. Each carries both address families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    V4,
+    V6,
+}
+
+/// Address of a speaker, which is also its next hop of that family.
+pub(crate) fn address(transport: Transport, last: u8) -> IpAddr {
+    match transport {
+        Transport::V4 => Ipv4Addr::new(10, 78, 0, last).into(),
+        Transport::V6 => Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, last.into()).into(),
+    }
+}
+
+/// Identifier of a speaker.
+pub(crate) fn id(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 78, 0, last)
+}
+
+/// A prefix of our speaker `last`.
+pub(crate) fn ours(transport: Transport, last: u8) -> IpNet {
+    let (address, length) = match transport {
+        Transport::V4 => (Ipv4Addr::new(10, 1, last, 0).into(), 24),
+        Transport::V6 => (Ipv6Addr::new(0xfd00, 1, last.into(), 0, 0, 0, 0, 0).into(), 64),
+    };
+    IpNet::new_assert(address, length)
+}
+
+/// A lab of one case: gone with it.
+pub(crate) struct Bench {
+    lab: Lab,
+    /// Files of this case.
+    pub(crate) folder: PathBuf,
+    pub(crate) transport: Transport,
+    runtime: Runtime,
+}
+
+impl Bench {
+    /// Builds the lab; `folder` takes its files.
+    pub(crate) fn build(transport: Transport, folder: &Path) -> Result<Self> {
+        let topology = Topology::parse("interop", TOPOLOGY, &std::env::vars().collect())?;
+        let lab = Lab::build(&topology, &mut |_| {})?;
+        std::fs::create_dir_all(folder)?;
+        let folder = folder.to_owned();
+        let netns = lab.node("us")?.netns().try_clone()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .on_thread_start(move || {
+                // A socket in the wrong namespace reaches nobody, so that the case fails.
+                let _entered = netns.enter();
+            })
+            .enable_all()
+            .build()?;
+        Ok(Self { lab, folder, transport, runtime })
+    }
+
+    /// Where our speakers are.
+    pub(crate) fn us(&self) -> Result<&Netns> {
+        Ok(self.lab.node("us")?.netns())
+    }
+
+    /// Where the other one is.
+    pub(crate) fn foreign(&self) -> Result<&Netns> {
+        Ok(self.lab.node("foreign")?.netns())
+    }
+
+    /// Starts our speaker `last`.
+    pub(crate) fn speaker(&self, last: u8, restarting: bool) -> Result<Speaker> {
+        let speaker = SpeakerConfig { restarting, ..SpeakerConfig::new(id(last), AS) };
+        let listen = vec![SocketAddr::new(address(self.transport, last), margay_bgp::BGP_PORT)];
+        let service = self.runtime.spawn(async move { BgpService::spawn(ServiceConfig { speaker, listen }) });
+        let (handle, mut events) = self.runtime.block_on(service)??;
+        self.runtime.spawn(async move { while events.recv().await.is_some() {} });
+        Ok(Speaker { runtime: self.runtime.handle().clone(), transport: self.transport, last, handle })
+    }
+
+    /// The settings of a session between our speaker `last` and `remote`.
+    pub(crate) fn peer(&self, last: u8, remote: u8, kind: PeerKind) -> PeerConfig {
+        let (short, shorter) = (Duration::from_millis(300), Duration::from_millis(100));
+        PeerConfig {
+            local: Some(address(self.transport, last)),
+            timers: Timers {
+                connect_retry: shorter,
+                connect_retry_max: short,
+                error_wait: short,
+                error_wait_max: short,
+                ..Timers::default()
+            },
+            graceful_restart: GracefulRestart { long_lived: None, ..GracefulRestart::default() },
+            password: (remote == FOREIGN).then(|| Password::new(PASSWORD.as_bytes()).ok()).flatten(),
+            policy_required: false,
+            add_path_receive: remote == FOREIGN,
+            ..PeerConfig::new(
+                address(self.transport, remote),
+                if kind == PeerKind::External { ROUTER_AS } else { AS },
+                kind,
+            )
+        }
+    }
+}
+
+/// One of our speakers.
+pub(crate) struct Speaker {
+    runtime: Handle,
+    transport: Transport,
+    last: u8,
+    handle: BgpHandle,
+}
+
+impl Speaker {
+    pub(crate) fn set_peers(&self, peers: Vec<PeerConfig>) -> Result<()> {
+        Ok(self.runtime.block_on(self.handle.set_peers(peers))?)
+    }
+
+    /// Originates its prefix of both families, with a community.
+    pub(crate) fn originate(&self) -> Result<()> {
+        let route = |family| {
+            let mut route = Originated::new(ours(family, self.last), Some(address(family, self.last)));
+            route.communities = vec![margay_bgp::wire::Community(AS << 16 | u32::from(self.last))];
+            route
+        };
+        self.set_originated(vec![route(Transport::V4), route(Transport::V6)])
+    }
+
+    pub(crate) fn set_originated(&self, routes: Vec<Originated>) -> Result<()> {
+        Ok(self.runtime.block_on(self.handle.set_originated(routes))?)
+    }
+
+    /// Asks its peers to prefer others (RFC 8326), or no longer.
+    pub(crate) fn drain(&self, draining: bool) -> Result<()> {
+        Ok(self.runtime.block_on(self.handle.drain(draining))?)
+    }
+
+    /// Ends it so that its peers keep its routes.
+    pub(crate) fn stop(self) -> Result<()> {
+        Ok(self.runtime.block_on(self.handle.stop(StopMode::Restart))?)
+    }
+
+    pub(crate) fn peer(&self, last: u8) -> Result<PeerStatus> {
+        let remote = address(self.transport, last);
+        let peers = self.runtime.block_on(self.handle.peers())?;
+        peers.into_iter().find(|peer| peer.remote == remote).context("a peer that is not configured")
+    }
+
+    pub(crate) fn established(&self, last: u8) -> Result<()> {
+        self.until(last, "established", |peer| peer.state == PeerState::Established)
+    }
+
+    /// Waits until a peer is as wanted.
+    pub(crate) fn until(&self, last: u8, what: &str, check: impl Fn(&PeerStatus) -> bool) -> Result<()> {
+        wait(PATIENCE, || Ok(check(&self.peer(last)?)))
+            .with_context(|| format!("{what}: {:#?}", self.peer(last)))
+    }
+
+    /// Every path to a prefix.
+    pub(crate) fn paths(&self, prefix: IpNet) -> Result<Vec<RouteInfo>> {
+        let query = RouteQuery { prefix: Some(prefix), ..RouteQuery::default() };
+        Ok(self.runtime.block_on(self.handle.routes(query))?)
+    }
+
+    /// Waits for the best route to a prefix to be as wanted.
+    pub(crate) fn route(
+        &self,
+        prefix: IpNet,
+        what: &str,
+        check: impl Fn(&RouteInfo) -> bool,
+    ) -> Result<RouteInfo> {
+        let mut found = None;
+        wait(PATIENCE, || {
+            found = self.paths(prefix)?.into_iter().find(|path| path.best && check(path));
+            Ok(found.is_some())
+        })
+        .with_context(|| format!("{what}: {prefix} at speaker {}: {:#?}", self.last, self.paths(prefix)))?;
+        found.context("no route")
+    }
+
+    /// Waits until there is no route to a prefix.
+    pub(crate) fn no_route(&self, prefix: IpNet, what: &str) -> Result<()> {
+        wait(PATIENCE, || Ok(self.paths(prefix)?.iter().all(|path| path.filtered)))
+            .with_context(|| format!("{what}: {prefix} at speaker {}: {:#?}", self.last, self.paths(prefix)))
+    }
+}

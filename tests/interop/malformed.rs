@@ -1,0 +1,188 @@
+//! Damaged messages on real streams, in both directions: what one side must do, and what the other sees of it.
+
+use anyhow::{Context, Result, ensure};
+use margay_bgp::{Originated, PeerConfig, PeerKind, PeerState};
+use margay_tests::cluster::wait;
+
+use crate::foreign::{Ability, Daemon, Foreign, Plan, Role, passing, pause, same, theirs};
+use crate::lab::{Bench, FOREIGN, PASSWORD, PATIENCE, PROXY, Speaker, Transport, address, ours};
+use crate::proxy::{Damage, Proxy, Towards};
+
+const TRANSITIVE: u8 = 0x40;
+const OPTIONAL: u8 = 0xc0;
+
+const ORIGIN: (&str, Damage) = ("ORIGIN 9", Damage::Attribute { flags: TRANSITIVE, code: 1, value: &[9] });
+
+/// Damage that makes a route unusable and harms nothing else (RFC 7606 section 7).
+const WITHDRAWS: [(&str, Damage); 6] = [
+    ORIGIN,
+    (
+        "AS_PATH of an unknown segment",
+        Damage::Attribute { flags: TRANSITIVE, code: 2, value: &[7, 1, 0, 0, 0, 9] },
+    ),
+    ("COMMUNITIES of 5 octets", Damage::Attribute { flags: OPTIONAL, code: 8, value: &[1, 2, 3, 4, 5] }),
+    ("ORIGIN with the flags of another", Damage::Attribute { flags: OPTIONAL, code: 1, value: &[0] }),
+    ("NEXT_HOP of 3 octets", Damage::Attribute { flags: TRANSITIVE, code: 3, value: &[10, 78, 0] }),
+    ("LOCAL_PREF of 2 octets", Damage::Attribute { flags: TRANSITIVE, code: 5, value: &[0, 100] }),
+];
+
+/// Damage that only makes the attribute unusable.
+const DISCARDS: [(&str, Damage); 2] = [
+    ("ATOMIC_AGGREGATE of 1 octet", Damage::Attribute { flags: TRANSITIVE, code: 6, value: &[1] }),
+    ("AGGREGATOR of 5 octets", Damage::Attribute { flags: OPTIONAL, code: 7, value: &[0, 0, 0, 1, 1] }),
+];
+
+/// Damage after which nothing can be believed, and the code and subcode that say so.
+const RESETS: [(&str, Damage, (u8, u8)); 2] = [
+    ("a broken marker", Damage::Marker, (1, 1)),
+    ("attributes that pass the message's end", Damage::Attributes, (3, 1)),
+];
+
+fn route(family: Transport) -> Originated {
+    Originated::new(ours(family, 1), Some(address(family, 1)))
+}
+
+/// The damaging cable between a daemon and us.
+struct Scene {
+    proxy: Proxy,
+    us: Speaker,
+    them: Foreign,
+}
+
+impl Scene {
+    fn start(daemon: &'static dyn Daemon, bench: &Bench, role: Role) -> Result<Self> {
+        let transport = bench.transport;
+        let proxy = Proxy::start(bench.us()?, transport, 1)?;
+        let us = bench.speaker(1, false)?;
+        us.originate()?;
+        let kind = if role == Role::Router { PeerKind::External } else { PeerKind::InternalClient };
+        us.set_peers(vec![bench.peer(1, PROXY, kind)])?;
+        let plan = Plan { role, transport, neighbors: vec![PROXY], password: false };
+        let them = Foreign::start(daemon, bench, plan)?;
+        us.established(PROXY)?;
+        us.route(theirs(Transport::V4), "announced at first", |_| true)?;
+        us.route(passing(), "announced at first", |_| true)?;
+        Ok(Self { proxy, us, them })
+    }
+
+    /// Their next announcement of [`passing`] is damaged.
+    fn they_announce(&self, damage: &Damage) -> Result<()> {
+        self.them.announce(false)?;
+        self.us.no_route(passing(), "withdrawn by it")?;
+        self.proxy.damage(Towards::Us, passing(), damage.clone());
+        self.them.announce(true)?;
+        self.proxy.done()
+    }
+
+    /// Our next announcement is damaged.
+    fn we_announce(&self, damage: &Damage) -> Result<()> {
+        self.us.set_originated(Vec::new())?;
+        let damaged = ours(Transport::V4, 1);
+        self.them.no_route(damaged, "withdrawn by us")?;
+        self.them.no_route(ours(Transport::V6, 1), "withdrawn by us")?;
+        self.proxy.damage(Towards::Them, damaged, damage.clone());
+        self.us.set_originated(vec![route(Transport::V4)])?;
+        self.proxy.done()
+    }
+
+    /// The session comes back, with everything.
+    fn recovered(&self) -> Result<()> {
+        wait(PATIENCE, || {
+            self.them.retry(PROXY)?;
+            Ok(self.us.peer(PROXY)?.state == PeerState::Established)
+        })
+        .context("the session does not come back")?;
+        self.us.route(theirs(Transport::V4), "after a reset", |route| !route.stale)?;
+        self.us.route(passing(), "after a reset", |route| !route.stale).map(|_| ())
+    }
+
+    fn sessions(&self) -> Result<u64> {
+        Ok(self.us.peer(PROXY)?.established_count)
+    }
+}
+
+/// The UPDATEs of our client are damaged: RFC 7606 on our side.
+pub(crate) fn from_them(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> {
+    let scene = Scene::start(daemon, bench, Role::Client)?;
+    for (number, (name, damage)) in WITHDRAWS.iter().enumerate() {
+        let before = scene.us.peer(PROXY)?.messages.treated_as_withdraw;
+        scene.they_announce(damage).context(*name)?;
+        scene
+            .us
+            .until(PROXY, name, |peer| peer.messages.treated_as_withdraw == before + 1)
+            .with_context(|| format!("{name} (number {number})"))?;
+        scene.us.no_route(passing(), name)?;
+        ensure!(scene.them.is_established(PROXY)?, "{name}: the daemon's session is down");
+    }
+    for (name, damage) in &DISCARDS {
+        scene.they_announce(damage).context(*name)?;
+        scene.us.route(passing(), name, |route| !route.filtered)?;
+    }
+    same("sessions made", &scene.sessions()?, &1)?;
+    for (name, damage, (code, subcode)) in &RESETS {
+        scene.they_announce(damage).context(*name)?;
+        let words = daemon.words(*code, *subcode);
+        let said = || {
+            pause();
+            Ok(scene.them.last_error(PROXY)?.contains(&words))
+        };
+        wait(PATIENCE, said).with_context(|| {
+            format!("{name}: the daemon should say `{words}`, says {:?}", scene.them.last_error(PROXY))
+        })?;
+        scene.recovered().context(*name)?;
+    }
+    Ok(())
+}
+
+/// Our UPDATEs to a router are damaged: what the daemon does, and what we make of it.
+pub(crate) fn from_us(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> {
+    let scene = Scene::start(daemon, bench, Role::Router)?;
+    let (damaged, whole) = (ours(Transport::V4, 1), ours(Transport::V6, 1));
+    let (name, damage) = &ORIGIN;
+    if scene.them.can(Ability::TreatAsWithdraw) {
+        scene.we_announce(damage).context(*name)?;
+        scene.us.set_originated([Transport::V4, Transport::V6].map(route).to_vec())?;
+        wait(PATIENCE, || Ok(scene.them.route_now(whole)?.is_some())).context("the route behind it")?;
+        ensure!(scene.them.route_now(damaged)?.is_none(), "{name}: the daemon uses the route");
+        same("sessions made", &scene.sessions()?, &1)?;
+    }
+    let (name, damage, _) = &RESETS[1];
+    scene.we_announce(damage).context(*name)?;
+    let said = "the peer sent: UPDATE message error: malformed attribute list";
+    scene.us.until(PROXY, said, |peer| peer.last_error.as_ref().is_some_and(|error| error == said))?;
+    scene.recovered().context(*name)?;
+    wait(PATIENCE, || Ok(scene.them.route_now(damaged)?.is_some())).context("our route after the reset")
+}
+
+/// A wrong key keeps the session down, whoever dials; the right one lets it come up.
+pub(crate) fn key(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> {
+    let us = bench.speaker(1, false)?;
+    us.originate()?;
+    let right = bench.peer(1, FOREIGN, PeerKind::Internal);
+    let wrong = format!("not {PASSWORD}");
+    let wrong = margay_bgp::Password::new(wrong.as_bytes())?;
+    us.set_peers(vec![PeerConfig { password: Some(wrong), ..right.clone() }])?;
+    let neighbors = vec![1];
+    let plan = Plan { role: Role::Client, transport: bench.transport, neighbors, password: true };
+    let them = Foreign::start(daemon, bench, plan)?;
+    let dropped = || Ok(wrong_keys(bench.us()?)? + wrong_keys(bench.foreign()?)? > 0);
+    wait(PATIENCE, dropped).context("no segment with a key that isn't the receiver's")?;
+    ensure!(us.peer(FOREIGN)?.state != PeerState::Established, "with the wrong key");
+    ensure!(us.peer(FOREIGN)?.established_count == 0, "with the wrong key");
+    us.set_peers(vec![right])?;
+    us.established(FOREIGN)?;
+    us.route(theirs(bench.transport), "with the right key", |_| true)?;
+    wait(PATIENCE, || Ok(them.route_now(ours(bench.transport, 1))?.is_some())).context("our route")
+}
+
+/// Segments dropped because of their MD5 signature, in a namespace.
+fn wrong_keys(netns: &margay_netlink::Netns) -> Result<u64> {
+    let text = netns.run(|| std::fs::read_to_string("/proc/thread-self/net/netstat"))??;
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+    let (names, values) = lines.next().zip(lines.next()).context("no counters of TCP")?;
+    let pairs = names.split_whitespace().zip(values.split_whitespace());
+    Ok(pairs
+        .filter(|(name, _)| name.starts_with("TCPMD5"))
+        .filter_map(|(_, value)| value.parse::<u64>().ok())
+        .sum())
+}
