@@ -33,13 +33,14 @@ pub(crate) enum Damage {
     Attribute { flags: u8, code: u8, value: &'static [u8] },
 }
 
-/// Damage for the next UPDATE in a direction that announces this prefix.
+/// Damage for every UPDATE in a direction that announces this prefix.
 #[derive(Debug)]
 struct Order {
     towards: Towards,
     /// In the NLRI field.
     prefix: Vec<u8>,
     damage: Damage,
+    done: bool,
 }
 
 /// Ends with the namespace it runs in.
@@ -69,20 +70,29 @@ impl Proxy {
         Ok(Self { order })
     }
 
-    /// Orders damage for the next UPDATE that announces an IPv4 prefix of 24 bits.
+    /// Orders damage for UPDATEs that announce an IPv4 prefix of 24 bits.
     pub(crate) fn damage(&self, towards: Towards, prefix: IpNet, damage: Damage) {
         let octets = match prefix {
             IpNet::V4(prefix) => prefix.addr().octets()[..3].to_vec(),
             IpNet::V6(_) => Vec::new(),
         };
         let prefix = [&[prefix.prefix_len()][..], &octets].concat();
-        *self.order.lock().unwrap_or_else(PoisonError::into_inner) = Some(Order { towards, prefix, damage });
+        *self.order.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Order { towards, prefix, damage, done: false });
     }
 
-    /// Waits until it is done.
+    /// Waits until it is done for the first time.
     pub(crate) fn done(&self) -> Result<()> {
-        let is_done = || Ok(self.order.lock().unwrap_or_else(PoisonError::into_inner).is_none());
+        let is_done = || {
+            let order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(order.as_ref().is_some_and(|order| order.done))
+        };
         wait(PATIENCE, is_done).context("no message to damage came by")
+    }
+
+    /// Passes on everything as it is again.
+    pub(crate) fn heal(&self) {
+        *self.order.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -122,12 +132,12 @@ fn pump(
         message.resize(length.max(HEADER), 0);
         from.read_exact(&mut message[HEADER..])?;
         let mut order = order.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(due) = order.as_ref().filter(|order| order.towards == towards)
+        if let Some(due) = order.as_mut().filter(|order| order.towards == towards)
             && let Some(parts) = Parts::of(&message)
             && parts.nlri.windows(due.prefix.len()).any(|octets| octets == due.prefix)
         {
             message = parts.damaged(&due.damage);
-            *order = None;
+            due.done = true;
         }
         drop(order);
         to.write_all(&message)?;
