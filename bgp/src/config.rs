@@ -240,6 +240,8 @@ pub struct PeerConfig {
     pub kind: PeerKind,
     /// Wait for the peer to connect, never dial.
     pub passive: bool,
+    /// Its table is waited for before ours counts as complete; false for one that may connect and need not.
+    pub expected: bool,
     /// TCP-MD5 password (RFC 2385) or TCP-AO keys (RFC 5925). Absent from recordings.
     #[serde(skip)]
     pub password: Option<Password>,
@@ -308,6 +310,7 @@ impl PeerConfig {
             remote_as,
             kind,
             passive: false,
+            expected: true,
             password: None,
             ttl_security: None,
             multihop: None,

@@ -126,6 +126,8 @@ pub enum Input {
     SetPeer(Box<PeerConfig>),
     /// One peer less.
     RemovePeer(IpAddr),
+    /// One peer less, whose place others have taken: it may keep our routes (RFC 4724) until they have for it, too.
+    ReleasePeer(IpAddr),
     /// The whole desired list of ranges that peers may come from.
     SetRanges(Vec<PeerRange>),
     /// The whole desired list of originated routes.

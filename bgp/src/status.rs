@@ -7,6 +7,7 @@ use crate::monitor::StationStatus;
 use crate::policy::Trace;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -330,6 +331,15 @@ impl From<IpAddr> for ForwardingHop {
     fn from(address: IpAddr) -> Self {
         Self { address, link_local: None }
     }
+}
+
+/// How far some peers have been replaced by the others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replacement {
+    /// Peers that are up and have sent their whole table.
+    pub in_sync: BTreeSet<IpAddr>,
+    /// Leaving peers with routes that nobody else has: the first of these prefixes, and how many.
+    pub missing: BTreeMap<IpAddr, (IpNet, u64)>,
 }
 
 /// The new state of a prefix for the forwarding table.

@@ -25,6 +25,7 @@ fn same_session(old: &PeerConfig, new: &PeerConfig) -> bool {
         password: if rekeyed { &new.password } else { &old.password }.clone(),
         description: new.description.clone(),
         bfd: new.bfd,
+        expected: new.expected,
         authorised_origins: new.authorised_origins.clone(),
         max_prefix: new.max_prefix,
         next_hop: new.next_hop,

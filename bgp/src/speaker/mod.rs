@@ -23,6 +23,7 @@ mod peer;
 #[cfg(test)]
 mod protocol_tests;
 mod query;
+mod replace;
 mod restart;
 #[cfg(test)]
 mod rig;
@@ -42,6 +43,7 @@ use crate::time::{Rng, Time};
 use accept::Parked;
 use flush::Pace;
 use peer::{Peer, Slot};
+use replace::told_all;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 
@@ -181,6 +183,7 @@ impl Speaker {
             Input::SetPeers(peers) => self.set_peers(peers),
             Input::SetPeer(peer) => self.set_peer(*peer),
             Input::RemovePeer(remote) => self.remove_peer(remote),
+            Input::ReleasePeer(remote) => self.release_peer(remote),
             Input::SetRanges(ranges) => self.set_ranges(ranges),
             Input::SetOriginated(routes) => self.set_originated(&routes),
             Input::SetNextHops(states) => self.rib.set_next_hops(&states),
@@ -261,7 +264,7 @@ impl Speaker {
         let reflects = self.config.restarting
             && self.peers.values().any(|peer| peer.config.kind != crate::config::PeerKind::Internal);
         let lacks = |peer: &Peer| {
-            !peer.session().is_some_and(|session| {
+            (peer.config.expected || peer.is_up()) && !peer.session().is_some_and(|session| {
                 // RFC 4724 section 4.1: peers that restart themselves are not waited for.
                 session.restart.as_ref().is_none_or(|restart| restart.restarted)
                     || Family::ALL
@@ -295,20 +298,15 @@ impl Speaker {
         if self.in_sync || !self.peers_known {
             return;
         }
-        let done = |peer: &Peer| {
-            peer.session().is_some_and(|session| {
-                Family::ALL
-                    .into_iter()
-                    .all(|family| !session.has(family) || peer.families[family.index()].end_of_rib)
-            })
-        };
         // A peer that cannot be reached is not waited for.
-        let missing = |peer: &Peer| !done(peer) && (peer.is_up() || peer.failed_dials < 2);
+        let missing = |peer: &Peer| {
+            !told_all(peer) && (peer.is_up() || peer.config.expected && peer.failed_dials < 2)
+        };
         if !self.unsynced.and_then(|id| self.peers.get(&id)).is_some_and(missing) {
             self.unsynced = self.peers.values().find(|peer| missing(peer)).map(|peer| peer.id);
         }
         let complete = self.now >= self.sync_deadline || self.unsynced.is_none();
-        if complete && (self.peers.is_empty() || self.peers.values().any(done)) {
+        if complete && (self.peers.is_empty() || self.peers.values().any(told_all)) {
             self.in_sync = true;
             // What was learned comes before the statement that it is all.
             self.flush();

@@ -5,8 +5,9 @@ use super::pages::RoutePages;
 use crate::config::{Originated, PeerConfig, PeerRange};
 use crate::io::StopMode;
 use crate::monitor::{DumpCursor, DumpPage};
-use crate::status::{Explanation, NextHopState, PeerStatus, PrefixPage, RouteInfo, RouteQuery, Totals};
+use crate::status::{Explanation, NextHopState, PeerStatus, PrefixPage, Replacement, RouteInfo, RouteQuery, Totals};
 use ipnet::IpNet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -22,6 +23,8 @@ pub(crate) enum Command {
     SetPeers(Vec<PeerConfig>, oneshot::Sender<()>),
     SetPeer(Box<PeerConfig>, oneshot::Sender<()>),
     RemovePeer(IpAddr, oneshot::Sender<()>),
+    ReleasePeer(IpAddr, oneshot::Sender<()>),
+    Replacement(BTreeSet<IpAddr>, BTreeSet<IpAddr>, oneshot::Sender<Replacement>),
     SetRanges(Vec<PeerRange>, oneshot::Sender<()>),
     SetOriginated(Vec<Originated>, oneshot::Sender<()>),
     SetNextHops(Vec<NextHopState>, oneshot::Sender<()>),
@@ -70,6 +73,21 @@ impl BgpHandle {
     /// Removes one peer and its routes.
     pub async fn remove_peer(&self, remote: IpAddr) -> Result<(), ServiceStopped> {
         self.ask(|answer| Command::RemovePeer(remote, answer)).await
+    }
+
+    /// Removes one peer whose place others have taken; it may keep our routes until they have for it, too.
+    pub async fn release_peer(&self, remote: IpAddr) -> Result<(), ServiceStopped> {
+        self.ask(|answer| Command::ReleasePeer(remote, answer)).await
+    }
+
+    /// How far other peers have taken the place of those `leaving`. A route by way of a next hop in `gone` is missed by
+    /// nobody.
+    pub async fn replacement(
+        &self,
+        leaving: BTreeSet<IpAddr>,
+        gone: BTreeSet<IpAddr>,
+    ) -> Result<Replacement, ServiceStopped> {
+        self.ask(|answer| Command::Replacement(leaving, gone, answer)).await
     }
 
     /// The whole desired list of ranges that peers may come from without being configured.

@@ -202,6 +202,13 @@ impl BgpService {
                 self.input(Input::RemovePeer(remote));
                 answer!(answer, ());
             }
+            Command::ReleasePeer(remote, answer) => {
+                self.input(Input::ReleasePeer(remote));
+                answer!(answer, ());
+            }
+            Command::Replacement(leaving, gone, answer) => {
+                answer!(answer, self.speaker.replacement(&leaving, &gone));
+            }
             Command::SetRanges(ranges, answer) => {
                 self.input(Input::SetRanges(ranges));
                 answer!(answer, ());
