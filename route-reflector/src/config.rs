@@ -17,7 +17,7 @@ const DRAIN_SECONDS: u16 = 10;
 margay_daemon::keys! {
     /// The keys of flags, environment and file.
     struct Keys {
-        /// Cluster id (RFC 4456); the same for reflectors that serve the same nodes
+        /// Cluster id (RFC 4456); of reflectors with the same one a node peers with all or none [default: its address]
         #[arg(long, env = "MARGAY_CLUSTER_ID", value_name = "A.B.C.D")]
         cluster_id: Ipv4Addr,
         /// How long to wait for another reflector to serve before leaving, in seconds
@@ -45,8 +45,8 @@ struct Flags {
 pub(crate) struct Config {
     /// What all daemons have.
     common: Common,
-    /// Cluster id.
-    pub(crate) cluster_id: Ipv4Addr,
+    /// Cluster id; absent: its BGP identifier.
+    pub(crate) cluster_id: Option<Ipv4Addr>,
     /// Longest wait for another reflector when this one is stopped.
     pub(crate) drain: Duration,
 }
@@ -79,8 +79,7 @@ impl Config {
         }
         Ok(Self {
             common,
-            // Nodes peer with all reflectors, so all may be of one cluster.
-            cluster_id: keys.cluster_id.unwrap_or(Ipv4Addr::new(0, 0, 0, 1)),
+            cluster_id: keys.cluster_id,
             drain: Duration::from_secs(keys.drain_seconds.unwrap_or(DRAIN_SECONDS).into()),
         })
     }

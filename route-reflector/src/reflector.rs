@@ -4,16 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::IpNet;
-use margay_api::kinds::{Affinity, NodeBgp, NodeSpec};
-use margay_api::{Key, Kind, Metadata, Node, Resource};
+use margay_api::kinds::{NodeBgp, NodeSpec};
+use margay_api::{Key, Metadata, Node};
 use margay_bgp::Event;
 use margay_control::status::Problem;
 use margay_daemon::health::Health;
 use margay_daemon::register::register;
 use margay_daemon::secrets;
-use margay_daemon::speaker::Speaker;
-use margay_daemon::topology::{Cluster, topology};
+use margay_daemon::speaker::{Speaker, SpeakerError, until};
+use margay_daemon::topology::{Cluster, node_addresses, router_id};
 use margay_datastore::{Store, SyncEvent, Syncer};
 
 use crate::config::Config;
@@ -29,8 +28,6 @@ pub(crate) struct Reflector {
     store: Store,
     speaker: Speaker,
     cluster: Cluster,
-    /// Blocks by name, with their owners.
-    blocks: BTreeMap<String, (String, IpNet)>,
     unreadable: BTreeMap<Key, String>,
     in_sync: bool,
     registered: bool,
@@ -44,7 +41,6 @@ impl Reflector {
             store,
             speaker,
             cluster: Cluster::default(),
-            blocks: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             in_sync: false,
             registered: false,
@@ -56,8 +52,10 @@ impl Reflector {
         let mut stop = std::pin::pin!(stop);
         let mut tick = tokio::time::interval(TICK);
         loop {
+            let review = self.speaker.review_at();
             tokio::select! {
                 () = &mut stop => break,
+                () = until(review) => self.review().await,
                 event = objects.next() => {
                     let mut next = event;
                     let mut changed = false;
@@ -78,7 +76,7 @@ impl Reflector {
                     if !self.registered {
                         self.register().await;
                     }
-                    if self.read_secrets() {
+                    if self.read_secrets() || !self.speaker.is_running() {
                         self.update().await;
                     }
                 },
@@ -104,14 +102,11 @@ impl Reflector {
 
     /// Addresses of the other registered reflectors.
     fn other_reflectors(&self) -> BTreeSet<IpAddr> {
-        let others = self.cluster.nodes.iter().filter(|(name, _)| **name != self.config.node);
-        let bgp = others.filter_map(|(_, node)| node.spec.bgp.as_ref());
-        bgp.filter(|bgp| bgp.route_reflector_cluster_id.is_some())
-            .flat_map(|bgp| {
-                let v4 = bgp.ipv4_address.map(|net| net.addr().into());
-                v4.into_iter().chain(bgp.ipv6_address.map(|net| net.addr().into()))
-            })
-            .collect()
+        let reflects =
+            |node: &Node| node.spec.bgp.as_ref().is_some_and(|bgp| bgp.route_reflector_cluster_id.is_some());
+        let nodes =
+            self.cluster.nodes.iter().filter(|(name, node)| **name != self.config.node && reflects(node));
+        nodes.flat_map(|(_, node)| node_addresses(node)).collect()
     }
 
     /// Takes one event in; true if the topology may have changed.
@@ -122,8 +117,7 @@ impl Reflector {
                     if self.unreadable.remove(&object.key).is_some() {
                         self.report_unreadable();
                     }
-                    self.put(resource.as_ref().clone());
-                    true
+                    self.cluster.put(resource.as_ref())
                 }
                 Err(unreadable) => {
                     self.unreadable.insert(object.key, unreadable.reason);
@@ -135,8 +129,7 @@ impl Reflector {
                 if self.unreadable.remove(&key).is_some() {
                     self.report_unreadable();
                 }
-                self.delete(&key);
-                true
+                self.cluster.delete(&key)
             }
             SyncEvent::InSync => {
                 self.in_sync = true;
@@ -159,36 +152,6 @@ impl Reflector {
         }
     }
 
-    fn put(&mut self, resource: Resource) {
-        let name = resource.metadata().name.clone();
-        match resource {
-            Resource::Node(object) => drop(self.cluster.nodes.insert(name, object)),
-            Resource::IpPool(object) => drop(self.cluster.pools.insert(name, object)),
-            Resource::BgpConfiguration(object) => drop(self.cluster.configurations.insert(name, object)),
-            Resource::BgpPeer(object) => drop(self.cluster.peers.insert(name, object)),
-            Resource::BfdConfiguration(object) => drop(self.cluster.bfd.insert(name, object)),
-            Resource::BgpFilter(object) => drop(self.cluster.filters.insert(name, object)),
-            Resource::IpamBlock(block) => match block.spec.affinity {
-                Some(Affinity::Host(node)) => drop(self.blocks.insert(name, (node, block.spec.cidr))),
-                _ => drop(self.blocks.remove(&name)),
-            },
-            _ => {}
-        }
-    }
-
-    fn delete(&mut self, key: &Key) {
-        match key.kind {
-            Kind::Node => drop(self.cluster.nodes.remove(&key.name)),
-            Kind::IpPool => drop(self.cluster.pools.remove(&key.name)),
-            Kind::BgpConfiguration => drop(self.cluster.configurations.remove(&key.name)),
-            Kind::BgpPeer => drop(self.cluster.peers.remove(&key.name)),
-            Kind::BfdConfiguration => drop(self.cluster.bfd.remove(&key.name)),
-            Kind::BgpFilter => drop(self.cluster.filters.remove(&key.name)),
-            Kind::IpamBlock => drop(self.blocks.remove(&key.name)),
-            _ => {}
-        }
-    }
-
     /// Makes sure the datastore knows this reflector: nodes find it there.
     async fn register(&mut self) {
         let own = self.own_node();
@@ -208,27 +171,26 @@ impl Reflector {
         let bgp = NodeBgp {
             ipv4_address: self.config.ipv4_address,
             ipv6_address: self.config.ipv6_address,
-            route_reflector_cluster_id: Some(self.config.cluster_id),
             ..NodeBgp::default()
         };
         let spec = NodeSpec { bgp: Some(bgp), ..NodeSpec::default() };
-        Node::new(Metadata::named(self.config.node.clone()), spec)
+        let mut own = Node::new(Metadata::named(self.config.node.clone()), spec);
+        let cluster_id = self.config.cluster_id.or_else(|| router_id(&own));
+        if let Some(bgp) = &mut own.spec.bgp {
+            bgp.route_reflector_cluster_id = cluster_id;
+        }
+        own
     }
 
     /// Brings the sessions in line with the datastore.
     async fn update(&mut self) {
         let own = self.own_node();
-        // Our own registration may not have come back yet.
-        self.cluster.nodes.entry(self.config.node.clone()).or_insert(own);
-        self.cluster.blocks.clear();
-        for (node, cidr) in self.blocks.values() {
-            self.cluster.blocks.entry(node.clone()).or_default().push(*cidr);
+        if !self.cluster.nodes.contains_key(&self.config.node) {
+            // Our own registration may not have come back yet.
+            self.cluster.put(&own.into());
         }
         self.read_secrets();
-        let wanted = topology(&self.config.node, &self.cluster);
-        self.health.set_problems("bgp", wanted.problems.clone());
-        let node = self.cluster.nodes.get(&self.config.node);
-        match self.speaker.update(&self.config.node, node, &wanted).await {
+        match self.speaker.follow(&self.config.node, &mut self.cluster).await {
             Ok(()) => {
                 // A reflector has no routes of its own.
                 if let Err(error) = self.speaker.originate(Vec::new()).await {
@@ -236,20 +198,32 @@ impl Reflector {
                 }
                 self.report();
             }
-            Err(error) => self.health.set("bgp", false, error.to_string()),
+            Err(error) => self.report_bgp_error(&error),
         }
+    }
+
+    /// Ends sessions that others have replaced.
+    async fn review(&mut self) {
+        match self.speaker.review().await {
+            Ok(()) => self.report(),
+            Err(error) => self.report_bgp_error(&error),
+        }
+    }
+
+    fn report_bgp_error(&self, error: &SpeakerError) {
+        self.health.set_problems("bgp", self.speaker.problems());
+        self.health.set("bgp", false, error.to_string());
     }
 
     /// Reads the passwords that sessions need; true if one has changed.
     fn read_secrets(&mut self) -> bool {
         let found = secrets::read(&self.config.secrets_dir, &margay_daemon::topology::secrets(&self.cluster));
-        let changed = found != self.cluster.secrets;
-        self.cluster.secrets = found;
-        changed
+        self.cluster.set_secrets(found)
     }
 
     /// Ready as soon as it listens: clients come when they come.
     fn report(&self) {
+        self.health.set_problems("bgp", self.speaker.problems());
         if let Some((up, all)) = self.speaker.sessions() {
             self.health.set("bgp", true, format!("{up} of {all} sessions established"));
         }

@@ -26,6 +26,7 @@ mod pools;
 mod remote;
 mod restart;
 mod rootless;
+mod topology;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -81,6 +82,8 @@ const CASES: &[(&str, Place)] = &[
     ("input::an_agent_without_an_address_waits", Inside(input::an_agent_without_an_address_waits)),
     ("pools::no_block_left", Inside(pools::no_block_left)),
     ("pools::no_address_left", Inside(pools::no_address_left)),
+    ("topology::reflectors_come_and_go", Inside(topology::reflectors_come_and_go)),
+    ("topology::a_reflector_that_never_comes_up", Inside(topology::a_reflector_that_never_comes_up)),
     ("health::ready_and_stopping", Inside(health::ready_and_stopping)),
 ];
 

@@ -264,13 +264,14 @@ impl Speaker {
         let reflects = self.config.restarting
             && self.peers.values().any(|peer| peer.config.kind != crate::config::PeerKind::Internal);
         let lacks = |peer: &Peer| {
-            (peer.config.expected || peer.is_up()) && !peer.session().is_some_and(|session| {
-                // RFC 4724 section 4.1: peers that restart themselves are not waited for.
-                session.restart.as_ref().is_none_or(|restart| restart.restarted)
-                    || Family::ALL
-                        .into_iter()
-                        .all(|family| !session.has(family) || peer.families[family.index()].end_of_rib)
-            })
+            (peer.config.expected || peer.is_up())
+                && !peer.session().is_some_and(|session| {
+                    // RFC 4724 section 4.1: peers that restart themselves are not waited for.
+                    session.restart.as_ref().is_none_or(|restart| restart.restarted)
+                        || Family::ALL
+                            .into_iter()
+                            .all(|family| !session.has(family) || peer.families[family.index()].end_of_rib)
+                })
         };
         if !self.incomplete.and_then(|id| self.peers.get(&id)).is_some_and(lacks) {
             self.incomplete = self.peers.values().find(|peer| lacks(peer)).map(|peer| peer.id);
@@ -299,9 +300,8 @@ impl Speaker {
             return;
         }
         // A peer that cannot be reached is not waited for.
-        let missing = |peer: &Peer| {
-            !told_all(peer) && (peer.is_up() || peer.config.expected && peer.failed_dials < 2)
-        };
+        let missing =
+            |peer: &Peer| !told_all(peer) && (peer.is_up() || peer.config.expected && peer.failed_dials < 2);
         if !self.unsynced.and_then(|id| self.peers.get(&id)).is_some_and(missing) {
             self.unsynced = self.peers.values().find(|peer| missing(peer)).map(|peer| peer.id);
         }

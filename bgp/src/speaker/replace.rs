@@ -16,7 +16,12 @@ impl Speaker {
         let ids: BTreeMap<SourceId, IpAddr> =
             leaving.iter().filter_map(|remote| Some((*self.by_address.get(remote)?, *remote))).collect();
         let mut out = Replacement {
-            in_sync: self.peers.values().filter(|peer| told_all(peer)).map(|peer| peer.config.remote).collect(),
+            in_sync: self
+                .peers
+                .values()
+                .filter(|peer| told_all(peer))
+                .map(|peer| peer.config.remote)
+                .collect(),
             missing: BTreeMap::new(),
         };
         for (_, entry) in self.rib.iter() {
@@ -40,7 +45,8 @@ impl Speaker {
     pub(super) fn release_peer(&mut self, remote: IpAddr) {
         let Some(id) = self.by_address.get(&remote.to_canonical()).copied() else { return };
         for slot in [Slot::Main, Slot::Rival] {
-            let conn = self.peers.get_mut(&id).and_then(|peer| peer.conn_mut(slot)).and_then(Conn::disconnect);
+            let conn =
+                self.peers.get_mut(&id).and_then(|peer| peer.conn_mut(slot)).and_then(Conn::disconnect);
             if let Some(conn) = conn {
                 self.close(conn);
             }
@@ -52,9 +58,7 @@ impl Speaker {
 /// Whether a peer is up and has sent its whole table.
 pub(super) fn told_all(peer: &Peer) -> bool {
     peer.session().is_some_and(|session| {
-        Family::ALL
-            .into_iter()
-            .all(|family| !session.has(family) || peer.families[family.index()].end_of_rib)
+        Family::ALL.into_iter().all(|family| !session.has(family) || peer.families[family.index()].end_of_rib)
     })
 }
 

@@ -62,20 +62,17 @@ impl Cluster {
         self.unreadable.remove(&resource.key());
         let name = resource.metadata().name.clone();
         match resource.clone() {
-            Resource::Node(object) => insert(&mut self.bgp.nodes, name, object, CLUSTER),
-            Resource::IpPool(object) => insert(&mut self.bgp.pools, name, object, CLUSTER),
-            Resource::BgpConfiguration(object) => {
-                insert(&mut self.bgp.configurations, name, object, SESSIONS)
-            }
-            Resource::BgpPeer(object) => insert(&mut self.bgp.peers, name, object, SESSIONS),
-            Resource::BfdConfiguration(object) => insert(&mut self.bgp.bfd, name, object, SESSIONS),
-            Resource::BgpFilter(object) => insert(&mut self.bgp.filters, name, object, SESSIONS),
             Resource::IpamBlock(object) => {
                 let own = object.spec.affinity.as_ref() == Some(&Affinity::Host(node.to_owned()));
+                let sessions = self.bgp.put(resource) && self.reflects(node);
                 let before = self.blocks.insert(name, (object, revision));
-                if own || is_of(before.as_ref(), node) { OWN_BLOCKS } else { ROUTES }
+                let touched = if own || is_of(before.as_ref(), node) { OWN_BLOCKS } else { ROUTES };
+                Touched { sessions, ..touched }
             }
-            Resource::IpReservation(object) => insert(&mut self.reservations, name, object, NOTHING),
+            Resource::IpReservation(object) => {
+                self.reservations.insert(name, object);
+                NOTHING
+            }
             Resource::IpamConfiguration(object) => {
                 self.ipam = Some(object);
                 NOTHING
@@ -86,7 +83,10 @@ impl Cluster {
                 }
                 NOTHING
             }
-            Resource::Namespace(object) => insert(&mut self.namespaces, name, object, NOTHING),
+            Resource::Namespace(object) => {
+                self.namespaces.insert(name, object);
+                NOTHING
+            }
             Resource::Pod(object) => {
                 let key = (object.metadata.namespace.clone().unwrap_or_default(), name);
                 if object.spec.node_name.as_deref().is_none_or(|placed| placed == node) {
@@ -96,7 +96,7 @@ impl Cluster {
                 }
                 NOTHING
             }
-            _ => NOTHING,
+            _ => touched(resource.kind(), self.bgp.put(resource)),
         }
     }
 
@@ -105,17 +105,16 @@ impl Cluster {
         self.unreadable.remove(key);
         let name = key.name.as_str();
         match key.kind {
-            Kind::Node => remove(&mut self.bgp.nodes, name, CLUSTER),
-            Kind::IpPool => remove(&mut self.bgp.pools, name, CLUSTER),
-            Kind::BgpConfiguration => remove(&mut self.bgp.configurations, name, SESSIONS),
-            Kind::BgpPeer => remove(&mut self.bgp.peers, name, SESSIONS),
-            Kind::BfdConfiguration => remove(&mut self.bgp.bfd, name, SESSIONS),
-            Kind::BgpFilter => remove(&mut self.bgp.filters, name, SESSIONS),
             Kind::IpamBlock => {
+                let sessions = self.bgp.delete(key) && self.reflects(node);
                 let before = self.blocks.remove(name);
-                if is_of(before.as_ref(), node) { OWN_BLOCKS } else { ROUTES }
+                let touched = if is_of(before.as_ref(), node) { OWN_BLOCKS } else { ROUTES };
+                Touched { sessions, ..touched }
             }
-            Kind::IpReservation => remove(&mut self.reservations, name, NOTHING),
+            Kind::IpReservation => {
+                self.reservations.remove(name);
+                NOTHING
+            }
             Kind::IpamConfiguration => {
                 self.ipam = None;
                 NOTHING
@@ -124,13 +123,22 @@ impl Cluster {
                 self.own_endpoints.remove(key);
                 NOTHING
             }
-            Kind::Namespace => remove(&mut self.namespaces, name, NOTHING),
+            Kind::Namespace => {
+                self.namespaces.remove(name);
+                NOTHING
+            }
             Kind::Pod => {
                 self.pods.remove(&(key.namespace.clone().unwrap_or_default(), key.name.clone()));
                 NOTHING
             }
-            _ => NOTHING,
+            _ => touched(key.kind, self.bgp.delete(key)),
         }
+    }
+
+    /// Whether the node is a reflector: then blocks say what others may announce to it.
+    fn reflects(&self, node: &str) -> bool {
+        let bgp = self.bgp.nodes.get(node).and_then(|node| node.spec.bgp.as_ref());
+        bgp.is_some_and(|bgp| bgp.route_reflector_cluster_id.is_some())
     }
 
     /// Takes note of an object that cannot be read: what was known of it stays in force.
@@ -164,14 +172,11 @@ fn is_of(block: Option<&(IpamBlock, u64)>, node: &str) -> bool {
     block.is_some_and(|(block, _)| block.spec.affinity == Some(Affinity::Host(node.to_owned())))
 }
 
-fn insert<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, object: T, touched: Touched) -> Touched {
-    if map.get(&name) == Some(&object) {
-        return NOTHING;
+/// What a change of an object that sessions follow from touches.
+fn touched(kind: Kind, changed: bool) -> Touched {
+    match kind {
+        _ if !changed => NOTHING,
+        Kind::Node | Kind::IpPool => CLUSTER,
+        _ => SESSIONS,
     }
-    map.insert(name, object);
-    touched
-}
-
-fn remove<T>(map: &mut BTreeMap<String, T>, name: &str, touched: Touched) -> Touched {
-    if map.remove(name).is_some() { touched } else { NOTHING }
 }

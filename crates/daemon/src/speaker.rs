@@ -4,18 +4,22 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use margay_api::Node;
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig, ServiceStopped, StopMode};
 use margay_bgp::{Event, NextHopState, Originated, PeerKind, PeerState, PeerStatus, SpeakerConfig};
+use margay_control::status::Problem;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
-use crate::topology::Topology;
+use crate::topology::{Cluster, Op, Planner, Sessions, Topology};
 
 /// Longest wait for the connections to close.
 const STOP_TIME: Duration = Duration::from_secs(3);
 
 /// How often a draining reflector looks whether another serves.
 const DRAIN_TURN: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether held sessions have been replaced.
+const REVIEW_TURN: Duration = Duration::from_millis(200);
 
 /// What a speaker cannot change while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +37,6 @@ struct Running {
     events: mpsc::Receiver<Event>,
     identity: Identity,
     in_sync: bool,
-    peers: usize,
     /// Peers whose sessions are up, as the events tell.
     up: BTreeSet<IpAddr>,
     originated: Option<Vec<Originated>>,
@@ -86,6 +89,12 @@ impl From<ServiceStopped> for SpeakerError {
 #[derive(Debug)]
 pub struct Speaker {
     running: Option<Running>,
+    planner: Option<Planner>,
+    sessions: Sessions,
+    /// Where the time of `sessions` begins.
+    started: Instant,
+    /// When to look again whether held sessions have been replaced.
+    review_at: Instant,
     /// For the control API.
     slot: watch::Sender<Option<BgpHandle>>,
     /// An earlier instance may have left routes at its peers (RFC 4724 restart bit).
@@ -101,7 +110,17 @@ impl Speaker {
     /// Not started. `slot` is where the control API finds it later.
     #[must_use]
     pub fn new(slot: watch::Sender<Option<BgpHandle>>, restarting: bool) -> Self {
-        Self { running: None, slot, restarting, max_paths: DEFAULT_MAX_PATHS }
+        let now = Instant::now();
+        Self {
+            running: None,
+            planner: None,
+            sessions: Sessions::default(),
+            started: now,
+            review_at: now,
+            slot,
+            restarting,
+            max_paths: DEFAULT_MAX_PATHS,
+        }
     }
 
     /// Without events about routes and next hops, for a daemon that forwards nothing.
@@ -116,19 +135,21 @@ impl Speaker {
         Self { max_paths, ..self }
     }
 
-    /// Runs as `wanted` says: starts, changes sessions one by one, starts anew if AS, identifier or port changed.
+    /// Runs as the cluster wants it of the node `name`: starts, changes what has changed session by session, starts anew
+    /// if AS, identifier or port changed.
     ///
     /// # Errors
     /// The node has no address, or the port cannot be used.
-    pub async fn update(
-        &mut self,
-        name: &str,
-        node: Option<&Node>,
-        wanted: &Topology,
-    ) -> Result<(), SpeakerError> {
-        let address = node.and_then(own_address).ok_or_else(|| SpeakerError::NoAddress(name.to_owned()))?;
+    pub async fn follow(&mut self, name: &str, cluster: &mut Cluster) -> Result<(), SpeakerError> {
+        let planner = self.planner.get_or_insert_with(|| Planner::new(name));
+        let changed = cluster.take_changes();
+        let changes = planner.update(cluster, &changed);
+        let wanted = planner.topology();
+        let was_settled = self.sessions.is_settled();
+        let mut ops = self.sessions.change(self.started.elapsed(), changes);
+        ops.extend(self.sessions.gone(|node| cluster.nodes.contains_key(node)));
         let identity = Identity {
-            router_id: router_id(address),
+            router_id: wanted.router_id.ok_or_else(|| SpeakerError::NoAddress(name.to_owned()))?,
             local_as: wanted.local_as,
             port: wanted.listen_port,
             bind: wanted.bind.clone(),
@@ -138,13 +159,77 @@ impl Speaker {
             tracing::info!(?identity, "restarting the speaker with another identity");
             self.stop_for_restart().await;
         }
-        let running = match &mut self.running {
-            Some(running) => running,
-            none => none.insert(start(identity, self.restarting, self.max_paths)?),
-        };
-        running.peers = wanted.peers.len();
-        running.handle.set_peers(wanted.peers.clone()).await?;
-        self.slot.send_replace(Some(running.handle.clone()));
+        if self.running.is_some() {
+            self.apply(ops).await?;
+        } else {
+            self.sessions.forget_held();
+            let running = start(identity, self.restarting, self.max_paths)?;
+            running.handle.set_peers(self.sessions.configured()).await?;
+            self.slot.send_replace(Some(running.handle.clone()));
+            self.running = Some(running);
+        }
+        if was_settled && !self.sessions.is_settled() {
+            tracing::info!(sessions = self.sessions.held().len(), "held until others have replaced them");
+            self.review_at = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Whether it has been started.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// What the node is to be, as of the last [`Self::follow`].
+    #[must_use]
+    pub fn topology(&self) -> Option<&Topology> {
+        self.planner.as_ref().map(Planner::topology)
+    }
+
+    /// Objects that cannot be used, and sessions that nothing replaces.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = self.topology().map(|wanted| wanted.problems.clone()).unwrap_or_default();
+        problems
+            .extend(self.sessions.describe().map(|message| Problem { object: "BGP".to_owned(), message }));
+        problems
+    }
+
+    /// When [`Self::review`] has something to do.
+    #[must_use]
+    pub fn review_at(&self) -> Option<Instant> {
+        (self.running.is_some() && !self.sessions.is_settled()).then_some(self.review_at)
+    }
+
+    /// Ends the held sessions that others have replaced.
+    ///
+    /// # Errors
+    /// Its task has ended.
+    pub async fn review(&mut self) -> Result<(), SpeakerError> {
+        let (Some(running), Some(planner)) = (&self.running, &mut self.planner) else { return Ok(()) };
+        let replacement =
+            running.handle.replacement(self.sessions.held(), planner.departed().clone()).await?;
+        let ops = self.sessions.review(self.started.elapsed(), replacement);
+        if self.sessions.is_settled() {
+            planner.settled();
+        }
+        self.review_at = Instant::now() + REVIEW_TURN;
+        if !ops.is_empty() {
+            tracing::info!(sessions = ops.len(), "replaced by others and released");
+        }
+        self.apply(ops).await
+    }
+
+    async fn apply(&mut self, ops: Vec<Op>) -> Result<(), SpeakerError> {
+        let Some(running) = &self.running else { return Ok(()) };
+        for op in ops {
+            match op {
+                Op::Set(peer) => running.handle.set_peer(*peer).await?,
+                Op::Release(remote) => running.handle.release_peer(remote).await?,
+                Op::Remove(remote) => running.handle.remove_peer(remote).await?,
+            }
+        }
         Ok(())
     }
 
@@ -189,13 +274,13 @@ impl Speaker {
     /// Nothing that BGP could tell is missing.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.in_sync || running.peers == 0)
+        self.running.as_ref().is_some_and(|running| running.in_sync || self.sessions.expected() == 0)
     }
 
     /// Sessions that are up, as the events taken so far tell, and all; absent while it does not run.
     #[must_use]
     pub fn sessions(&self) -> Option<(usize, usize)> {
-        self.running.as_ref().map(|running| (running.up.len(), running.peers))
+        self.running.as_ref().map(|running| (running.up.len(), self.sessions.expected()))
     }
 
     /// Tells all peers to prefer others (RFC 8326), then waits, at most for `limit`, until one of `others` (reflectors
@@ -206,14 +291,14 @@ impl Speaker {
         if others.is_empty() || running.handle.drain(true).await.is_err() {
             return false;
         }
-        let deadline = tokio::time::Instant::now() + limit;
+        let deadline = Instant::now() + limit;
         loop {
             match running.handle.peers().await {
                 Ok(peers) if is_served(&peers, others) => return true,
                 Ok(_) => {}
                 Err(_) => return false,
             }
-            let turn = (tokio::time::Instant::now() + DRAIN_TURN).min(deadline);
+            let turn = (Instant::now() + DRAIN_TURN).min(deadline);
             // What is reported meanwhile concerns nobody any more, but must not pile up.
             while let Ok(Some(event)) = tokio::time::timeout_at(turn, running.events.recv()).await {
                 running.note(&event);
@@ -260,28 +345,13 @@ fn start(identity: Identity, restarting: bool, max_paths: usize) -> Result<Runni
     let listen = listen.map(|address| SocketAddr::new(*address, identity.port)).collect();
     let (handle, events) = BgpService::spawn(ServiceConfig { speaker, listen })
         .map_err(|source| SpeakerError::Listen { port: identity.port, source })?;
-    Ok(Running { handle, events, identity, in_sync: false, peers: 0, up: BTreeSet::new(), originated: None })
+    Ok(Running { handle, events, identity, in_sync: false, up: BTreeSet::new(), originated: None })
 }
 
-/// A node's address, IPv4 first.
-#[must_use]
-pub fn own_address(node: &Node) -> Option<IpAddr> {
-    let bgp = node.spec.bgp.as_ref()?;
-    let v4 = bgp.ipv4_address.map(|net| net.addr().into());
-    v4.or_else(|| bgp.ipv6_address.map(|net| net.addr().into()))
-}
-
-/// The BGP identifier of a node: its IPv4 address, or one folded from its IPv6 address, never 0.0.0.0.
-fn router_id(address: IpAddr) -> Ipv4Addr {
-    let address = match address {
-        IpAddr::V4(address) => return address,
-        IpAddr::V6(address) => address,
-    };
-    let folded = address.octets().chunks(4).fold([0u8; 4], |mut id, part| {
-        for (byte, other) in id.iter_mut().zip(part) {
-            *byte ^= other;
-        }
-        id
-    });
-    if folded == [0; 4] { Ipv4Addr::new(0, 0, 0, 1) } else { folded.into() }
+/// Waits for a time that may never come.
+pub async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }

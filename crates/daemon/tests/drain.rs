@@ -1,20 +1,47 @@
 //! A reflector that drains waits until another one serves its clients.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use margay_api::kinds::{NodeBgp, NodeSpec};
-use margay_api::{Metadata, Node};
+use margay_api::yaml;
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig};
 use margay_bgp::{Originated, PeerConfig, PeerKind, PeerState, RouteQuery, SpeakerConfig, Timers};
 use margay_daemon::speaker::Speaker;
-use margay_daemon::topology::Topology;
+use margay_daemon::topology::Cluster;
 use tokio::sync::watch;
 
 const AS: u32 = 64512;
 const PORT: u16 = 17_479;
+
+/// Two reflectors of one cluster, and a node that owns a block.
+const CLUSTER: &str = "\
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {listenPort: 17479, bindMode: NodeIP}
+---
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: rr1}
+spec: {bgp: {ipv4Address: 127.80.0.1/24, routeReflectorClusterID: 0.0.0.1}}
+---
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: rr2}
+spec: {bgp: {ipv4Address: 127.80.0.2/24, routeReflectorClusterID: 0.0.0.1}}
+---
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: n3}
+spec: {bgp: {ipv4Address: 127.80.0.3/24}}
+---
+apiVersion: projectcalico.org/v3
+kind: IPAMBlock
+metadata: {name: 10-1-3-0-24}
+spec: {cidr: 10.1.3.0/24, affinity: 'host:n3', allocations: [], unallocated: [], attributes: [], strictAffinity: true}
+";
 
 fn ip(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 80, 0, last)
@@ -34,7 +61,8 @@ fn peer(own: u8, remote: u8, kind: PeerKind) -> PeerConfig {
     PeerConfig {
         port: PORT,
         local: Some(ip(own).into()),
-        passive: own < remote,
+        // The reflector that leaves dials the other, the client dials both.
+        passive: own == 2,
         timers: Timers {
             connect_retry: Duration::from_millis(50),
             connect_retry_max: Duration::from_millis(100),
@@ -62,19 +90,11 @@ async fn sessions(speaker: &mut Speaker) -> Option<(usize, usize)> {
 async fn a_reflector_leaves_when_another_has_what_its_clients_announce() {
     let (slot, _control) = watch::channel(None);
     let mut leaving = Speaker::new(slot, false);
-    let topology = Topology {
-        local_as: AS,
-        listen_port: PORT,
-        bind: vec![ip(1).into()],
-        cluster_id: Some(Ipv4Addr::new(0, 0, 0, 1)),
-        peers: vec![peer(1, 2, PeerKind::Internal), peer(1, 3, PeerKind::InternalClient)],
-        gateways: BTreeMap::new(),
-        advertisements: Vec::new(),
-        problems: Vec::new(),
-    };
-    let bgp = NodeBgp { ipv4_address: Some(format!("{}/24", ip(1)).parse().unwrap()), ..NodeBgp::default() };
-    let node = Node::new(Metadata::named("rr1"), NodeSpec { bgp: Some(bgp), ..NodeSpec::default() });
-    leaving.update("rr1", Some(&node), &topology).await.unwrap();
+    let mut cluster = Cluster::default();
+    for located in yaml::parse("cluster.yaml", CLUSTER).unwrap() {
+        assert!(cluster.put(&located.value));
+    }
+    leaving.follow("rr1", &mut cluster).await.unwrap();
     leaving.originate(Vec::new()).await.unwrap();
 
     let (other, client) = (service(2), service(3));

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use margay_bgp::{Event, ForwardingHop, NextHopState, Originated};
 use margay_control::status::Problem;
 use margay_daemon::secrets;
-use margay_daemon::speaker::own_address;
-use margay_daemon::topology::topology;
+use margay_daemon::speaker::SpeakerError;
+use margay_daemon::topology::node_addresses;
 use margay_routing::{BgpRoute, NextHop};
 
 use super::Node;
@@ -16,33 +16,42 @@ impl Node {
     /// Brings the sessions in line with the datastore; starts the speaker when the node has an address.
     pub(super) async fn update_sessions(&mut self) {
         self.read_secrets();
-        let name = &self.config.node;
-        let wanted = topology(name, &self.cluster.bgp);
-        self.health.set_problems("bgp", wanted.problems.clone());
-        self.advertisements.clone_from(&wanted.advertisements);
-        if self.gateways != wanted.gateways {
-            self.gateways.clone_from(&wanted.gateways);
-            self.router.set_gateways(&self.gateways);
-            self.update_routes();
+        let outcome = self.speaker.follow(&self.config.node, &mut self.cluster.bgp).await;
+        if let Some(wanted) = self.speaker.topology() {
+            self.advertisements.clone_from(&wanted.advertisements);
+            if self.gateways != wanted.gateways {
+                self.gateways.clone_from(&wanted.gateways);
+                self.router.set_gateways(&self.gateways);
+                self.update_routes();
+            }
         }
-        let name = &self.config.node;
-        let node = self.cluster.bgp.nodes.get(name);
-        match self.speaker.update(name, node, &wanted).await {
+        match outcome {
             Ok(()) => {
                 self.originate().await;
                 self.report_sessions();
             }
-            Err(error) => self.health.set("bgp", false, error.to_string()),
+            Err(error) => self.report_bgp_error(&error),
         }
+    }
+
+    /// Ends sessions that others have replaced.
+    pub(super) async fn review_sessions(&mut self) {
+        match self.speaker.review().await {
+            Ok(()) => self.report_sessions(),
+            Err(error) => self.report_bgp_error(&error),
+        }
+    }
+
+    fn report_bgp_error(&self, error: &SpeakerError) {
+        self.health.set_problems("bgp", self.speaker.problems());
+        self.health.set("bgp", false, error.to_string());
     }
 
     /// Reads the passwords that sessions need; true if one has changed.
     pub(super) fn read_secrets(&mut self) -> bool {
         let wanted = margay_daemon::topology::secrets(&self.cluster.bgp);
         let found = secrets::read(&self.config.secrets_dir, &wanted);
-        let changed = found != self.cluster.bgp.secrets;
-        self.cluster.bgp.secrets = found;
-        changed
+        self.cluster.bgp.set_secrets(found)
     }
 
     /// Advertises this node's blocks of the pools that may be advertised.
@@ -133,6 +142,7 @@ impl Node {
 
     /// Says how many sessions are up. One is enough to be ready; none is wanted in a cluster of one.
     fn report_sessions(&self) {
+        self.health.set_problems("bgp", self.speaker.problems());
         if let Some((up, all)) = self.speaker.sessions() {
             self.health.set("bgp", up > 0 || all == 0, format!("{up} of {all} sessions established"));
         }
@@ -140,7 +150,7 @@ impl Node {
 
     /// The node's address, IPv4 first.
     pub(super) fn own_address(&self) -> Option<IpAddr> {
-        self.cluster.bgp.nodes.get(&self.config.node).and_then(own_address)
+        self.cluster.bgp.nodes.get(&self.config.node).and_then(|node| node_addresses(node).next())
     }
 
     /// Problems of the forwarding side, beside those of the sessions.

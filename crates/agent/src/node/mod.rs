@@ -19,7 +19,7 @@ use margay_control::cni::{
 use margay_control::status::{Endpoint, IpamStatus, Policy, Problem};
 use margay_daemon::health::Health;
 use margay_daemon::server::Failure;
-use margay_daemon::speaker::Speaker;
+use margay_daemon::speaker::{Speaker, until};
 use margay_daemon::topology::Advertisement;
 use margay_datastore::{Store, SyncEvent, Syncer};
 use margay_ipam::{Family, Handle};
@@ -157,6 +157,7 @@ impl Node {
         let mut stop = std::pin::pin!(stop);
         self.restore_endpoints().await;
         loop {
+            let review = self.speaker.review_at();
             tokio::select! {
                 () = &mut stop => break,
                 event = objects.next() => {
@@ -173,6 +174,7 @@ impl Node {
                         self.on_claimed(family, outcome).await;
                     }
                 }
+                () = until(review) => self.review_sessions().await,
                 () = self.forwarding.underlay_changed() => {
                     self.underlay_changed();
                     self.follow_next_hops().await;
@@ -292,7 +294,7 @@ impl Node {
     async fn on_tick(&mut self) {
         self.replay_spool().await;
         if self.in_sync {
-            if self.read_secrets() {
+            if self.read_secrets() || !self.speaker.is_running() {
                 self.update_sessions().await;
             }
             // A claim that failed is tried again.

@@ -31,7 +31,7 @@ impl Node {
         merge(&mut merged, &own);
         if stored != Some(&merged) {
             self.writer.push(self.own_key(), Write::OwnNode(Box::new(own)));
-            self.cluster.bgp.nodes.insert(self.config.node.clone(), merged);
+            self.cluster.bgp.put(&merged.into());
         }
     }
 }

@@ -1,9 +1,17 @@
 use margay_api::Metadata;
 use margay_api::kinds::NodeSpec;
-use margay_api::{Resource, yaml};
-use margay_bgp::policy::{Action, RouteView, Verdict};
+use margay_api::yaml;
+use margay_bgp::policy::{Action, Policy, RouteView, Verdict};
 use margay_bgp::wire::PathAttributes;
 
+use std::time::Duration;
+
+use margay_api::{Key, Kind};
+use proptest::prelude::*;
+
+use margay_bgp::{NextHopMode, PeerKind};
+
+use super::planner::topology;
 use super::*;
 
 fn node(name: &str, address: &str, reflector: bool) -> Node {
@@ -18,19 +26,10 @@ fn node(name: &str, address: &str, reflector: bool) -> Node {
 fn cluster(nodes: &[(&str, &str, bool)], text: &str) -> Cluster {
     let mut cluster = Cluster::default();
     for (name, address, reflector) in nodes {
-        cluster.nodes.insert((*name).to_owned(), node(name, address, *reflector));
+        cluster.put(&node(name, address, *reflector).into());
     }
     for located in yaml::parse("test.yaml", text).unwrap() {
-        match located.value {
-            Resource::BgpPeer(peer) => drop(cluster.peers.insert(peer.metadata.name.clone(), peer)),
-            Resource::BgpFilter(filter) => drop(cluster.filters.insert(filter.metadata.name.clone(), filter)),
-            Resource::BfdConfiguration(bfd) => drop(cluster.bfd.insert(bfd.metadata.name.clone(), bfd)),
-            Resource::BgpConfiguration(conf) => {
-                drop(cluster.configurations.insert(conf.metadata.name.clone(), conf));
-            }
-            Resource::IpPool(pool) => drop(cluster.pools.insert(pool.metadata.name.clone(), pool)),
-            other => panic!("unexpected {other:?}"),
-        }
+        assert!(cluster.put(&located.value), "unexpected {:?}", located.value);
     }
     cluster
 }
@@ -45,7 +44,8 @@ fn with_reflectors() -> Vec<(&'static str, &'static str, bool)> {
 }
 
 fn sessions(topology: &Topology) -> Vec<(String, PeerKind, bool)> {
-    topology.peers.iter().map(|peer| (peer.description.clone(), peer.kind, peer.passive)).collect()
+    let configs = topology.peers.values().map(|peer| &peer.config);
+    configs.map(|peer| (peer.description.clone(), peer.kind, peer.passive)).collect()
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn without_reflectors_nodes_form_a_mesh_in_which_one_side_dials() {
 #[test]
 fn nodes_find_reflectors_and_reflectors_serve_nodes() {
     let mut cluster = cluster(&with_reflectors(), "");
-    cluster.blocks.insert("n1".into(), vec!["10.65.1.0/24".parse().unwrap()]);
+    cluster.blocks.insert("n1".into(), ["10.65.1.0/24".parse().unwrap()].into());
     let n1 = topology("n1", &cluster);
     assert_eq!(
         sessions(&n1),
@@ -74,13 +74,14 @@ fn nodes_find_reflectors_and_reflectors_serve_nodes() {
     );
     let rr1 = topology("rr1", &cluster);
     assert_eq!(rr1.cluster_id, Some(Ipv4Addr::new(10, 0, 0, 1)));
-    let clients = rr1.peers.iter().filter(|peer| peer.kind == PeerKind::InternalClient && peer.passive);
+    let clients =
+        sessions(&rr1).into_iter().filter(|(_, kind, passive)| *kind == PeerKind::InternalClient && *passive);
     assert_eq!(clients.count(), 3);
-    let rr2 = rr1.peers.iter().find(|peer| peer.description == "rr2").unwrap();
+    let rr2 = peer_named(&rr1, "rr2").unwrap();
     assert_eq!((rr2.kind, rr2.passive, &rr2.authorised_origins), (PeerKind::Internal, false, &None));
-    let n1 = rr1.peers.iter().find(|peer| peer.description == "n1").unwrap();
+    let n1 = peer_named(&rr1, "n1").unwrap();
     assert_eq!(n1.authorised_origins, Some(vec!["10.65.1.0/24".parse().unwrap()]));
-    let n3 = rr1.peers.iter().find(|peer| peer.description == "n3").unwrap();
+    let n3 = peer_named(&rr1, "n3").unwrap();
     assert_eq!(n3.authorised_origins, Some(Vec::new()), "a node without blocks may announce nothing");
     let limit = |peer: &PeerConfig| peer.max_prefix.map(|max| max.limit);
     assert_eq!((limit(n1), limit(n3), limit(rr2)), (Some(1280), Some(1024), None));
@@ -99,8 +100,11 @@ spec: {nodeSelector: \"has(rack)\", peerSelector: \"has(hub)\", keepaliveTime: 4
     cluster.nodes.get_mut("rr2").unwrap().metadata.labels.insert("hub".into(), String::new());
     let n1 = topology("n1", &cluster);
     assert_eq!(sessions(&n1), [("rr2".into(), PeerKind::Internal, false)]);
-    assert_eq!(n1.peers[0].timers.hold, Duration::from_secs(120));
-    assert_eq!(sessions(&topology("rr2", &cluster)), [("n1".into(), PeerKind::InternalClient, true)]);
+    assert_eq!(peer_named(&n1, "rr2").unwrap().timers.hold, Duration::from_secs(120));
+    let rr2 = topology("rr2", &cluster);
+    assert_eq!(peer_named(&rr2, "n1").unwrap().timers.hold, Duration::from_secs(120));
+    assert_eq!(rr2.peers.len(), 4, "it serves the others all the same");
+    assert!(peer_named(&topology("rr1", &cluster), "n1").is_none());
     assert_eq!(topology("n2", &cluster).peers.len(), 2, "others keep finding reflectors");
 }
 
@@ -125,7 +129,7 @@ metadata: {name: only-a}
 spec: {importV4: [{action: Accept, cidr: 192.0.2.0/24, matchOperator: In}, {action: Reject}]}
 ";
     let missing = topology("n1", &cluster(&with_reflectors(), text));
-    let tor = missing.peers.iter().find(|peer| peer.description == "tor").unwrap();
+    let tor = peer_named(&missing, "tor").unwrap();
     assert_eq!((tor.port, tor.remote_as, tor.kind), (1179, 65000, PeerKind::External));
     assert!(missing.problems[0].message.contains("BGPFilter(only-a) does not exist"));
     let verdict = |policy: &Policy, prefix: &str| {
@@ -136,7 +140,7 @@ spec: {importV4: [{action: Accept, cidr: 192.0.2.0/24, matchOperator: In}, {acti
     };
     assert_eq!(verdict(&tor.import, "192.0.2.0/24"), Verdict::Reject);
     let found = topology("n1", &cluster(&with_reflectors(), &format!("{text}{filter}")));
-    let tor = found.peers.iter().find(|peer| peer.description == "tor").unwrap();
+    let tor = peer_named(&found, "tor").unwrap();
     assert!(found.problems.is_empty());
     assert_eq!(verdict(&tor.import, "192.0.2.128/25"), Verdict::Accept);
     assert_eq!(verdict(&tor.import, "198.51.100.0/24"), Verdict::Reject);
@@ -175,7 +179,7 @@ fn a_node_without_an_address_is_named_and_left_out() {
 }
 
 fn peer_named<'a>(topology: &'a Topology, name: &str) -> Option<&'a PeerConfig> {
-    topology.peers.iter().find(|peer| peer.description == name)
+    topology.peers.values().map(|peer| &peer.config).find(|peer| peer.description == name)
 }
 
 #[test]
@@ -201,9 +205,11 @@ spec: {nodeMeshPassword: {secretKeyRef: {name: mesh, key: all}}, nodeMeshMaxRest
     let wanted: Vec<_> = secrets(&cluster).into_iter().collect();
     assert_eq!(wanted, [secret("bgp", "none"), secret("bgp", "tor"), secret("mesh", "all")]);
     let password = |text: &str| margay_bgp::Password::new(text.as_bytes()).unwrap();
-    cluster.secrets.insert(secret("mesh", "all"), Ok(password("m")));
-    cluster.secrets.insert(secret("bgp", "tor"), Err("/secrets/bgp/tor: No such file".to_owned()));
-    cluster.secrets.insert(secret("bgp", "none"), Err("absent".to_owned()));
+    let mut known = crate::secrets::Secrets::new();
+    known.insert(secret("mesh", "all"), Ok(password("m")));
+    known.insert(secret("bgp", "tor"), Err("/secrets/bgp/tor: No such file".to_owned()));
+    known.insert(secret("bgp", "none"), Err("absent".to_owned()));
+    assert!(cluster.set_secrets(known.clone()) && !cluster.set_secrets(known.clone()));
     let n1 = topology("n1", &cluster);
     assert!(peer_named(&n1, "tor").is_none(), "fail closed");
     assert_eq!(n1.problems.len(), 1);
@@ -213,9 +219,11 @@ spec: {nodeMeshPassword: {secretKeyRef: {name: mesh, key: all}}, nodeMeshMaxRest
     let mesh = peer_named(&n1, "n2").unwrap();
     assert_eq!(mesh.password, Some(password("m")));
     assert_eq!(mesh.graceful_restart.restart_time, Duration::from_secs(200));
-    cluster.secrets.insert(secret("bgp", "tor"), Ok(password("t")));
+    known.insert(secret("bgp", "tor"), Ok(password("t")));
+    cluster.set_secrets(known.clone());
     assert_eq!(peer_named(&topology("n1", &cluster), "tor").unwrap().password, Some(password("t")));
-    cluster.secrets.insert(secret("mesh", "all"), Err("gone".to_owned()));
+    known.insert(secret("mesh", "all"), Err("gone".to_owned()));
+    cluster.set_secrets(known);
     let n1 = topology("n1", &cluster);
     assert_eq!((n1.peers.len(), n1.problems.len()), (2, 1), "one problem for the whole mesh");
 }
@@ -371,14 +379,14 @@ spec:
     // An object that was stored unchecked.
     cluster.configurations.get_mut("node.n2").unwrap().spec.communities.clear();
     let n1 = topology("n1", &cluster);
-    assert_eq!((n1.listen_port, n1.bind), (1790, vec!["10.0.0.1".parse().unwrap()]));
+    assert_eq!((n1.listen_port, &n1.bind), (1790, &vec!["10.0.0.1".parse().unwrap()]));
     let [advertisement] = &n1.advertisements[..] else { panic!("{:?}", n1.advertisements) };
     assert_eq!(advertisement.cidr.to_string(), "10.65.0.0/16");
     let values: Vec<u32> = advertisement.communities.iter().map(|community| community.0).collect();
     assert_eq!(values, [65000 << 16 | 7, 64512 << 16 | 9]);
     assert_eq!(advertisement.large_communities.len(), 1);
     assert!(n1.problems.is_empty(), "{:?}", n1.problems);
-    assert_eq!(n1.peers.iter().find(|peer| peer.description == "n2").unwrap().port, 1791);
+    assert_eq!(peer_named(&n1, "n2").unwrap().port, 1791);
     let n2 = topology("n2", &cluster);
     assert_eq!((n2.listen_port, n2.bind.len()), (1791, 0));
     assert_eq!(n2.advertisements[0].communities, []);
@@ -405,6 +413,261 @@ spec:
     assert_eq!(problems.len(), fields.len());
     for field in fields {
         assert!(problems.iter().any(|problem| problem.message.contains(field)), "{field}: {problems:?}");
+    }
+}
+
+/// `n<number>` at 10.1.x.y, and reflectors `rr0..` each of a cluster of its own.
+fn large(nodes: u16, reflectors: u8) -> Cluster {
+    let mut cluster = Cluster::default();
+    for number in 0..nodes {
+        cluster.put(&numbered(number, 1).into());
+    }
+    for number in 0..reflectors {
+        let mut reflector = node(&format!("rr{number}"), &format!("10.0.0.{}/32", number + 1), true);
+        if let Some(bgp) = &mut reflector.spec.bgp {
+            bgp.route_reflector_cluster_id = Some(Ipv4Addr::new(10, 0, 0, number + 1));
+        }
+        cluster.put(&reflector.into());
+    }
+    cluster
+}
+
+fn numbered(number: u16, net: u8) -> Node {
+    node(&format!("n{number}"), &format!("10.{net}.{}.{}/8", number >> 8, number & 0xff), false)
+}
+
+#[test]
+fn both_ends_agree_on_every_session() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: rack}
+spec: {nodeSelector: \"has(rack)\", peerSelector: \"has(hub)\"}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: racks-other}
+spec: {nodeSelector: \"rack == 'b'\", peerSelector: \"rack == 'c'\", keepaliveTime: 7s}
+";
+    let mut all = large(24, 5);
+    for (name, peer) in cluster(&[], text).peers {
+        all.peers.insert(name, peer);
+    }
+    for (at, name) in (0..24).map(|number| format!("n{number}")).enumerate() {
+        let labels = &mut all.nodes.get_mut(&name).unwrap().metadata.labels;
+        if let Some(rack) = ["a", "b", "c", "", "", ""].get(at % 6).filter(|rack| !rack.is_empty()) {
+            labels.insert("rack".into(), (*rack).to_owned());
+        }
+        if at % 8 == 0 {
+            labels.insert("hub".into(), String::new());
+        }
+    }
+    let topologies: BTreeMap<&String, Topology> =
+        all.nodes.keys().map(|name| (name, topology(name, &all))).collect();
+    let mut dialled = 0;
+    for (name, one) in &topologies {
+        for peer in one.peers.values().filter(|peer| !peer.config.passive) {
+            let other = &topologies[peer.node.as_ref().unwrap()];
+            let back = peer_named(other, name)
+                .unwrap_or_else(|| panic!("{} does not expect {name}", peer.config.description));
+            assert!(back.passive && back.timers == peer.config.timers && back.expected, "{name}: {back:?}");
+            dialled += 1;
+        }
+    }
+    assert!(dialled > 60, "{dialled}");
+}
+
+#[test]
+fn more_than_three_reflectors_share_the_nodes() {
+    let all = large(40, 6);
+    let mut served: BTreeMap<String, usize> = BTreeMap::new();
+    for number in 0..40 {
+        let own = topology(&format!("n{number}"), &all);
+        assert_eq!(own.peers.len(), 3, "{:?}", sessions(&own));
+        for peer in own.peers.into_values() {
+            *served.entry(peer.config.description).or_default() += 1;
+        }
+    }
+    for (name, count) in served {
+        let reflector = topology(&name, &all);
+        assert_eq!(reflector.peers.len(), 45, "whoever the datastore names may come");
+        let expected = reflector.peers.values().filter(|peer| peer.config.expected);
+        assert_eq!(expected.count(), count + 5, "its own and the other reflectors are waited for");
+    }
+}
+
+#[test]
+fn of_two_peers_for_a_session_the_more_precise_wins_and_the_other_is_named() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: all}
+spec: {peerIP: 10.0.0.254, asNumber: 65000}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: zone}
+spec: {nodeSelector: all(), peerIP: 10.0.0.254, asNumber: 65001}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: zz-this}
+spec: {node: n1, peerIP: 10.0.0.254, asNumber: 65002}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: a}
+spec: {peerSelector: has(hub), keepaliveTime: 5s}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: b}
+spec: {peerSelector: has(hub), keepaliveTime: 6s}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: same-as-a}
+spec: {peerSelector: has(hub), keepaliveTime: 5s}
+";
+    let mut cluster = cluster(THREE, text);
+    cluster.nodes.get_mut("n3").unwrap().metadata.labels.insert("hub".into(), String::new());
+    let (n1, n2) = (topology("n1", &cluster), topology("n2", &cluster));
+    let router: IpAddr = "10.0.0.254".parse().unwrap();
+    assert_eq!((n1.peers[&router].config.remote_as, n2.peers[&router].config.remote_as), (65002, 65001));
+    for (one, keepalive) in [(&n1, 5), (&n2, 5), (&topology("n3", &cluster), 5)] {
+        for peer in one.peers.values().filter(|peer| peer.node.as_deref() == Some("n3")) {
+            assert_eq!(peer.config.timers.keepalive, Some(Duration::from_secs(keepalive)));
+        }
+    }
+    let losers =
+        |one: &Topology| one.problems.iter().map(|problem| problem.object.clone()).collect::<Vec<_>>();
+    assert_eq!(losers(&n1), ["BGPPeer(zone)", "BGPPeer(all)", "BGPPeer(b)"]);
+    assert_eq!(losers(&n2), ["BGPPeer(all)", "BGPPeer(b)"], "who says the same is no conflict");
+    assert!(n1.problems[2].message.contains("BGPPeer(a)"), "{:?}", n1.problems[2]);
+}
+
+#[test]
+fn a_node_reflects_what_its_clients_own() {
+    let mut cluster = cluster(&with_reflectors(), "");
+    let limit = |cluster: &Cluster| {
+        let rr1 = topology("rr1", cluster);
+        let n1 = peer_named(&rr1, "n1").unwrap().clone();
+        (n1.authorised_origins.unwrap().len(), n1.max_prefix.unwrap().limit)
+    };
+    assert_eq!(limit(&cluster), (0, 1024));
+    let block = |name: &str, node: &str, cidr: &str| {
+        let text = format!(
+            "apiVersion: projectcalico.org/v3\nkind: IPAMBlock\nmetadata: {{name: {name}}}\nspec: {{cidr: {cidr}, affinity: 'host:{node}', allocations: [], unallocated: [], attributes: [], strictAffinity: true}}\n"
+        );
+        yaml::parse("block.yaml", &text).unwrap().remove(0).value
+    };
+    assert!(cluster.put(&block("a", "n1", "10.65.1.0/24")) && cluster.put(&block("b", "n1", "10.65.2.0/24")));
+    assert_eq!(limit(&cluster), (2, 1536));
+    assert!(!cluster.put(&block("b", "n1", "10.65.2.0/24")), "nothing new");
+    assert!(cluster.put(&block("b", "n2", "10.65.2.0/24")));
+    assert_eq!(limit(&cluster), (1, 1280));
+    assert!(cluster.delete(&Key::cluster(Kind::IpamBlock, "a")));
+    assert_eq!(limit(&cluster), (0, 1024));
+    assert_eq!(cluster.blocks.keys().collect::<Vec<_>>(), ["n2"]);
+}
+
+/// A planner that follows every change must come to what one that sees the end alone comes to.
+fn agrees(planner: &mut Planner, name: &str, cluster: &mut Cluster, told: &mut BTreeMap<IpAddr, Peer>) {
+    let changed = cluster.take_changes();
+    for (remote, change) in planner.update(cluster, &changed) {
+        match change {
+            Change::Want(peer) => drop(told.insert(remote, *peer)),
+            Change::Leave | Change::End => assert!(told.remove(&remote).is_some(), "{remote} was not there"),
+        }
+    }
+    let fresh = topology(name, cluster);
+    assert_eq!(planner.topology().peers, fresh.peers);
+    assert_eq!(*told, fresh.peers, "what was told of changes adds up");
+    assert_eq!(
+        (&planner.topology().gateways, planner.topology().cluster_id),
+        (&fresh.gateways, fresh.cluster_id)
+    );
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put(u16, u8),
+    Relabel(u16),
+    Delete(u16),
+    Reflector(u8, bool),
+    Peer(u8, bool),
+    Block(u8, u16),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        // In two nets, so that addresses move; the third gives two nodes one address.
+        (0u16..8, 1u8..3).prop_map(|(number, net)| Step::Put(number, net)),
+        (0u16..8).prop_map(|number| Step::Put(number, 0)),
+        (0u16..8).prop_map(Step::Relabel),
+        (0u16..8).prop_map(Step::Delete),
+        (0u8..3, any::<bool>()).prop_map(|(number, there)| Step::Reflector(number, there)),
+        (0u8..4, any::<bool>()).prop_map(|(number, there)| Step::Peer(number, there)),
+        (0u8..4, 0u16..8).prop_map(|(block, owner)| Step::Block(block, owner)),
+    ]
+}
+
+const PEERS: [&str; 4] = [
+    "{nodeSelector: has(rack), peerSelector: has(rack)}",
+    "{peerIP: 10.1.0.3, asNumber: 65000, reachableBy: 10.0.0.7}",
+    "{node: n2, peerSelector: \"!has(rack)\", keepaliveTime: 9s}",
+    "{peerIP: 10.9.9.9, asNumber: 65000}",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn following_changes_comes_to_the_same_as_beginning_anew(steps in prop::collection::vec(step(), 1..40)) {
+        let mut cluster = large(4, 0);
+        let names = ["n1", "rr0"];
+        let mut planners = names.map(|name| (Planner::new(name), BTreeMap::new()));
+        for step in steps {
+            match step {
+                Step::Put(number, 0) => drop(cluster.put(&Node::new(
+                    Metadata::named(format!("n{number}")),
+                    numbered(number & 1, 1).spec,
+                ).into())),
+                Step::Put(number, net) => drop(cluster.put(&numbered(number, net).into())),
+                Step::Relabel(number) => {
+                    let Some(mut node) = cluster.nodes.get(&format!("n{number}")).cloned() else { continue };
+                    if node.metadata.labels.remove("rack").is_none() {
+                        node.metadata.labels.insert("rack".into(), "a".into());
+                    }
+                    cluster.put(&node.into());
+                }
+                Step::Delete(number) => drop(cluster.delete(&Key::cluster(Kind::Node, format!("n{number}").as_str()))),
+                Step::Reflector(number, true) => {
+                    cluster.put(&node(&format!("rr{number}"), &format!("10.0.0.{}/32", number + 1), true).into());
+                }
+                Step::Reflector(number, false) => {
+                    cluster.delete(&Key::cluster(Kind::Node, format!("rr{number}").as_str()));
+                }
+                Step::Peer(number, true) => {
+                    let spec = PEERS[usize::from(number)];
+                    let text = format!("apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {{name: p{number}}}\nspec: {spec}\n");
+                    cluster.put(&yaml::parse("peer.yaml", &text).unwrap()[0].value);
+                }
+                Step::Peer(number, false) => {
+                    cluster.delete(&Key::cluster(Kind::BgpPeer, format!("p{number}").as_str()));
+                }
+                Step::Block(block, owner) => {
+                    let text = format!(
+                        "apiVersion: projectcalico.org/v3\nkind: IPAMBlock\nmetadata: {{name: b{block}}}\nspec: {{cidr: 10.65.{block}.0/24, affinity: 'host:n{owner}', allocations: [], unallocated: [], attributes: [], strictAffinity: true}}\n"
+                    );
+                    cluster.put(&yaml::parse("block.yaml", &text).unwrap()[0].value);
+                }
+            }
+            // Each follows the same changes.
+            let [first, second] = &mut planners;
+            let mut copy = cluster.clone();
+            agrees(&mut first.0, names[0], &mut copy, &mut first.1);
+            agrees(&mut second.0, names[1], &mut cluster, &mut second.1);
+        }
     }
 }
 
@@ -442,7 +705,7 @@ fn sessions_are_watched_where_and_as_fast_as_objects_say() {
     let mut cluster = cluster(THREE, BFD);
     let watched = |cluster: &Cluster| -> BTreeMap<String, margay_bgp::bfd::SessionConfig> {
         let peers = topology("n1", cluster).peers.into_iter();
-        peers.filter_map(|peer| Some((peer.description, peer.bfd?.session))).collect()
+        peers.filter_map(|(_, peer)| Some((peer.config.description, peer.config.bfd?.session))).collect()
     };
     let sessions = watched(&cluster);
     // n3 and the far router are in other subnets.
@@ -462,6 +725,7 @@ fn sessions_are_watched_where_and_as_fast_as_objects_say() {
     let none = "all() && has(nothing)".parse().unwrap();
     cluster.bfd.get_mut("default").unwrap().spec.node_selector = Some(none);
     assert_eq!(watched(&cluster)["n2"], margay_bgp::bfd::SessionConfig::default());
-    let far = topology("n1", &cluster).peers.into_iter().find(|peer| peer.description == "far").unwrap();
+    let n1 = topology("n1", &cluster);
+    let far = peer_named(&n1, "far").unwrap();
     assert_eq!(far.graceful_restart.long_lived, None);
 }

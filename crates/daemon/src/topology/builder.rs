@@ -1,0 +1,410 @@
+//! One node's sessions, each from the two Nodes it joins and the objects that concern all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use margay_api::kinds::NextHopMode as ApiNextHopMode;
+use margay_api::kinds::{RestartMode, ReversePeering, SecretRef, SourceAddress};
+use margay_api::types::PeerAddress;
+use margay_api::{BgpPeer, Node};
+use margay_bgp::policy::Policy;
+use margay_bgp::{MaxPrefix, NextHopMode, PeerConfig, PeerKind};
+use margay_control::status::Problem;
+
+use super::assign::Reflectors;
+use super::settings::{Settings, secret_name};
+use super::{
+    Cluster, Peer, addresses, as_of, bfd, cluster_id, concerns, families, filters, matches, node_addresses,
+    problem,
+};
+
+/// What comes of two nodes, or of a BGPPeer that names a router.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// No session is wanted.
+    None,
+    /// One is, but must not be used: its password is missing.
+    Unusable,
+    /// This one, by way of this gateway (`reachableBy`).
+    Session(Box<Peer>, Option<IpAddr>),
+}
+
+/// A BGPPeer that has to do with this node.
+#[derive(Debug, Clone, Copy)]
+struct Rule<'a> {
+    name: &'a str,
+    peer: &'a BgpPeer,
+    /// It is for this node.
+    here: bool,
+    /// It is for nodes that peer with this one, and makes the reverse sessions too.
+    reverse: bool,
+}
+
+impl Rule<'_> {
+    /// Of two BGPPeers for a session the one that says more precisely for whom it is counts, then the first by name.
+    /// Both ends come to the same.
+    fn precedence(&self) -> (u8, &str) {
+        let spec = &self.peer.spec;
+        (if spec.node.is_some() { 0 } else { 1 + u8::from(spec.node_selector.is_none()) }, self.name)
+    }
+}
+
+/// Import and export of a session.
+type Policies = (Arc<Policy>, Arc<Policy>);
+
+pub(super) struct Builder<'a> {
+    name: &'a str,
+    cluster: &'a Cluster,
+    reflectors: &'a Reflectors,
+    me: &'a Node,
+    pub(super) settings: Settings<'a>,
+    /// BGPPeers in the order in which they count.
+    rules: Vec<Rule<'a>>,
+    import_all: Arc<Policy>,
+    export_pools: Arc<Policy>,
+    /// BGPFilters compiled, by BGPPeer and by whether for a router.
+    compiled: BTreeMap<(&'a str, bool), Policies>,
+    pub(super) problems: Vec<Problem>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(name: &'a str, me: &'a Node, cluster: &'a Cluster, reflectors: &'a Reflectors) -> Self {
+        let mut problems = Vec::new();
+        let mut rules = Vec::new();
+        for (peer_name, peer) in &cluster.peers {
+            let (spec, here) = (&peer.spec, concerns(peer, name, me));
+            let reverse = spec.reverse_peering.unwrap_or_default() == ReversePeering::Auto
+                && spec.peer_selector.as_ref().is_some_and(|selector| matches(selector, me));
+            if spec.peer_ip.is_some() || spec.peer_selector.is_some() {
+                if here || reverse {
+                    rules.push(Rule { name: peer_name, peer, here, reverse });
+                }
+            } else if here {
+                let message = "peering with local workloads is not supported yet: it has no effect";
+                problems.push(problem(format!("BGPPeer({peer_name})"), message));
+            }
+        }
+        rules.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
+        Self {
+            name,
+            cluster,
+            reflectors,
+            me,
+            settings: Settings::of(name, cluster),
+            rules,
+            import_all: Arc::default(),
+            export_pools: Arc::new(filters::export_pools(cluster.pools_in_force())),
+            compiled: BTreeMap::new(),
+            problems,
+        }
+    }
+
+    /// Addresses that BGPPeers for this node name, and the sessions with those that are no node's.
+    pub(super) fn routers(&mut self) -> BTreeMap<IpAddr, Outcome> {
+        let nodes: BTreeMap<IpAddr, &str> = if self.rules.iter().any(|rule| rule.peer.spec.peer_ip.is_some())
+        {
+            let all = self.cluster.nodes.iter();
+            all.flat_map(|(name, node)| node_addresses(node).map(move |address| (address, name.as_str())))
+                .collect()
+        } else {
+            BTreeMap::new()
+        };
+        let mut out: BTreeMap<IpAddr, (Rule<'a>, Outcome)> = BTreeMap::new();
+        for rule in self.rules.clone() {
+            let Some(address) = rule.peer.spec.peer_ip.as_ref().filter(|_| rule.here) else { continue };
+            let remote = address.ip;
+            if nodes.contains_key(&remote) {
+                continue;
+            }
+            let outcome = self.with_router(rule, address);
+            match out.get(&remote) {
+                Some((winner, first)) => {
+                    let (winner, differs) = (*winner, differ(first, &outcome));
+                    self.report_conflict(winner, rule, differs);
+                }
+                None => drop(out.insert(remote, (rule, outcome))),
+            }
+        }
+        out.into_iter().map(|(remote, (_, outcome))| (remote, outcome)).collect()
+    }
+
+    /// The session with another node.
+    pub(super) fn with_node(&mut self, name: &str, there: &Node) -> Outcome {
+        if name == self.name || addresses(self.me, there).is_none() {
+            return Outcome::None;
+        }
+        let selected = self.rules.iter().copied().filter(|rule| rule.selects(name, there));
+        let mut selected: Vec<Rule<'a>> = selected.collect();
+        if selected.is_empty() {
+            return if self.automatic(name, there) { self.session(name, there, None) } else { Outcome::None };
+        }
+        let winner = selected.remove(0);
+        let outcome = self.session(name, there, Some(winner));
+        for loser in selected {
+            let other = self.session(name, there, Some(loser));
+            self.report_conflict(winner, loser, differ(&outcome, &other));
+        }
+        outcome
+    }
+
+    /// Whether two nodes that no BGPPeer joins peer all the same.
+    fn automatic(&self, name: &str, there: &Node) -> bool {
+        let (mine, theirs) = (cluster_id(self.me).is_some(), cluster_id(there).is_some());
+        if !mine && !theirs {
+            // Calico's mesh: every pair of nodes while there is no reflector.
+            let mesh = self.settings.mesh().and_then(|conf| conf.node_to_node_mesh_enabled).unwrap_or(true);
+            return mesh && self.reflectors.is_empty();
+        }
+        if self.decided(self.name, self.me) || self.decided(name, there) {
+            return false;
+        }
+        // A reflector takes whom it is not assigned too: nodes come before they leave another, and leave when
+        // another serves them.
+        mine || self.reflectors.serves(name, self.name)
+    }
+
+    /// Whether BGPPeers say whom a node peers with inside the cluster. A reflector that some are told to peer with goes
+    /// on to serve the others.
+    fn decided(&self, name: &str, node: &Node) -> bool {
+        let reflector = cluster_id(node).is_some();
+        self.cluster.peers.values().any(|peer| {
+            peer.spec.peer_selector.as_ref().is_some_and(|selector| {
+                let auto = peer.spec.reverse_peering.unwrap_or_default() == ReversePeering::Auto;
+                concerns(peer, name, node) || auto && !reflector && matches(selector, node)
+            })
+        })
+    }
+
+    fn session(&mut self, name: &str, there: &Node, rule: Option<Rule<'a>>) -> Outcome {
+        let Some((local, remote)) = addresses(self.me, there) else { return Outcome::None };
+        let (mut own_as, mut their_as) = (as_of(self.me, self.cluster), as_of(there, self.cluster));
+        // `localASNumber` is that of the nodes the BGPPeer is for; the selected ones see it as the peer's.
+        let mut local_as = None;
+        if let Some((rule, number)) = rule.and_then(|rule| Some((rule, rule.peer.spec.local_as_number?))) {
+            if rule.here {
+                own_as = number.0;
+                local_as = Some(number.0);
+            }
+            if concerns(rule.peer, name, there) {
+                their_as = number.0;
+            }
+        }
+        let (own_id, their_id) = (cluster_id(self.me), cluster_id(there));
+        let kind = match own_id {
+            _ if own_as != their_as => PeerKind::External,
+            // Reflectors of one cluster do not serve each other (RFC 4456 section 7).
+            Some(_) if their_id.is_none() || their_id != own_id && rule.is_some() => PeerKind::InternalClient,
+            _ => PeerKind::Internal,
+        };
+        let mut config = PeerConfig::new(remote, their_as, kind);
+        config.local = Some(local);
+        config.local_as = local_as;
+        config.port = Settings::of(name, self.cluster).listen_port();
+        name.clone_into(&mut config.description);
+        // One side dials, so that there are no collisions: nodes dial reflectors, else the lower address does.
+        config.passive = match (own_id.is_some(), their_id.is_some()) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => local > remote,
+        };
+        config.families = families(self.me, there);
+        if own_id.is_some() {
+            if their_id.is_none() {
+                self.restrict(&mut config, name);
+                config.expected = rule.is_some() || self.reflectors.serves(self.name, name);
+            }
+            config.import = Arc::clone(&self.import_all);
+        } else {
+            config.export = Arc::clone(&self.export_pools);
+        }
+        let usable = match rule {
+            Some(rule) => self.adjust(&mut config, rule, false),
+            None => self.adjust_mesh(&mut config),
+        };
+        if !usable {
+            return Outcome::Unusable;
+        }
+        let peer = Peer { config, node: Some(name.to_owned()), reflector: their_id.is_some() };
+        Outcome::Session(Box::new(peer), rule.and_then(|rule| rule.peer.spec.reachable_by))
+    }
+
+    /// A reflector accepts from a node what the datastore says is the node's, and little more than so many prefixes.
+    fn restrict(&self, config: &mut PeerConfig, name: &str) {
+        let blocks = self.cluster.blocks.get(name);
+        config.max_prefix = Some(prefix_limit(blocks.map_or(0, BTreeSet::len)));
+        config.authorised_origins = Some(blocks.into_iter().flatten().copied().collect());
+    }
+
+    /// A session with something that is no node: a top-of-rack router, a foreign reflector.
+    fn with_router(&mut self, rule: Rule<'a>, address: &PeerAddress) -> Outcome {
+        let (spec, remote) = (&rule.peer.spec, address.ip);
+        let local_as = spec.local_as_number.map(|number| number.0);
+        let own_as = local_as.unwrap_or_else(|| as_of(self.me, self.cluster));
+        let their_as = spec.as_number.map_or(own_as, |number| number.0);
+        let kind = match cluster_id(self.me) {
+            _ if their_as != own_as => PeerKind::External,
+            Some(_) => PeerKind::InternalClient,
+            None => PeerKind::Internal,
+        };
+        let mut config = PeerConfig::new(remote, their_as, kind);
+        config.port = address.port.unwrap_or(margay_bgp::BGP_PORT);
+        config.local_as = local_as;
+        rule.name.clone_into(&mut config.description);
+        config.export = Arc::clone(&self.export_pools);
+        config.interface.clone_from(&address.zone);
+        // Of a link, the system knows the right one.
+        let own = node_addresses(self.me).filter(|_| address.zone.is_none());
+        config.local = own.filter(|own| own.is_ipv4() == remote.is_ipv4()).last();
+        if !self.adjust(&mut config, rule, true) {
+            return Outcome::Unusable;
+        }
+        let peer = Peer { config, node: None, reflector: false };
+        Outcome::Session(Box::new(peer), spec.reachable_by)
+    }
+
+    /// Applies the cluster's settings to a session that nodes have by themselves; false if it cannot be used.
+    fn adjust_mesh(&mut self, config: &mut PeerConfig) -> bool {
+        // Nodes of one cluster may be of several ASes; the pools are the policy between them.
+        config.policy_required = false;
+        let Some(spec) = self.settings.mesh() else { return true };
+        if let Some(time) = spec.node_mesh_max_restart_time {
+            config.graceful_restart.restart_time = time.into();
+        }
+        config.bfd = bfd::watch(self.cluster, self.me, config, spec.node_mesh_failure_detection_mode, true);
+        let object = "BGPConfiguration(default)";
+        self.password(config, spec.node_mesh_password.as_ref(), object, "nodeMeshPassword")
+    }
+
+    /// Sets the password that an object refers to; false if there is one and it cannot be had.
+    fn password(
+        &mut self,
+        config: &mut PeerConfig,
+        reference: Option<&SecretRef>,
+        object: &str,
+        field: &str,
+    ) -> bool {
+        let Some(reference) = reference else { return true };
+        let optional = reference.secret_key_ref.as_ref().is_some_and(|key| key.optional == Some(true));
+        let found = secret_name(reference).map(|name| self.cluster.secrets().get(&name));
+        let reason = match found {
+            Some(Some(Ok(password))) => {
+                config.password = Some(password.clone());
+                return true;
+            }
+            _ if optional => return true,
+            Some(Some(Err(reason))) => reason.as_str(),
+            Some(None) => "it has not been read yet",
+            None => "there is no secretKeyRef",
+        };
+        let message = format!("spec.{field}: {reason}. Until the password is there these sessions stay down");
+        self.report(problem(object.to_owned(), message));
+        false
+    }
+
+    /// Applies the fields of a BGPPeer to a session; false if it cannot be used.
+    fn adjust(&mut self, config: &mut PeerConfig, rule: Rule<'a>, router: bool) -> bool {
+        let spec = &rule.peer.spec;
+        let object = format!("BGPPeer({})", rule.name);
+        // Import accepts by default in Calico; the BGPPeer is the explicit policy that RFC 8212 asks for.
+        config.policy_required = false;
+        config.ttl_security = spec.ttl_security;
+        if spec.source_address == Some(SourceAddress::None) {
+            config.local = None;
+        }
+        if let Some(keepalive) = spec.keepalive_time {
+            let keepalive: Duration = keepalive.into();
+            config.timers.keepalive = Some(keepalive);
+            config.timers.hold = config.timers.hold.max(keepalive * 3);
+        }
+        if let Some(time) = spec.max_restart_time {
+            config.graceful_restart.restart_time = time.into();
+        }
+        if spec.restart_mode == Some(RestartMode::GracefulRestart) {
+            config.graceful_restart.long_lived = None;
+        }
+        let direct = spec.reachable_by.is_none();
+        config.bfd = bfd::watch(self.cluster, self.me, config, spec.failure_detection_mode, direct);
+        config.allow_own_as =
+            spec.num_allowed_local_as_numbers.map_or(0, |n| u8::try_from(n).unwrap_or(u8::MAX));
+        config.next_hop = match spec.next_hop_mode {
+            Some(ApiNextHopMode::Self_) => NextHopMode::SelfAddress,
+            Some(ApiNextHopMode::Keep) => NextHopMode::Keep,
+            Some(ApiNextHopMode::Auto) => NextHopMode::Auto,
+            None if spec.keep_original_next_hop && config.kind == PeerKind::External => NextHopMode::Keep,
+            None => NextHopMode::Auto,
+        };
+        if !spec.filters.is_empty() {
+            let (import, export) = self.filtered(config, rule, router);
+            config.import = import;
+            config.export = export;
+        }
+        self.password(config, spec.password.as_ref(), &object, "password")
+    }
+
+    /// The filters of a BGPPeer before what its sessions have without. All sessions of a kind share them.
+    fn filtered(&mut self, config: &PeerConfig, rule: Rule<'a>, router: bool) -> Policies {
+        if let Some((import, export)) = self.compiled.get(&(rule.name, router)) {
+            return (Arc::clone(import), Arc::clone(export));
+        }
+        let filters = &rule.peer.spec.filters;
+        let compiled = filters::compile(filters, &self.cluster.filters, &config.import, &config.export);
+        for message in compiled.problems {
+            self.report(problem(format!("BGPPeer({})", rule.name), message));
+        }
+        let both = (Arc::new(compiled.import), Arc::new(compiled.export));
+        self.compiled.insert((rule.name, router), both.clone());
+        both
+    }
+
+    fn report_conflict(&mut self, winner: Rule<'a>, loser: Rule<'a>, differs: bool) {
+        if differs {
+            let message = format!(
+                "a session that BGPPeer({}) is for too follows that one, which names its nodes more precisely or is \
+                 first by name: what this one says otherwise has no effect there",
+                winner.name
+            );
+            self.report(problem(format!("BGPPeer({})", loser.name), message));
+        }
+    }
+
+    fn report(&mut self, problem: Problem) {
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
+    }
+}
+
+impl Rule<'_> {
+    /// Whether it joins this node to that one.
+    fn selects(&self, name: &str, there: &Node) -> bool {
+        let spec = &self.peer.spec;
+        let forward = self.here
+            && match (&spec.peer_ip, &spec.peer_selector) {
+                (Some(address), _) => node_addresses(there).any(|own| own == address.ip),
+                (None, Some(selector)) => matches(selector, there),
+                (None, None) => false,
+            };
+        forward || self.reverse && concerns(self.peer, name, there)
+    }
+}
+
+/// What a node with so many blocks may announce: its blocks, single addresses in them, and blocks that it has claimed
+/// and the datastore has not told yet. All that is refused counts too, so this bounds what a node can make us keep.
+fn prefix_limit(blocks: usize) -> MaxPrefix {
+    MaxPrefix::new(u32::try_from(blocks).unwrap_or(u32::MAX).saturating_mul(256).saturating_add(1024))
+}
+
+/// Whether two BGPPeers make different things of a session, apart from the name it shows.
+fn differ(one: &Outcome, other: &Outcome) -> bool {
+    match (one, other) {
+        (Outcome::Session(one, gateway), Outcome::Session(other, other_gateway)) => {
+            let description = one.config.description.clone();
+            let other = PeerConfig { description, ..other.config.clone() };
+            one.config != other || gateway != other_gateway
+        }
+        (Outcome::None, Outcome::None) | (Outcome::Unusable, Outcome::Unusable) => false,
+        _ => true,
+    }
+}

@@ -1,0 +1,164 @@
+//! What the topology follows from, and what of it has changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use margay_api::kinds::{Affinity, disjoint_pools};
+use margay_api::{BfdConfiguration, BgpConfiguration, BgpFilter, BgpPeer, IpPool, Key, Kind, Node, Resource};
+
+use crate::secrets::Secrets;
+
+/// What the topology follows from.
+#[derive(Debug, Default, Clone)]
+pub struct Cluster {
+    /// Nodes by name, reflectors among them.
+    pub nodes: BTreeMap<String, Node>,
+    /// BGPConfigurations by name: `default` and `node.<name>`.
+    pub configurations: BTreeMap<String, BgpConfiguration>,
+    /// BGPPeers by name.
+    pub peers: BTreeMap<String, BgpPeer>,
+    /// BGPFilters by name.
+    pub filters: BTreeMap<String, BgpFilter>,
+    /// BFDConfigurations by name.
+    pub bfd: BTreeMap<String, BfdConfiguration>,
+    /// IPPools by name.
+    pub pools: BTreeMap<String, IpPool>,
+    /// Blocks by the node that owns them.
+    pub blocks: BTreeMap<String, BTreeSet<IpNet>>,
+    /// Owner and range of each IPAMBlock, by its name.
+    owners: BTreeMap<String, (String, IpNet)>,
+    secrets: Secrets,
+    changes: Changes,
+}
+
+/// What has changed since [`Cluster::take_changes`] was last asked.
+#[derive(Debug, Default, Clone)]
+pub struct Changes {
+    /// Something that may concern every session.
+    pub(super) everything: bool,
+    /// Nodes as they were before.
+    pub(super) nodes: BTreeMap<String, Option<Node>>,
+    /// Nodes with other blocks.
+    pub(super) blocks: BTreeSet<String>,
+}
+
+impl Changes {
+    /// Nothing is known of what was before.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { everything: true, ..Self::default() }
+    }
+}
+
+impl Cluster {
+    /// Takes an object in; true if it is one of these kinds and says something new.
+    pub fn put(&mut self, resource: &Resource) -> bool {
+        let name = resource.metadata().name.as_str();
+        let changed = match resource {
+            Resource::Node(object) => {
+                let old = self.nodes.get(name);
+                let changed = old != Some(object);
+                if changed {
+                    let old = self.nodes.insert(name.to_owned(), object.clone());
+                    self.changes.nodes.entry(name.to_owned()).or_insert(old);
+                }
+                return changed;
+            }
+            Resource::IpamBlock(object) => {
+                return match &object.spec.affinity {
+                    Some(Affinity::Host(node)) => self.own(name, Some((node.clone(), object.spec.cidr))),
+                    _ => self.own(name, None),
+                };
+            }
+            Resource::IpPool(object) => insert(&mut self.pools, name, object),
+            Resource::BgpConfiguration(object) => insert(&mut self.configurations, name, object),
+            Resource::BgpPeer(object) => insert(&mut self.peers, name, object),
+            Resource::BfdConfiguration(object) => insert(&mut self.bfd, name, object),
+            Resource::BgpFilter(object) => insert(&mut self.filters, name, object),
+            _ => false,
+        };
+        self.changes.everything |= changed;
+        changed
+    }
+
+    /// Takes an object out; true if it was there.
+    pub fn delete(&mut self, key: &Key) -> bool {
+        let name = key.name.as_str();
+        let changed = match key.kind {
+            Kind::Node => {
+                let old = self.nodes.remove(name);
+                let changed = old.is_some();
+                if changed {
+                    self.changes.nodes.entry(name.to_owned()).or_insert(old);
+                }
+                return changed;
+            }
+            Kind::IpamBlock => return self.own(name, None),
+            Kind::IpPool => self.pools.remove(name).is_some(),
+            Kind::BgpConfiguration => self.configurations.remove(name).is_some(),
+            Kind::BgpPeer => self.peers.remove(name).is_some(),
+            Kind::BfdConfiguration => self.bfd.remove(name).is_some(),
+            Kind::BgpFilter => self.filters.remove(name).is_some(),
+            _ => false,
+        };
+        self.changes.everything |= changed;
+        changed
+    }
+
+    /// What [`super::secrets`] names, read.
+    #[must_use]
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
+    /// Takes in what was read; true if it is new.
+    pub fn set_secrets(&mut self, secrets: Secrets) -> bool {
+        let changed = self.secrets != secrets;
+        self.secrets = secrets;
+        self.changes.everything |= changed;
+        changed
+    }
+
+    /// What has changed since the last call.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// The pools that count: one that overlaps an older one does not.
+    #[must_use]
+    pub fn pools_in_force(&self) -> Vec<&IpPool> {
+        disjoint_pools(self.pools.values()).0
+    }
+
+    fn own(&mut self, block: &str, owner: Option<(String, IpNet)>) -> bool {
+        if self.owners.get(block) == owner.as_ref() {
+            return false;
+        }
+        let old = match &owner {
+            Some(owner) => self.owners.insert(block.to_owned(), owner.clone()),
+            None => self.owners.remove(block),
+        };
+        if let Some((node, cidr)) = old {
+            if let Some(blocks) = self.blocks.get_mut(&node) {
+                blocks.remove(&cidr);
+                if blocks.is_empty() {
+                    self.blocks.remove(&node);
+                }
+            }
+            self.changes.blocks.insert(node);
+        }
+        if let Some((node, cidr)) = owner {
+            self.blocks.entry(node.clone()).or_default().insert(cidr);
+            self.changes.blocks.insert(node);
+        }
+        true
+    }
+}
+
+fn insert<T: PartialEq + Clone>(map: &mut BTreeMap<String, T>, name: &str, object: &T) -> bool {
+    let changed = map.get(name) != Some(object);
+    if changed {
+        map.insert(name.to_owned(), object.clone());
+    }
+    changed
+}

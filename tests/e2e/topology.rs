@@ -1,0 +1,176 @@
+//! Sessions that come and go with the topology, while pods talk: no packet is lost.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use margay_lab::probe::{Protocol, Stream};
+use margay_tests::cluster::{Cluster, Datastore, wait};
+use margay_tests::pods::{PORT, Pod};
+
+use crate::labs::{Labs, PATIENCE, PROBE_EVERY, applied, margay, none_lost, send_more, sessions};
+
+/// Three nodes, machines for five reflectors, and a router.
+const LAB: &str = "tests/labs/reflectors.clab.yml";
+
+const NODES: [&str; 3] = ["node1", "node2", "node3"];
+
+const POOL: &str = "apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: pods}
+spec: {cidr: 10.65.0.0/16, blockSize: 24}
+---
+";
+
+/// Names of the peers of a daemon; none if not all of them are up.
+fn peers(cluster: &Cluster, node: &str) -> Result<Option<BTreeSet<String>>> {
+    let peers = sessions(cluster, node)?;
+    let up = peers.iter().all(|peer| peer.state == "Established");
+    Ok(up.then(|| peers.into_iter().map(|peer| peer.name).collect()))
+}
+
+/// Waits until every node has just these peers, and all of them are up.
+fn wait_peers(cluster: &Cluster, wanted: impl Fn(&str) -> BTreeSet<String>) -> Result<()> {
+    for node in NODES {
+        wait(PATIENCE, || Ok(peers(cluster, node)?.is_some_and(|peers| peers == wanted(node))))
+            .with_context(|| {
+                format!("{node} peers with {:?}: {:#?}", wanted(node), sessions(cluster, node))
+            })?;
+    }
+    Ok(())
+}
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn mesh(node: &str) -> BTreeSet<String> {
+    NODES.iter().filter(|name| **name != node).map(|name| (*name).to_owned()).collect()
+}
+
+/// A node's pods that talk to the next node's, and so on in a ring, from now until [`Talk::ends`].
+struct Talk {
+    pods: Vec<Pod>,
+    streams: Vec<Stream>,
+}
+
+impl Talk {
+    fn begins(cluster: &Cluster) -> Result<Self> {
+        let mut pods = Vec::new();
+        for node in NODES {
+            pods.push(cluster.runtime(node)?.add("shop", &format!("on-{node}"))?);
+        }
+        let mut streams = Vec::new();
+        for (at, pod) in pods.iter().enumerate() {
+            let next = pods.get((at + 1) % pods.len()).context("no pod")?;
+            // The blocks of the others must be known before every probe counts.
+            let protocol = Protocol::Udp(PORT);
+            wait(PATIENCE, || {
+                let trial = Stream::start(&pod.netns, next.address, protocol, PROBE_EVERY)?;
+                send_more(&trial, 3)?;
+                let report = trial.stop()?;
+                Ok(report.received == report.sent)
+            })?;
+            streams.push(Stream::start(&pod.netns, next.address, protocol, PROBE_EVERY)?);
+        }
+        Ok(Self { pods, streams })
+    }
+
+    /// Lets so many more probes pass.
+    fn goes_on(&self, count: u64) -> Result<()> {
+        send_more(self.streams.first().context("no stream")?, count)
+    }
+
+    fn ends(self, cluster: &Cluster) -> Result<()> {
+        self.streams.into_iter().try_for_each(none_lost)?;
+        self.pods.into_iter().try_for_each(|pod| cluster.runtime(&pod.node.clone())?.delete(pod))
+    }
+}
+
+fn begin(labs: &mut Labs) -> Result<Cluster> {
+    let mut cluster = labs.alone(LAB, Datastore::Embedded)?;
+    applied(&cluster, POOL)?;
+    NODES.iter().try_for_each(|node| cluster.start(node))?;
+    NODES.iter().try_for_each(|node| cluster.wait_ready(node, PATIENCE))?;
+    wait_peers(&cluster, mesh)?;
+    Ok(cluster)
+}
+
+/// From the mesh to reflectors, to more of them, through drains and deaths, and back to the mesh.
+pub(crate) fn reflectors_come_and_go(labs: &mut Labs) -> Result<()> {
+    let mut cluster = begin(labs)?;
+    let talk = Talk::begins(&cluster)?;
+
+    for reflector in ["rr1", "rr2"] {
+        cluster.start(reflector)?;
+    }
+    wait_peers(&cluster, |_| names(&["rr1", "rr2"])).context("from the mesh to two reflectors")?;
+    talk.goes_on(50)?;
+
+    for reflector in ["rr3", "rr4", "rr5"] {
+        cluster.start(reflector)?;
+    }
+    let all = names(&["rr1", "rr2", "rr3", "rr4", "rr5"]);
+    let three = |cluster: &Cluster, node: &str| -> Result<Option<BTreeSet<String>>> {
+        Ok(peers(cluster, node)?.filter(|peers| peers.len() == 3 && peers.is_subset(&all)))
+    };
+    let mut chosen = Vec::new();
+    for node in NODES {
+        wait(PATIENCE, || Ok(three(&cluster, node)?.is_some()))
+            .with_context(|| format!("{node} has three of five: {:#?}", sessions(&cluster, node)))?;
+        chosen.push(three(&cluster, node)?.unwrap_or_default());
+    }
+    ensure!(chosen.iter().collect::<BTreeSet<_>>().len() > 1, "all have chosen alike: {chosen:?}");
+    talk.goes_on(50)?;
+
+    // Drained (RFC 8326): node1's first goes and comes back.
+    let first = chosen.first().and_then(|own| own.first()).context("node1 has no reflector")?.clone();
+    cluster.stop(&first)?;
+    talk.goes_on(100)?;
+    cluster.start(&first)?;
+    wait(PATIENCE, || Ok(three(&cluster, "node1")?.is_some())).with_context(|| format!("{first} is back"))?;
+
+    // Dead: all but one of each node's share at worst. They stay registered, so nodes keep trying.
+    for reflector in ["rr1", "rr3"] {
+        cluster.kill(reflector)?;
+    }
+    talk.goes_on(200)?;
+    // Dead for good.
+    margay(&cluster, &["delete", "node", "rr1", "rr3"])?;
+    wait_peers(&cluster, |_| names(&["rr2", "rr4", "rr5"])).context("the dead ones are forgotten")?;
+    talk.goes_on(50)?;
+
+    // Back to the mesh: reflectors that run, and reflectors that do not.
+    cluster.kill("rr2")?;
+    margay(&cluster, &["delete", "node", "rr2", "rr4", "rr5"])?;
+    wait_peers(&cluster, mesh).context("back to the mesh")?;
+    talk.goes_on(100)?;
+    for node in NODES {
+        let status = cluster.status(node)?;
+        ensure!(status.ready && status.problems.is_empty(), "{node}: {status:#?}");
+    }
+    talk.ends(&cluster)
+}
+
+/// A reflector that is registered and never comes up: nodes say so, and give up neither it nor the mesh.
+pub(crate) fn a_reflector_that_never_comes_up(labs: &mut Labs) -> Result<()> {
+    let cluster = begin(labs)?;
+    let talk = Talk::begins(&cluster)?;
+    applied(
+        &cluster,
+        "apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: rr1}\n\
+         spec: {bgp: {ipv4Address: 172.30.1.21/24, routeReflectorClusterID: 172.30.1.21}}\n",
+    )?;
+    for node in NODES {
+        let held = || -> Result<bool> {
+            let status = cluster.status(node)?;
+            let said = status.problems.iter().any(|problem| problem.message.contains("rr1"));
+            let up = sessions(&cluster, node)?.iter().filter(|peer| peer.state == "Established").count();
+            Ok(said && status.ready && up == 2)
+        };
+        wait(PATIENCE, held).with_context(|| format!("{node}: {:#?}", cluster.status(node)))?;
+    }
+    talk.goes_on(100)?;
+    margay(&cluster, &["delete", "node", "rr1"])?;
+    wait_peers(&cluster, mesh)?;
+    talk.ends(&cluster)
+}
