@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use margay_api::yaml;
+use margay_api::kinds::{NodeBgp, NodeSpec};
+use margay_api::{Metadata, Node, yaml};
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig};
 use margay_bgp::{Originated, PeerConfig, PeerKind, PeerState, RouteQuery, SpeakerConfig, Timers};
 use margay_daemon::speaker::Speaker;
@@ -15,27 +16,12 @@ use tokio::sync::watch;
 const AS: u32 = 64512;
 const PORT: u16 = 17_479;
 
-/// Two reflectors of one cluster, and a node that owns a block.
+/// Where everybody listens, and a node's block.
 const CLUSTER: &str = "\
 apiVersion: projectcalico.org/v3
 kind: BGPConfiguration
 metadata: {name: default}
 spec: {listenPort: 17479, bindMode: NodeIP}
----
-apiVersion: projectcalico.org/v3
-kind: Node
-metadata: {name: rr1}
-spec: {bgp: {ipv4Address: 127.80.0.1/24, routeReflectorClusterID: 0.0.0.1}}
----
-apiVersion: projectcalico.org/v3
-kind: Node
-metadata: {name: rr2}
-spec: {bgp: {ipv4Address: 127.80.0.2/24, routeReflectorClusterID: 0.0.0.1}}
----
-apiVersion: projectcalico.org/v3
-kind: Node
-metadata: {name: n3}
-spec: {bgp: {ipv4Address: 127.80.0.3/24}}
 ---
 apiVersion: projectcalico.org/v3
 kind: IPAMBlock
@@ -93,6 +79,15 @@ async fn a_reflector_leaves_when_another_has_what_its_clients_announce() {
     let mut cluster = Cluster::default();
     for located in yaml::parse("cluster.yaml", CLUSTER).unwrap() {
         assert!(cluster.put(&located.value));
+    }
+    for (name, last, reflector) in [("rr1", 1, true), ("rr2", 2, true), ("n3", 3, false)] {
+        let bgp = NodeBgp {
+            ipv4_address: Some(format!("{}/24", ip(last)).parse().unwrap()),
+            route_reflector_cluster_id: reflector.then_some(Ipv4Addr::new(0, 0, 0, 1)),
+            ..NodeBgp::default()
+        };
+        let node = Node::new(Metadata::named(name), NodeSpec { bgp: Some(bgp), ..NodeSpec::default() });
+        assert!(cluster.put(&node.into()));
     }
     leaving.follow("rr1", &mut cluster).await.unwrap();
     leaving.originate(Vec::new()).await.unwrap();
