@@ -83,6 +83,10 @@ const CASES: &[(&str, Place)] = &[
     ("pools::no_block_left", Inside(pools::no_block_left)),
     ("pools::no_address_left", Inside(pools::no_address_left)),
     ("topology::reflectors_come_and_go", Inside(topology::reflectors_come_and_go)),
+    (
+        "topology::what_calicos_documentation_configures",
+        Inside(topology::what_calicos_documentation_configures),
+    ),
     ("topology::a_reflector_that_never_comes_up", Inside(topology::a_reflector_that_never_comes_up)),
     ("health::ready_and_stopping", Inside(health::ready_and_stopping)),
 ];

@@ -174,3 +174,94 @@ pub(crate) fn a_reflector_that_never_comes_up(labs: &mut Labs) -> Result<()> {
     wait_peers(&cluster, mesh)?;
     talk.ends(&cluster)
 }
+
+/// A top-of-rack router: BIRD of another AS that takes whoever of the subnet comes.
+const TOR: &str = "router id 172.30.1.1;
+protocol device {}
+protocol bgp nodes {
+  local 172.30.1.1 as 64513;
+  neighbor range 172.30.1.0/24 as 64512;
+  dynamic name \"node\";
+  ipv4 { import all; export none; };
+}
+";
+
+/// Calico's documentation, \"Configure BGP peering\": the mesh is off, a node reflects, chosen by its label.
+const REFLECTOR_BY_LABEL: [&str; 3] = [
+    "apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {nodeToNodeMeshEnabled: false, asNumber: 64512}
+",
+    "apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: node3, labels: {route-reflector: 'true'}}
+spec: {bgp: {ipv4Address: 172.30.1.13/24, routeReflectorClusterID: 244.0.0.1}}
+",
+    "apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: peer-with-route-reflectors}
+spec: {nodeSelector: all(), peerSelector: route-reflector == 'true'}
+",
+];
+
+/// A BGPPeer for the router, of the nodes that `whom` says, and its filter, which takes this action.
+fn tor(whom: &str, action: &str) -> String {
+    format!(
+        "apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {{name: tor}}\n\
+         spec: {{exportV4: [{{action: {action}, matchOperator: In, cidr: 10.65.0.0/16}}]}}\n---\n\
+         apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {{name: tor}}\n\
+         spec: {{peerIP: 172.30.1.1, asNumber: 64513, filters: [tor]{whom}}}\n"
+    )
+}
+
+/// What Calico's users have written goes on to work: step by step in the order of the documentation, no packet lost.
+pub(crate) fn what_calicos_documentation_configures(labs: &mut Labs) -> Result<()> {
+    let cluster = begin(labs)?;
+    let talk = Talk::begins(&cluster)?;
+    for step in REFLECTOR_BY_LABEL {
+        applied(&cluster, step)?;
+        talk.goes_on(100)?;
+    }
+    let by_label = |node: &str| if node == "node3" { names(&["node1", "node2"]) } else { names(&["node3"]) };
+    wait_peers(&cluster, by_label).context("a reflector by label")?;
+    talk.goes_on(100)?;
+
+    let folder = cluster.folder("tor");
+    std::fs::create_dir_all(&folder)?;
+    let (conf, control) = (folder.join("bird.conf"), folder.join("bird.ctl"));
+    std::fs::write(&conf, TOR)?;
+    let mut bird = std::process::Command::new("bird");
+    bird.arg("-f").arg("-c").arg(&conf).arg("-s").arg(&control);
+    let _bird = cluster.node("r1")?.spawn("bird", bird, &folder.join("log")).context("Debian's bird2")?;
+    let control = control.to_string_lossy().into_owned();
+    let learned = || -> Result<usize> {
+        let routes = cluster.run_in("r1", "birdc", &["-s", &control, "show", "route"]).unwrap_or_default();
+        Ok(routes.lines().filter(|line| line.starts_with("10.65.")).count())
+    };
+    applied(&cluster, &tor("", "Accept"))?;
+    wait(PATIENCE, || Ok(learned()? == 3)).with_context(|| format!("a global peer: {:?}", learned()))?;
+
+    // Another filter is a refresh: every session is the one it was.
+    let ups = || -> Result<Vec<usize>> {
+        let count = |node: &&str| cluster.whole_log(node).matches("state=Established").count();
+        Ok(NODES.iter().map(count).collect())
+    };
+    let before = ups()?;
+    applied(&cluster, &tor("", "Reject"))?;
+    wait(PATIENCE, || Ok(learned()? == 0)).context("the filter rejects")?;
+    applied(&cluster, &tor("", "Accept"))?;
+    wait(PATIENCE, || Ok(learned()? == 3)).context("the filter accepts again")?;
+    ensure!(ups()? == before, "sessions were reset: {before:?} before, {:?} now", ups()?);
+
+    // For one node: the others' sessions end at once, theirs with each other stay.
+    applied(&cluster, &tor(", node: node1", "Accept"))?;
+    let with_tor = |node: &str| {
+        let mut peers = by_label(node);
+        peers.extend((node == "node1").then(|| "tor".to_owned()));
+        peers
+    };
+    wait_peers(&cluster, with_tor).context("a peer of one node")?;
+    ensure!(ups()? == before, "sessions were reset: {before:?} before, {:?} now", ups()?);
+    talk.ends(&cluster)
+}
