@@ -1,3 +1,4 @@
+use ipnet::IpNet;
 use margay_api::Metadata;
 use margay_api::kinds::NodeSpec;
 use margay_api::yaml;
