@@ -53,11 +53,13 @@ fn change(update: &Value, prefix: IpNet) -> Option<Option<Seen>> {
     let (next_hop, _) = announced.iter().find(|(_, entries)| names(entries, prefix))?;
     let attribute = &update["attribute"];
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    // A list in version 4, segments by number in version 5.
+    let path = attribute["as-path"].get("0").map_or(&attribute["as-path"], |segment| &segment["value"]);
     let number = |value: &Value| value.as_u64().and_then(|value| value.try_into().ok());
     let pairs = |pair: &Value| Some(format!("{}:{}", pair[0].as_u64()?, pair[1].as_u64()?));
     Some(Some(Seen {
         next_hop: next_hop.parse().ok(),
-        as_path: list(&attribute["as-path"]).iter().filter_map(number).collect(),
+        as_path: list(path).iter().filter_map(number).collect(),
         local_pref: number(&attribute["local-preference"]),
         originator: attribute["originator-id"].as_str().and_then(|value| value.parse().ok()),
         clusters: list(&attribute["cluster-list"])
