@@ -223,7 +223,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What BIRD 2.0.12 sends while up (captured on a veth pair).
+    /// A session that is up, made by hand from RFC 5880, section 4.1.
     const UP: [u8; 24] = [
         0x20, 0xc0, 5, 24, 0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde, 0xf0, 0, 1, 0x86, 0xa0, 0, 0, 0x27,
         0x10, 0, 0, 0, 0,
