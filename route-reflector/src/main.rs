@@ -10,7 +10,7 @@ use margay_api::Kind;
 use margay_daemon::health::{self, Health};
 use margay_daemon::process::{self, Stop};
 use margay_daemon::speaker::Speaker;
-use margay_daemon::{bgp, server, store};
+use margay_daemon::{bgp, monitor, server, store};
 use margay_datastore::Syncer;
 use tokio::sync::watch;
 
@@ -40,8 +40,10 @@ fn main() -> ExitCode {
 
 async fn run(config: Config, mut stop: Stop) -> Result<()> {
     let health = Health::new(PROGRAM, &config.node, &COMPONENTS);
+    let monitoring = monitor::monitoring(PROGRAM, &config)?;
     let (slot, speaker) = watch::channel(None);
-    let routes = server::health_routes(health.clone(), server::metrics_of(&health, &speaker));
+    let routes =
+        server::health_routes(health.clone(), server::metrics_of(&health, &speaker, config.peer_metrics));
     if let Some(address) = config.metrics_listen {
         server::serve_tcp(address, routes.clone())
             .await
@@ -60,7 +62,12 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
         let scopes: Vec<_> = KINDS.iter().map(|kind| (*kind).into()).collect();
         let objects = Syncer::spawn(store.clone(), &scopes)?;
         // Clients may hold what an earlier instance told them: End-of-RIB waits until they have told us theirs.
-        let reflector = Reflector::new(config, health, store, Speaker::new(slot, true).without_routes());
+        let reflector = Reflector::new(
+            config,
+            health,
+            store,
+            Speaker::new(slot, true).without_routes().monitored(monitoring),
+        );
         reflector.run(objects, stop).await;
     }
     health::stopping();

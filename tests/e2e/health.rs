@@ -100,9 +100,9 @@ pub(crate) fn ready_and_stopping(labs: &mut Labs) -> Result<()> {
     {
         for line in [
             "margay_component_ready{component=\"policy\"} 1",
-            "margay_bgp_session_up{peer=\"172.30.1.12\"} 1",
-            "margay_bgp_received_prefixes{peer=\"172.30.1.12\"} 1",
-            "margay_bgp_advertised_prefixes{peer=\"172.30.1.12\"} 1",
+            "margay_bgp_peer_up{peer=\"172.30.1.12\"} 1",
+            "margay_bgp_peer_accepted_prefixes{peer=\"172.30.1.12\",family=\"ipv4-unicast\"} 1",
+            "margay_bgp_peer_advertised_prefixes{peer=\"172.30.1.12\",family=\"ipv4-unicast\"} 1",
             "# EOF",
         ] {
             ensure!(text.lines().any(|one| one == line), "/metrics over {place} lacks {line}:\n{text}");

@@ -21,7 +21,7 @@ use margay_api::Kind;
 use margay_daemon::health::{self, Health};
 use margay_daemon::process::{self, Stop};
 use margay_daemon::speaker::Speaker;
-use margay_daemon::{bgp, server, store};
+use margay_daemon::{bgp, monitor, server, store};
 use margay_datastore::Syncer;
 use tokio::sync::{mpsc, watch};
 
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
 
 async fn run(config: Config, mut stop: Stop) -> Result<()> {
     let health = Health::new(PROGRAM, &config.node, &COMPONENTS);
+    let monitoring = monitor::monitoring(PROGRAM, &config)?;
     let addresses = Addresses::open(&config.state_dir)
         .with_context(|| format!("opening the journal in {}", config.state_dir.display()))?;
     let (requests, inbox) = mpsc::channel(REQUESTS);
@@ -54,7 +55,8 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
     let fib = Fib::open().context("opening the kernel's routing table (the agent needs CAP_NET_ADMIN)")?;
     let forwarding = Forwarding::spawn(fib, health.clone()).context("starting the forwarding thread")?;
 
-    let routes = server::health_routes(health.clone(), server::metrics_of(&health, &speaker));
+    let routes =
+        server::health_routes(health.clone(), server::metrics_of(&health, &speaker, config.peer_metrics));
     if let Some(address) = config.metrics_listen {
         server::serve_tcp(address, routes.clone())
             .await
@@ -77,7 +79,7 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
         let store = opened.get_or_init(|| store).clone();
         // An agent that had addresses before was here before: its peers may still hold its routes.
         let was_here = addresses.allocator().blocks().next().is_some();
-        let speaker = Speaker::new(slot, was_here).with_max_paths(config.maximum_paths);
+        let speaker = Speaker::new(slot, was_here).with_max_paths(config.maximum_paths).monitored(monitoring);
         let scopes: Vec<_> = Kind::ALL.iter().map(|kind| (*kind).into()).collect();
         let objects = Syncer::spawn(store.clone(), &scopes)?;
         let parts = Parts { config, health, store, engine, forwarding, addresses, speaker };

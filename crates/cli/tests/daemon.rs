@@ -19,7 +19,14 @@ fn answer(lab: &Lab, status: &str, body: &impl Serialize) -> (String, JoinHandle
     let path = lab.dir.join("agent.sock");
     drop(std::fs::remove_file(&path));
     let listener = UnixListener::bind(&path).unwrap();
-    let body = serde_json::to_string(body).unwrap();
+    let body = match serde_json::to_value(body).unwrap() {
+        // As the daemon streams arrays: a value per line.
+        serde_json::Value::Array(values) => {
+            let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+            format!("[\n{}\n]\n", values.join("\n,"))
+        }
+        value => value.to_string(),
+    };
     let reply = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let thread = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -56,9 +63,24 @@ fn peer(address: &str, state: &str) -> bgp::Peer {
         received: 2,
         stale: 1,
         advertised: 1,
-        bfd: None,
         last_error: Some("hold timer expired".into()),
         capabilities: vec!["route-refresh".into(), "graceful-restart".into()],
+        established_count: 3,
+        families: vec![bgp::PeerFamily {
+            family: "ipv4-unicast".into(),
+            received: 2,
+            end_of_rib_received: true,
+            ..bgp::PeerFamily::default()
+        }],
+        filtered: 0,
+        last_error_seconds: Some(3),
+        remote_id: None,
+        local: None,
+        messages: bgp::Messages::default(),
+        lag_bytes: 0,
+        resyncs: 0,
+        group: Some(1),
+        bfd: None,
     }
 }
 
@@ -85,7 +107,11 @@ fn bgp_sessions_and_routes() {
         next_hop: Some("172.20.0.2".parse().unwrap()),
         from: Some("172.20.0.11".parse().unwrap()),
         best: true,
+        multipath: true,
+        filtered: false,
         stale: false,
+        origin: "igp".into(),
+        med: None,
         reason: "lowest router id".into(),
         local_pref: Some(100),
         as_path: String::new(),
@@ -98,7 +124,32 @@ fn bgp_sessions_and_routes() {
     assert!(request.starts_with("GET /v1/bgp/routes?prefix=10.65.2.0/24 "), "{request}");
     assert!(out.lines().nth(1).unwrap().starts_with(">  10.65.2.0/24  172.20.0.2"), "{out}");
     let (_, out, _) = ask(&lab, &["bgp", "routes", "-o", "json"], &[&route]);
-    assert_eq!(serde_json::from_str::<Vec<bgp::Route>>(&out).unwrap(), [route]);
+    assert_eq!(serde_json::from_str::<Vec<bgp::Route>>(&out).unwrap(), [route.clone()]);
+    let (_, out, request) = ask(&lab, &["bgp", "route", "10.65.2.9"], &[&route]);
+    assert!(request.starts_with("GET /v1/bgp/routes?exact=true&prefix=10.65.2.9 "), "{request}");
+    assert!(out.contains("originator id  172.20.0.2"), "{out}");
+    let args = ["bgp", "neighbor", "172.20.0.11", "filtered"];
+    let (_, out, request) = ask(&lab, &args, &Vec::<bgp::Route>::new());
+    assert!(request.starts_with("GET /v1/bgp/routes?peer=172.20.0.11&filtered=true "), "{request}");
+    assert_eq!(out, "No BGP routes.\n");
+    let (_, out, request) = ask(&lab, &args[..3], &[&peers[0]]);
+    assert!(request.starts_with("GET /v1/bgp/peers?address=172.20.0.11 "), "{request}");
+    assert!(out.contains("state          Established, up for 2h03m"), "{out}");
+    assert!(out.contains("ipv4-unicast  2         0         0      0           received"), "{out}");
+
+    // More than the first rows decide on: nothing is lost, and every form is whole.
+    let many: Vec<bgp::Route> = (0..2000_u32)
+        .map(|n| bgp::Route {
+            prefix: format!("{}/24", std::net::Ipv4Addr::from_bits(0x0a00_0000 + (n << 8))).parse().unwrap(),
+            ..route.clone()
+        })
+        .collect();
+    let (_, out, _) = ask(&lab, &["bgp", "routes"], &many);
+    assert_eq!(out.lines().count(), 2001);
+    let (_, out, _) = ask(&lab, &["bgp", "routes", "-o", "json"], &many);
+    assert_eq!(serde_json::from_str::<Vec<bgp::Route>>(&out).unwrap(), many);
+    let (_, out, _) = ask(&lab, &["bgp", "routes", "-o", "yaml"], &many);
+    assert_eq!(out.matches("- prefix:").count(), 2000);
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::body::{Body, Lines};
+
 /// The largest reply that is read, octets.
 const MAX_REPLY: u64 = 256 << 20;
 
@@ -100,7 +102,32 @@ impl Client {
         self.decode(&reply)
     }
 
+    /// `GET path` with a reply of any length, one JSON value per line (see [`crate`]).
+    ///
+    /// # Errors
+    /// The daemon is away or refuses.
+    pub fn lines(&self, path: &str) -> Result<Lines, ClientError> {
+        Ok(Lines::new(self.clone(), self.open("GET", path, &[])?))
+    }
+
+    /// `GET path` with a reply of any length, copied to `to`; returns its octets.
+    ///
+    /// # Errors
+    /// The daemon is away or refuses, the reply ends early, or `to` fails.
+    pub fn download(&self, path: &str, to: &mut impl Write) -> Result<u64, ClientError> {
+        let mut body = self.open("GET", path, &[])?;
+        std::io::copy(&mut body, to).map_err(|error| self.broken(error))
+    }
+
     fn request(&self, method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>, ClientError> {
+        let mut reply = Vec::new();
+        let body = self.open(method, path, body)?;
+        body.take(MAX_REPLY).read_to_end(&mut reply).map_err(|error| self.broken(error))?;
+        Ok(reply)
+    }
+
+    /// Sends a request and reads the head of the reply.
+    fn open(&self, method: &str, path: &str, body: &[u8]) -> Result<Body, ClientError> {
         let mut stream = UnixStream::connect(&self.path)
             .map_err(|source| ClientError::Unreachable { path: self.path.clone(), source })?;
         let io = |source| ClientError::Io { path: self.path.clone(), source };
@@ -113,45 +140,33 @@ impl Client {
         .into_bytes();
         message.extend_from_slice(body);
         stream.write_all(&message).map_err(io)?;
-        let mut reply = Vec::new();
-        stream.take(MAX_REPLY).read_to_end(&mut reply).map_err(io)?;
-        self.split(&reply)
-    }
-
-    fn split(&self, reply: &[u8]) -> Result<Vec<u8>, ClientError> {
-        let mut headers = [httparse::EMPTY_HEADER; 32];
-        let mut response = httparse::Response::new(&mut headers);
-        let head = match response.parse(reply) {
-            Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) => return Err(self.malformed(&"it ends within the header")),
-            Err(error) => return Err(self.malformed(&error)),
-        };
-        let status = response.code.unwrap_or_default();
-        let body = reply.get(head..).unwrap_or_default();
-        let announced = response
-            .headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case("content-length"))
-            .and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok());
-        if announced.is_some_and(|length| length != body.len()) {
-            return Err(self.malformed(&"it ends within the body"));
-        }
+        let (status, mut body) = Body::begin(stream).map_err(|error| self.broken(error))?;
         if status < 400 {
-            return Ok(body.to_vec());
+            return Ok(body);
         }
-        let body = serde_json::from_slice(body).unwrap_or_else(|_| ErrorBody {
+        let mut text = Vec::new();
+        body.by_ref().take(MAX_REPLY).read_to_end(&mut text).map_err(|error| self.broken(error))?;
+        let body = serde_json::from_slice(&text).unwrap_or_else(|_| ErrorBody {
             code: 0,
-            message: format!("HTTP status {status}: {}", String::from_utf8_lossy(body).trim()),
+            message: format!("HTTP status {status}: {}", String::from_utf8_lossy(&text).trim()),
             details: String::new(),
         });
         Err(ClientError::Refused { status, body })
+    }
+
+    /// What went wrong while a reply was read.
+    pub(crate) fn broken(&self, error: std::io::Error) -> ClientError {
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData => self.malformed(&error),
+            _ => ClientError::Io { path: self.path.clone(), source: error },
+        }
     }
 
     fn decode<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
         serde_json::from_slice(body).map_err(|error| self.malformed(&error))
     }
 
-    fn malformed(&self, reason: &dyn std::fmt::Display) -> ClientError {
+    pub(crate) fn malformed(&self, reason: &dyn std::fmt::Display) -> ClientError {
         ClientError::Malformed { path: self.path.clone(), reason: reason.to_string() }
     }
 }

@@ -11,22 +11,30 @@
 //! | `POST /v1/cni/gc` | [`cni::GcRequest`] | `{}` | agent |
 //! | `POST /v1/cni/check` | [`cni::CheckRequest`] | [`cni::CheckReply`] | agent |
 //! | `GET /v1/status` | | [`status::DaemonStatus`] | both |
-//! | `GET /v1/bgp/peers` | | `[`[`bgp::Peer`]`]` | both |
-//! | `GET /v1/bgp/routes?prefix=P` | | `[`[`bgp::Route`]`]` | both |
+//! | `GET /v1/bgp/peers?address=A` | | `[`[`bgp::Peer`]`]` | both |
+//! | `GET /v1/bgp/routes?prefix=P` and more, see below | | `[`[`bgp::Route`]`]`, one per line | both |
+//! | `GET /v1/bgp/explain?prefix=P` | | [`bgp::Explanation`] | both |
+//! | `GET /v1/bgp/watch` | | [`bgp::Change`] per line, without end | both |
+//! | `GET /v1/bgp/dump` | | the table as MRT (RFC 6396, TABLE_DUMP_V2) | both |
 //! | `GET /v1/ipam` | | [`status::IpamStatus`] | agent |
 //! | `GET /v1/endpoints` | | `[`[`status::Endpoint`]`]` | agent |
 //! | `GET /v1/policy` | | `[`[`status::Policy`]`]` | agent |
 //! | `POST /v1/explain` | [`explain::ExplainRequest`] | [`explain::ExplainReply`] | agent |
 //! | `GET /healthz`, `/readyz`, `/metrics` | | text | both |
 //!
+//! Routes: `prefix` is a prefix with all inside it, or an address (its longest match); `exact=true` only the prefix itself;
+//! `family=ipv4|ipv6`, `peer=A` (learned from), `advertised=A` (as sent to), `best=true`, `filtered=true`, `limit=N`.
+//!
 //! Any failure is a status of 400 or more with an [`ErrorBody`].
 
 pub mod bgp;
+mod body;
 pub mod client;
 pub mod cni;
 pub mod explain;
 pub mod status;
 
+pub use body::Lines;
 pub use client::{Client, ClientError, ErrorBody};
 
 /// Where the agent listens unless told otherwise.

@@ -90,6 +90,12 @@ pub struct Common {
     pub secrets_dir: PathBuf,
     /// Health and metrics on TCP.
     pub metrics_listen: Option<SocketAddr>,
+    /// Metrics of every BGP peer, not only their sums.
+    pub peer_metrics: bool,
+    /// BMP stations.
+    pub bmp: Vec<crate::monitor::BmpStation>,
+    /// Log of BGP updates.
+    pub mrt_log: Option<crate::monitor::MrtLog>,
     /// Log level or directives.
     pub log_level: String,
     /// Form of log lines.
@@ -139,6 +145,13 @@ macro_rules! keys {
             /// Serve health and metrics on this TCP address too
             #[arg(long, env = "MARGAY_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
             metrics_listen: Option<::std::net::SocketAddr>,
+            /// Metrics of every BGP peer, not only their sums
+            #[arg(long, env = "MARGAY_PEER_METRICS", value_name = "BOOL")]
+            peer_metrics: Option<bool>,
+            #[arg(skip)]
+            bmp: Option<Vec<$crate::monitor::BmpStation>>,
+            #[arg(skip)]
+            mrt_log: Option<$crate::monitor::MrtLog>,
             /// Log level or directives, as `info,margay_bgp=debug`
             #[arg(long, env = "MARGAY_LOG_LEVEL", value_name = "LEVEL")]
             log_level: Option<String>,
@@ -161,6 +174,9 @@ macro_rules! keys {
                     $($key: self.$key.or(file.$key),)*
                     secrets_dir: self.secrets_dir.or(file.secrets_dir),
                     metrics_listen: self.metrics_listen.or(file.metrics_listen),
+                    peer_metrics: self.peer_metrics.or(file.peer_metrics),
+                    bmp: self.bmp.or(file.bmp),
+                    mrt_log: self.mrt_log.or(file.mrt_log),
                     log_level: self.log_level.or(file.log_level),
                     log_format: self.log_format.or(file.log_format),
                 }
@@ -180,6 +196,9 @@ macro_rules! keys {
                         .clone()
                         .unwrap_or_else(|| $crate::secrets::DEFAULT_FOLDER.into()),
                     metrics_listen: self.metrics_listen,
+                    peer_metrics: self.peer_metrics.unwrap_or(true),
+                    bmp: $crate::monitor::checked(self.bmp.clone().unwrap_or_default())?,
+                    mrt_log: self.mrt_log.clone(),
                     log_level: self.log_level.clone().unwrap_or_else(|| "info".to_owned()),
                     log_format: self.log_format.unwrap_or_default(),
                 })

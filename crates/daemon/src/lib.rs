@@ -8,6 +8,7 @@ pub mod instance;
 pub mod limits;
 pub mod log;
 pub mod metrics;
+pub mod monitor;
 pub mod process;
 pub mod register;
 pub mod secrets;

@@ -71,11 +71,12 @@ where
 pub fn metrics_of(
     health: &Health,
     speaker: &SpeakerSlot,
+    per_peer: bool,
 ) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = String> + Send>> + Clone + Send + Sync + 'static {
     let (health, slot) = (health.clone(), speaker.clone());
     move || {
         let (health, speaker) = (health.clone(), slot.borrow().clone());
-        Box::pin(async move { crate::metrics::text(&health, speaker).await })
+        Box::pin(async move { crate::metrics::text(&health, speaker, per_peer).await })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig, ServiceStopped, StopMode};
+use margay_bgp::transport::{BgpHandle, BgpService, Monitoring, ServiceConfig, ServiceStopped, StopMode};
 use margay_bgp::{Event, NextHopState, Originated, PeerKind, PeerState, PeerStatus, SpeakerConfig};
 use margay_control::status::Problem;
 use tokio::sync::{mpsc, watch};
@@ -101,6 +101,7 @@ pub struct Speaker {
     restarting: bool,
     /// Most next hops told for a prefix; 0 for a daemon that forwards nothing.
     max_paths: usize,
+    monitoring: Monitoring,
 }
 
 /// Next hops of one prefix that are used together unless told otherwise: as many as BIRD merges.
@@ -120,7 +121,14 @@ impl Speaker {
             slot,
             restarting,
             max_paths: DEFAULT_MAX_PATHS,
+            monitoring: Monitoring::default(),
         }
+    }
+
+    /// With people who look from outside.
+    #[must_use]
+    pub fn monitored(self, monitoring: Monitoring) -> Self {
+        Self { monitoring, ..self }
     }
 
     /// Without events about routes and next hops, for a daemon that forwards nothing.
@@ -163,7 +171,7 @@ impl Speaker {
             self.apply(ops).await?;
         } else {
             self.sessions.forget_held();
-            let running = start(identity, self.restarting, self.max_paths)?;
+            let running = start(identity, self.restarting, self.max_paths, self.monitoring.clone())?;
             running.handle.set_peers(self.sessions.configured()).await?;
             self.slot.send_replace(Some(running.handle.clone()));
             self.running = Some(running);
@@ -331,7 +339,12 @@ fn is_served(peers: &[PeerStatus], others: &BTreeSet<IpAddr>) -> bool {
     told && peers.iter().filter(up).any(|peer| others.contains(&peer.remote) && received(peer) >= of_clients)
 }
 
-fn start(identity: Identity, restarting: bool, max_paths: usize) -> Result<Running, SpeakerError> {
+fn start(
+    identity: Identity,
+    restarting: bool,
+    max_paths: usize,
+    monitoring: Monitoring,
+) -> Result<Running, SpeakerError> {
     let mut speaker = SpeakerConfig::new(identity.router_id, identity.local_as);
     speaker.restarting = restarting;
     speaker.report_routes = max_paths > 0;
@@ -343,7 +356,7 @@ fn start(identity: Identity, restarting: bool, max_paths: usize) -> Result<Runni
     let wanted = if identity.bind.is_empty() { &any[..] } else { &identity.bind };
     let listen = wanted.iter().filter(|address| address.is_ipv4() || has_ipv6);
     let listen = listen.map(|address| SocketAddr::new(*address, identity.port)).collect();
-    let (handle, events) = BgpService::spawn(ServiceConfig { speaker, listen })
+    let (handle, events) = BgpService::spawn_monitored(ServiceConfig { speaker, listen }, monitoring)
         .map_err(|source| SpeakerError::Listen { port: identity.port, source })?;
     Ok(Running { handle, events, identity, in_sync: false, up: BTreeSet::new(), originated: None })
 }

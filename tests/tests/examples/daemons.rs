@@ -30,7 +30,13 @@ fn check(program: &Path, file: &Path) -> Result<(), String> {
 fn in_force(text: &str, etcd: bool) -> String {
     let mut lines = Vec::new();
     let mut section = false;
+    let mut nested = false;
     for line in text.lines() {
+        nested = (nested && !line.is_empty()) || line == "# bmp:" || line == "# mrtLog:";
+        if nested {
+            lines.push(line.strip_prefix("# ").unwrap_or(line).to_owned());
+            continue;
+        }
         let comment = line.strip_prefix("# ").unwrap_or_default();
         let key = comment.split_once(": ").map(|(key, _)| key).unwrap_or_default();
         let is_key = !key.is_empty() && key.chars().all(char::is_alphanumeric);
@@ -61,6 +67,7 @@ fn the_examples_are_right_with_every_key_in_force() {
         for etcd in [false, true] {
             let text = in_force(&read(&path), etcd);
             assert!(text.contains("\nipv6Address: ") && text.contains("\nmetricsListen: "), "{text}");
+            assert!(text.contains("\n  - address: ") && text.contains("\n  maxMib: "), "{text}");
             assert_eq!(text.contains("\n  endpoints: "), etcd, "{text}");
             let path = folder.write(file, &text);
             assert_eq!(check(&program, &path), Ok(()), "{text}");

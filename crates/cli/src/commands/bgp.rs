@@ -1,12 +1,22 @@
-//! `bgp peers`, `bgp routes`, `bgp summary`.
+//! `margay bgp …`: sessions and routes of a daemon, as birdc, vtysh and calicoctl show theirs.
 
+mod neighbor;
+mod routes;
+mod watch;
+
+use std::fs::File;
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
 use clap::Subcommand;
-use ipnet::IpNet;
-use margay_control::bgp::{Peer, Route};
+use margay_control::bgp::{Explanation, Peer};
 
 use super::daemon;
 use crate::config::GlobalArgs;
 use crate::output::{OutputArgs, Report, comma, dash, duration, dynamic_table, render};
+use routes::RouteArgs;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BgpCommand {
@@ -14,11 +24,25 @@ pub(crate) enum BgpCommand {
     Peers {
         #[command(flatten)]
         output: OutputArgs,
+        /// Go on with what changes
+        #[arg(short, long)]
+        watch: bool,
     },
     /// Paths by prefix; > marks the one in use
-    Routes {
-        /// Only this prefix
-        prefix: Option<IpNet>,
+    Routes(RouteArgs),
+    /// All about the paths of one prefix, or of the route to an address
+    Route {
+        /// Prefix or address
+        prefix: String,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// All about one session, or what it brings and takes
+    Neighbor(neighbor::NeighborArgs),
+    /// Why a prefix is what it is: import policy, decision, and the way out to each neighbour
+    Explain {
+        /// Prefix or address
+        prefix: String,
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -26,6 +50,15 @@ pub(crate) enum BgpCommand {
     Summary {
         #[command(flatten)]
         output: OutputArgs,
+        /// Go on with what changes
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Write the table to a file
+    Dump {
+        /// As MRT (RFC 6396, TABLE_DUMP_V2), which bgpdump and others read; - is standard output
+        #[arg(long, value_name = "FILE", required = true)]
+        mrt: PathBuf,
     },
 }
 
@@ -33,59 +66,87 @@ impl BgpCommand {
     pub(crate) fn run(&self, global: &GlobalArgs) -> anyhow::Result<Report> {
         let client = daemon(global)?;
         let text = match self {
-            Self::Peers { output } => {
+            Self::Peers { output, watch: true } | Self::Summary { output, watch: true } => {
+                return watch::peers(&client, output.output);
+            }
+            Self::Peers { output, .. } => {
                 let peers: Vec<Peer> = client.get("/v1/bgp/peers")?;
                 render(output.output, &peers, |wide| peers_table(&peers, wide))?
             }
-            Self::Summary { output } => {
+            Self::Summary { output, .. } => {
                 let peers: Vec<Peer> = client.get("/v1/bgp/peers")?;
                 render(output.output, &peers, |_| summary(&peers))?
             }
-            Self::Routes { prefix, output } => {
-                let query = prefix.map(|p| format!("?prefix={p}")).unwrap_or_default();
-                let routes: Vec<Route> = client.get(&format!("/v1/bgp/routes{query}"))?;
-                render(output.output, &routes, |wide| routes_table(&routes, wide))?
+            Self::Routes(args) => return args.run(&client),
+            Self::Route { prefix, output } => return routes::one(&client, prefix, output.output),
+            Self::Neighbor(args) => return args.run(&client),
+            Self::Explain { prefix, output } => {
+                let found: Explanation = client.get(&format!("/v1/bgp/explain?prefix={}", escape(prefix)))?;
+                render(output.output, &found, |_| explanation(&found))?
+            }
+            Self::Dump { mrt } => {
+                if mrt.as_os_str() == "-" {
+                    client.download("/v1/bgp/dump", &mut std::io::stdout().lock())?;
+                    return Ok(Report::default());
+                }
+                let path = mrt.display();
+                let mut file = File::create(mrt).with_context(|| format!("cannot write {path}"))?;
+                let bytes = client.download("/v1/bgp/dump", &mut file)?;
+                file.flush().with_context(|| format!("cannot write {path}"))?;
+                format!("{bytes} bytes written to {path}")
             }
         };
         Ok(Report::text(text))
     }
 }
 
+/// What a person wrote, as part of a query: everything that means something there is escaped.
+fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"./:-".contains(&byte);
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+const PEER_HEADS: [&str; 7] = ["PEER ADDRESS", "NAME", "TYPE", "AS", "STATE", "SINCE", "INFO"];
+const MORE_PEER_HEADS: [&str; 7] =
+    ["RECEIVED", "FILTERED", "STALE", "ADVERTISED", "LAG", "BFD", "CAPABILITIES"];
+
 /// As `calicoctl node status`: address, type, state, since, info.
 fn peers_table(peers: &[Peer], wide: bool) -> String {
     if peers.is_empty() {
         return "No BGP peers.\n".to_owned();
     }
-    let mut heads = vec!["PEER ADDRESS", "NAME", "TYPE", "AS", "STATE", "SINCE", "INFO"];
+    let mut heads = PEER_HEADS.to_vec();
     if wide {
-        heads.extend(["RECEIVED", "STALE", "ADVERTISED", "BFD", "CAPABILITIES"]);
+        heads.extend(MORE_PEER_HEADS);
     }
-    let row = |peer: &Peer| {
-        let up = peer.state == "Established";
-        let state = if up { "up".to_owned() } else { peer.state.clone() };
-        let info = match &peer.last_error {
-            Some(error) if !up => error.clone(),
-            _ if up => peer.state.clone(),
-            _ => "-".to_owned(),
-        };
-        let mut cells = vec![
-            peer.address.to_string(),
-            peer.name.clone(),
-            peer.kind.clone(),
-            peer.remote_as.to_string(),
-            state,
-            duration(peer.since_seconds),
-            info,
-        ];
-        if wide {
-            let counts = [peer.received, peer.stale, peer.advertised];
-            cells.extend(counts.map(|count| count.to_string()));
-            cells.push(dash(peer.bfd.as_ref()));
-            cells.push(comma(&peer.capabilities));
-        }
-        cells
+    dynamic_table(&heads, peers.iter().map(|peer| peer_row(peer, wide)).collect())
+}
+
+fn peer_row(peer: &Peer, wide: bool) -> Vec<String> {
+    let up = peer.state == "Established";
+    let info = match &peer.last_error {
+        Some(error) if !up => error.clone(),
+        _ if up => peer.state.clone(),
+        _ => "-".to_owned(),
     };
-    dynamic_table(&heads, peers.iter().map(row).collect())
+    let mut cells = vec![
+        peer.address.to_string(),
+        peer.name.clone(),
+        peer.kind.clone(),
+        peer.remote_as.to_string(),
+        if up { "up".to_owned() } else { peer.state.clone() },
+        duration(peer.since_seconds),
+        info,
+    ];
+    if wide {
+        let counts = [peer.received, peer.filtered, peer.stale, peer.advertised, peer.lag_bytes];
+        cells.extend(counts.map(|count| count.to_string()));
+        cells.push(dash(peer.bfd.as_ref()));
+        cells.push(comma(&peer.capabilities));
+    }
+    cells
 }
 
 /// As `show bgp summary` of FRR.
@@ -98,13 +159,15 @@ fn summary(peers: &[Peer]) -> String {
         vec![
             peer.address.to_string(),
             peer.remote_as.to_string(),
+            peer.messages.received.to_string(),
+            peer.lag_bytes.to_string(),
             duration(peer.since_seconds),
             if up { peer.received.to_string() } else { peer.state.clone() },
             peer.advertised.to_string(),
             peer.name.clone(),
         ]
     });
-    let heads = ["NEIGHBOR", "AS", "UP/DOWN", "STATE/PFXRCD", "PFXSNT", "NAME"];
+    let heads = ["NEIGHBOR", "AS", "MSGRCVD", "OUTQ", "UP/DOWN", "STATE/PFXRCD", "PFXSNT", "NAME"];
     let mut text = format!("{up} of {} sessions established, {received} prefixes received", peers.len());
     if stale > 0 {
         text.push_str(&format!(", {stale} of them stale"));
@@ -113,37 +176,38 @@ fn summary(peers: &[Peer]) -> String {
     text + &dynamic_table(&heads, rows.collect())
 }
 
-fn routes_table(routes: &[Route], wide: bool) -> String {
-    if routes.is_empty() {
-        return "No BGP routes.\n".to_owned();
-    }
-    let mut heads = vec!["", "PREFIX", "NEXT HOP", "FROM", "LOCALPREF", "AS PATH", "AGE", "REASON"];
-    if wide {
-        heads.extend(["ORIGINATOR", "CLUSTERS", "COMMUNITIES"]);
-    }
-    let row = |route: &Route| {
-        let mark = match (route.best, route.stale) {
-            (true, false) => ">",
-            (true, true) => ">s",
-            (false, true) => "s",
-            (false, false) => "",
-        };
-        let mut cells = vec![
-            mark.to_owned(),
-            route.prefix.to_string(),
-            route.next_hop.map_or_else(|| "local".to_owned(), |hop| hop.to_string()),
-            dash(route.from),
-            dash(route.local_pref),
-            if route.as_path.is_empty() { "-".to_owned() } else { route.as_path.clone() },
-            duration(route.age_seconds),
-            route.reason.clone(),
-        ];
-        if wide {
-            cells.push(dash(route.originator_id.as_ref()));
-            cells.push(comma(&route.cluster_list));
-            cells.push(comma(&route.communities));
+fn explanation(found: &Explanation) -> String {
+    let mut text = format!("{}\n", found.prefix);
+    let from = |address: Option<IpAddr>| address.map_or_else(|| "here".to_owned(), |from| from.to_string());
+    let mut lines = |title: &str, lines: Vec<String>| {
+        if !lines.is_empty() {
+            text.push_str(&format!("\n{title}\n"));
+            lines.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
         }
-        cells
     };
-    dynamic_table(&heads, routes.iter().map(row).collect())
+    let paths = found.paths.iter().map(|path| {
+        let mark = if path.best { ">" } else { " " };
+        let hop = path.next_hop.map_or_else(|| "local".to_owned(), |hop| hop.to_string());
+        format!("{mark} from {} via {hop}: {}", from(path.from), path.reason)
+    });
+    lines("Paths, best first:", paths.collect());
+    let policy = |policy: &margay_control::bgp::Policy| {
+        policy.rules.iter().map(|rule| format!("    {rule}")).collect::<Vec<_>>()
+    };
+    let imported = found
+        .imported
+        .iter()
+        .flat_map(|it| std::iter::once(format!("from {}: {}", it.peer, it.verdict)).chain(policy(it)));
+    lines("Import policy:", imported.collect());
+    lines("Decision:", found.decision.clone());
+    let advertised = found.advertised.iter().flat_map(|to| {
+        let verb = if to.sent { "sent" } else { "not sent" };
+        let rules = to
+            .policy
+            .iter()
+            .flat_map(|it| std::iter::once(format!("    export policy: {}", it.verdict)).chain(policy(it)));
+        std::iter::once(format!("{}: {verb}: {}", to.peer, to.reason)).chain(rules).collect::<Vec<_>>()
+    });
+    lines("Advertised:", advertised.collect());
+    text
 }

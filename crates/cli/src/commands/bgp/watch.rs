@@ -1,0 +1,91 @@
+//! What changes, as it comes, until the reader or the daemon goes. A reader that is slower than the changes is told so.
+
+use margay_control::bgp::{Change, Peer, Route};
+use margay_control::{Client, Lines};
+
+use super::routes::{Printer, RouteArgs};
+use super::{peer_row, peers_table};
+use crate::output::{Format, Report, render};
+
+/// Begins to watch, so that nothing is missed between what is shown first and what follows.
+fn changes(client: &Client) -> anyhow::Result<Lines> {
+    Ok(client.lines("/v1/bgp/watch")?)
+}
+
+fn lost(batches: u64) -> String {
+    format!("# too slow: {batches} batches of changes are lost; start again to see the whole\n")
+}
+
+/// A value in a form that has no end: one document per value, rows for people.
+fn document<T: serde::Serialize>(
+    format: Format,
+    value: &T,
+    people: impl FnOnce() -> String,
+) -> anyhow::Result<String> {
+    Ok(match format {
+        Format::Json => serde_json::to_string(value)? + "\n",
+        Format::Yaml => format!("---\n{}", render(Format::Yaml, value, |_| String::new())?),
+        Format::Table | Format::Wide => people(),
+    })
+}
+
+pub(super) fn peers(client: &Client, format: Format) -> anyhow::Result<Report> {
+    let mut changes = changes(client)?;
+    let mut out = Printer::new(format);
+    let all: Vec<Peer> = client.get("/v1/bgp/peers")?;
+    let wide = format == Format::Wide;
+    let mut text = String::new();
+    match format {
+        Format::Table | Format::Wide => text = peers_table(&all, wide),
+        _ => {
+            for peer in &all {
+                text.push_str(&document(format, peer, String::new)?);
+            }
+        }
+    }
+    let mut open = out.print(&text)?;
+    while open && let Some(change) = changes.next::<Change>()? {
+        open = match change {
+            Change::Route { .. } => true,
+            Change::Peer(peer) => {
+                let text = document(format, &peer, || peer_row(&peer, wide).join("  ") + "\n")?;
+                out.print(&text)?
+            }
+            Change::Lost { batches } => out.print(&lost(batches))?,
+        };
+    }
+    Ok(Report::default())
+}
+
+pub(super) fn routes(client: &Client, args: &RouteArgs) -> anyhow::Result<Report> {
+    let mut changes = changes(client)?;
+    let format = args.format();
+    let mut out = Printer::new(format);
+    let people = matches!(format, Format::Table | Format::Wide);
+    let show = |out: &mut Printer, route: &Route| -> anyhow::Result<bool> {
+        if people { out.route(route) } else { out.print(&document(format, route, String::new)?) }
+    };
+    let mut lines = client.lines(&args.path())?;
+    while let Some(route) = lines.next::<Route>()? {
+        if !show(&mut out, &route)? {
+            return Ok(Report::default());
+        }
+    }
+    let mut open = !people || out.flush()?;
+    while open && let Some(change) = changes.next::<Change>()? {
+        match change {
+            Change::Peer(_) => {}
+            Change::Lost { batches } => open = out.print(&lost(batches))?,
+            Change::Route { prefix, paths } => {
+                if paths.is_empty() && args.concerns(&prefix) {
+                    let gone = serde_json::json!({ "prefix": prefix, "withdrawn": true });
+                    open = out.print(&document(format, &gone, || format!("-   {prefix}  withdrawn\n"))?)?;
+                }
+                for route in paths.iter().filter(|route| args.shows(route)) {
+                    open = open && show(&mut out, route)?;
+                }
+            }
+        }
+    }
+    Ok(Report::default())
+}
