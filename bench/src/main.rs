@@ -8,6 +8,7 @@
 )]
 
 mod book;
+mod core;
 mod fib;
 mod lab;
 mod mirror;
@@ -42,6 +43,8 @@ struct Flags {
 enum What {
     /// Reflectors as a whole: ours, the others that are installed, and a mirror that does the least there is to do
     Rr(Rr),
+    /// The speaker alone, without sockets: for profilers
+    Core(core::Flags),
     /// A node's agent: routes from BGP into the kernel, beside what the kernel takes at most
     Fib(fib::Flags),
     /// The mirror itself, in the namespace of the process under test
@@ -74,6 +77,7 @@ struct Rr {
 fn main() -> ExitCode {
     let outcome = match Flags::parse().what {
         What::Rr(flags) => rr(&flags),
+        What::Core(flags) => core::run(&flags).map(|()| true),
         What::Fib(flags) => fib::run(&flags),
         What::Mirror => mirror::run().map(|()| true),
     };

@@ -3,8 +3,12 @@
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
+use anyhow::Result;
+use bytes::BytesMut;
 use ipnet::{IpNet, Ipv4Net};
-use margay_bgp::wire::{Community, FamilySet, Negotiated, PathAttributes, PeerKind};
+use margay_bgp::wire::{
+    Community, FamilySet, Negotiated, NextHop, Nlri, PathAttributes, PeerKind, UpdateEncoder,
+};
 
 /// The AS of everybody.
 pub(crate) const AS: u32 = 64512;
@@ -121,6 +125,22 @@ impl Plan {
             communities: communities.into_iter().collect(),
             ..PathAttributes::default()
         }
+    }
+
+    /// The UPDATEs with which a client announces routes, which share their attributes set by set.
+    pub(crate) fn announcement(&self, routes: Range<usize>, version: u8) -> Result<Vec<u8>> {
+        let mut out = BytesMut::new();
+        let mut encoder = UpdateEncoder::new(SESSION);
+        let mut route = routes.start;
+        while route < routes.end {
+            let set = self.set_of(route);
+            let next_hop = NextHop::V4(Self::address(self.owner(route)));
+            let some = route..set.end.min(routes.end);
+            route = some.end;
+            let nlri = some.map(|route| Nlri::new(self.prefix(route).into()));
+            encoder.announce(&self.attributes(set.start, version), &next_hop, nlri, &mut out)?;
+        }
+        Ok(out.to_vec())
     }
 
     /// The attributes with which everybody else must receive it.

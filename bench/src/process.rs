@@ -35,14 +35,21 @@ pub(crate) fn own_cpu() -> Duration {
     Duration::from_millis(ticks(std::process::id()) * 1000 / TICKS)
 }
 
+/// A line of `/proc/<pid>/status` about memory, in KiB.
+fn status_kib(process: u32, label: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let rest = status.lines().find_map(|line| line.strip_prefix(label))?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
 /// Peak resident memory of a process group, in KiB: the sum of its processes' peaks.
 pub(crate) fn peak_kib(group: u32) -> u64 {
-    let peak = |process: u32| {
-        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.to_owned();
-        line.split_whitespace().next()?.parse::<u64>().ok()
-    };
-    members(group).into_iter().filter_map(peak).sum()
+    members(group).into_iter().filter_map(|process| status_kib(process, "VmHWM:")).sum()
+}
+
+/// Resident memory of this process, in KiB.
+pub(crate) fn current_kib() -> u64 {
+    status_kib(std::process::id(), "VmRSS:").unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -200,7 +200,7 @@ impl Run<'_> {
         let plan = self.scenario.plan;
         let mut messages = Vec::new();
         for client in 0..plan.clients {
-            messages.push(swarm.announcement(plan.own(client), 1)?);
+            messages.push(plan.announcement(plan.own(client), 1)?);
         }
         for route in 0..plan.routes() {
             swarm.state.change(route);
@@ -229,7 +229,7 @@ impl Run<'_> {
 
     fn change(swarm: &mut Swarm, plan: &Plan, route: usize) -> Result<Instant> {
         let version = swarm.state.change(route);
-        let message = swarm.announcement(route..route + 1, version)?;
+        let message = plan.announcement(route..route + 1, version)?;
         let start = Instant::now();
         swarm.send(plan.owner(route), &message)?;
         Ok(start)
@@ -296,7 +296,7 @@ impl Run<'_> {
         for client in 0..plan.clients {
             let versions: Vec<u8> = plan.own(client).map(|route| swarm.state.change(route)).collect();
             let version = versions.first().copied().unwrap_or(1);
-            messages.push(swarm.announcement(plan.own(client), version)?);
+            messages.push(plan.announcement(plan.own(client), version)?);
         }
         let start = Instant::now();
         for (client, message) in messages.iter().enumerate() {

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::BytesMut;
-use margay_bgp::wire::{
-    AfiSafi, Capability, Framer, Message, NextHop, Nlri, Open, RefreshKind, UpdateEncoder, decode,
-};
+use margay_bgp::wire::{AfiSafi, Capability, Framer, Message, Open, RefreshKind, UpdateEncoder, decode};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -460,22 +458,6 @@ impl Swarm {
     /// Whether a client's session is up.
     pub(crate) fn is_up(&self, number: usize) -> bool {
         self.clients[number].phase == Phase::Established
-    }
-
-    /// The UPDATEs with which a client announces routes, which share their attributes set by set.
-    pub(crate) fn announcement(&self, routes: Range<usize>, version: u8) -> Result<Vec<u8>> {
-        let mut out = BytesMut::new();
-        let mut encoder = UpdateEncoder::new(SESSION);
-        let mut route = routes.start;
-        while route < routes.end {
-            let set = self.plan.set_of(route);
-            let next_hop = NextHop::V4(Plan::address(self.plan.owner(route)));
-            let some = route..set.end.min(routes.end);
-            route = some.end;
-            let nlri = some.map(|route| Nlri::new(self.plan.prefix(route).into()));
-            encoder.announce(&self.plan.attributes(set.start, version), &next_hop, nlri, &mut out)?;
-        }
-        Ok(out.to_vec())
     }
 
     /// Makes the kernel hold little for a client that does not read.

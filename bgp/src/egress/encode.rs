@@ -8,8 +8,13 @@ use ipnet::IpNet;
 
 /// A piece is closed once it has this many octets.
 const PIECE: usize = 32 << 10;
-/// Prefixes encoded at once, so that a piece stays below twice its size.
-const PREFIXES: usize = 1024;
+/// Prefixes to encode at once, so that a piece stays below twice its size.
+pub(super) const PREFIXES: usize = 1024;
+
+/// Tables hold no bits behind a prefix: nothing is to be cleared.
+fn nlri(prefix: &IpNet) -> Nlri {
+    Nlri { prefix: *prefix, path_id: None }
+}
 
 /// Collects messages into pieces.
 #[derive(Debug)]
@@ -28,23 +33,20 @@ impl Messages {
     /// Withdraws prefixes of one family.
     pub(crate) fn withdraw(&mut self, prefixes: &[IpNet]) {
         for some in prefixes.chunks(PREFIXES) {
-            self.encoder.withdraw(some.iter().map(|prefix| Nlri::new(*prefix)), &mut self.out);
+            self.encoder.withdraw(some.iter().map(nlri), &mut self.out);
             self.close_if_full();
         }
     }
 
-    /// Announces prefixes of one family. If the attributes fit into no message the prefixes are withdrawn (RFC 4271
-    /// section 9.2: such a route must not be advertised).
+    /// Announces at most [`PREFIXES`] prefixes of one family. If the attributes fit into no message the prefixes are
+    /// withdrawn (RFC 4271 section 9.2: such a route must not be advertised).
     pub(crate) fn announce(&mut self, outgoing: &Outgoing, prefixes: &[IpNet]) {
-        for some in prefixes.chunks(PREFIXES) {
-            let nlri = some.iter().map(|prefix| Nlri::new(*prefix));
-            let encoded =
-                self.encoder.announce(&outgoing.attributes, &outgoing.next_hop, nlri, &mut self.out);
-            if encoded.is_err() {
-                self.encoder.withdraw(some.iter().map(|prefix| Nlri::new(*prefix)), &mut self.out);
-            }
-            self.close_if_full();
+        let nlri = prefixes.iter().map(nlri);
+        let (attributes, next_hop) = (&outgoing.attributes, &outgoing.next_hop);
+        if self.encoder.announce(attributes, next_hop, nlri.clone(), &mut self.out).is_err() {
+            self.encoder.withdraw(nlri, &mut self.out);
         }
+        self.close_if_full();
     }
 
     fn close_if_full(&mut self) {

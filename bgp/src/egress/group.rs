@@ -2,10 +2,10 @@
 
 use super::encode;
 use super::log::Log;
-use super::profile::{EgressProfile, Identity, Outgoing};
+use super::profile::{EgressProfile, Identity, Outgoing, Told};
 use crate::family::Family;
 use crate::hash::Table;
-use crate::rib::{AttrId, Entry, EntryId, Path, Rib, SourceId};
+use crate::rib::{Entry, EntryId, Rib};
 use bytes::Bytes;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -19,31 +19,6 @@ pub(crate) struct GroupId(pub(crate) u32);
 const TOMBSTONES: usize = 65_536;
 /// A snapshot is used again while at most this much, or half its size, has been logged since.
 const SNAPSHOT_SLACK: u64 = 256 << 10;
-
-/// What the group was last told about a prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Told {
-    attrs: AttrId,
-    source: SourceId,
-    long_lived: bool,
-}
-
-impl Told {
-    /// The path as far as what is sent depends on it.
-    fn path(self) -> Path {
-        Path {
-            source: self.source,
-            path_id: 0,
-            attrs: self.attrs,
-            changed: 0,
-            filtered: None,
-            unreachable: false,
-            stale: false,
-            long_lived: self.long_lived,
-            unrefreshed: false,
-        }
-    }
-}
 
 /// The whole table, encoded, as of a position of the log.
 #[derive(Debug)]
@@ -111,7 +86,7 @@ impl Group {
                 self.tombstones.insert((position, *prefix), ());
             }
         }
-        announced.encode(&mut out);
+        announced.encode(&self.profile, rib, us, &mut out);
         self.log.append(out.finish());
         while self.tombstones.len() > TOMBSTONES {
             if let Some(((position, _), ())) = self.tombstones.pop_first() {
@@ -125,7 +100,7 @@ impl Group {
         rib: &Rib,
         us: Identity,
         id: EntryId,
-        entry: &Entry,
+        entry: Entry<'_>,
         withdrawn: &mut [Vec<IpNet>; 2],
         announced: &mut Batch,
     ) {
@@ -134,20 +109,17 @@ impl Group {
             self.told.resize(index + 1, None);
         }
         let Some(slot) = self.told.get_mut(index) else { return };
-        let family = Family::of(&entry.prefix);
-        let profile = &self.profile;
         let place = entry.leading().and_then(|path| {
-            let told = Told { attrs: path.attrs, source: path.source, long_lived: path.long_lived };
-            let outgoing = || profile.outgoing(rib, us, entry.prefix, path).ok();
-            Some((told, announced.place(profile, told, family, outgoing)?))
+            let told = Told::of(path, rib);
+            Some((told, announced.place(&self.profile, rib, us, entry.prefix, told)?))
         });
-        let family = family.index();
+        let family = Family::of(&entry.prefix).index();
         match place {
             Some((told, _)) if *slot == Some(told) => {}
             Some((told, place)) => {
                 self.prefixes[family] += u64::from(slot.is_none());
                 *slot = Some(told);
-                announced.push(place, entry.prefix);
+                announced.entries.push((place, id));
             }
             None if slot.is_some() => {
                 *slot = None;
@@ -175,17 +147,15 @@ impl Group {
 
     fn encode_snapshot(&self, rib: &Rib, us: Identity) -> Snapshot {
         let mut batches: [Batch; 2] = Default::default();
-        for (told, prefix) in self.told(rib) {
-            let family = Family::of(&prefix);
-            let batch = &mut batches[family.index()];
-            let outgoing = || self.profile.outgoing(rib, us, prefix, &told.path()).ok();
-            if let Some(place) = batch.place(&self.profile, told, family, outgoing) {
-                batch.push(place, prefix);
+        for (id, told, prefix) in self.told(rib) {
+            let batch = &mut batches[Family::of(&prefix).index()];
+            if let Some(place) = batch.place(&self.profile, rib, us, prefix, told) {
+                batch.entries.push((place, id));
             }
         }
         let families = batches.map(|batch| {
             let mut out = encode::messages(&self.profile.negotiated);
-            batch.encode(&mut out);
+            batch.encode(&self.profile, rib, us, &mut out);
             out.finish()
         });
         let bytes = families.iter().flatten().map(|piece| piece.len() as u64).sum();
@@ -198,15 +168,15 @@ impl Group {
         rib: &'a Rib,
         us: Identity,
     ) -> impl Iterator<Item = (IpNet, Outgoing)> + 'a {
-        self.told(rib).filter_map(move |(told, prefix)| {
-            Some((prefix, self.profile.outgoing(rib, us, prefix, &told.path()).ok()?))
+        self.told(rib).filter_map(move |(_, told, prefix)| {
+            Some((prefix, self.profile.outgoing(rib, us, prefix, told).ok()?))
         })
     }
 
-    fn told<'a>(&'a self, rib: &'a Rib) -> impl Iterator<Item = (Told, IpNet)> + 'a {
-        self.told.iter().enumerate().filter_map(move |(index, told)| {
-            let entry = rib.entry(EntryId(u32::try_from(index).ok()?))?;
-            Some(((*told)?, entry.prefix))
+    fn told<'a>(&'a self, rib: &'a Rib) -> impl Iterator<Item = (EntryId, Told, IpNet)> + 'a {
+        (0..).map(EntryId).zip(&self.told).filter_map(move |(id, told)| {
+            let told = (*told)?;
+            Some((id, told, rib.entry(id)?.prefix))
         })
     }
 
@@ -254,55 +224,75 @@ impl Group {
 /// Announcements gathered by equal attributes, in order of first appearance.
 #[derive(Debug, Default)]
 struct Batch {
-    index: Table<(Arc<Outgoing>, Family), usize>,
-    /// Where equal paths belong: only for policies that treat all prefixes alike.
-    by_path: Table<(Told, Family), usize>,
-    last: Option<((Told, Family), usize)>,
-    sets: Vec<(Arc<Outgoing>, Vec<IpNet>)>,
+    /// Where equal paths belong, none if they aren't sent: only for policies that treat all prefixes alike.
+    by_path: Table<(Told, Family), Option<u32>>,
+    last: Option<((Told, Family), Option<u32>)>,
+    /// Where equal results belong, for other policies.
+    by_result: Table<(Arc<Outgoing>, Family), u32>,
+    sets: Vec<Set>,
+    /// What is in which set.
+    entries: Vec<(u32, EntryId)>,
+}
+
+/// What some prefixes have in common.
+#[derive(Debug)]
+enum Set {
+    /// Their path. What is sent for it is made when it is encoded: it takes much more memory.
+    Path(Told),
+    /// What is sent.
+    Result(Arc<Outgoing>),
 }
 
 impl Batch {
-    /// The set that a path of a family belongs to; none if it isn't sent.
+    /// The set that a prefix belongs to; none if it isn't sent.
     fn place(
         &mut self,
         profile: &EgressProfile,
+        rib: &Rib,
+        us: Identity,
+        prefix: IpNet,
         told: Told,
-        family: Family,
-        outgoing: impl FnOnce() -> Option<Outgoing>,
-    ) -> Option<usize> {
-        let key = (told, family);
-        let alike = profile.export.is_transparent();
-        if alike {
-            if let Some((_, place)) = self.last.filter(|(last, _)| *last == key) {
-                return Some(place);
-            }
-            if let Some(place) = self.by_path.get(&key) {
-                self.last = Some((key, *place));
-                return Some(*place);
-            }
-        }
-        let outgoing = Arc::new(outgoing()?);
+    ) -> Option<u32> {
+        let family = Family::of(&prefix);
         let sets = &mut self.sets;
-        let place = *self.index.entry((Arc::clone(&outgoing), family)).or_insert_with(|| {
-            sets.push((outgoing, Vec::new()));
-            sets.len() - 1
-        });
-        if alike {
-            self.by_path.insert(key, place);
+        let mut add = |set| {
+            sets.push(set);
+            u32::try_from(sets.len() - 1).unwrap_or(u32::MAX)
+        };
+        if profile.export.is_transparent() {
+            let key = (told, family);
+            if let Some((_, place)) = self.last.filter(|(last, _)| *last == key) {
+                return place;
+            }
+            let sent = || profile.sends(rib, family, told).is_ok();
+            let place = *self.by_path.entry(key).or_insert_with(|| sent().then(|| add(Set::Path(told))));
             self.last = Some((key, place));
+            return place;
         }
-        Some(place)
+        let outgoing = Arc::new(profile.outgoing(rib, us, prefix, told).ok()?);
+        let place = self.by_result.entry((Arc::clone(&outgoing), family));
+        Some(*place.or_insert_with(|| add(Set::Result(outgoing))))
     }
 
-    fn push(&mut self, place: usize, prefix: IpNet) {
-        if let Some((_, prefixes)) = self.sets.get_mut(place) {
-            prefixes.push(prefix);
-        }
-    }
-
-    fn encode(&self, out: &mut encode::Messages) {
-        for (outgoing, prefixes) in &self.sets {
-            out.announce(outgoing, prefixes);
+    fn encode(mut self, profile: &EgressProfile, rib: &Rib, us: Identity, out: &mut encode::Messages) {
+        // Mostly in order: routes with equal attributes come together.
+        self.entries.sort_unstable();
+        let mut prefixes = Vec::new();
+        for entries in self.entries.chunk_by(|(a, _), (b, _)| a == b) {
+            for some in entries.chunks(encode::PREFIXES) {
+                prefixes.clear();
+                prefixes.extend(some.iter().filter_map(|(_, id)| Some(rib.entry(*id)?.prefix)));
+                let set = some.first().and_then(|(place, _)| self.sets.get(*place as usize));
+                match (set, prefixes.first()) {
+                    (Some(Set::Path(told)), Some(prefix)) => {
+                        if let Ok(outgoing) = profile.outgoing(rib, us, *prefix, *told) {
+                            out.announce(&outgoing, &prefixes);
+                        }
+                    }
+                    (Some(Set::Result(outgoing)), _) => out.announce(outgoing, &prefixes),
+                    _ => {}
+                }
+            }
         }
     }
 }

@@ -208,13 +208,13 @@ impl Egress {
         }
     }
 
-    /// Octets that logs hold.
     /// Every group and the number of its members.
     pub(crate) fn groups(&self) -> impl Iterator<Item = (GroupId, &Group, usize)> {
         let members = |id| self.members.values().filter(|member| member.group == id).count();
         self.groups.iter().map(move |(id, group)| (*id, group, members(*id)))
     }
 
+    /// Octets that logs hold.
     pub(crate) fn log_bytes(&self) -> u64 {
         self.groups.values().map(|group| group.log.bytes()).sum()
     }

@@ -13,4 +13,4 @@ mod profile;
 pub(crate) use encode::control;
 pub(crate) use group::Group;
 pub(crate) use member::{Egress, Take};
-pub(crate) use profile::{EgressProfile, Identity, Suppressed};
+pub(crate) use profile::{EgressProfile, Identity, Suppressed, Told};

@@ -4,7 +4,7 @@ use crate::config::{NextHopMode, PeerKind};
 use crate::family::Family;
 use crate::io::Link;
 use crate::policy::{PeerType, Policy, RouteView, Trace, Verdict};
-use crate::rib::{Path, Rib, RouteAttributes, SourceId, SourceInfo};
+use crate::rib::{AttrId, Path, Rib, RouteAttributes};
 use crate::wire::{Community, Negotiated, NextHop, PathAttributes};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -44,6 +44,34 @@ pub(crate) struct EgressProfile {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Identity {
     pub(crate) cluster: Ipv4Addr,
+}
+
+/// A path as far as what peers are sent depends on it: under one profile, equal ones are sent alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Told {
+    attrs: AttrId,
+    /// BGP identifier of its source: ORIGINATOR_ID where it has none.
+    originator: Ipv4Addr,
+    /// What its source is; `None` is this speaker.
+    from: Option<PeerKind>,
+    unreachable: bool,
+    long_lived: bool,
+}
+
+// Groups keep one per prefix.
+const _: () = assert!(size_of::<Option<Told>>() == 12);
+
+impl Told {
+    pub(crate) fn of(path: &Path, rib: &Rib) -> Self {
+        let source = rib.sources.get(&path.source);
+        Self {
+            attrs: path.attrs,
+            originator: source.map_or(Ipv4Addr::UNSPECIFIED, |source| source.id),
+            from: source.and_then(|source| source.kind),
+            unreachable: path.unreachable,
+            long_lived: path.long_lived,
+        }
+    }
 }
 
 /// A route as a peer is sent it.
@@ -90,18 +118,18 @@ impl EgressProfile {
         if self.kind == PeerKind::External { PeerType::External } else { PeerType::Internal }
     }
 
-    fn view<'a>(&self, prefix: IpNet, path: &Path, route: &'a RouteAttributes) -> RouteView<'a> {
+    fn view<'a>(&self, prefix: IpNet, told: Told, route: &'a RouteAttributes) -> RouteView<'a> {
         RouteView {
             prefix,
             attributes: &route.attributes,
-            learned: path.source != SourceId::LOCAL,
+            learned: told.from.is_some(),
             peer_type: self.peer_type(),
         }
     }
 
     /// What export policy makes of a path, rule by rule.
     pub(crate) fn trace(&self, rib: &Rib, prefix: IpNet, path: &Path) -> Trace {
-        self.export.explain(&self.view(prefix, path, rib.attrs.get(path.attrs)))
+        self.export.explain(&self.view(prefix, Told::of(path, rib), rib.attrs.get(path.attrs)))
     }
 
     /// What this profile's peers are sent for a path, or why nothing.
@@ -110,44 +138,38 @@ impl EgressProfile {
         rib: &Rib,
         us: Identity,
         prefix: IpNet,
-        path: &Path,
+        told: Told,
     ) -> Result<Outgoing, Suppressed> {
-        let route = rib.attrs.get(path.attrs);
-        let source = rib.sources.get(&path.source).copied();
-        self.check(&prefix, path, route, source.as_ref())?;
-        let mut attributes = match self.export.apply(&self.view(prefix, path, route)) {
+        let next_hop = self.sends(rib, Family::of(&prefix), told)?;
+        let route = rib.attrs.get(told.attrs);
+        let mut attributes = match self.export.apply(&self.view(prefix, told, route)) {
             Verdict::Reject => return Err(Suppressed::Policy),
             Verdict::Accept => route.attributes.clone(),
             Verdict::Change(changed) => *changed,
         };
-        if path.long_lived {
+        if told.long_lived {
             attributes.communities = attributes.communities.with(Community::LLGR_STALE);
         }
         if self.draining {
             attributes.communities = attributes.communities.with(Community::GRACEFUL_SHUTDOWN);
             attributes.local_pref = Some(0);
         }
-        let next_hop = self.next_hop(route.next_hop, prefix)?;
         if self.kind == PeerKind::External {
-            self.towards_external(&mut attributes, path.source == SourceId::LOCAL);
+            self.towards_external(&mut attributes, told.from.is_none());
         } else {
             attributes.local_pref.get_or_insert(DEFAULT_LOCAL_PREF);
-            if let Some(source) = source.filter(|s| s.kind.is_some() && !s.external()) {
-                attributes = attributes.reflected(source.id, us.cluster);
+            if told.from.is_some_and(|kind| kind != PeerKind::External) {
+                attributes.reflect(told.originator, us.cluster);
             }
         }
         Ok(Outgoing { next_hop, attributes })
     }
 
-    fn check(
-        &self,
-        prefix: &IpNet,
-        path: &Path,
-        route: &RouteAttributes,
-        source: Option<&SourceInfo>,
-    ) -> Result<(), Suppressed> {
+    /// The next hop that a path is sent with, or why it isn't sent whatever the policy says.
+    pub(crate) fn sends(&self, rib: &Rib, family: Family, told: Told) -> Result<NextHop, Suppressed> {
+        let route = rib.attrs.get(told.attrs);
         let communities = &route.attributes.communities;
-        if !self.negotiated.families.has(Family::of(prefix).into()) {
+        if !self.negotiated.families.has(family.into()) {
             return Err(Suppressed::Family);
         }
         if self.no_policy {
@@ -163,18 +185,17 @@ impl EgressProfile {
         }
         // With ourselves as next hop, packets would come here and go no further. Where it is kept, the peer may know a
         // way that we don't (as BIRD does with `next hop keep`).
-        if path.unreachable && self.next_hop != NextHopMode::Keep {
+        if told.unreachable && self.next_hop != NextHopMode::Keep {
             return Err(Suppressed::Unreachable);
         }
-        if path.long_lived && !self.long_lived {
+        if told.long_lived && !self.long_lived {
             return Err(Suppressed::LongLived);
         }
         // RFC 4271 section 9.2, RFC 4456 section 6.
-        let from_non_client = source.is_some_and(|s| s.kind == Some(PeerKind::Internal));
-        if from_non_client && self.kind == PeerKind::Internal {
+        if told.from == Some(PeerKind::Internal) && self.kind == PeerKind::Internal {
             return Err(Suppressed::NotReflected);
         }
-        Ok(())
+        self.next_hop(route.next_hop, family)
     }
 
     /// Our address of the session as next hop, with the link-local one for a neighbour (RFC 2545 section 3). Over a
@@ -195,15 +216,15 @@ impl EgressProfile {
         address == self.local || Some(address) == global
     }
 
-    fn next_hop(&self, received: Option<NextHop>, prefix: IpNet) -> Result<NextHop, Suppressed> {
+    fn next_hop(&self, received: Option<NextHop>, family: Family) -> Result<NextHop, Suppressed> {
         let to_self = match self.next_hop {
             NextHopMode::Auto => self.kind == PeerKind::External,
             NextHopMode::SelfAddress => true,
             NextHopMode::Keep => false,
         };
         let local = || {
-            let fits = prefix.addr().is_ipv4() == self.local.is_ipv4()
-                || (prefix.addr().is_ipv4() && self.negotiated.extended_next_hop);
+            let fits = (family == Family::Ipv4) == self.local.is_ipv4()
+                || (family == Family::Ipv4 && self.negotiated.extended_next_hop);
             fits.then(|| self.own())
         };
         let next_hop = match received {
@@ -220,9 +241,9 @@ impl EgressProfile {
         {
             return Err(Suppressed::NextHop);
         }
-        let sendable = match (prefix, next_hop) {
-            (IpNet::V4(_), NextHop::V6 { .. }) => self.negotiated.extended_next_hop,
-            (IpNet::V6(_), NextHop::V4(_)) => false,
+        let sendable = match (family, next_hop) {
+            (Family::Ipv4, NextHop::V6 { .. }) => self.negotiated.extended_next_hop,
+            (Family::Ipv6, NextHop::V4(_)) => false,
             _ => true,
         };
         if sendable { Ok(next_hop) } else { Err(Suppressed::NextHop) }

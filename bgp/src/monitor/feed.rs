@@ -362,7 +362,7 @@ impl Feed {
     }
 
     /// Notes the present state of an entry; returns the former and the new one.
-    fn replace(&mut self, id: EntryId, entry: &Entry) -> (ToldEntry, ToldEntry) {
+    fn replace(&mut self, id: EntryId, entry: Entry<'_>) -> (ToldEntry, ToldEntry) {
         let present = |path: &&Path| !path.stale && self.peers.contains_key(&path.source);
         let after = ToldEntry {
             paths: entry.paths.iter().filter(present).map(Told::new).collect(),

@@ -93,7 +93,7 @@ impl DumpCursor {
     pub(crate) fn entry(
         &mut self,
         rib: &Rib,
-        entry: &Entry,
+        entry: Entry<'_>,
         epoch: Duration,
         now: Duration,
         out: &mut BytesMut,

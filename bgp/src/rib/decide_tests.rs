@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::PeerKind;
-use crate::rib::{FilterReason, RouteAttributes};
+use crate::rib::FilterReason;
 use crate::status::{NextHopState, RouteSource};
 use crate::wire::{AsPath, NextHop, PathAttributes};
 use proptest::prelude::*;
@@ -72,9 +72,9 @@ fn world(specs: &[Spec]) -> World {
                 id: Ipv4Addr::new(1, 1, 1, 1),
             },
         );
-        let attrs = world.attrs.intern(RouteAttributes {
-            next_hop: Some(NextHop::V4(Ipv4Addr::new(7, 7, 7, spec.hop))),
-            attributes: PathAttributes {
+        let attrs = world.attrs.intern(
+            Some(NextHop::V4(Ipv4Addr::new(7, 7, 7, spec.hop))),
+            &PathAttributes {
                 origin: Origin::new(spec.origin).unwrap(),
                 as_path: AsPath::sequence(spec.as_path.iter().copied()),
                 med: spec.med,
@@ -83,7 +83,7 @@ fn world(specs: &[Spec]) -> World {
                 cluster_list: (0..spec.clusters).map(|_| Ipv4Addr::new(8, 8, 8, 8)).collect(),
                 ..PathAttributes::default()
             },
-        });
+        );
         world.paths.push(Path {
             source,
             path_id: 0,

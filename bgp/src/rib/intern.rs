@@ -1,9 +1,11 @@
 //! Attribute sets shared by all routes that have them: one value, one small number.
 
 use super::next_hops::NextHops;
-use crate::hash::Table;
+use crate::hash::Keyed;
 use crate::wire::{NextHop, PathAttributes};
-use std::sync::Arc;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Place;
+use std::hash::BuildHasher;
 
 /// Number of an interned attribute set. Equal sets have equal numbers as long as one of them is in use; a number isn't
 /// given to another set before [`Interner::sweep`].
@@ -20,7 +22,9 @@ pub(crate) struct RouteAttributes {
 
 #[derive(Debug)]
 struct Slot {
-    value: Arc<RouteAttributes>,
+    value: RouteAttributes,
+    /// Of the value, so that it is computed once.
+    hash: u32,
     refs: u32,
 }
 
@@ -28,7 +32,9 @@ struct Slot {
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
     slots: Vec<Option<Slot>>,
-    index: Table<Arc<RouteAttributes>, u32>,
+    keyed: Keyed,
+    /// Numbers of slots by the hash of their values.
+    index: HashTable<u32>,
     free: Vec<u32>,
     /// Sets whose last user has gone since the last sweep. They keep their numbers until then, so that whoever
     /// compares numbers across one flush never sees a number with two meanings.
@@ -36,30 +42,44 @@ pub(crate) struct Interner {
     pub(crate) next_hops: NextHops,
 }
 
+/// A hash as the index takes it: it uses the lowest and the highest bits.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
+}
+
 impl Interner {
     /// The number of a set, with one more reference.
-    pub(crate) fn intern(&mut self, value: RouteAttributes) -> AttrId {
-        if let Some(&id) = self.index.get(&value) {
-            self.acquire(AttrId(id));
-            return AttrId(id);
-        }
-        self.next_hops.acquire(value.next_hop.as_ref());
-        let value = Arc::new(value);
-        let slot = Slot { value: Arc::clone(&value), refs: 1 };
-        let id = match self.free.pop() {
-            Some(id) => {
-                if let Some(place) = self.slots.get_mut(id as usize) {
-                    *place = Some(slot);
+    pub(crate) fn intern(&mut self, next_hop: Option<NextHop>, attributes: &PathAttributes) -> AttrId {
+        #[expect(clippy::cast_possible_truncation, reason = "one half is enough for what fits in memory")]
+        let hash = self.keyed.hash_one((next_hop, attributes)) as u32;
+        let (slots, free) = (&mut self.slots, &mut self.free);
+        let at = |id: &u32| slots.get(*id as usize).and_then(Option::as_ref);
+        let same = |slot: &Slot| {
+            slot.hash == hash && slot.value.next_hop == next_hop && slot.value.attributes == *attributes
+        };
+        let place = self.index.entry(
+            spread(hash),
+            |id| at(id).is_some_and(same),
+            |id| at(id).map_or(0, |slot| spread(slot.hash)),
+        );
+        let id = match place {
+            Place::Occupied(place) => *place.get(),
+            Place::Vacant(place) => {
+                let value = RouteAttributes { next_hop, attributes: attributes.clone() };
+                let id = free.pop().unwrap_or_else(|| {
+                    slots.push(None);
+                    // A table of 2^32 attribute sets does not fit in memory.
+                    u32::try_from(slots.len() - 1).unwrap_or(u32::MAX)
+                });
+                if let Some(slot) = slots.get_mut(id as usize) {
+                    *slot = Some(Slot { value, hash, refs: 0 });
                 }
+                place.insert(id);
+                self.next_hops.acquire(next_hop.as_ref());
                 id
             }
-            None => {
-                self.slots.push(Some(slot));
-                // A table of 2^32 attribute sets does not fit in memory.
-                u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
-            }
         };
-        self.index.insert(value, id);
+        self.acquire(AttrId(id));
         AttrId(id)
     }
 
@@ -88,7 +108,9 @@ impl Interner {
                 && let Some(slot) = place.take()
             {
                 self.next_hops.release(slot.value.next_hop.as_ref());
-                self.index.remove(&slot.value);
+                if let Ok(place) = self.index.find_entry(spread(slot.hash), |other| *other == id) {
+                    place.remove();
+                }
                 self.free.push(id);
             }
         }
@@ -124,29 +146,26 @@ impl Interner {
 mod tests {
     use super::*;
 
-    fn set(med: u32) -> RouteAttributes {
-        RouteAttributes {
-            next_hop: None,
-            attributes: PathAttributes { med: Some(med), ..PathAttributes::default() },
-        }
+    fn set(med: u32) -> PathAttributes {
+        PathAttributes { med: Some(med), ..PathAttributes::default() }
     }
 
     #[test]
     fn equal_sets_share_a_number_and_numbers_survive_until_the_sweep() {
         let mut interner = Interner::default();
-        let a = interner.intern(set(1));
-        assert_eq!(interner.intern(set(1)), a);
+        let a = interner.intern(None, &set(1));
+        assert_eq!(interner.intern(None, &set(1)), a);
         interner.release(a);
         interner.release(a);
-        let b = interner.intern(set(2));
+        let b = interner.intern(None, &set(2));
         assert_ne!(a, b);
-        assert_eq!(interner.intern(set(1)), a, "revived before the sweep");
+        assert_eq!(interner.intern(None, &set(1)), a, "revived before the sweep");
         interner.release(a);
         interner.sweep();
         assert_eq!(interner.len(), 1);
-        let c = interner.intern(set(3));
+        let c = interner.intern(None, &set(3));
         assert_eq!(c, a, "number reused after the sweep");
-        assert_eq!(interner.get(c), &set(3));
-        assert_eq!(interner.get(b), &set(2));
+        assert_eq!(interner.get(c).attributes, set(3));
+        assert_eq!(interner.get(b).attributes, set(2));
     }
 }

@@ -7,6 +7,7 @@ mod decide;
 mod intern;
 mod next_hops;
 mod path;
+mod slot;
 mod table;
 
 pub(crate) use decide::{Step, compare, multipath_equal};

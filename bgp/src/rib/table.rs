@@ -3,37 +3,35 @@
 use super::decide;
 use super::intern::{AttrId, Interner, RouteAttributes};
 use super::path::{Counts, FilterReason, Path, SourceId, SourceInfo};
+use super::slot::{Slot, Wide, hash};
 use crate::family::Family;
-use crate::hash::Table;
+use crate::hash::{Keyed, Table};
 use crate::status::NextHopState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Place;
 use ipnet::IpNet;
-use smallvec::SmallVec;
 
 /// Number of a prefix in the table. Reused only after [`Rib::sweep`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct EntryId(pub(crate) u32);
 
-/// A prefix and its paths.
-#[derive(Debug)]
-pub(crate) struct Entry {
+/// A prefix and its paths, as they are now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry<'a> {
     pub(crate) prefix: IpNet,
     /// Best first once settled.
-    pub(crate) paths: SmallVec<[Path; 1]>,
-    dirty: bool,
-    live: bool,
-    /// What the forwarding table was told last, as a fingerprint; 0 is nothing.
-    pub(crate) told: u64,
+    pub(crate) paths: &'a [Path],
 }
 
-impl Entry {
+impl<'a> Entry<'a> {
     /// The best path, if one is eligible. Only after settling.
-    pub(crate) fn best(&self) -> Option<&Path> {
+    pub(crate) fn best(&self) -> Option<&'a Path> {
         self.leading().filter(|path| !path.unreachable)
     }
 
     /// The best path, or the first of those whose next hops cannot be reached from here if there are no others: peers
     /// that are told next hops as they are may be able to reach them. Only after settling.
-    pub(crate) fn leading(&self) -> Option<&Path> {
+    pub(crate) fn leading(&self) -> Option<&'a Path> {
         self.paths.first().filter(|path| path.filtered.is_none())
     }
 }
@@ -55,9 +53,12 @@ pub(crate) struct Rib {
     pub(crate) attrs: Interner,
     pub(crate) sources: Table<SourceId, SourceInfo>,
     counts: Table<SourceId, [Counts; 2]>,
-    index: Table<IpNet, EntryId>,
-    entries: Vec<Entry>,
-    free: Vec<EntryId>,
+    keyed: Keyed,
+    /// Numbers of slots by the hash of their prefixes.
+    index: HashTable<u32>,
+    slots: Vec<Slot>,
+    wide: Wide,
+    free: Vec<u32>,
     dirty: Vec<EntryId>,
 }
 
@@ -72,9 +73,9 @@ impl Rib {
         filtered: Option<FilterReason>,
         now_secs: u32,
     ) -> Announced {
-        let id = self.entry_id(prefix);
-        let counts = counts_of(&mut self.counts, source, prefix);
-        let Some(entry) = self.entries.get_mut(id.0 as usize) else { return Announced::Same };
+        let id = self.slot_of(&prefix);
+        let counts = counts_of(&mut self.counts, source, Family::of(&prefix));
+        let Some(slot) = self.slots.get_mut(id as usize) else { return Announced::Same };
         let fresh = Path {
             source,
             path_id,
@@ -86,136 +87,92 @@ impl Rib {
             long_lived: false,
             unrefreshed: false,
         };
-        let result =
-            match entry.paths.iter_mut().find(|path| path.source == source && path.path_id == path_id) {
-                None => {
-                    counts.add(&fresh);
-                    entry.paths.push(fresh);
-                    Announced::New
+        let known = |path: &&mut Path| path.source == source && path.path_id == path_id;
+        let result = match slot.paths.as_mut_slice().iter_mut().find(known) {
+            None => {
+                counts.add(&fresh);
+                slot.paths.push(fresh);
+                Announced::New
+            }
+            Some(path) => {
+                let same = path.attrs == attrs && path.filtered == filtered;
+                let was_stale = path.stale || path.long_lived;
+                counts.remove(path);
+                self.attrs.release(path.attrs);
+                *path = if same {
+                    Path { changed: path.changed, unreachable: path.unreachable, ..fresh }
+                } else {
+                    fresh
+                };
+                counts.add(path);
+                if same && !was_stale {
+                    return Announced::Same;
                 }
-                Some(path) => {
-                    let same = path.attrs == attrs && path.filtered == filtered;
-                    let was_stale = path.stale || path.long_lived;
-                    counts.remove(path);
-                    self.attrs.release(path.attrs);
-                    *path = if same {
-                        Path { changed: path.changed, unreachable: path.unreachable, ..fresh }
-                    } else {
-                        fresh
-                    };
-                    counts.add(path);
-                    if same && !was_stale {
-                        return Announced::Same;
-                    }
-                    if same { Announced::Same } else { Announced::Changed }
-                }
-            };
-        mark(&mut self.dirty, entry, id);
+                if same { Announced::Same } else { Announced::Changed }
+            }
+        };
+        mark(&mut self.dirty, slot, id);
         result
     }
 
     /// Removes a path; whether it was there.
     pub(crate) fn withdraw(&mut self, source: SourceId, prefix: IpNet, path_id: u32) -> bool {
-        let Some(&id) = self.index.get(&prefix) else { return false };
-        self.retain(id, |path| path.source != source || path.path_id != path_id) > 0
+        let Some(EntryId(id)) = self.find_id(&prefix) else { return false };
+        let Some(slot) = self.slots.get_mut(id as usize) else { return false };
+        let mut removed = None;
+        slot.paths.retain(|path| {
+            let stays = path.source != source || path.path_id != path_id;
+            if !stays {
+                removed = Some(*path);
+            }
+            stays
+        });
+        let Some(path) = removed else { return false };
+        counts_of(&mut self.counts, source, Family::of(&prefix)).remove(&path);
+        self.attrs.release(path.attrs);
+        mark(&mut self.dirty, slot, id);
+        true
     }
 
-    /// Changes or removes the paths of a source and family: `change` gets each and says whether to keep it. Returns
-    /// how many were removed.
+    /// Changes or removes the paths of a source and family: `change` gets each with its prefix and attributes and says
+    /// whether to keep it. Returns how many were removed.
     pub(crate) fn update_source(
         &mut self,
         source: SourceId,
         family: Family,
-        mut change: impl FnMut(&mut Path, &RouteAttributes) -> bool,
+        mut change: impl FnMut(IpNet, &mut Path, &RouteAttributes) -> bool,
     ) -> usize {
         let mut removed = 0;
         if self.counts(source, family).received == 0 {
             return removed;
         }
-        for index in 0..self.entries.len() {
-            let entry = &mut self.entries[index];
-            if !entry.live || Family::of(&entry.prefix) != family {
+        let counts = counts_of(&mut self.counts, source, family);
+        for (id, slot) in (0..).zip(&mut self.slots) {
+            if !slot.has(source, family) {
                 continue;
             }
-            if entry.paths.iter().all(|path| path.source != source) {
-                continue;
-            }
-            let counts = counts_of(&mut self.counts, source, entry.prefix);
-            let mut changed = false;
+            let prefix = slot.prefix(&self.wide);
             let attrs = &mut self.attrs;
-            let mut place = 0;
-            while place < entry.paths.len() {
-                let path = &mut entry.paths[place];
+            let mut changed = false;
+            slot.paths.retain(|path| {
                 if path.source != source {
-                    place += 1;
-                    continue;
+                    return true;
                 }
                 let before = *path;
-                let keep = change(path, attrs.get(before.attrs));
+                let keep = change(prefix, path, attrs.get(before.attrs));
                 changed |= !keep || *path != before;
                 counts.remove(&before);
                 if keep {
                     counts.add(path);
-                    place += 1;
                 } else {
                     attrs.release(before.attrs);
-                    entry.paths.remove(place);
                     removed += 1;
                 }
-            }
+                keep
+            });
             if changed {
-                let id = EntryId(u32::try_from(index).unwrap_or(u32::MAX));
-                mark(&mut self.dirty, entry, id);
+                mark(&mut self.dirty, slot, id);
             }
-        }
-        removed
-    }
-
-    /// Changes the paths of a source and family, knowing their prefixes.
-    pub(crate) fn update_source_prefixes(
-        &mut self,
-        source: SourceId,
-        family: Family,
-        mut change: impl FnMut(IpNet, &mut Path),
-    ) {
-        for index in 0..self.entries.len() {
-            let Some(entry) = self.entries.get_mut(index) else { continue };
-            if !entry.live || Family::of(&entry.prefix) != family {
-                continue;
-            }
-            let prefix = entry.prefix;
-            let mut changed = false;
-            for path in entry.paths.iter_mut().filter(|path| path.source == source) {
-                let before = *path;
-                change(prefix, path);
-                if *path != before {
-                    changed = true;
-                    let counts = counts_of(&mut self.counts, source, prefix);
-                    counts.remove(&before);
-                    counts.add(path);
-                }
-            }
-            if changed {
-                mark(&mut self.dirty, entry, EntryId(u32::try_from(index).unwrap_or(u32::MAX)));
-            }
-        }
-    }
-
-    fn retain(&mut self, id: EntryId, mut keep: impl FnMut(&Path) -> bool) -> usize {
-        let Some(entry) = self.entries.get_mut(id.0 as usize) else { return 0 };
-        let before = entry.paths.len();
-        let (prefix, counts, attrs) = (entry.prefix, &mut self.counts, &mut self.attrs);
-        entry.paths.retain(|path| {
-            let stays = keep(path);
-            if !stays {
-                counts_of(counts, path.source, prefix).remove(path);
-                attrs.release(path.attrs);
-            }
-            stays
-        });
-        let removed = before - entry.paths.len();
-        if removed > 0 {
-            mark(&mut self.dirty, entry, id);
         }
         removed
     }
@@ -231,24 +188,33 @@ impl Rib {
         self.counts.get(&source).map_or_else(Counts::default, |counts| counts[family.index()])
     }
 
-    fn entry_id(&mut self, prefix: IpNet) -> EntryId {
-        if let Some(&id) = self.index.get(&prefix) {
-            return id;
-        }
-        let fresh = Entry { prefix, paths: SmallVec::new(), dirty: false, live: true, told: 0 };
+    /// The slot of a prefix, a new one if it has none.
+    fn slot_of(&mut self, prefix: &IpNet) -> u32 {
+        let (slots, wide, keyed) = (&mut self.slots, &mut self.wide, self.keyed);
+        let at = |id: &u32| slots.get(*id as usize);
+        let vacant = match self.index.entry(
+            hash(prefix, keyed),
+            |id| at(id).is_some_and(|slot| slot.is(prefix, wide)),
+            |id| at(id).map_or(0, |slot| slot.hash(keyed, wide)),
+        ) {
+            Place::Occupied(place) => return *place.get(),
+            Place::Vacant(vacant) => vacant,
+        };
+        let fresh = Slot::new(*prefix, wide);
         let id = match self.free.pop() {
             Some(id) => {
-                if let Some(place) = self.entries.get_mut(id.0 as usize) {
+                if let Some(place) = slots.get_mut(id as usize) {
                     *place = fresh;
                 }
                 id
             }
             None => {
-                self.entries.push(fresh);
-                EntryId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX))
+                slots.push(fresh);
+                // A table of 2^32 prefixes does not fit in memory.
+                u32::try_from(slots.len() - 1).unwrap_or(u32::MAX)
             }
         };
-        self.index.insert(prefix, id);
+        vacant.insert(id);
         id
     }
 
@@ -262,14 +228,15 @@ impl Rib {
     pub(crate) fn settle(&mut self) -> Vec<EntryId> {
         let dirty = std::mem::take(&mut self.dirty);
         for id in &dirty {
-            if let Some(entry) = self.entries.get_mut(id.0 as usize) {
-                entry.dirty = false;
+            if let Some(slot) = self.slots.get_mut(id.0 as usize) {
+                slot.dirty = false;
+                let paths = slot.paths.as_mut_slice();
                 if self.attrs.next_hops.is_on() {
-                    for path in entry.paths.iter_mut().filter(|path| path.source != SourceId::LOCAL) {
+                    for path in paths.iter_mut().filter(|path| path.source != SourceId::LOCAL) {
                         path.unreachable = self.attrs.cost(path.attrs).is_none();
                     }
                 }
-                decide::rank(&mut entry.paths, &self.attrs, &self.sources);
+                decide::rank(paths, &self.attrs, &self.sources);
             }
         }
         dirty
@@ -281,18 +248,9 @@ impl Rib {
             if self.counts(source, family).received == 0 {
                 continue;
             }
-            let mut ids = Vec::new();
-            for (index, entry) in self.entries.iter().enumerate() {
-                if Family::of(&entry.prefix) == family
-                    && entry.live
-                    && entry.paths.iter().any(|path| path.source == source)
-                {
-                    ids.push(EntryId(u32::try_from(index).unwrap_or(u32::MAX)));
-                }
-            }
-            for id in ids {
-                if let Some(entry) = self.entries.get_mut(id.0 as usize) {
-                    mark(&mut self.dirty, entry, id);
+            for (id, slot) in (0..).zip(&mut self.slots) {
+                if slot.has(source, family) {
+                    mark(&mut self.dirty, slot, id);
                 }
             }
         }
@@ -309,47 +267,48 @@ impl Rib {
         let concerned = |path: &Path| {
             attrs.get(path.attrs).next_hop.is_some_and(|next_hop| changed.contains(&next_hop.address()))
         };
-        for (index, entry) in self.entries.iter_mut().enumerate() {
-            if entry.live && entry.paths.iter().any(concerned) {
-                mark(&mut self.dirty, entry, EntryId(u32::try_from(index).unwrap_or(u32::MAX)));
+        for (id, slot) in (0..).zip(&mut self.slots) {
+            if slot.live && slot.paths.as_slice().iter().any(concerned) {
+                mark(&mut self.dirty, slot, id);
             }
         }
     }
 
     /// Frees the settled entries that have no paths left, and unused attribute sets.
     pub(crate) fn sweep(&mut self, settled: &[EntryId]) {
-        for id in settled {
-            if let Some(entry) = self.entries.get_mut(id.0 as usize)
-                && entry.live
-                && entry.paths.is_empty()
-                && !entry.dirty
-            {
-                entry.live = false;
-                self.index.remove(&entry.prefix);
-                self.free.push(*id);
+        let keyed = self.keyed;
+        for EntryId(id) in settled {
+            let Some(slot) = self.slots.get_mut(*id as usize) else { continue };
+            if !slot.live || slot.dirty || !slot.paths.as_slice().is_empty() {
+                continue;
             }
+            if let Ok(place) = self.index.find_entry(slot.hash(keyed, &self.wide), |other| other == id) {
+                place.remove();
+            }
+            slot.clear(&mut self.wide);
+            self.free.push(*id);
         }
         self.attrs.sweep();
     }
 
     /// The entry of a number.
-    pub(crate) fn entry(&self, id: EntryId) -> Option<&Entry> {
-        self.entries.get(id.0 as usize).filter(|entry| entry.live)
+    pub(crate) fn entry(&self, id: EntryId) -> Option<Entry<'_>> {
+        self.slots.get(id.0 as usize).filter(|slot| slot.live).map(|slot| self.view(slot))
     }
 
-    /// Like [`Self::entry`], to change it.
-    pub(crate) fn entry_mut(&mut self, id: EntryId) -> Option<&mut Entry> {
-        self.entries.get_mut(id.0 as usize).filter(|entry| entry.live)
+    fn view<'a>(&self, slot: &'a Slot) -> Entry<'a> {
+        Entry { prefix: slot.prefix(&self.wide), paths: slot.paths.as_slice() }
     }
 
     /// The entry of a prefix.
-    pub(crate) fn find(&self, prefix: &IpNet) -> Option<&Entry> {
-        self.index.get(prefix).and_then(|id| self.entry(*id))
+    pub(crate) fn find(&self, prefix: &IpNet) -> Option<Entry<'_>> {
+        self.entry(self.find_id(prefix)?)
     }
 
     /// The number of a prefix.
     pub(crate) fn find_id(&self, prefix: &IpNet) -> Option<EntryId> {
-        self.index.get(prefix).copied()
+        let is = |id: &u32| self.slots.get(*id as usize).is_some_and(|slot| slot.is(prefix, &self.wide));
+        self.index.find(hash(prefix, self.keyed), is).copied().map(EntryId)
     }
 
     /// Prefixes, and paths of all sources.
@@ -360,27 +319,23 @@ impl Rib {
 
     /// Numbers of entries are below this.
     pub(crate) fn bound(&self) -> u32 {
-        u32::try_from(self.entries.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
     }
 
     /// Every entry, by number.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (EntryId, &Entry)> {
-        self.entries
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| entry.live)
-            .map(|(index, entry)| (EntryId(u32::try_from(index).unwrap_or(u32::MAX)), entry))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (EntryId, Entry<'_>)> {
+        (0..).zip(&self.slots).filter(|(_, slot)| slot.live).map(|(id, slot)| (EntryId(id), self.view(slot)))
     }
 }
 
-fn counts_of(counts: &mut Table<SourceId, [Counts; 2]>, source: SourceId, prefix: IpNet) -> &mut Counts {
-    &mut counts.entry(source).or_default()[Family::of(&prefix).index()]
+fn counts_of(counts: &mut Table<SourceId, [Counts; 2]>, source: SourceId, family: Family) -> &mut Counts {
+    &mut counts.entry(source).or_default()[family.index()]
 }
 
-fn mark(dirty: &mut Vec<EntryId>, entry: &mut Entry, id: EntryId) {
-    if !entry.dirty {
-        entry.dirty = true;
-        dirty.push(id);
+fn mark(dirty: &mut Vec<EntryId>, slot: &mut Slot, id: u32) {
+    if !slot.dirty {
+        slot.dirty = true;
+        dirty.push(EntryId(id));
     }
 }
 

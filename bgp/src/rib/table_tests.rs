@@ -20,15 +20,13 @@ fn rib() -> Rib {
 }
 
 fn announce(rib: &mut Rib, source: u32, prefix: &str, pref: u32) -> Announced {
-    let attrs = rib.attrs.intern(RouteAttributes {
-        next_hop: None,
-        attributes: PathAttributes { local_pref: Some(pref), ..PathAttributes::default() },
-    });
+    let attrs =
+        rib.attrs.intern(None, &PathAttributes { local_pref: Some(pref), ..PathAttributes::default() });
     rib.announce(SourceId(source), prefix.parse().unwrap(), 0, attrs, None, 0)
 }
 
 fn best(rib: &Rib, prefix: &str) -> Option<u32> {
-    rib.find(&prefix.parse().unwrap()).and_then(Entry::best).map(|path| path.source.0)
+    rib.find(&prefix.parse().unwrap()).and_then(|entry| entry.best().copied()).map(|path| path.source.0)
 }
 
 #[test]
@@ -54,7 +52,7 @@ fn everything_is_given_back_when_the_last_path_goes() {
     }
     let settled = rib.settle();
     rib.sweep(&settled);
-    assert_eq!(rib.update_source(SourceId(1), Family::Ipv4, |_, _| false), 50);
+    assert_eq!(rib.update_source(SourceId(1), Family::Ipv4, |_, _, _| false), 50);
     let settled = rib.settle();
     assert_eq!(settled.len(), 50);
     assert!(rib.entry(settled[0]).is_some(), "kept until swept, so that others can withdraw it");
@@ -63,7 +61,7 @@ fn everything_is_given_back_when_the_last_path_goes() {
     assert_eq!(rib.counts(SourceId(1), Family::Ipv4), Counts::default());
     announce(&mut rib, 1, "10.9.0.0/24", 100);
     assert_eq!(rib.iter().count(), 1);
-    assert_eq!(rib.entries.len(), 50, "slots are reused");
+    assert_eq!(rib.slots.len(), 50, "slots are reused");
 }
 
 #[test]
@@ -73,14 +71,14 @@ fn staleness_is_counted_and_ends_with_a_new_announcement() {
     announce(&mut rib, 1, "10.0.1.0/24", 100);
     let settled = rib.settle();
     rib.sweep(&settled);
-    rib.update_source(SourceId(1), Family::Ipv4, |path, _| {
+    rib.update_source(SourceId(1), Family::Ipv4, |_, path, _| {
         path.stale = true;
         true
     });
     assert_eq!(rib.counts(SourceId(1), Family::Ipv4).stale, 2);
     announce(&mut rib, 1, "10.0.0.0/24", 100);
     assert_eq!(rib.counts(SourceId(1), Family::Ipv4).stale, 1);
-    assert_eq!(rib.update_source(SourceId(1), Family::Ipv4, |path, _| !path.stale), 1);
+    assert_eq!(rib.update_source(SourceId(1), Family::Ipv4, |_, path, _| !path.stale), 1);
     rib.settle();
     assert_eq!(best(&rib, "10.0.0.0/24"), Some(1));
     assert_eq!(best(&rib, "10.0.1.0/24"), None);

@@ -6,7 +6,7 @@ use super::routes::{authorised, seconds};
 use crate::config::{Originated, PeerConfig};
 use crate::family::Family;
 use crate::io::{ConnId, Output};
-use crate::rib::{FilterReason, RouteAttributes, SourceId, SourceInfo};
+use crate::rib::{FilterReason, SourceId, SourceInfo};
 use crate::security::Password;
 use crate::status::{Event, PeerState, RouteSource};
 use crate::wire::{CeaseSubcode, Message, NextHop, Notification, PathAttributes, RefreshKind, RouteRefresh};
@@ -195,7 +195,7 @@ impl Speaker {
     fn reauthorise(&mut self, id: SourceId, config: &PeerConfig) {
         let mut ask = false;
         for family in Family::ALL {
-            self.rib.update_source_prefixes(id, family, |prefix, path| {
+            self.rib.update_source(id, family, |prefix, path, _| {
                 match (path.filtered, authorised(config, &prefix)) {
                     (None, false) => path.filtered = Some(FilterReason::Unauthorised),
                     // Policy has not seen it yet.
@@ -205,6 +205,7 @@ impl Speaker {
                     (Some(FilterReason::Unauthorised), true) => ask = true,
                     _ => {}
                 }
+                true
             });
         }
         if ask {
@@ -232,7 +233,7 @@ impl Speaker {
         let Some(id) = self.by_address.remove(&remote) else { return };
         self.stop_peer(id, Notification::cease(CeaseSubcode::PeerDeconfigured), true);
         for family in Family::ALL {
-            self.rib.update_source(id, family, |_, _| false);
+            self.rib.update_source(id, family, |_, _, _| false);
         }
         // Groups speak of the source's routes until they are flushed.
         self.flush();
@@ -264,16 +265,14 @@ impl Speaker {
             self.rib.withdraw(SourceId::LOCAL, prefix, 0);
         }
         for route in routes {
-            let attrs = self.rib.attrs.intern(RouteAttributes {
-                next_hop: route.next_hop.map(NextHop::from),
-                attributes: PathAttributes {
-                    local_pref: route.local_pref,
-                    med: route.med,
-                    communities: route.communities.iter().copied().collect(),
-                    large_communities: route.large_communities.iter().copied().collect(),
-                    ..PathAttributes::default()
-                },
-            });
+            let attributes = PathAttributes {
+                local_pref: route.local_pref,
+                med: route.med,
+                communities: route.communities.iter().copied().collect(),
+                large_communities: route.large_communities.iter().copied().collect(),
+                ..PathAttributes::default()
+            };
+            let attrs = self.rib.attrs.intern(route.next_hop.map(NextHop::from), &attributes);
             self.rib.announce(SourceId::LOCAL, route.prefix.trunc(), 0, attrs, None, now);
         }
         self.originated = wanted;

@@ -3,7 +3,7 @@
 use super::Speaker;
 use super::peer::Peer;
 use crate::config::PeerKind;
-use crate::egress::Suppressed;
+use crate::egress::{Suppressed, Told};
 use crate::policy::{PeerType, RouteView};
 use crate::rib::{Entry, Path, SourceId, Step, compare};
 use crate::status::{AdvertisedTo, Explanation, Imported, RouteInfo, RouteSource};
@@ -51,8 +51,8 @@ impl Speaker {
     }
 
     /// The path at `index` against the one before it, down to the step that tells them apart.
-    fn explain_pair(&self, entry: &Entry, index: usize, explanation: &mut Explanation) {
-        let (_, decisive) = compare(&entry.paths, index - 1, index, &self.rib.attrs, &self.rib.sources);
+    fn explain_pair(&self, entry: Entry<'_>, index: usize, explanation: &mut Explanation) {
+        let (_, decisive) = compare(entry.paths, index - 1, index, &self.rib.attrs, &self.rib.sources);
         let (Some(better), Some(worse)) = (entry.paths.get(index - 1), entry.paths.get(index)) else {
             return;
         };
@@ -123,19 +123,19 @@ impl Speaker {
         Some(Imported { peer: config.remote, trace, over_changed: path.filtered.is_none() })
     }
 
-    fn explain_advertised(&self, entry: &Entry, best: &Path) -> Vec<AdvertisedTo> {
+    fn explain_advertised(&self, entry: Entry<'_>, best: &Path) -> Vec<AdvertisedTo> {
         let peers = self.by_address.values().filter_map(|id| self.peers.get(id));
         peers.map(|peer| self.explain_towards(peer, entry, best)).collect()
     }
 
-    fn explain_towards(&self, peer: &Peer, entry: &Entry, best: &Path) -> AdvertisedTo {
+    fn explain_towards(&self, peer: &Peer, entry: Entry<'_>, best: &Path) -> AdvertisedTo {
         let remote = peer.config.remote;
         let Some(profile) = self.profile(peer.id) else {
             let error = peer.last_error.as_ref().map(|(_, text)| format!(": {text}")).unwrap_or_default();
             let reason = format!("the session is {}{error}", peer.main.state);
             return AdvertisedTo { peer: remote, sent: false, reason, trace: None };
         };
-        let outgoing = profile.outgoing(&self.rib, self.identity(), entry.prefix, best);
+        let outgoing = profile.outgoing(&self.rib, self.identity(), entry.prefix, Told::of(best, &self.rib));
         let asked = !profile.export.is_transparent()
             && matches!(outgoing, Ok(_) | Err(Suppressed::Policy | Suppressed::NextHop));
         let trace = asked.then(|| profile.trace(&self.rib, entry.prefix, best));

@@ -107,11 +107,14 @@ impl Speaker {
             let Some(entry) = self.rib.entry(*id) else { continue };
             let change = self.route_change(entry);
             let told = if change.next_hops.is_empty() { 0 } else { fingerprint(&change) };
-            if told != entry.told {
+            let index = id.0 as usize;
+            if index >= self.told.len() {
+                self.told.resize(index + 1, 0);
+            }
+            if let Some(before) = self.told.get_mut(index)
+                && std::mem::replace(before, told) != told
+            {
                 changes.push(change);
-                if let Some(entry) = self.rib.entry_mut(*id) {
-                    entry.told = told;
-                }
             }
         }
         for some in changes.chunks(EVENT_ROUTES) {
@@ -120,8 +123,8 @@ impl Speaker {
     }
 
     /// What the forwarding table should hold for an entry.
-    pub(super) fn route_change(&self, entry: &Entry) -> RouteChange {
-        let equal = multipath_equal(&entry.paths, &self.rib.attrs, &self.rib.sources);
+    pub(super) fn route_change(&self, entry: Entry<'_>) -> RouteChange {
+        let equal = multipath_equal(entry.paths, &self.rib.attrs, &self.rib.sources);
         let local = entry.best().is_some_and(|path| path.source == SourceId::LOCAL);
         let paths = entry.paths.get(..equal).unwrap_or_default();
         let mut next_hops: Vec<ForwardingHop> = if local {

@@ -198,14 +198,14 @@ impl Speaker {
                     return;
                 }
                 state.refresh_until = Some(self.now + peer.config.graceful_restart.stale_path_time);
-                self.rib.update_source(id, family, |path, _| {
+                self.rib.update_source(id, family, |_, path, _| {
                     path.unrefreshed = true;
                     true
                 });
             }
             RefreshKind::EndOfRefresh => {
                 if peer.families[family.index()].refresh_until.take().is_some() {
-                    self.rib.update_source(id, family, |path, _| !path.unrefreshed);
+                    self.rib.update_source(id, family, |_, path, _| !path.unrefreshed);
                 }
             }
             RefreshKind::Other(_) => {}

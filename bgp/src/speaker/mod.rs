@@ -72,6 +72,8 @@ pub struct Speaker {
     next_dial: u64,
     rib: Rib,
     originated: BTreeSet<ipnet::IpNet>,
+    /// By entry number: what the forwarding table was told last, as a fingerprint; 0 is nothing.
+    told: Vec<u64>,
     egress: Egress,
     /// Peers that may have something to send.
     to_pump: BTreeSet<SourceId>,
@@ -121,6 +123,7 @@ impl Speaker {
             next_dial: 1,
             rib,
             originated: BTreeSet::new(),
+            told: Vec::new(),
             egress: Egress::new(config.egress.log_bytes),
             to_pump: BTreeSet::new(),
             pace: Pace::default(),

@@ -3,7 +3,7 @@
 use super::Speaker;
 use super::peer::Peer;
 use super::routes::seconds;
-use crate::egress::Group;
+use crate::egress::{Group, Told};
 use crate::family::Family;
 use crate::rib::{Entry, EntryId, Path, SourceId, compare, multipath_equal};
 use crate::status::{
@@ -77,7 +77,7 @@ impl Speaker {
         }
     }
 
-    fn info(&self, entry: &Entry, index: usize, path: &Path, equal: usize) -> RouteInfo {
+    fn info(&self, entry: Entry<'_>, index: usize, path: &Path, equal: usize) -> RouteInfo {
         let route = self.rib.attrs.get(path.attrs);
         let attributes = &route.attributes;
         let source = self.rib.sources.get(&path.source).map_or(RouteSource::Local, |source| source.source);
@@ -86,11 +86,11 @@ impl Speaker {
             None if path.unreachable => "its next hop cannot be reached".to_owned(),
             None if entry.paths.len() == 1 => "the only path".to_owned(),
             None if index == 0 => {
-                let (_, step) = compare(&entry.paths, 0, 1, &self.rib.attrs, &self.rib.sources);
+                let (_, step) = compare(entry.paths, 0, 1, &self.rib.attrs, &self.rib.sources);
                 format!("best: {}", step.text())
             }
             None => {
-                let (_, step) = compare(&entry.paths, 0, index, &self.rib.attrs, &self.rib.sources);
+                let (_, step) = compare(entry.paths, 0, index, &self.rib.attrs, &self.rib.sources);
                 format!("the best path has: {}", step.text())
             }
         };
@@ -115,8 +115,8 @@ impl Speaker {
         }
     }
 
-    pub(super) fn infos(&self, entry: &Entry) -> Vec<RouteInfo> {
-        let equal = multipath_equal(&entry.paths, &self.rib.attrs, &self.rib.sources);
+    pub(super) fn infos(&self, entry: Entry<'_>) -> Vec<RouteInfo> {
+        let equal = multipath_equal(entry.paths, &self.rib.attrs, &self.rib.sources);
         entry.paths.iter().enumerate().map(|(index, path)| self.info(entry, index, path, equal)).collect()
     }
 
@@ -157,7 +157,7 @@ impl Speaker {
         }
         let to = query.advertised.map(|remote| self.group_of(remote));
         let end = from.saturating_add(count).min(self.rib.bound());
-        let matches = |id: EntryId, entry: &Entry| {
+        let matches = |id: EntryId, entry: &Entry<'_>| {
             query.family.is_none_or(|family| Family::of(&entry.prefix) == family)
                 && query.prefix.is_none_or(|prefix| prefix.contains(&entry.prefix))
                 && to.is_none_or(|group| group.is_some_and(|group| group.is_advertised(id)))
@@ -201,10 +201,13 @@ impl Speaker {
         self.routes(&RouteQuery { advertised: Some(remote), ..RouteQuery::default() })
     }
 
-    fn advertised_path(&self, remote: IpAddr, entry: &Entry) -> Option<RouteInfo> {
+    fn advertised_path(&self, remote: IpAddr, entry: Entry<'_>) -> Option<RouteInfo> {
         let group = self.group_of(remote)?;
         let path = entry.leading()?;
-        let outgoing = group.profile.outgoing(&self.rib, self.identity(), entry.prefix, path).ok()?;
+        let outgoing = group
+            .profile
+            .outgoing(&self.rib, self.identity(), entry.prefix, Told::of(path, &self.rib))
+            .ok()?;
         let attributes = &outgoing.attributes;
         Some(RouteInfo {
             next_hop: Some(outgoing.next_hop.address()),

@@ -50,7 +50,7 @@ impl Speaker {
             }
         }
         for family in drop_stale {
-            self.rib.update_source(id, family, |path, _| !path.stale);
+            self.rib.update_source(id, family, |_, path, _| !path.stale);
         }
         let known = self.rib.sources.get(&id).map(|source| source.id);
         if let Some(source) = self.rib.sources.get_mut(&id) {
@@ -122,12 +122,12 @@ impl Speaker {
             let before = *state;
             *state = FamilyState::default();
             let Some(kept) = kept else {
-                self.rib.update_source(id, family, |_, _| false);
+                self.rib.update_source(id, family, |_, _, _| false);
                 continue;
             };
             // RFC 4724 section 4.2 deletes what was stale already; RFC 9494 section 4.2 lets it live on its first timer.
             let keep_stale = kept.long_lived.is_some() || end_of_rib;
-            self.rib.update_source(id, family, |path, _| {
+            self.rib.update_source(id, family, |_, path, _| {
                 let keep = !path.stale || keep_stale;
                 path.stale = true;
                 path.unrefreshed = false;
@@ -148,7 +148,7 @@ impl Speaker {
         state.stale_until = None;
         state.long_lived_until = None;
         if self.rib.counts(id, family).stale > 0 {
-            self.rib.update_source(id, family, |path, _| !path.stale);
+            self.rib.update_source(id, family, |_, path, _| !path.stale);
         }
         self.monitor_complete(id, family);
     }
@@ -165,13 +165,13 @@ impl Speaker {
                 match state.long_lived.take().filter(|_| !up) {
                     Some(time) => {
                         state.long_lived_until.get_or_insert(now + time);
-                        self.rib.update_source(id, family, |path, route| {
+                        self.rib.update_source(id, family, |_, path, route| {
                             path.long_lived = path.stale;
                             !(path.stale && route.attributes.communities.has(&Community::NO_LLGR))
                         });
                     }
                     None => {
-                        self.rib.update_source(id, family, |path, _| !path.stale);
+                        self.rib.update_source(id, family, |_, path, _| !path.stale);
                     }
                 }
             }
@@ -179,14 +179,14 @@ impl Speaker {
             let state = &mut peer.families[family.index()];
             if state.long_lived_until.is_some_and(|at| at <= now) {
                 state.long_lived_until = None;
-                self.rib.update_source(id, family, |path, _| !path.stale);
+                self.rib.update_source(id, family, |_, path, _| !path.stale);
             }
             let Some(peer) = self.peers.get_mut(&id) else { return };
             let state = &mut peer.families[family.index()];
             if state.refresh_until.is_some_and(|at| at <= now) {
                 state.refresh_until = None;
                 let remote = peer.config.remote;
-                self.rib.update_source(id, family, |path, _| !path.unrefreshed);
+                self.rib.update_source(id, family, |_, path, _| !path.unrefreshed);
                 self.log(Log::RefreshUnfinished(remote));
             }
         }
@@ -197,7 +197,7 @@ impl Speaker {
         let Some(&id) = self.by_address.get(&remote.to_canonical()) else { return };
         self.may_be_gone(id);
         for family in Family::ALL {
-            self.rib.update_source(id, family, |path, _| !path.stale);
+            self.rib.update_source(id, family, |_, path, _| !path.stale);
             if let Some(peer) = self.peers.get_mut(&id).filter(|peer| !Peer::is_up(peer)) {
                 peer.families[family.index()] = FamilyState::default();
             }

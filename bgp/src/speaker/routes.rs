@@ -6,7 +6,7 @@ use crate::config::{PeerConfig, PeerKind};
 use crate::family::Family;
 use crate::io::{Link, Log};
 use crate::policy::{PeerType, RouteView, Verdict};
-use crate::rib::{AttrId, FilterReason, RouteAttributes, SourceId};
+use crate::rib::{AttrId, FilterReason, SourceId};
 use crate::session::fsm::Event as FsmEvent;
 use crate::session::negotiate;
 use crate::time::Time;
@@ -144,10 +144,7 @@ impl Speaker {
         }
         let lowered = leaves(received).then(|| PathAttributes { local_pref: Some(0), ..received.clone() });
         let attributes = lowered.as_ref().unwrap_or(received);
-        let shared = self
-            .rib
-            .attrs
-            .intern(RouteAttributes { next_hop: Some(next_hop), attributes: attributes.clone() });
+        let shared = self.rib.attrs.intern(Some(next_hop), attributes);
         let mut unauthorised: Option<(IpNet, usize)> = None;
         for nlri in &reach.nlri {
             let mut filtered = looped;
@@ -194,8 +191,7 @@ impl Speaker {
                 if leaves(&attributes) {
                     attributes.local_pref = Some(0);
                 }
-                let attributes = *attributes;
-                return self.rib.attrs.intern(RouteAttributes { next_hop: Some(next_hop), attributes });
+                return self.rib.attrs.intern(Some(next_hop), &attributes);
             }
         }
         self.rib.attrs.acquire(shared);

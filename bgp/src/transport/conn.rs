@@ -5,6 +5,8 @@ use crate::io::{ConnId, Link};
 use crate::monitor::{StationId, StationInput};
 use crate::security::{Password, SocketOptions};
 use bytes::{Buf, Bytes};
+use smallvec::SmallVec;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
@@ -12,11 +14,14 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
 /// Octets read at once.
-const READ: usize = 16 << 10;
+const READ: u32 = 64 << 10;
+/// Octets of all connections that may have been read and not yet been handled.
+const READ_AHEAD: usize = 1 << 20;
 /// Pieces written by one system call.
 const SLICES: usize = 64;
 /// How long a closed connection may still deliver its last octets.
@@ -27,10 +32,21 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) enum IoEvent {
     Accepted(TcpStream, SocketAddr),
     Dialled(ConnId, io::Result<TcpStream>),
-    Received(ConnId, Bytes),
+    /// With the part of the [`ReadAhead`] that it takes until it is handled.
+    Received(ConnId, Bytes, OwnedSemaphorePermit),
     Written(ConnId, usize),
     Closed(ConnId, String),
     Station(StationId, StationInput),
+}
+
+/// Bounds the octets that were read and not yet handled, over all connections.
+#[derive(Debug, Clone)]
+pub(super) struct ReadAhead(Arc<Semaphore>);
+
+impl Default for ReadAhead {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(READ_AHEAD)))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -48,14 +64,20 @@ pub(super) struct Conn {
     queue: Arc<Mutex<Queue>>,
     reader: AbortHandle,
     events: mpsc::Sender<IoEvent>,
+    runtime: Handle,
 }
 
 impl Conn {
-    pub(super) fn start(id: ConnId, stream: TcpStream, events: mpsc::Sender<IoEvent>) -> Self {
+    pub(super) fn start(
+        id: ConnId,
+        stream: TcpStream,
+        events: mpsc::Sender<IoEvent>,
+        ahead: ReadAhead,
+    ) -> Self {
         super::socket::tune(&stream);
         let stream = Arc::new(stream);
-        let reader = tokio::spawn(read(id, Arc::clone(&stream), events.clone())).abort_handle();
-        Self { id, stream, queue: Arc::default(), reader, events }
+        let reader = tokio::spawn(read(id, Arc::clone(&stream), events.clone(), ahead)).abort_handle();
+        Self { id, stream, queue: Arc::default(), reader, events, runtime: Handle::current() }
     }
 
     pub(super) fn local(&self) -> io::Result<SocketAddr> {
@@ -87,7 +109,7 @@ impl Conn {
 
     /// Writes what the socket takes at once; the rest goes out by itself and is reported as events. Returns the octets
     /// taken now.
-    pub(super) fn write(&self, data: Vec<Bytes>) -> io::Result<usize> {
+    pub(super) fn write(&self, data: impl IntoIterator<Item = Bytes>) -> io::Result<usize> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.data.extend(data);
         if queue.draining {
@@ -97,7 +119,7 @@ impl Conn {
         if !queue.data.is_empty() {
             queue.draining = true;
             let (stream, queue) = (Arc::clone(&self.stream), Arc::clone(&self.queue));
-            tokio::spawn(drain(self.id, stream, queue, self.events.clone()));
+            self.runtime.spawn(drain(self.id, stream, queue, self.events.clone()));
         }
         Ok(taken)
     }
@@ -117,8 +139,15 @@ impl Conn {
 fn write_some(stream: &TcpStream, data: &mut VecDeque<Bytes>) -> io::Result<usize> {
     let mut total = 0;
     while !data.is_empty() {
-        let slices: Vec<IoSlice<'_>> = data.iter().take(SLICES).map(|piece| IoSlice::new(piece)).collect();
-        match stream.try_write_vectored(&slices) {
+        let written = match data.as_slices() {
+            ([one], []) => stream.try_write(one),
+            _ => {
+                let slices: SmallVec<[IoSlice<'_>; 8]> =
+                    data.iter().take(SLICES).map(|piece| IoSlice::new(piece)).collect();
+                stream.try_write_vectored(&slices)
+            }
+        };
+        match written {
             Ok(taken) => {
                 total += taken;
                 consume(data, taken);
@@ -166,17 +195,23 @@ async fn drain(id: ConnId, stream: Arc<TcpStream>, queue: Arc<Mutex<Queue>>, eve
     }
 }
 
-async fn read(id: ConnId, stream: Arc<TcpStream>, events: mpsc::Sender<IoEvent>) {
+async fn read(id: ConnId, stream: Arc<TcpStream>, events: mpsc::Sender<IoEvent>, ahead: ReadAhead) {
     loop {
         let event = match stream.readable().await {
-            Ok(()) => match read_some(&stream) {
-                Ok(Some(data)) if data.is_empty() => {
-                    IoEvent::Closed(id, "the peer closed the connection".to_owned())
+            Ok(()) => {
+                let Ok(mut permit) = Arc::clone(&ahead.0).acquire_many_owned(READ).await else { return };
+                match read_some(&stream) {
+                    Ok(Some(data)) if data.is_empty() => {
+                        IoEvent::Closed(id, "the peer closed the connection".to_owned())
+                    }
+                    Ok(Some(data)) => {
+                        drop(permit.split(READ as usize - data.len()));
+                        IoEvent::Received(id, data, permit)
+                    }
+                    Ok(None) => continue,
+                    Err(error) => IoEvent::Closed(id, error.to_string()),
                 }
-                Ok(Some(data)) => IoEvent::Received(id, data),
-                Ok(None) => continue,
-                Err(error) => IoEvent::Closed(id, error.to_string()),
-            },
+            }
             Err(error) => IoEvent::Closed(id, error.to_string()),
         };
         let last = matches!(event, IoEvent::Closed(..));
@@ -186,16 +221,18 @@ async fn read(id: ConnId, stream: Arc<TcpStream>, events: mpsc::Sender<IoEvent>)
     }
 }
 
-/// Reads once. The buffer lives on the stack: idle connections hold none.
+/// Reads once. One buffer serves all connections of a thread: idle ones hold none.
 fn read_some(stream: &TcpStream) -> io::Result<Option<Bytes>> {
-    let mut buffer = [0; READ];
-    match stream.try_read(&mut buffer) {
+    thread_local! {
+        static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ as usize]);
+    }
+    BUFFER.with_borrow_mut(|buffer| match stream.try_read(buffer) {
         Ok(count) => Ok(Some(Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default()))),
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
             Ok(None)
         }
         Err(error) => Err(error),
-    }
+    })
 }
 
 /// The orderly end: last octets, FIN, and reading until the peer's FIN, so that no RST overtakes a NOTIFICATION.

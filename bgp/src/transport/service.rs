@@ -2,7 +2,7 @@
 
 use super::bfd::BfdSessions;
 use super::changes::Changes;
-use super::conn::{Conn, IoEvent};
+use super::conn::{Conn, IoEvent, ReadAhead};
 use super::handle::{BgpHandle, Command};
 use super::keys::Listeners;
 use super::outbox::Outbox;
@@ -16,9 +16,11 @@ use crate::speaker::Speaker;
 use crate::status::Event;
 use crate::time::Time;
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap};
+use smallvec::SmallVec;
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -43,6 +45,7 @@ pub struct BgpService {
     dials: HashMap<ConnId, AbortHandle>,
     accepted: u64,
     io: mpsc::Sender<IoEvent>,
+    ahead: ReadAhead,
     outbox: Outbox,
     listeners: Listeners,
     bfd: BfdSessions,
@@ -50,6 +53,8 @@ pub struct BgpService {
     stations: Vec<Station>,
     records: Option<mpsc::Sender<Bytes>>,
     changes: Changes,
+    /// Cores to write on.
+    cores: usize,
 }
 
 /// Events that may wait for a slow consumer before they are merged.
@@ -60,6 +65,8 @@ const COMMANDS: usize = 64;
 const IO: usize = 1024;
 /// Of these, handled before anything is sent: what comes in together goes out together.
 const BATCH: usize = IO;
+/// Connections whose writing is worth a thread of its own: some milliseconds of system calls.
+const SHARD: usize = 256;
 /// Without a deadline.
 const FAR: Duration = Duration::from_secs(3600);
 
@@ -105,6 +112,7 @@ impl BgpService {
             dials: HashMap::new(),
             accepted: 0,
             io,
+            ahead: ReadAhead::default(),
             outbox: Outbox::default(),
             listeners,
             bfd: BfdSessions::default(),
@@ -112,6 +120,7 @@ impl BgpService {
             stations,
             records: monitoring.records,
             changes: Changes::default(),
+            cores: std::thread::available_parallelism().map_or(1, NonZero::get),
         };
         tokio::spawn(service.run(command_receiver, io_receiver, events));
         Ok((BgpHandle { commands }, event_receiver))
@@ -294,7 +303,7 @@ impl BgpService {
                     }
                 }
             }
-            IoEvent::Received(conn, data) if self.conns.contains_key(&conn) => {
+            IoEvent::Received(conn, data, _ahead) if self.conns.contains_key(&conn) => {
                 self.input(Input::Received { conn, data });
             }
             IoEvent::Written(conn, bytes) => self.input(Input::Written { conn, bytes }),
@@ -310,7 +319,7 @@ impl BgpService {
     }
 
     fn open(&mut self, id: ConnId, stream: tokio::net::TcpStream) -> Option<SocketAddr> {
-        let conn = Conn::start(id, stream, self.io.clone());
+        let conn = Conn::start(id, stream, self.io.clone(), self.ahead.clone());
         let local = conn.local().ok()?;
         self.conns.insert(id, conn);
         Some(local)
@@ -332,13 +341,17 @@ impl BgpService {
     /// Does what the speaker says until it is silent.
     fn work(&mut self) {
         loop {
-            let mut writes: BTreeMap<ConnId, Vec<Bytes>> = BTreeMap::new();
+            let mut writes: Vec<Write> = Vec::new();
             let mut closes = Vec::new();
             let mut idle = true;
             while let Some(output) = self.speaker.poll_output() {
                 idle = false;
                 match output {
-                    Output::Write { conn, data } => writes.entry(conn).or_default().push(data),
+                    // What one connection is sent comes together.
+                    Output::Write { conn, data } => match writes.last_mut() {
+                        Some((last, pieces)) if *last == conn => pieces.push(data),
+                        _ => writes.push((conn, SmallVec::from_iter([data]))),
+                    },
                     Output::Close { conn } => closes.push(conn),
                     Output::Dial { conn, remote, local, options } => {
                         let io = self.io.clone();
@@ -385,12 +398,11 @@ impl BgpService {
             if idle {
                 return;
             }
-            for (id, data) in writes {
-                let Some(conn) = self.conns.get(&id) else { continue };
-                match conn.write(data) {
+            for (conn, result) in write(&self.conns, writes, self.cores) {
+                match result {
                     Ok(0) => {}
-                    Ok(bytes) => self.input(Input::Written { conn: id, bytes }),
-                    Err(error) => self.lost(id, error.to_string()),
+                    Ok(bytes) => self.input(Input::Written { conn, bytes }),
+                    Err(error) => self.lost(conn, error.to_string()),
                 }
             }
             for id in closes {
@@ -442,7 +454,7 @@ impl BgpService {
         }
         for (id, data) in writes {
             if let Some(conn) = self.conns.get(&id)
-                && let Err(error) = conn.write(vec![data])
+                && let Err(error) = conn.write([data])
             {
                 tracing::debug!(%error, "connection lost while stopping");
             }
@@ -467,6 +479,35 @@ impl Drop for BgpService {
             acceptor.abort();
         }
     }
+}
+
+/// Octets for one connection.
+type Write = (ConnId, SmallVec<[Bytes; 2]>);
+
+/// Writes what the sockets take at once. A change that goes to thousands of peers is thousands of system calls, so
+/// they are spread over the cores.
+fn write(
+    conns: &HashMap<ConnId, Conn>,
+    writes: Vec<Write>,
+    cores: usize,
+) -> Vec<(ConnId, io::Result<usize>)> {
+    let one = |(id, data): Write| Some((id, conns.get(&id)?.write(data)));
+    let shard = writes.len().div_ceil(cores).max(SHARD);
+    if writes.len() <= shard {
+        return writes.into_iter().filter_map(one).collect();
+    }
+    let mut writes = writes.into_iter();
+    std::thread::scope(|scope| {
+        let mut shards = Vec::new();
+        while writes.len() > shard {
+            let some: Vec<Write> = writes.by_ref().take(shard).collect();
+            shards.push(scope.spawn(move || some.into_iter().filter_map(one).collect::<Vec<_>>()));
+        }
+        let mut results: Vec<_> = writes.filter_map(one).collect();
+        // A thread that panicked has lost its connections' results; they are closed when they time out.
+        results.extend(shards.into_iter().filter_map(|shard| shard.join().ok()).flatten());
+        results
+    })
 }
 
 async fn accept(listener: Arc<TcpListener>, io: mpsc::Sender<IoEvent>) {

@@ -195,3 +195,27 @@ fn a_peer_that_lags_ends_with_the_right_table() {
         assert!(rig.peer(2).resyncs >= 1);
     }
 }
+
+#[test]
+fn routes_of_a_peer_that_returns_with_another_identifier_are_told_anew() {
+    let mut rig = Rig::new(vec![client(1), client(2)]);
+    let (source, sink) = (rig.up(1), rig.up(2));
+    rig.send(source, &announce(1, &["10.1.1.0/24"], plain()));
+    rig.pass(SECOND);
+    let originators = |said: &[Message]| -> Vec<_> {
+        let updates = said.iter().filter_map(|message| match message {
+            Message::Update(update) if update.announces() => update.attributes.originator_id,
+            _ => None,
+        });
+        updates.collect()
+    };
+    assert_eq!(originators(&rig.said(sink)), [router_id(1)]);
+    // Graceful restart keeps the route, and it comes back as it was.
+    rig.input(Input::Closed { conn: source, reason: "reset".to_owned() });
+    let source = rig.accept(1);
+    rig.establish(source, crate::wire::Open { bgp_id: router_id(77), ..Rig::open(1, true) });
+    rig.send(source, &announce(1, &["10.1.1.0/24"], plain()));
+    rig.send(source, &end_of_rib(Family::Ipv4));
+    rig.pass(SECOND);
+    assert_eq!(originators(&rig.said(sink)), [router_id(77)], "ORIGINATOR_ID is the new identifier");
+}

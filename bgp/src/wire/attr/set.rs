@@ -168,11 +168,15 @@ impl PathAttributes {
     /// reflector's cluster in front of CLUSTER_LIST. `originator` is the BGP identifier of the peer that sent the route.
     #[must_use]
     pub fn reflected(&self, originator: Ipv4Addr, cluster: Ipv4Addr) -> Self {
-        Self {
-            originator_id: Some(self.originator_id.unwrap_or(originator)),
-            cluster_list: std::iter::once(cluster).chain(self.cluster_list.iter().copied()).collect(),
-            ..self.clone()
-        }
+        let mut reflected = self.clone();
+        reflected.reflect(originator, cluster);
+        reflected
+    }
+
+    /// Makes of these what [`Self::reflected`] gives.
+    pub fn reflect(&mut self, originator: Ipv4Addr, cluster: Ipv4Addr) {
+        self.originator_id.get_or_insert(originator);
+        self.cluster_list = std::iter::once(cluster).chain(self.cluster_list.iter().copied()).collect();
     }
 }
 

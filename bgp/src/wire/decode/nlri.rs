@@ -11,6 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 /// The offset in `field` of a prefix that is too long or cut off.
 pub(super) fn parse(mut field: &[u8], ipv6: bool, path_ids: bool, out: &mut NlriVec) -> Result<(), usize> {
     let whole = field.len();
+    out.reserve(count(field, path_ids));
     while !field.is_empty() {
         match one(field, ipv6, path_ids) {
             Some((nlri, rest)) => {
@@ -21,6 +22,17 @@ pub(super) fn parse(mut field: &[u8], ipv6: bool, path_ids: bool, out: &mut Nlri
         }
     }
     Ok(())
+}
+
+/// How many prefixes `field` has, if it is in order.
+fn count(mut field: &[u8], path_ids: bool) -> usize {
+    let before = if path_ids { 4 } else { 0 };
+    let mut count = 0;
+    while let Some(len) = field.get(before) {
+        count += 1;
+        field = field.get(before + 1 + usize::from(len.div_ceil(8))..).unwrap_or_default();
+    }
+    count
 }
 
 /// The first prefix of `input` and the rest; none when it is malformed.
