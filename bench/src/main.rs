@@ -8,6 +8,7 @@
 )]
 
 mod book;
+mod codec;
 mod core;
 mod fib;
 mod lab;
@@ -43,6 +44,8 @@ struct Flags {
 enum What {
     /// Reflectors as a whole: ours, the others that are installed, and a mirror that does the least there is to do
     Rr(Rr),
+    /// The wire codec alone, beside the newest decoder of UPDATEs on crates.io
+    Codec,
     /// The speaker alone, without sockets: for profilers
     Core(core::Flags),
     /// A node's agent: routes from BGP into the kernel, beside what the kernel takes at most
@@ -77,6 +80,7 @@ struct Rr {
 fn main() -> ExitCode {
     let outcome = match Flags::parse().what {
         What::Rr(flags) => rr(&flags),
+        What::Codec => codec::run().map(|()| true),
         What::Core(flags) => core::run(&flags).map(|()| true),
         What::Fib(flags) => fib::run(&flags),
         What::Mirror => mirror::run().map(|()| true),

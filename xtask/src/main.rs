@@ -23,6 +23,8 @@ cargo xtask <chore>
   lint                                        format, clippy, documentation, who may depend on whom
   dist [--image]                              static release binaries in target/dist, and the container image
   bench rr [--quick] [--check] [--json FILE]  route reflectors under load: ours, others that are installed, a bare mirror
+  bench codec                                 the wire codec beside the newest decoder of UPDATEs on crates.io
+  bench core                                  the speaker alone, without sockets, for profilers
   help                                        this text
 
 demo, dist and test install the Debian packages they miss when run as root, else they print the command.";

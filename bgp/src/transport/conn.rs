@@ -14,7 +14,6 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
@@ -64,7 +63,6 @@ pub(super) struct Conn {
     queue: Arc<Mutex<Queue>>,
     reader: AbortHandle,
     events: mpsc::Sender<IoEvent>,
-    runtime: Handle,
 }
 
 impl Conn {
@@ -77,7 +75,7 @@ impl Conn {
         super::socket::tune(&stream);
         let stream = Arc::new(stream);
         let reader = tokio::spawn(read(id, Arc::clone(&stream), events.clone(), ahead)).abort_handle();
-        Self { id, stream, queue: Arc::default(), reader, events, runtime: Handle::current() }
+        Self { id, stream, queue: Arc::default(), reader, events }
     }
 
     pub(super) fn local(&self) -> io::Result<SocketAddr> {
@@ -119,7 +117,7 @@ impl Conn {
         if !queue.data.is_empty() {
             queue.draining = true;
             let (stream, queue) = (Arc::clone(&self.stream), Arc::clone(&self.queue));
-            self.runtime.spawn(drain(self.id, stream, queue, self.events.clone()));
+            tokio::spawn(drain(self.id, stream, queue, self.events.clone()));
         }
         Ok(taken)
     }

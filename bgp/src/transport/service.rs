@@ -20,7 +20,6 @@ use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -53,8 +52,6 @@ pub struct BgpService {
     stations: Vec<Station>,
     records: Option<mpsc::Sender<Bytes>>,
     changes: Changes,
-    /// Cores to write on.
-    cores: usize,
 }
 
 /// Events that may wait for a slow consumer before they are merged.
@@ -65,8 +62,6 @@ const COMMANDS: usize = 64;
 const IO: usize = 1024;
 /// Of these, handled before anything is sent: what comes in together goes out together.
 const BATCH: usize = IO;
-/// Connections whose writing is worth a thread of its own: some milliseconds of system calls.
-const SHARD: usize = 256;
 /// Without a deadline.
 const FAR: Duration = Duration::from_secs(3600);
 
@@ -120,7 +115,6 @@ impl BgpService {
             stations,
             records: monitoring.records,
             changes: Changes::default(),
-            cores: std::thread::available_parallelism().map_or(1, NonZero::get),
         };
         tokio::spawn(service.run(command_receiver, io_receiver, events));
         Ok((BgpHandle { commands }, event_receiver))
@@ -398,11 +392,12 @@ impl BgpService {
             if idle {
                 return;
             }
-            for (conn, result) in write(&self.conns, writes, self.cores) {
-                match result {
+            for (id, data) in writes {
+                let Some(conn) = self.conns.get(&id) else { continue };
+                match conn.write(data) {
                     Ok(0) => {}
-                    Ok(bytes) => self.input(Input::Written { conn, bytes }),
-                    Err(error) => self.lost(conn, error.to_string()),
+                    Ok(bytes) => self.input(Input::Written { conn: id, bytes }),
+                    Err(error) => self.lost(id, error.to_string()),
                 }
             }
             for id in closes {
@@ -483,32 +478,6 @@ impl Drop for BgpService {
 
 /// Octets for one connection.
 type Write = (ConnId, SmallVec<[Bytes; 2]>);
-
-/// Writes what the sockets take at once. A change that goes to thousands of peers is thousands of system calls, so
-/// they are spread over the cores.
-fn write(
-    conns: &HashMap<ConnId, Conn>,
-    writes: Vec<Write>,
-    cores: usize,
-) -> Vec<(ConnId, io::Result<usize>)> {
-    let one = |(id, data): Write| Some((id, conns.get(&id)?.write(data)));
-    let shard = writes.len().div_ceil(cores).max(SHARD);
-    if writes.len() <= shard {
-        return writes.into_iter().filter_map(one).collect();
-    }
-    let mut writes = writes.into_iter();
-    std::thread::scope(|scope| {
-        let mut shards = Vec::new();
-        while writes.len() > shard {
-            let some: Vec<Write> = writes.by_ref().take(shard).collect();
-            shards.push(scope.spawn(move || some.into_iter().filter_map(one).collect::<Vec<_>>()));
-        }
-        let mut results: Vec<_> = writes.filter_map(one).collect();
-        // A thread that panicked has lost its connections' results; they are closed when they time out.
-        results.extend(shards.into_iter().filter_map(|shard| shard.join().ok()).flatten());
-        results
-    })
-}
 
 async fn accept(listener: Arc<TcpListener>, io: mpsc::Sender<IoEvent>) {
     loop {
