@@ -20,7 +20,7 @@ pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 63, 0, 2);
 const CLIENTS: u32 = 0x0a40_0000;
 /// Prefixes begin here.
 const PREFIXES: u32 = 0x0a80_0000;
-/// Addresses of a client with host routes: 16 blocks of 4096.
+/// Addresses of a client with host routes: up to 256 blocks of 256.
 const RANGE: u32 = 1 << 16;
 /// Up to here a client announces blocks of 64 addresses, beyond it single addresses.
 const MANY: usize = 64;
@@ -104,8 +104,8 @@ impl Plan {
             return self.own(client).map(|route| self.prefix(route)).collect();
         }
         let start = PREFIXES + RANGE * small(client);
-        let blocks = small(self.prefixes.div_ceil(4096));
-        (0..blocks).map(|n| Ipv4Net::new_assert(Ipv4Addr::from_bits(start + 4096 * n), 20)).collect()
+        let blocks = small(self.prefixes.div_ceil(256));
+        (0..blocks).map(|n| Ipv4Net::new_assert(Ipv4Addr::from_bits(start + 256 * n), 24)).collect()
     }
 
     /// The routes that share their attributes with one.
