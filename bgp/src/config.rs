@@ -269,6 +269,9 @@ pub struct PeerConfig {
     pub enforce_first_as: bool,
     /// Take several paths per prefix (RFC 7911).
     pub add_path_receive: bool,
+    /// Send so many paths per prefix, best first (RFC 7911); 0 and 1 send the best one only, without identifiers.
+    #[serde(default)]
+    pub add_path_send: u8,
     /// Offer IPv4 prefixes with IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
     /// How often our own AS may occur in a received AS_PATH.
@@ -323,6 +326,7 @@ impl PeerConfig {
             policy_required: true,
             enforce_first_as: true,
             add_path_receive: false,
+            add_path_send: 0,
             extended_next_hop: true,
             allow_own_as: 0,
             import: Arc::default(),

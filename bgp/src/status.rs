@@ -99,6 +99,9 @@ pub struct NegotiatedStatus {
     /// The peer sends several paths (RFC 7911).
     #[serde(default)]
     pub add_path_receive: bool,
+    /// The peer is sent several paths (RFC 7911).
+    #[serde(default)]
+    pub add_path_send: bool,
     /// Graceful restart (RFC 4724): the peer's restart time in seconds.
     pub graceful_restart_secs: Option<u64>,
     /// N bit on both sides (RFC 8538).

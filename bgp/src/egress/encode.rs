@@ -64,6 +64,28 @@ impl Messages {
     }
 }
 
+/// With path identifiers (RFC 7911).
+impl Messages {
+    /// Withdraws routes of one family.
+    pub(crate) fn withdraw_routes(&mut self, routes: &[Nlri]) {
+        for some in routes.chunks(PREFIXES) {
+            self.encoder.withdraw(some.iter().copied(), &mut self.out);
+            self.close_if_full();
+        }
+    }
+
+    /// Announces routes of one family, or withdraws them if their attributes fit into no message.
+    pub(crate) fn announce_routes(&mut self, outgoing: &Outgoing, routes: &[Nlri]) {
+        for some in routes.chunks(PREFIXES) {
+            let (attributes, next_hop) = (&outgoing.attributes, &outgoing.next_hop);
+            if self.encoder.announce(attributes, next_hop, some.iter().copied(), &mut self.out).is_err() {
+                self.encoder.withdraw(some.iter().copied(), &mut self.out);
+            }
+            self.close_if_full();
+        }
+    }
+}
+
 /// End-of-RIB of a family.
 pub(crate) fn end_of_rib(family: Family, negotiated: &Negotiated) -> Bytes {
     let mut out = BytesMut::new();

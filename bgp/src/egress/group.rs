@@ -1,5 +1,7 @@
 //! One update group: what has been said to its members, and the log of how.
 
+mod paths;
+
 use super::encode;
 use super::log::Log;
 use super::profile::{EgressProfile, Identity, Outgoing, Told};
@@ -10,6 +12,8 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use paths::Paths;
 
 /// Number of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,11 +44,14 @@ pub(crate) struct Group {
     /// Withdrawals before this position have been forgotten.
     tombstone_floor: u64,
     snapshot: Option<Arc<Snapshot>>,
+    /// With several paths per prefix: these instead of `told` and `tombstones`.
+    paths: Option<Paths>,
 }
 
 impl Group {
     pub(crate) fn new(profile: EgressProfile) -> Self {
         Self {
+            paths: (profile.paths > 1).then(Paths::default),
             profile,
             log: Log::default(),
             told: Vec::new(),
@@ -55,18 +62,25 @@ impl Group {
         }
     }
 
-    /// Prefixes advertised in a family.
+    /// Routes advertised in a family.
     pub(crate) fn advertised(&self, family: Family) -> u64 {
         self.prefixes[family.index()]
     }
 
     /// Whether a prefix is advertised.
     pub(crate) fn is_advertised(&self, id: EntryId) -> bool {
-        self.told.get(id.0 as usize).is_some_and(Option::is_some)
+        match &self.paths {
+            Some(paths) => paths.knows(id),
+            None => self.told.get(id.0 as usize).is_some_and(Option::is_some),
+        }
     }
 
     /// Takes over settled entries. With `log`, what changed is encoded into the log, withdrawals first.
     pub(crate) fn apply(&mut self, rib: &Rib, us: Identity, ids: &[EntryId], log: bool) {
+        if self.paths.is_some() {
+            self.apply_paths(rib, us, ids, log);
+            return;
+        }
         let mut withdrawn: [Vec<IpNet>; 2] = Default::default();
         let mut announced = Batch::default();
         for id in ids {
@@ -153,11 +167,14 @@ impl Group {
                 batch.entries.push((place, id));
             }
         }
-        let families = batches.map(|batch| {
-            let mut out = encode::messages(&self.profile.negotiated);
-            batch.encode(&self.profile, rib, us, &mut out);
-            out.finish()
-        });
+        let families = match &self.paths {
+            Some(paths) => paths.snapshot(&self.profile, rib, us),
+            None => batches.map(|batch| {
+                let mut out = encode::messages(&self.profile.negotiated);
+                batch.encode(&self.profile, rib, us, &mut out);
+                out.finish()
+            }),
+        };
         let bytes = families.iter().flatten().map(|piece| piece.len() as u64).sum();
         Snapshot { position: self.log.head(), families, bytes }
     }
@@ -168,9 +185,11 @@ impl Group {
         rib: &'a Rib,
         us: Identity,
     ) -> impl Iterator<Item = (IpNet, Outgoing)> + 'a {
-        self.told(rib).filter_map(move |(_, told, prefix)| {
+        let several = self.paths.iter().flat_map(move |paths| paths.routes(&self.profile, rib, us));
+        let one = self.told(rib).filter_map(move |(_, told, prefix)| {
             Some((prefix, self.profile.outgoing(rib, us, prefix, told).ok()?))
-        })
+        });
+        one.chain(several.map(|(nlri, outgoing)| (nlri.prefix, outgoing)))
     }
 
     fn told<'a>(&'a self, rib: &'a Rib) -> impl Iterator<Item = (EntryId, Told, IpNet)> + 'a {
@@ -185,6 +204,9 @@ impl Group {
     pub(crate) fn withdrawals_since(&self, position: u64, rib: &Rib) -> Option<Vec<Bytes>> {
         if position < self.tombstone_floor {
             return None;
+        }
+        if let Some(paths) = &self.paths {
+            return Some(paths.withdrawals_since(position, &self.profile, rib));
         }
         let mut withdrawn: [Vec<IpNet>; 2] = Default::default();
         let first = (position, IpNet::V4(ipnet::Ipv4Net::default()));
@@ -203,6 +225,20 @@ impl Group {
         Some(out.finish())
     }
 
+    /// Withdrawals of what this group has said and another doesn't, encoded.
+    pub(crate) fn withdrawals_towards(&self, other: &Self, rib: &Rib, us: Identity) -> Vec<Bytes> {
+        if let (Some(paths), Some(others)) = (&self.paths, &other.paths) {
+            return paths.withdrawals_towards(others, &self.profile, rib, us);
+        }
+        let said = self.routes(rib, us).map(|(prefix, _)| prefix);
+        let mut gone: Vec<IpNet> =
+            said.filter(|prefix| !rib.find_id(prefix).is_some_and(|id| other.is_advertised(id))).collect();
+        gone.sort_unstable();
+        let mut out = encode::messages(&other.profile.negotiated);
+        out.withdraw(&gone);
+        out.finish()
+    }
+
     /// Forgets what no member needs: everything before `oldest`, the snapshot's need included.
     pub(crate) fn trim(&mut self, oldest: u64, budget: usize) {
         let slack = |snapshot: &Snapshot| SNAPSHOT_SLACK.max(snapshot.bytes / 2);
@@ -212,6 +248,9 @@ impl Group {
         let needed = self.snapshot.as_ref().map_or(oldest, |s| s.position.min(oldest));
         self.log.trim(needed);
         self.log.limit(budget);
+        if let Some(paths) = &mut self.paths {
+            paths.trim(oldest);
+        }
         while let Some((&(position, prefix), ())) = self.tombstones.first_key_value() {
             if position >= oldest {
                 break;

@@ -153,16 +153,8 @@ impl Egress {
         let id = self.group_of(profile, rib, us);
         // What the old group said and the new one doesn't must be withdrawn, also what the member missed there.
         let (Some(from), Some(to)) = (self.groups.get(&old), self.groups.get(&id)) else { return };
-        let mut gone: Vec<_> = from
-            .routes(rib, us)
-            .map(|(prefix, _)| prefix)
-            .filter(|prefix| !rib.find_id(prefix).is_some_and(|id| to.is_advertised(id)))
-            .collect();
-        gone.sort_unstable();
         let mut script = from.withdrawals_since(position, rib).unwrap_or_default();
-        let mut out = encode::messages(&to.profile.negotiated);
-        out.withdraw(&gone);
-        script.extend(out.finish());
+        script.extend(from.withdrawals_towards(to, rib, us));
         let Some(group) = self.groups.get_mut(&id) else { return };
         let head = group.log.head();
         let snapshot = group.snapshot(rib, us, head);

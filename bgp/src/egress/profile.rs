@@ -20,6 +20,8 @@ pub(crate) struct EgressProfile {
     pub(crate) kind: PeerKind,
     /// How messages are encoded; the receiving direction is set to a constant.
     pub(crate) negotiated: Negotiated,
+    /// Paths per prefix in the families with path identifiers (RFC 7911); 0 without.
+    pub(crate) paths: u8,
     /// AS that this peer sees us as.
     pub(crate) local_as: u32,
     pub(crate) next_hop: NextHopMode,

@@ -53,6 +53,7 @@ impl Session {
             extended_message: self.negotiated.extended_message,
             extended_next_hop: self.negotiated.extended_next_hop,
             add_path_receive: self.negotiated.add_path_receive != FamilySet::NONE,
+            add_path_send: self.negotiated.add_path_send != FamilySet::NONE,
             graceful_restart_secs: self.restart.as_ref().map(|restart| restart.time.as_secs()),
             notification_gr: self.restart.as_ref().is_some_and(|restart| restart.notification),
             long_lived_gr: self.long_lived.iter().any(Option::is_some),
@@ -88,10 +89,14 @@ pub(crate) fn open(speaker: &SpeakerConfig, peer: &PeerConfig, restarting: bool)
         Capability::FourOctetAs(asn),
         Capability::EnhancedRouteRefresh,
     ]);
-    if peer.add_path_receive {
-        let listed = families
-            .iter()
-            .map(|family| AddPathFamily { family: (*family).into(), mode: AddPathMode::Receive });
+    let mode = match (peer.add_path_receive, sends_paths(peer)) {
+        (true, true) => Some(AddPathMode::Both),
+        (true, false) => Some(AddPathMode::Receive),
+        (false, true) => Some(AddPathMode::Send),
+        (false, false) => None,
+    };
+    if let Some(mode) = mode {
+        let listed = families.iter().map(|family| AddPathFamily { family: (*family).into(), mode });
         capabilities.push(Capability::AddPath(listed.collect()));
     }
     if offers_extended_next_hop(peer) {
@@ -130,16 +135,20 @@ fn offers_extended_next_hop(peer: &PeerConfig) -> bool {
     peer.extended_next_hop && peer.families.contains(&Family::Ipv4)
 }
 
-/// Families in which the peer sends path identifiers and we take them (RFC 7911 section 4).
-fn add_path_receive(peer: &PeerConfig, theirs: &Open) -> FamilySet {
-    if !peer.add_path_receive {
+fn sends_paths(peer: &PeerConfig) -> bool {
+    peer.add_path_send > 1
+}
+
+/// Families in which we want one direction of path identifiers and the peer the same (RFC 7911 section 4).
+fn add_path(wanted: bool, theirs: &Open, agrees: impl Fn(AddPathMode) -> bool) -> FamilySet {
+    if !wanted {
         return FamilySet::NONE;
     }
     let offered = theirs.capabilities.iter().filter_map(|capability| match capability {
         Capability::AddPath(families) => Some(families),
         _ => None,
     });
-    offered.flatten().filter(|entry| entry.mode.sends()).map(|entry| entry.family).collect()
+    offered.flatten().filter(|entry| agrees(entry.mode)).map(|entry| entry.family).collect()
 }
 
 fn refuse(subcode: OpenSubcode) -> Notification {
@@ -185,7 +194,8 @@ pub(crate) fn negotiate(
             && theirs.capabilities.iter().any(|capability| {
                 matches!(capability, Capability::ExtendedNextHop(list) if list.contains(&IPV4_OVER_IPV6))
             }),
-        add_path_receive: add_path_receive(peer, theirs),
+        add_path_receive: add_path(peer.add_path_receive, theirs, AddPathMode::sends),
+        add_path_send: add_path(sends_paths(peer), theirs, AddPathMode::receives),
         ..before_open(peer)
     };
     let restart = peer_restart(peer, theirs);

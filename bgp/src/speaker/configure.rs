@@ -28,6 +28,11 @@ fn same_session(old: &PeerConfig, new: &PeerConfig) -> bool {
         expected: new.expected,
         authorised_origins: new.authorised_origins.clone(),
         max_prefix: new.max_prefix,
+        add_path_send: if (old.add_path_send > 1) == (new.add_path_send > 1) {
+            new.add_path_send
+        } else {
+            old.add_path_send
+        },
         next_hop: new.next_hop,
         policy_required: new.policy_required,
         enforce_first_as: new.enforce_first_as,

@@ -19,6 +19,8 @@ mod monitor_tests;
 mod next_hop_tests;
 #[cfg(test)]
 mod notification_tests;
+#[cfg(test)]
+mod path_tests;
 mod peer;
 #[cfg(test)]
 mod protocol_tests;

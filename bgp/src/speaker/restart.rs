@@ -90,6 +90,10 @@ impl Speaker {
         Some(EgressProfile {
             kind: peer.config.kind,
             negotiated: Negotiated { add_path_receive: FamilySet::NONE, ..session.negotiated },
+            paths: match session.negotiated.add_path_send {
+                FamilySet::NONE => 0,
+                _ => peer.config.add_path_send,
+            },
             local_as: negotiate::local_as(&self.config, &peer.config),
             next_hop: peer.config.next_hop,
             local: peer.main.local.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),

@@ -5,7 +5,9 @@ use super::pages::RoutePages;
 use crate::config::{Originated, PeerConfig, PeerRange};
 use crate::io::StopMode;
 use crate::monitor::{DumpCursor, DumpPage};
-use crate::status::{Explanation, NextHopState, PeerStatus, PrefixPage, Replacement, RouteInfo, RouteQuery, Totals};
+use crate::status::{
+    Explanation, NextHopState, PeerStatus, PrefixPage, Replacement, RouteInfo, RouteQuery, Totals,
+};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -66,6 +66,7 @@ fn capabilities(status: &PeerStatus) -> Vec<String> {
         (agreed.extended_message, "extended messages"),
         (agreed.extended_next_hop, "IPv6 next hops for IPv4"),
         (agreed.add_path_receive, "add-path receive"),
+        (agreed.add_path_send, "add-path send"),
         (agreed.graceful_restart_secs.is_some(), "graceful restart"),
         (agreed.notification_gr, "notification GR"),
         (agreed.long_lived_gr, "long-lived GR"),

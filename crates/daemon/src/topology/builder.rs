@@ -254,6 +254,9 @@ impl<'a> Builder<'a> {
         rule.name.clone_into(&mut config.description);
         config.export = Arc::clone(&self.export_pools);
         config.interface.clone_from(&address.zone);
+        // As Calico's `add paths on`: several paths both ways with routers that want them.
+        config.add_path_receive = true;
+        config.add_path_send = 8;
         // Of a link, the system knows the right one.
         let own = node_addresses(self.me).filter(|_| address.zone.is_none());
         config.local = own.filter(|own| own.is_ipv4() == remote.is_ipv4()).last();
