@@ -15,7 +15,7 @@ use margay_routing::RouteTrace;
 use crate::policy::Snapshot;
 
 /// Kinds a verdict depends on.
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 19] = [
     Kind::Tier,
     Kind::NetworkPolicy,
     Kind::GlobalNetworkPolicy,
@@ -23,6 +23,8 @@ const KINDS: [Kind; 17] = [
     Kind::StagedGlobalNetworkPolicy,
     Kind::StagedKubernetesNetworkPolicy,
     Kind::KubernetesNetworkPolicy,
+    Kind::ClusterNetworkPolicy,
+    Kind::EndpointSlice,
     Kind::NetworkSet,
     Kind::GlobalNetworkSet,
     Kind::HostEndpoint,

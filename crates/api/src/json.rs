@@ -16,6 +16,7 @@ pub(crate) trait Input {
     type Error;
     fn part<T: DeserializeOwned>(&self, key: &'static str) -> Result<T, Self::Error>;
     fn part_or_default<T: DeserializeOwned + Default>(&self, key: &'static str) -> Result<T, Self::Error>;
+    fn whole<T: DeserializeOwned>(&self) -> Result<T, Self::Error>;
     /// Refuses keys that aren't `allowed`, at the top or in the part called `key`.
     fn only(&self, key: Option<&'static str>, allowed: &[&str]) -> Result<(), Self::Error>;
 }
@@ -43,6 +44,10 @@ impl Input for Json {
         }
     }
 
+    fn whole<T: DeserializeOwned>(&self) -> Result<T, SomethingWrong> {
+        T::deserialize(self).map_err(|_cause| SomethingWrong)
+    }
+
     fn only(&self, key: Option<&'static str>, allowed: &[&str]) -> Result<(), SomethingWrong> {
         let Some(part) = key.map_or(Some(self), |key| self.get(key)) else { return Ok(()) };
         let fine = part.as_object().is_some_and(|map| map.keys().all(|key| allowed.contains(&key.as_str())));
@@ -64,6 +69,10 @@ impl Input for Node {
             || Ok(T::default()),
             |part| T::deserialize(part).map_err(|e| e.under_key(key, part.at)),
         )
+    }
+
+    fn whole<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        T::deserialize(self)
     }
 
     fn only(&self, key: Option<&'static str>, allowed: &[&str]) -> Result<(), DecodeError> {
@@ -88,7 +97,7 @@ pub(crate) fn decode<S: Spec, I: Input>(input: &I) -> Result<Object<S>, I::Error
     }
     Ok(Object {
         metadata: input.part("metadata")?,
-        spec: input.part("spec")?,
+        spec: if S::FLAT { input.whole()? } else { input.part("spec")? },
         status: input.part_or_default("status")?,
     })
 }
@@ -113,6 +122,11 @@ pub(crate) fn encode<S: Spec>(object: &Object<S>) -> Json {
     // The specs hold only string keys and finite numbers, which serde_json always takes.
     let mut json = serde_json::to_value(document).unwrap_or(Json::Null);
     if let Json::Object(map) = &mut json {
+        if S::FLAT
+            && let Some(Json::Object(fields)) = map.remove("spec")
+        {
+            map.extend(fields);
+        }
         map.retain(|key, value| match value {
             Json::Null => false,
             Json::Object(fields) => key != "status" || !fields.is_empty(),

@@ -98,6 +98,8 @@ pub trait Spec:
 {
     /// Which kind this is the spec of.
     const KIND: Kind;
+    /// The fields stand beside `metadata`, not under `spec`.
+    const FLAT: bool = false;
     /// The kind's status.
     type Status: Clone
         + PartialEq

@@ -7,17 +7,19 @@ use crate::{
     error::{ApiError, Invalid},
     kinds::{
         BfdConfigurationSpec, BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec, ClusterInformationSpec,
-        FelixConfigurationSpec, GlobalNetworkPolicySpec, GlobalNetworkSetSpec, HostEndpointSpec, IpPoolSpec,
-        IpReservationSpec, IpamBlockSpec, IpamConfigurationSpec, KubernetesNetworkPolicySpec, NamespaceSpec,
-        NetworkPolicySpec, NetworkSetSpec, NodeSpec, PodSpec, ProfileSpec, ServiceAccountSpec,
-        StagedGlobalNetworkPolicySpec, StagedKubernetesNetworkPolicySpec, StagedNetworkPolicySpec, TierSpec,
-        WorkloadEndpointSpec,
+        ClusterNetworkPolicySpec, EndpointSliceSpec, FelixConfigurationSpec, GlobalNetworkPolicySpec,
+        GlobalNetworkSetSpec, HostEndpointSpec, IpPoolSpec, IpReservationSpec, IpamBlockSpec,
+        IpamConfigurationSpec, KubernetesNetworkPolicySpec, NamespaceSpec, NetworkPolicySpec, NetworkSetSpec,
+        NodeSpec, PodSpec, ProfileSpec, ServiceAccountSpec, StagedGlobalNetworkPolicySpec,
+        StagedKubernetesNetworkPolicySpec, StagedNetworkPolicySpec, TierSpec, WorkloadEndpointSpec,
     },
 };
 
 const CALICO: &str = "projectcalico.org/v3";
 const KUBERNETES_NETWORKING: &str = "networking.k8s.io/v1";
 const KUBERNETES_CORE: &str = "v1";
+const KUBERNETES_DISCOVERY: &str = "discovery.k8s.io/v1";
+const KUBERNETES_POLICY: &str = "policy.networking.k8s.io/v1alpha2";
 
 /// One row per kind: variant (alias of `Object<Spec>`), spec, `kind:` text, `apiVersion:`, plural, scope, short names.
 macro_rules! kinds {
@@ -171,12 +173,16 @@ kinds! {
     ClusterInformation(ClusterInformationSpec) = "ClusterInformation", CALICO, "clusterinformations", false, ["clusterinfo", "clusterinfos"];
     /// Kubernetes' policy.
     KubernetesNetworkPolicy(KubernetesNetworkPolicySpec) = "NetworkPolicy", KUBERNETES_NETWORKING, "kubernetesnetworkpolicies", true, ["knp", "k8snetworkpolicy"];
+    /// Kubernetes' policy for the cluster, by its administrator.
+    ClusterNetworkPolicy(ClusterNetworkPolicySpec) = "ClusterNetworkPolicy", KUBERNETES_POLICY, "clusternetworkpolicies", false, ["kcnp"];
     /// Kubernetes' namespace.
     Namespace(NamespaceSpec) = "Namespace", KUBERNETES_CORE, "namespaces", false, ["ns"];
     /// Kubernetes' pod.
     Pod(PodSpec) = "Pod", KUBERNETES_CORE, "pods", true, ["po"];
     /// Kubernetes' service account.
     ServiceAccount(ServiceAccountSpec) = "ServiceAccount", KUBERNETES_CORE, "serviceaccounts", true, ["sa"];
+    /// A part of a Kubernetes service's endpoints.
+    EndpointSlice(EndpointSliceSpec) = "EndpointSlice", KUBERNETES_DISCOVERY, "endpointslices", true, ["eps"];
 }
 
 impl Kind {
@@ -224,7 +230,7 @@ impl Kind {
     /// Whether every field is known here, so that an unknown one is a mistake. Of Kubernetes' pods and the like, only a
     /// part is read.
     pub(crate) fn is_policed(self) -> bool {
-        self.is_calico() || self == Self::KubernetesNetworkPolicy
+        self.is_calico() || matches!(self, Self::KubernetesNetworkPolicy | Self::ClusterNetworkPolicy)
     }
 
     /// Whether this is one of Calico's own kinds.

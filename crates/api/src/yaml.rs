@@ -225,15 +225,16 @@ pub fn to_string(resource: &Resource) -> Result<String, serde_saphyr::SerializeE
     serde_saphyr::to_string(&Ordered(&resource.to_json()))
 }
 
-/// `apiVersion`, `kind`, `metadata`, `spec`, `status`, instead of the map's alphabetical order.
+/// `apiVersion`, `kind`, `metadata`, then the rest, instead of the map's alphabetical order.
 struct Ordered<'a>(&'a serde_json::Value);
 
 impl serde::Serialize for Ordered<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const FIRST: [&str; 3] = ["apiVersion", "kind", "metadata"];
+        let fields = self.0.as_object().into_iter().flatten();
+        let rest = fields.map(|(key, _)| key.as_str()).filter(|key| !FIRST.contains(key));
         serializer.collect_map(
-            ["apiVersion", "kind", "metadata", "spec", "status"]
-                .into_iter()
-                .filter_map(|key| self.0.get(key).map(|value| (key, value))),
+            FIRST.into_iter().chain(rest).filter_map(|key| self.0.get(key).map(|value| (key, value))),
         )
     }
 }

@@ -143,7 +143,7 @@ fn kinds_that_are_not_read_get_a_sentence() {
         (
             "apps/v1",
             "Deployment",
-            "line 1: apiVersion: \"apps/v1\" is not known here; known: networking.k8s.io/v1, projectcalico.org/v3, v1",
+            "line 1: apiVersion: \"apps/v1\" is not known here; known: discovery.k8s.io/v1, networking.k8s.io/v1, policy.networking.k8s.io/v1alpha2, ",
         ),
         ("3", "IPPool", "line 1: apiVersion: a string is expected"),
     ] {

@@ -60,6 +60,7 @@ fn columns(kind: Kind) -> &'static [Column] {
         Kind::KubernetesNetworkPolicy | Kind::StagedKubernetesNetworkPolicy => {
             &[("POD-SELECTOR", "spec.podSelector.matchLabels", NARROW), ("TYPES", "spec.policyTypes", WIDE)]
         }
+        Kind::ClusterNetworkPolicy => &[("TIER", "spec.tier", NARROW), ("PRIORITY", "spec.priority", NARROW)],
         Kind::Tier => &[("ORDER", "spec.order", NARROW), ("DEFAULTACTION", "spec.defaultAction", NARROW)],
         Kind::NetworkSet | Kind::GlobalNetworkSet => &[("NETS", "spec.nets", NARROW)],
         Kind::HostEndpoint => &[

@@ -41,15 +41,6 @@ impl Compiler<'_> {
             self.notes.push(format!("{direction} rule {index} is left out: http matches cannot be enforced"));
             return None;
         }
-        if rule.source.services.is_some() || rule.destination.services.is_some() {
-            // The set of a service has no members yet. An Allow then allows nothing, which is closed; a Deny would deny nothing.
-            let unsupported = format!("{direction} rule {index}: services are not supported yet");
-            if rule.action == Action::Allow || rule.action == Action::Log {
-                self.notes.push(format!("{unsupported}, so it matches nothing"));
-            } else {
-                self.unusable.get_or_insert(unsupported);
-            }
-        }
         let protocol = rule.protocol.map(Protocol::number);
         for (side, ports) in [
             ("source.ports", &rule.source.ports),

@@ -3,15 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use margay_api::convert::{Converted, KUBERNETES_POLICY_ORDER, kubernetes_policy, staged_kubernetes_policy};
-use margay_api::effective::{DEFAULT_TIER, PolicyView, SortKey};
+use margay_api::convert::{Converted, cluster_policy, kubernetes_policy, staged_kubernetes_policy};
+use margay_api::effective::{PolicyView, SortKey};
 use margay_api::kinds::{PolicyType, Rule, StagedAction};
-use margay_api::selector::{LabelSelector, Selector};
-use margay_api::{Key, Kind, Profile, Resource};
-use serde_json::Value;
+use margay_api::{Key, Kind, Object, Profile, Resource, Spec};
 
 use super::compile::Compiler;
-use super::facts::{LabelMap, ORCHESTRATOR};
+use super::facts::LabelMap;
 use super::policy::{PolicySpec, quarantined};
 use super::profile::ProfileSpec;
 use super::sets::SetSpec;
@@ -28,10 +26,11 @@ pub(super) fn is_policy(kind: Kind) -> bool {
             | Kind::StagedGlobalNetworkPolicy
             | Kind::StagedKubernetesNetworkPolicy
             | Kind::KubernetesNetworkPolicy
+            | Kind::ClusterNetworkPolicy
     )
 }
 
-fn is_staged(kind: Kind) -> bool {
+pub(super) fn is_staged(kind: Kind) -> bool {
     matches!(
         kind,
         Kind::StagedNetworkPolicy | Kind::StagedGlobalNetworkPolicy | Kind::StagedKubernetesNetworkPolicy
@@ -46,12 +45,20 @@ pub(super) fn policy(key: &Key, resource: &Resource) -> Option<PolicySpec> {
         Resource::StagedNetworkPolicy(policy) => PolicyView::from(&policy.spec),
         Resource::StagedGlobalNetworkPolicy(policy) => PolicyView::from(&policy.spec),
         Resource::KubernetesNetworkPolicy(policy) => {
-            return Some(kubernetes(key, &kubernetes_policy(policy), None));
+            let converted = kubernetes_policy(policy);
+            return Some(from_kubernetes(key, &converted, PolicyView::from(&converted.policy.spec)));
+        }
+        Resource::ClusterNetworkPolicy(policy) => {
+            let converted = cluster_policy(policy);
+            let governs = !policy.spec.ingress.is_empty() || !policy.spec.egress.is_empty();
+            return governs
+                .then(|| from_kubernetes(key, &converted, PolicyView::from(&converted.policy.spec)));
         }
         Resource::StagedKubernetesNetworkPolicy(policy) => {
             let action = policy.spec.staged_action.unwrap_or_default();
-            return would_apply(action)
-                .then(|| kubernetes(key, &staged_kubernetes_policy(policy), Some(action)));
+            let converted = staged_kubernetes_policy(policy);
+            let view = PolicyView { staged_action: Some(action), ..PolicyView::from(&converted.policy.spec) };
+            return would_apply(action).then(|| from_kubernetes(key, &converted, view));
         }
         _ => return None,
     };
@@ -64,10 +71,17 @@ fn would_apply(action: StagedAction) -> bool {
 }
 
 /// Rules keep the number they have in the Kubernetes object, however many they became.
-fn kubernetes(key: &Key, converted: &Converted, staged_action: Option<StagedAction>) -> PolicySpec {
-    let view = PolicyView { staged_action, ..PolicyView::from(&converted.policy.spec) };
+fn from_kubernetes<S: Spec>(key: &Key, converted: &Converted<Object<S>>, view: PolicyView<'_>) -> PolicySpec {
     let mut spec = build(key, &converted.policy.metadata.name, &view);
     let mut active = ActivePolicy::clone(&spec.active);
+    for rule in active.egress.iter_mut().filter(|_| spec.active.invalid.is_none()) {
+        let nodes = usize::try_from(rule.index).ok().and_then(|index| converted.egress_nodes.get(&index));
+        if let Some(nodes) = nodes {
+            let set = SetSpec::Nodes(nodes.clone());
+            rule.destination.sets.push(set.id());
+            spec.sets.insert(set.id(), set);
+        }
+    }
     for (rules, origins) in
         [(&mut active.ingress, &converted.ingress_origins), (&mut active.egress, &converted.egress_origins)]
     {
@@ -80,7 +94,10 @@ fn kubernetes(key: &Key, converted: &Converted, staged_action: Option<StagedActi
     }
     spec.active = Arc::new(active);
     let dropped = converted.dropped.iter();
-    spec.notes.extend(dropped.map(|rule| format!("{} is left out: {}", rule.path, rule.reason)));
+    spec.notes.extend(dropped.map(|rule| {
+        let instead = if rule.denies { "denies everything" } else { "is left out" };
+        format!("{} {instead}: {}", rule.path, rule.reason)
+    }));
     spec
 }
 
@@ -90,7 +107,7 @@ fn number_in(origin: &str) -> Option<u32> {
     rest.split_once(']')?.0.parse().ok()
 }
 
-fn policy_id(key: &Key) -> PolicyId {
+pub(super) fn policy_id(key: &Key) -> PolicyId {
     let kind = match key.kind {
         Kind::KubernetesNetworkPolicy => "KubernetesNetworkPolicy",
         kind => kind.kind(),
@@ -144,75 +161,6 @@ fn build(key: &Key, name: &str, view: &PolicyView<'_>) -> PolicySpec {
         sets,
         notes: compiler.notes,
     }
-}
-
-/// What stands for a policy that cannot be read: it denies everything in the directions, and for the endpoints, that can
-/// still be made out of the stored text; what cannot be made out counts as the widest (every endpoint of
-/// the namespace, or of the cluster; both directions; first in the tier). `None` for staged policies, which never have
-/// an effect.
-pub(super) fn unreadable_policy(key: &Key, raw: Option<&Value>, reason: &str) -> Option<PolicySpec> {
-    if is_staged(key.kind) {
-        return None;
-    }
-    let spec = raw.and_then(|raw| raw.get("spec"));
-    let field = |name: &str| spec.and_then(|spec| spec.get(name));
-    let selector = |name: &str| {
-        let text = field(name)?.as_str()?;
-        (!text.trim().is_empty()).then(|| Selector::parse(text).ok()).flatten()
-    };
-    let flag = |name: &str| field(name).and_then(Value::as_bool).unwrap_or(false);
-    let kubernetes = key.kind == Kind::KubernetesNetworkPolicy;
-    let (target, types) = if kubernetes {
-        let pods = field("podSelector")
-            .and_then(|value| serde_json::from_value::<LabelSelector>(value.clone()).ok());
-        let pods = pods.unwrap_or_default().to_selector();
-        (pods.and(&orchestrated()), field("policyTypes"))
-    } else {
-        (selector("selector").unwrap_or_else(Selector::all), field("types"))
-    };
-    let has = |direction: &str| match types.and_then(Value::as_array) {
-        Some(types) => types.iter().any(|value| value.as_str() == Some(direction)),
-        None => true,
-    };
-    let (mut ingress, mut egress) = (has("Ingress"), has("Egress"));
-    if !ingress && !egress {
-        (ingress, egress) = (true, true);
-    }
-    let active = ActivePolicy {
-        id: policy_id(key),
-        tier: field("tier").and_then(Value::as_str).unwrap_or(DEFAULT_TIER).into(),
-        staged: false,
-        ingress: Vec::new(),
-        egress: Vec::new(),
-        do_not_track: flag("doNotTrack"),
-        pre_dnat: flag("preDNAT"),
-        apply_on_forward: flag("applyOnForward"),
-        invalid: None,
-    };
-    let namespace_selector = selector("namespaceSelector");
-    let account_selector = selector("serviceAccountSelector");
-    let who = Who {
-        namespace: key.namespace.as_deref(),
-        selector: Some(&target),
-        namespace_selector: namespace_selector.as_ref().filter(|_| key.namespace.is_none()),
-        account_selector: account_selector.as_ref(),
-        ..Who::default()
-    };
-    let order = field("order").and_then(Value::as_f64).unwrap_or(f64::NEG_INFINITY);
-    let order = if kubernetes { KUBERNETES_POLICY_ORDER } else { order };
-    Some(PolicySpec {
-        place: SortKey::policy(Some(order), key.kind, key.namespace.as_deref(), &key.name),
-        target: who.target(),
-        ingress,
-        egress,
-        active: Arc::new(quarantined(&active, ingress, egress, reason.to_owned())),
-        sets: BTreeMap::new(),
-        notes: Vec::new(),
-    })
-}
-
-fn orchestrated() -> Selector {
-    margay_api::selector::Expr::Eq(ORCHESTRATOR.to_owned(), "k8s".to_owned()).into()
 }
 
 /// A Profile's rules.

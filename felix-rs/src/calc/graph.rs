@@ -15,6 +15,7 @@ use super::order::{Place, Tiers, endpoint_policy};
 use super::policy::{Policy, PolicySpec, missing_tier};
 use super::profile::ProfileSpec;
 use super::sets::{Contribution, SetSpec, Sets};
+use super::sources::{NodeFacts, Slice};
 use crate::model::{
     ActivePolicy, ActiveProfile, Delta, EndpointId, EndpointPolicy, LocalEndpoint, PolicyId, ProfileId, SetId,
 };
@@ -98,6 +99,14 @@ impl Graph {
 
     pub(super) fn put_policy(&mut self, key: Key, spec: Option<PolicySpec>) {
         self.changed_policies.insert(key, spec);
+    }
+
+    pub(super) fn put_slice(&mut self, namespace: &str, name: &str, slice: Option<Slice>) {
+        self.sets.put_slice(namespace, name, slice);
+    }
+
+    pub(super) fn put_node(&mut self, name: &str, node: Option<NodeFacts>) {
+        self.sets.put_node(name, node);
     }
 
     pub(super) fn put_tier(&mut self, name: &str, tier: Option<&Tier>) {

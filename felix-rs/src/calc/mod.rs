@@ -12,7 +12,7 @@
 //!   before all others, because its place is not known.
 //! * A profile that an endpoint names and nobody has, or that is unreadable: it denies everything. Profiles `kns.*`
 //!   and `ksa.*` need no object: the first allows, the second has no rules. An unreadable Namespace closes its `kns.*`.
-//! * A workload endpoint, pod or network set that is unreadable contributes no addresses (of a network set, those that
+//! * A workload endpoint, pod, endpoint slice or network set that is unreadable contributes no addresses (of a network set, those that
 //!   can be made out count): rules that allow by it allow less. Rules that *deny* by it deny less: that cannot be
 //!   closed without cutting off strangers, and [`Calculator::problems`] says so.
 //! * Unreadable configuration, pools and nodes are left out: the defaults are the closed ones.
@@ -31,6 +31,8 @@ mod profile;
 mod salvage;
 mod sets;
 mod settings;
+mod sources;
+mod unreadable;
 mod who;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +48,7 @@ use self::graph::Graph;
 use self::item::{ItemId, Parent};
 use self::profile::ProfileSpec;
 use self::settings::SettingsSource;
+use self::sources::{NodeFacts, Slice};
 use crate::model::{Delta, NodeSettings, ProfileId};
 
 /// Whose policy to calculate.
@@ -115,7 +118,7 @@ impl Calculator {
         let name = || ProfileId(key.name.as_str().into());
         match key.kind {
             kind if convert::is_policy(kind) => {
-                self.graph.put_policy(key.clone(), convert::unreadable_policy(key, raw, reason));
+                self.graph.put_policy(key.clone(), unreadable::policy(key, raw, reason));
             }
             Kind::Profile => self.graph.put_profile(name(), Some(ProfileSpec::closed(&name()))),
             Kind::Namespace => {
@@ -226,8 +229,14 @@ impl Calculator {
                 self.settings_changed = true;
             }
             Kind::Node => {
-                self.settings.put_node(name, object!(resource, Node), &self.scope);
+                let node = object!(resource, Node);
+                self.graph.put_node(name, node.map(NodeFacts::of));
+                self.settings.put_node(name, node, &self.scope);
                 self.settings_changed = true;
+            }
+            Kind::EndpointSlice => {
+                let slice = object!(resource, EndpointSlice).and_then(Slice::of);
+                self.graph.put_slice(namespace, name, slice);
             }
             kind if convert::is_policy(kind) => {
                 let spec = resource.and_then(|resource| convert::policy(key, resource));

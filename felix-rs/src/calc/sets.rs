@@ -10,6 +10,7 @@ use margay_api::selector::Selector;
 use sha2::{Digest, Sha224};
 
 use super::index::{Flip, Index, ItemIx, QueryIx};
+use super::sources::{NodeFacts, Slice, Sources};
 use super::who::words;
 use crate::model::{Delta, SetChange, SetId, SetKind, SetMember};
 
@@ -42,6 +43,8 @@ pub(super) enum SetSpec {
         /// Name of the port.
         name: Arc<str>,
     },
+    /// Addresses of the nodes that have these labels.
+    Nodes(Selector),
     /// A Service's endpoints, with their ports (as a destination) or without (as a source).
     Service {
         /// Namespace of the Service.
@@ -68,6 +71,7 @@ impl SetSpec {
                 let protocol = crate::verdict::protocol_name(*protocol);
                 hashed("n", &format!("{},{protocol},{name}", selector.id()))
             }
+            Self::Nodes(selector) => hashed("nodes", &selector.id()),
             Self::Service { namespace, name, ports: true } => hashed("svc", &format!("{namespace}/{name}")),
             Self::Service { namespace, name, ports: false } => {
                 hashed("svcnoport", &format!("{namespace}/{name}"))
@@ -81,13 +85,14 @@ impl SetSpec {
             Self::Port { selector, protocol, name } => {
                 format!("port {name}/{} of {}", crate::verdict::protocol_name(*protocol), words(selector))
             }
+            Self::Nodes(selector) => format!("nodes: {}", words(selector)),
             Self::Service { namespace, name, .. } => format!("endpoints of service {namespace}/{name}"),
         }
     }
 
     fn kind(&self) -> SetKind {
         match self {
-            Self::Selected(_) | Self::Service { ports: false, .. } => SetKind::Net,
+            Self::Selected(_) | Self::Nodes(_) | Self::Service { ports: false, .. } => SetKind::Net,
             Self::Port { .. } | Self::Service { ports: true, .. } => SetKind::IpPort,
         }
     }
@@ -95,7 +100,7 @@ impl SetSpec {
     fn selector(&self) -> Option<&Selector> {
         match self {
             Self::Selected(selector) | Self::Port { selector, .. } => Some(selector),
-            Self::Service { .. } => None,
+            Self::Nodes(_) | Self::Service { .. } => None,
         }
     }
 
@@ -110,7 +115,7 @@ impl SetSpec {
                     from.nets.iter().map(|net| SetMember::IpPort(net.addr(), port.protocol, port.port))
                 })
                 .collect(),
-            Self::Service { .. } => Vec::new(),
+            Self::Nodes(_) | Self::Service { .. } => Vec::new(),
         }
     }
 }
@@ -176,6 +181,9 @@ pub(super) struct Sets {
     queries: BTreeMap<Selector, QueryIx>,
     next_query: QueryIx,
     dirty: BTreeSet<SetId>,
+    sources: Sources,
+    /// Sets of nodes in use.
+    of_nodes: BTreeSet<SetId>,
 }
 
 impl Sets {
@@ -218,7 +226,46 @@ impl Sets {
                 }
             }
         }
+        self.sources.members(spec).into_iter().for_each(|member| set.add(member));
+        if matches!(spec, SetSpec::Nodes(_)) {
+            self.of_nodes.insert(id.clone());
+        }
         self.sets.insert(id, set);
+    }
+
+    /// An EndpointSlice as it is now; `None`: it is gone, or has no Service.
+    pub(super) fn put_slice(&mut self, namespace: &str, name: &str, new: Option<Slice>) {
+        let (namespace, name) = (namespace.into(), name.into());
+        let old = self.sources.put_slice(&namespace, &name, new.clone());
+        if old == new {
+            return;
+        }
+        for ports in [true, false] {
+            // First the new ones: a member in both keeps its place.
+            for (slice, act) in [(&new, Set::add as fn(&mut Set, SetMember)), (&old, Set::remove)] {
+                let Some(slice) = slice else { continue };
+                let (namespace, name) = (Arc::clone(&namespace), Arc::clone(&slice.service));
+                let id = SetSpec::Service { namespace, name, ports }.id();
+                if let Some(set) = self.sets.get_mut(&id) {
+                    slice.members(ports).into_iter().for_each(|member| act(set, member));
+                    self.dirty.insert(id);
+                }
+            }
+        }
+    }
+
+    /// A Node as it is now; `None`: it is gone.
+    pub(super) fn put_node(&mut self, name: &str, new: Option<NodeFacts>) {
+        let old = self.sources.put_node(name, new);
+        for id in &self.of_nodes {
+            let Some(set) = self.sets.get_mut(id) else { continue };
+            let members =
+                |node: Option<&NodeFacts>| node.map(|node| node.members(&set.spec)).unwrap_or_default();
+            let (new, old) = (members(self.sources.node(name)), members(old.as_ref()));
+            new.into_iter().for_each(|member| set.add(member));
+            old.into_iter().for_each(|member| set.remove(member));
+            self.dirty.insert(id.clone());
+        }
     }
 
     /// A rule list no longer refers to a set. It goes at the next flush, unless somebody acquires it first.
@@ -284,6 +331,7 @@ impl Sets {
                 continue;
             }
             let Some(set) = self.sets.remove(&id) else { continue };
+            self.of_nodes.remove(&id);
             if let Some(query) = set.query
                 && let Some(ids) = self.by_query.get_mut(&query)
             {

@@ -188,7 +188,7 @@ fn failsafe(given: Option<&Vec<ProtoPort>>, default: &[(u8, u16)]) -> Vec<Failsa
 }
 
 /// Addresses packets of a node can come from.
-fn node_addresses(node: &Node) -> BTreeSet<IpAddr> {
+pub(super) fn node_addresses(node: &Node) -> BTreeSet<IpAddr> {
     let bgp = node.spec.bgp.iter();
     let v4 = bgp.clone().filter_map(|bgp| bgp.ipv4_address).map(|net| IpAddr::V4(net.addr()));
     let v6 = bgp.filter_map(|bgp| bgp.ipv6_address).map(|net| IpAddr::V6(net.addr()));

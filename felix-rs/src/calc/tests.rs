@@ -8,6 +8,7 @@ use super::{Calculator, Scope};
 use crate::model::{EndpointId, EnforcedState, SetMember};
 use crate::verdict::{Decision, End, Packet, TCP, Verdict, explain};
 
+mod cluster;
 mod naive;
 mod property;
 
@@ -180,34 +181,56 @@ spec:
 }
 
 #[test]
-fn a_denied_service_closes_what_its_policy_governs() {
+fn a_service_means_its_endpoints() {
     let mut cluster = Cluster::of(PODS);
-    let policy = |action: &str| {
-        format!(
-            "
+    cluster.apply(
+        "
 apiVersion: projectcalico.org/v3
 kind: GlobalNetworkPolicy
-metadata: {{name: services}}
+metadata: {name: sources}
 spec:
   selector: app == 'web'
   types: [Ingress]
-  ingress: [{{action: {action}, source: {{services: {{name: api, namespace: shop}}}}}}, {{action: Allow}}]
+  ingress: [{action: Deny, source: {services: {name: api, namespace: shop}}}, {action: Allow}]
+---
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: destinations, namespace: shop}
+spec:
+  selector: app == 'web'
+  types: [Egress]
+  egress: [{action: Allow, destination: {services: {name: api}}}]
+",
+    );
+    assert!(cluster.calculator.problems().is_empty());
+    let ends = |cluster: &Cluster| {
+        [cluster.verdict(DB, WEB, 80), cluster.verdict(WEB, DB, 5432), cluster.verdict(WEB, DB, 80)]
+    };
+    let nothing = [Verdict::Allow, Verdict::Deny, Verdict::Deny];
+    assert_eq!(ends(&cluster), nothing, "a service that does not exist matches nothing");
+    let slice = |name: &str, addresses: &str, ports: &str| {
+        format!(
+            "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: api}}}}
+addressType: IPv4
+endpoints: [{{addresses: [{addresses}], conditions: {{ready: false}}}}]
+ports: [{ports}]
 "
         )
     };
-    cluster.apply(&policy("Allow"));
-    assert_eq!(
-        cluster.verdict(DB, WEB, 80),
-        Verdict::Allow,
-        "the rule matches nothing, the next one decides"
-    );
-    assert!(cluster.calculator.problems()[0].reason.contains("services are not supported yet"));
-    cluster.apply(&policy("Deny"));
-    assert_eq!(
-        cluster.verdict(DB, WEB, 80),
-        Verdict::Deny,
-        "what should be denied can't be told: all of it is"
-    );
+    cluster.apply(&slice("api-1", DB, "{port: 5432}"));
+    assert_eq!(ends(&cluster), [Verdict::Deny, Verdict::Allow, Verdict::Deny]);
+    let text = explain(&cluster.state, &packet(WEB, DB, 80)).to_string();
+    assert!(text.contains("the destination is not among: endpoints of service shop/api"), "{text}");
+    // The same endpoint in a second slice: it stays when one of them goes.
+    cluster.apply(&slice("api-2", DB, "{port: 5432}, {port: 80}, {name: any}"));
+    assert_eq!(ends(&cluster), [Verdict::Deny, Verdict::Allow, Verdict::Allow]);
+    cluster.delete(&Key::namespaced(Kind::EndpointSlice, "shop", "api-1"));
+    assert_eq!(ends(&cluster), [Verdict::Deny, Verdict::Allow, Verdict::Allow]);
+    cluster.apply(&slice("api-2", "example.org", "{port: 5432}"));
+    assert_eq!(ends(&cluster), nothing);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use margay_api::convert::RULE_NAME;
+
 use super::explain::{End, Explanation, OwnNode};
 use super::matching::{Mismatch, PeerMismatch};
 use super::packet::protocol_name;
@@ -60,8 +62,12 @@ impl fmt::Display for RuleAction {
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Rule { tier, policy, rule, annotations: _ } => {
-                write!(f, "rule {rule} of {policy} (tier {tier})")
+            Self::Rule { tier, policy, rule, annotations } => {
+                write!(f, "rule {rule} ")?;
+                if let Some(name) = annotations.get(RULE_NAME) {
+                    write!(f, "{name:?} ")?;
+                }
+                write!(f, "of {policy} (tier {tier})")
             }
             Self::Quarantined { tier, policy, reason } => {
                 write!(f, "{policy} (tier {tier}) is quarantined and denies what it governs: {reason}")

@@ -9,6 +9,7 @@ mod change;
 mod hosts;
 mod lab;
 mod nftables;
+mod objects;
 mod policy;
 mod states;
 
@@ -125,6 +126,7 @@ fn main() {
         (policy::SCENARIOS, &all[..]),
         (policy::IPTABLES, iptables),
         (hosts::SCENARIOS, &all[..]),
+        (objects::SCENARIOS, &all[..]),
         (change::SCENARIOS, &all[..]),
         (change::IPTABLES, iptables),
         (nftables::SCENARIOS, nftables),

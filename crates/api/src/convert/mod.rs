@@ -1,11 +1,14 @@
 //! Kubernetes objects as Calico's: what the policy engine works on (`libcalico-go/lib/backend/k8s/conversion`).
 
+mod cluster_policy;
 mod network_policy;
 mod pod;
 mod profile;
 #[cfg(test)]
 mod tests;
 
+pub use cluster_policy::{RULE_NAME, cluster_policy, cluster_subject, cluster_tier};
+pub(crate) use cluster_policy::{cluster_peer, cluster_ports};
 pub(crate) use network_policy::kubernetes_types;
 pub use network_policy::{
     Converted, DroppedRule, KUBERNETES_POLICY_ORDER, KUBERNETES_POLICY_PREFIX, kubernetes_policy,

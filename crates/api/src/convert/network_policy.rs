@@ -17,19 +17,35 @@ pub const KUBERNETES_POLICY_PREFIX: &str = "knp.default.";
 /// Place of converted policies in the default tier.
 pub const KUBERNETES_POLICY_ORDER: f64 = 1000.0;
 
-/// A Kubernetes NetworkPolicy as a Calico policy, and where each of its rules came from.
+/// A Kubernetes policy as a Calico policy, and where each of its rules came from.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Converted {
-    /// What is enforced, called `knp.default.<name>`.
-    pub policy: NetworkPolicy,
+pub struct Converted<P = NetworkPolicy> {
+    /// What is enforced; a NetworkPolicy is called `knp.default.<name>`.
+    pub policy: P,
     /// The Kubernetes object.
     pub origin: Key,
     /// For each ingress rule of `policy`, the field it came from: `spec.ingress[0].from[1]`.
     pub ingress_origins: Vec<String>,
     /// For each egress rule of `policy`, the field it came from.
     pub egress_origins: Vec<String>,
-    /// Rules that make no sense. They are left out, which allows less: the policy still isolates its pods.
+    /// Egress rules of `policy`, by number, whose destination has to be an address of these nodes besides; Calico's rules
+    /// have no word for it.
+    pub egress_nodes: BTreeMap<usize, Selector>,
+    /// Rules that make no sense. What stands for them allows less.
     pub dropped: Vec<DroppedRule>,
+}
+
+impl<P> Converted<P> {
+    pub(super) fn new(policy: P, origin: Key) -> Self {
+        Self {
+            policy,
+            origin,
+            ingress_origins: Vec::new(),
+            egress_origins: Vec::new(),
+            egress_nodes: BTreeMap::new(),
+            dropped: Vec::new(),
+        }
+    }
 }
 
 /// A rule that couldn't be converted.
@@ -39,18 +55,15 @@ pub struct DroppedRule {
     pub path: String,
     /// Why it was left out.
     pub reason: String,
+    /// A denial of everything stands in its place.
+    pub denies: bool,
 }
 
 /// Converts a Kubernetes NetworkPolicy. Never fails: what can't be converted is in [`Converted::dropped`].
 #[must_use]
 pub fn kubernetes_policy(policy: &KubernetesNetworkPolicy) -> Converted {
-    let mut converted = Converted {
-        policy: NetworkPolicy::new(converted_metadata(&policy.metadata), NetworkPolicySpec::default()),
-        origin: policy.key(),
-        ingress_origins: Vec::new(),
-        egress_origins: Vec::new(),
-        dropped: Vec::new(),
-    };
+    let empty = NetworkPolicy::new(converted_metadata(&policy.metadata), NetworkPolicySpec::default());
+    let mut converted = Converted::new(empty, policy.key());
     let source = &policy.spec;
     let mut spec = NetworkPolicySpec {
         tier: Some(DEFAULT_TIER.to_owned()),
@@ -68,9 +81,11 @@ pub fn kubernetes_policy(policy: &KubernetesNetworkPolicy) -> Converted {
                     spec.ingress.push(allow(rule.protocol, ends));
                 }
             }
-            Err(reason) => {
-                converted.dropped.push(DroppedRule { path: format!("spec.ingress[{index}]"), reason })
-            }
+            Err(reason) => converted.dropped.push(DroppedRule {
+                path: format!("spec.ingress[{index}]"),
+                reason,
+                denies: false,
+            }),
         }
     }
     for (index, rule) in source.egress.iter().enumerate() {
@@ -82,9 +97,11 @@ pub fn kubernetes_policy(policy: &KubernetesNetworkPolicy) -> Converted {
                     spec.egress.push(allow(rule.protocol, ends));
                 }
             }
-            Err(reason) => {
-                converted.dropped.push(DroppedRule { path: format!("spec.egress[{index}]"), reason })
-            }
+            Err(reason) => converted.dropped.push(DroppedRule {
+                path: format!("spec.egress[{index}]"),
+                reason,
+                denies: false,
+            }),
         }
     }
     converted.policy.spec = spec;
@@ -122,7 +139,7 @@ pub(crate) fn kubernetes_types(given: &[PolicyType], has_egress: bool) -> Vec<Po
     types
 }
 
-fn origin(direction: &str, rule: usize, peers: &str, peer: Option<usize>) -> String {
+pub(super) fn origin(direction: &str, rule: usize, peers: &str, peer: Option<usize>) -> String {
     match peer {
         Some(peer) => format!("spec.{direction}[{rule}].{peers}[{peer}]"),
         None => format!("spec.{direction}[{rule}]"),
@@ -196,12 +213,12 @@ fn convert_ports(ports: &[KubernetesPolicyPort]) -> Result<ProtocolPorts, String
         .collect())
 }
 
-fn range(first: u16, last: u16) -> Port {
+pub(super) fn range(first: u16, last: u16) -> Port {
     if first == last { Port::Number(first) } else { Port::Range(first, last) }
 }
 
 /// Names as they are, then the fewest ranges that cover the numbers.
-fn simplify(ports: Vec<Port>) -> Vec<Port> {
+pub(super) fn simplify(ports: Vec<Port>) -> Vec<Port> {
     let (mut numbers, mut simple) = (Vec::new(), Vec::new());
     for port in ports {
         match port.bounds() {
@@ -244,7 +261,7 @@ fn convert_peer(peer: &KubernetesPolicyPeer) -> Result<EntityRule, String> {
 }
 
 /// The pods that a selector picks; host endpoints and network sets are never meant by Kubernetes.
-fn pods(selector: Option<&LabelSelector>) -> Selector {
+pub(super) fn pods(selector: Option<&LabelSelector>) -> Selector {
     let mut terms = vec![Expr::Eq(LABEL_ORCHESTRATOR.to_owned(), ORCHESTRATOR_KUBERNETES.to_owned())];
     terms.extend(selector.map(LabelSelector::terms).unwrap_or_default());
     Expr::And(terms).into()

@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     KubernetesNetworkPolicy, Namespace, Pod, Resource, ServiceAccount, StagedKubernetesNetworkPolicy,
-    kinds::{PolicyType, Rule},
+    kinds::{Action, PolicyType, Rule},
 };
 
 fn policy(spec: serde_json::Value) -> KubernetesNetworkPolicy {
@@ -197,4 +197,88 @@ fn pods_without_endpoint() {
     assert_eq!(pod_labels(&nameless)[LABEL_SERVICE_ACCOUNT], "default");
     let long = pod(|p| p["spec"]["serviceAccountName"] = json!("a".repeat(63)));
     assert_eq!(pod_labels(&long).get(LABEL_SERVICE_ACCOUNT), None);
+}
+
+fn cluster(spec: serde_json::Value) -> crate::ClusterNetworkPolicy {
+    let json = json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": "p"}, "spec": spec});
+    match Resource::from_json(&json).unwrap() {
+        Resource::ClusterNetworkPolicy(policy) => policy,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_whole_cluster_policy() {
+    let policy = cluster(json!({
+        "tier": "Baseline", "priority": 7, "subject": {"namespaces": {"matchLabels": {"env": "prod"}}},
+        "ingress": [{
+            "name": "web", "action": "Accept",
+            "from": [{"namespaces": {}}, {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}}}}],
+            "protocols": [
+                {"udp": {"destinationPort": {"number": 53}}}, {"tcp": {"destinationPort": {"number": 81}}},
+                {"tcp": {"destinationPort": {"range": {"start": 79, "end": 80}}}}, {"destinationNamedPort": "http"},
+            ],
+        }],
+        "egress": [{"action": "Deny", "to": [{"networks": ["10.0.0.0/8"]}, {"nodes": {"matchLabels": {"a": "b"}}}]}],
+    }));
+    policy.validate().unwrap();
+    let converted = cluster_policy(&policy);
+    assert_eq!(converted.dropped, []);
+    let result = &converted.policy;
+    assert_eq!(converted.origin.to_string(), "ClusterNetworkPolicy(p)");
+    assert_eq!(result.key().to_string(), "GlobalNetworkPolicy(p)");
+    assert_eq!((result.spec.tier.as_deref(), result.spec.order), (Some("kube-baseline"), Some(7.0)));
+    let k8s = "projectcalico.org/orchestrator == \"k8s\"";
+    assert_eq!(result.spec.selector.as_ref().unwrap().to_string(), k8s);
+    assert_eq!(result.spec.namespace_selector.as_ref().unwrap().to_string(), "env == \"prod\"");
+    let all = format!("pods {k8s}, namespaces all()");
+    let web = format!("pods ({k8s} && app == \"web\"), namespaces all()");
+    let expected: Vec<String> =
+        [("TCP", "port http, port 79:81"), ("UDP", "port http, port 53"), ("SCTP", "port http")]
+            .iter()
+            .flat_map(|(protocol, ports)| {
+                [&all, &web].map(|peer| format!("Allow, {protocol}, {peer}, {ports}"))
+            })
+            .collect();
+    assert_eq!(short(&result.spec.ingress, |rule| &rule.source), expected);
+    assert_eq!(converted.ingress_origins[3], "spec.ingress[0].from[1]");
+    assert_eq!(result.spec.ingress[0].metadata.as_ref().unwrap().annotations[RULE_NAME], "web");
+    assert_eq!(short(&result.spec.egress, |rule| &rule.destination), ["Deny, net 10.0.0.0/8", "Deny"]);
+    assert_eq!(converted.egress_nodes[&1].to_string(), "a == \"b\"");
+}
+
+#[test]
+fn senseless_cluster_rules_allow_less() {
+    for (rest, reason) in [
+        (json!({"from": []}), "without peers"),
+        (json!({"from": [{}]}), "exactly one of namespaces and pods"),
+        (json!({"from": [{"nodes": {}}]}), "exactly one of namespaces and pods"),
+        (json!({"from": [{"namespaces": {}, "pods": {}}]}), "exactly one of namespaces and pods"),
+        (json!({"from": [{"tenants": {}}]}), "peers by tenants are not supported"),
+        (json!({"from": [{"namespaces": {}}], "protocols": [{}]}), "exactly one of tcp"),
+        (json!({"from": [{"namespaces": {}}], "protocols": [{"http": {}}]}), "matching by http"),
+        (
+            json!({"from": [{"namespaces": {}}], "protocols": [{"tcp": {"destinationPort": {"number": 0}}}]}),
+            "0 is not a port",
+        ),
+        (
+            json!({"from": [{"namespaces": {}}], "protocols": [{"tcp": {"destinationPort": {"range": {"start": 2, "end": 2}}}}]}),
+            "2 is not below 2",
+        ),
+    ] {
+        for (action, stands) in [("Accept", None), ("Deny", Some(Action::Deny)), ("Pass", Some(Action::Deny))]
+        {
+            let mut rule = rest.clone();
+            rule["action"] = action.into();
+            let spec =
+                json!({"tier": "Admin", "priority": 0, "subject": {"namespaces": {}}, "ingress": [rule]});
+            let policy = cluster(spec);
+            assert!(policy.validate().is_err(), "{rest}");
+            let converted = cluster_policy(&policy);
+            assert!(converted.dropped[0].reason.contains(reason), "{:?}", converted.dropped);
+            let rules: Vec<Action> = converted.policy.spec.ingress.iter().map(|rule| rule.action).collect();
+            assert_eq!(rules, Vec::from_iter(stands), "{rest}");
+            assert_eq!(converted.policy.spec.types, [PolicyType::Ingress]);
+        }
+    }
 }

@@ -10,7 +10,9 @@ mod felix_values;
 mod host_endpoint;
 mod ip_pool;
 mod ipam;
+mod k8s_cluster_policy;
 mod k8s_core;
+mod k8s_discovery;
 mod k8s_policy;
 mod node;
 mod policy;
@@ -43,9 +45,15 @@ pub use ip_pool::{
     overlapping_pool,
 };
 pub use ipam::{Affinity, AllocationAttribute, IpamBlockSpec, IpamConfigurationSpec};
+pub use k8s_cluster_policy::{
+    ClusterEgressRule, ClusterIngressRule, ClusterNetworkPolicySpec, ClusterPolicyAction, ClusterPolicyPeer,
+    ClusterPolicyPort, ClusterPolicyPorts, ClusterPolicyProtocol, ClusterPolicySubject, ClusterPolicyTier,
+    NamespacedPods,
+};
 pub use k8s_core::{
     Container, ContainerPort, NamespaceSpec, PodIp, PodPhase, PodSpec, PodStatus, ServiceAccountSpec,
 };
+pub use k8s_discovery::{EndpointPortSpec, EndpointSliceSpec, LABEL_SERVICE_NAME, ServiceEndpoint};
 pub use k8s_policy::{
     IpBlock, KubernetesEgressRule, KubernetesIngressRule, KubernetesNetworkPolicySpec, KubernetesPolicyPeer,
     KubernetesPolicyPort,

@@ -7,6 +7,7 @@ pub(crate) mod endpoints;
 pub(crate) mod felix;
 pub(crate) mod ip_pool;
 pub(crate) mod ipam;
+pub(crate) mod k8s_cluster_policy;
 pub(crate) mod k8s_policy;
 pub(crate) mod metadata;
 pub(crate) mod node;

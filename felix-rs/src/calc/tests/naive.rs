@@ -4,13 +4,19 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use margay_api::kinds::{Action, EntityRule, PodPhase, PolicyType, Rule, TierAction};
-use margay_api::selector::Selector;
+use margay_api::kinds::{
+    Action, ClusterEgressRule, ClusterIngressRule, ClusterPolicySubject, ClusterPolicyTier, EntityRule,
+    PodPhase, PolicyType, Rule, TierAction,
+};
+use margay_api::selector::{LabelSelector, Selector};
 use margay_api::types::Port;
 use margay_api::{Key, Kind, Pod, Resource};
 
 use crate::model::Direction;
 use crate::verdict::{Packet, Verdict};
+
+#[path = "naive_cluster.rs"]
+mod cluster;
 
 pub(super) type Objects = BTreeMap<Key, Resource>;
 
@@ -32,7 +38,15 @@ struct Policy<'a> {
     namespace: Option<&'a str>,
     selector: Option<&'a Selector>,
     namespace_selector: Option<&'a Selector>,
-    rules: Option<&'a [Rule]>,
+    subject: Option<&'a ClusterPolicySubject>,
+    rules: Option<Rules<'a>>,
+}
+
+#[derive(Clone, Copy)]
+enum Rules<'a> {
+    Calico(&'a [Rule]),
+    Ingress(&'a [ClusterIngressRule]),
+    Egress(&'a [ClusterEgressRule]),
 }
 
 /// Both ends' verdicts, `None` where no workload has the address.
@@ -205,7 +219,16 @@ fn verdict(
         let mut here: Vec<&Policy<'_>> = selecting.iter().filter(|policy| policy.tier == tier).collect();
         here.sort_by(|a, b| a.order.total_cmp(&b.order).then_with(|| a.name.cmp(&b.name)));
         for policy in &here {
-            match run(objects, things, policy.namespace, policy.rules.unwrap(), packet) {
+            let action = match policy.rules.unwrap() {
+                Rules::Calico(rules) => run(objects, things, policy.namespace, rules, packet),
+                Rules::Ingress(rules) => rules.iter().find_map(|rule| {
+                    cluster::rule(objects, things, rule.action, (&rule.from, false), &rule.protocols, packet)
+                }),
+                Rules::Egress(rules) => rules.iter().find_map(|rule| {
+                    cluster::rule(objects, things, rule.action, (&rule.to, true), &rule.protocols, packet)
+                }),
+            };
+            match action {
                 Some(Action::Allow) => return Verdict::Allow,
                 Some(Action::Deny) => return Verdict::Deny,
                 Some(Action::Pass) => continue 'tiers,
@@ -245,6 +268,27 @@ fn policies(objects: &Objects, direction: Direction) -> Vec<Policy<'_>> {
     };
     let mut policies = Vec::new();
     for (key, resource) in objects {
+        if let Resource::ClusterNetworkPolicy(object) = resource {
+            let s = &object.spec;
+            let rules = match direction {
+                Direction::Ingress => (!s.ingress.is_empty()).then_some(Rules::Ingress(&s.ingress)),
+                Direction::Egress => (!s.egress.is_empty()).then_some(Rules::Egress(&s.egress)),
+            };
+            policies.push(Policy {
+                tier: match s.tier {
+                    ClusterPolicyTier::Admin => "kube-admin".to_owned(),
+                    ClusterPolicyTier::Baseline => "kube-baseline".to_owned(),
+                },
+                order: s.priority.into(),
+                name: format!("{}//ClusterNetworkPolicy", key.name),
+                namespace: None,
+                selector: None,
+                namespace_selector: None,
+                subject: Some(&s.subject),
+                rules,
+            });
+            continue;
+        }
         let (tier, order, selector, namespace_selector, types, ingress, egress) = match resource {
             Resource::NetworkPolicy(object) => {
                 let s = &object.spec;
@@ -268,7 +312,8 @@ fn policies(objects: &Objects, direction: Direction) -> Vec<Policy<'_>> {
             namespace: key.namespace.as_deref(),
             selector: selector.as_ref(),
             namespace_selector,
-            rules: typed(types, ingress, egress).then_some(rules),
+            subject: None,
+            rules: typed(types, ingress, egress).then_some(Rules::Calico(rules)),
         });
     }
     policies
@@ -279,6 +324,14 @@ fn applies(objects: &Objects, policy: &Policy<'_>, thing: &Thing) -> bool {
     policy.namespace.is_none_or(|wanted| namespace == Some(wanted))
         && policy.namespace_selector.is_none_or(|selector| in_namespaces(objects, selector, namespace))
         && policy.selector.is_none_or(|selector| selector.matches(&thing.labels))
+        && policy.subject.is_none_or(|subject| match subject {
+            ClusterPolicySubject::Namespaces(namespaces) => {
+                cluster::selects(objects, &LabelSelector::default(), namespaces, thing)
+            }
+            ClusterPolicySubject::Pods(pods) => {
+                cluster::selects(objects, &pods.pod_selector, &pods.namespace_selector, thing)
+            }
+        })
 }
 
 fn run(
@@ -292,6 +345,14 @@ fn run(
         rule.protocol.is_none_or(|protocol| protocol.number() == packet.protocol)
             && rule.not_protocol.is_none_or(|protocol| protocol.number() != packet.protocol)
             && peer(objects, things, namespace, &rule.source, packet.source, packet.source_port)
+            && service(objects, namespace, &rule.source, packet.source, None)
+            && service(
+                objects,
+                namespace,
+                &rule.destination,
+                packet.destination,
+                Some(packet.destination_port),
+            )
             && peer(
                 objects,
                 things,
@@ -302,6 +363,33 @@ fn run(
             )
     });
     matching.map(|rule| rule.action).find(|action| *action != Action::Log)
+}
+
+/// A finished pod's address is nobody's.
+fn holds(objects: &Objects, thing: &Thing, address: IpAddr) -> bool {
+    let ended = thing.workload.as_ref().is_some_and(|(namespace, name)| {
+        matches!(get(objects, Kind::Pod, Some(namespace), name), Some(Resource::Pod(pod)) if finished(pod))
+    });
+    !ended && thing.nets.iter().any(|net| net.contains(&address))
+}
+
+/// The address (and port) stands in a slice of the service.
+fn service(
+    objects: &Objects,
+    policy_namespace: Option<&str>,
+    entity: &EntityRule,
+    address: IpAddr,
+    port: Option<u16>,
+) -> bool {
+    let Some(wanted) = &entity.services else { return true };
+    let namespace = wanted.namespace.as_deref().or(policy_namespace);
+    objects.values().any(|resource| {
+        let Resource::EndpointSlice(slice) = resource else { return false };
+        slice.metadata.namespace.as_deref() == namespace
+            && slice.metadata.labels["kubernetes.io/service-name"] == wanted.name
+            && slice.spec.endpoints[0].addresses.contains(&address.to_string())
+            && port.is_none_or(|port| slice.spec.ports.iter().any(|other| other.port == Some(port)))
+    })
 }
 
 fn peer(
@@ -325,12 +413,7 @@ fn peer(
         };
         scope && entity.selector.as_ref().is_none_or(|selector| selector.matches(&thing.labels))
     };
-    let holds = |thing: &Thing| {
-        let ended = thing.workload.as_ref().is_some_and(|(namespace, name)| {
-            matches!(get(objects, Kind::Pod, Some(namespace), name), Some(Resource::Pod(pod)) if finished(pod))
-        });
-        !ended && thing.nets.iter().any(|net| net.contains(&address))
-    };
+    let holds = |thing: &Thing| holds(objects, thing, address);
     let port_matches = |wanted: &Port| match wanted {
         Port::Named(name) => things
             .iter()

@@ -1,12 +1,20 @@
 //! The same objects give the same result however they came, and that result is the oracle's.
 
+use std::collections::BTreeMap;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use margay_api::kinds::{
-    Action, Container, ContainerPort, EntityRule, GlobalNetworkPolicySpec, GlobalNetworkSetSpec,
-    HostEndpointSpec, NamespaceSpec, NetworkPolicySpec, NetworkSetSpec, PodPhase, PodSpec, PolicyType,
-    ProfileSpec, Rule, StagedGlobalNetworkPolicySpec, TierAction, TierSpec, WorkloadEndpointSpec,
-    WorkloadPort,
+    Action, ClusterEgressRule, ClusterIngressRule, ClusterNetworkPolicySpec, ClusterPolicyAction,
+    ClusterPolicyPeer, ClusterPolicyPort, ClusterPolicyPorts, ClusterPolicyProtocol, ClusterPolicySubject,
+    ClusterPolicyTier, Container, ContainerPort, EndpointPortSpec, EndpointSliceSpec, EntityRule,
+    GlobalNetworkPolicySpec, GlobalNetworkSetSpec, HostEndpointSpec, LABEL_SERVICE_NAME, NamespaceSpec,
+    NamespacedPods, NetworkPolicySpec, NetworkSetSpec, NodeAddress, NodeSpec, PodPhase, PodSpec, PolicyType,
+    ProfileSpec, Rule, ServiceEndpoint, ServiceMatch, StagedGlobalNetworkPolicySpec, TierAction, TierSpec,
+    WorkloadEndpointSpec, WorkloadPort,
 };
-use margay_api::selector::Selector;
+use margay_api::selector::{LabelOperator, LabelRequirement, LabelSelector, Selector};
 use margay_api::types::{Port, Protocol};
 use margay_api::{Key, Metadata, Object, Resource, Spec};
 use proptest::prelude::*;
@@ -16,7 +24,7 @@ use super::{Cluster, address};
 use crate::calc::Scope;
 use crate::verdict::{End, Packet, TCP, Verdict, explain};
 
-const SLOTS: usize = 23;
+const SLOTS: usize = 27;
 
 /// Small numbers drawn from one random number.
 struct Dice(u64);
@@ -63,8 +71,12 @@ impl Dice {
 
     fn entity(&mut self) -> EntityRule {
         let mut entity = EntityRule::default();
-        match self.roll(5) {
+        match self.roll(6) {
             0 => {}
+            5 => {
+                let namespace = [None, Some("a".to_owned()), Some("b".to_owned())][self.roll(3)].clone();
+                entity.services = Some(ServiceMatch { name: "svc".to_owned(), namespace });
+            }
             1 => entity.nets = vec![self.pick(&["10.0.0.0/30", "10.0.0.2/32", "0.0.0.0/0"]).parse().unwrap()],
             2 => entity.not_nets = vec![self.pick(&["10.0.0.0/30", "10.0.0.5/32"]).parse().unwrap()],
             3 => entity.not_selector = self.selector(),
@@ -104,6 +116,63 @@ impl Dice {
                 rule
             })
             .collect()
+    }
+
+    fn label_selector(&mut self) -> LabelSelector {
+        let mut selector = LabelSelector::default();
+        let exists =
+            |key: &str, operator| LabelRequirement { key: key.to_owned(), operator, values: Vec::new() };
+        match self.roll(5) {
+            0 => selector.match_labels = BTreeMap::from([("role".to_owned(), "x".to_owned())]),
+            1 => selector.match_labels = BTreeMap::from([("env".to_owned(), "dev".to_owned())]),
+            2 => selector.match_expressions.push(exists("role", LabelOperator::Exists)),
+            3 => selector.match_expressions.push(exists("env", LabelOperator::DoesNotExist)),
+            _ => {}
+        }
+        selector
+    }
+
+    fn pods(&mut self) -> NamespacedPods {
+        NamespacedPods { namespace_selector: self.label_selector(), pod_selector: self.label_selector() }
+    }
+
+    fn cluster_peers(&mut self) -> Vec<ClusterPolicyPeer> {
+        (0..=self.roll(2))
+            .map(|_| {
+                let mut peer = ClusterPolicyPeer::default();
+                match self.roll(7) {
+                    0 | 1 => peer.namespaces = Some(self.label_selector()),
+                    2 | 3 => peer.pods = Some(self.pods()),
+                    4 => peer.nodes = Some(self.label_selector()),
+                    5 => {
+                        peer.networks = vec!["10.0.0.2/31".parse().unwrap(), "192.0.2.0/24".parse().unwrap()]
+                    }
+                    _ => drop(peer.unknown.insert("domainNames".to_owned(), "example.org".into())),
+                }
+                peer
+            })
+            .collect()
+    }
+
+    fn cluster_protocols(&mut self) -> Vec<ClusterPolicyProtocol> {
+        let ports = |port| Some(ClusterPolicyPorts { destination_port: port });
+        (0..self.roll(3))
+            .map(|_| {
+                let mut protocol = ClusterPolicyProtocol::default();
+                match self.roll(5) {
+                    0 => protocol.tcp = ports(None),
+                    1 => protocol.tcp = ports(Some(ClusterPolicyPort::Number(80))),
+                    2 => protocol.tcp = ports(Some(ClusterPolicyPort::Range { start: 400, end: 500 })),
+                    3 => protocol.destination_named_port = Some("http".to_owned()),
+                    _ => protocol.udp = ports(None),
+                }
+                protocol
+            })
+            .collect()
+    }
+
+    fn cluster_action(&mut self) -> ClusterPolicyAction {
+        ClusterPolicyAction::ALL[self.roll(3)]
     }
 
     fn types(&mut self) -> Vec<PolicyType> {
@@ -242,6 +311,56 @@ fn resource(slot: usize, number: u64) -> Resource {
             spec.labels_to_apply.insert("extra".to_owned(), "1".to_owned());
             object(None, "extra", dice, spec).into()
         }
+        22 | 23 => {
+            let spec = ClusterNetworkPolicySpec {
+                tier: ClusterPolicyTier::ALL[dice.roll(2)],
+                priority: [1, 2][dice.roll(2)],
+                subject: match dice.roll(2) {
+                    0 => ClusterPolicySubject::Namespaces(dice.label_selector()),
+                    _ => ClusterPolicySubject::Pods(dice.pods()),
+                },
+                ingress: (0..dice.roll(3))
+                    .map(|_| ClusterIngressRule {
+                        name: String::new(),
+                        action: dice.cluster_action(),
+                        from: dice.cluster_peers(),
+                        protocols: dice.cluster_protocols(),
+                    })
+                    .collect(),
+                egress: (0..dice.roll(3))
+                    .map(|_| ClusterEgressRule {
+                        name: String::new(),
+                        action: dice.cluster_action(),
+                        to: dice.cluster_peers(),
+                        protocols: dice.cluster_protocols(),
+                    })
+                    .collect(),
+            };
+            object(None, &name, dice, spec).into()
+        }
+        24 => {
+            let addresses = (0..dice.roll(3)).map(|_| format!("10.0.0.{}", dice.roll(6))).collect();
+            let spec = EndpointSliceSpec {
+                address_type: "IPv4".to_owned(),
+                endpoints: vec![ServiceEndpoint { addresses }],
+                ports: [80, 443][..dice.roll(3)]
+                    .iter()
+                    .map(|port| EndpointPortSpec { port: Some(*port), protocol: None })
+                    .collect(),
+            };
+            let mut slice = object(namespace, &name, dice, spec);
+            let service = dice.pick(&["svc", "other"]).to_owned();
+            slice.metadata.labels.insert(LABEL_SERVICE_NAME.to_owned(), service);
+            slice.into()
+        }
+        25 => {
+            let address: IpAddr = dice.pick(&["10.0.0.3", "10.0.0.4", "192.0.2.7"]).parse().unwrap();
+            let spec = NodeSpec {
+                addresses: vec![NodeAddress { address: IpNet::from(address), r#type: None }],
+                ..NodeSpec::default()
+            };
+            object(None, &name, dice, spec).into()
+        }
         _ => {
             let spec = HostEndpointSpec {
                 node: dice.pick(&["n1", "n2"]).to_owned(),
@@ -304,7 +423,7 @@ fn last_words(steps: &[Step]) -> Vec<Step> {
         Step::Local(slot, _) | Step::NoLocal(slot) => Some((1, *slot)),
         Step::Flush => None,
     };
-    let mut last = std::collections::BTreeMap::new();
+    let mut last = BTreeMap::new();
     for step in steps {
         if let Some(place) = place(step) {
             last.insert(place, step.clone());
