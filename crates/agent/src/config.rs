@@ -22,6 +22,9 @@ margay_daemon::keys! {
         /// Most next hops of BGP that one route uses together, 1 to 64
         #[arg(long, env = "MARGAY_MAXIMUM_PATHS", value_name = "N")]
         maximum_paths: usize,
+        /// Cut established flows that a change of policy denies
+        #[arg(long, env = "MARGAY_CUT_DENIED_FLOWS", value_name = "BOOL")]
+        cut_denied_flows: bool,
     }
 }
 
@@ -50,6 +53,8 @@ pub(crate) struct Config {
     pub(crate) spool_dir: PathBuf,
     /// Most next hops of a route.
     pub(crate) maximum_paths: usize,
+    /// A change of policy reaches established flows too.
+    pub(crate) cut_denied_flows: bool,
 }
 
 impl Deref for Config {
@@ -82,6 +87,7 @@ impl Config {
             state_dir: keys.state_dir.unwrap_or_else(|| "/var/lib/margay/agent".into()),
             spool_dir: keys.spool_dir.unwrap_or_else(|| margay_control::SPOOL_DIR.into()),
             maximum_paths,
+            cut_denied_flows: keys.cut_denied_flows.unwrap_or(false),
         })
     }
 }

@@ -7,6 +7,7 @@ mod cluster;
 mod config;
 mod explain;
 mod fib;
+mod flows;
 mod forwarding;
 mod journal;
 mod node;
@@ -51,7 +52,9 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
         .with_context(|| format!("opening the journal in {}", config.state_dir.display()))?;
     let (requests, inbox) = mpsc::channel(REQUESTS);
     let (slot, speaker) = watch::channel(None);
-    let engine = policy::spawn(&config.node, health.clone()).map_err(|error| anyhow!(error))?;
+    let flows =
+        config.cut_denied_flows.then(flows::Flows::spawn).transpose().map_err(|error| anyhow!(error))?;
+    let engine = policy::spawn(&config.node, health.clone(), flows).map_err(|error| anyhow!(error))?;
     let fib = Fib::open().context("opening the kernel's routing table (the agent needs CAP_NET_ADMIN)")?;
     let forwarding = Forwarding::spawn(fib, health.clone()).context("starting the forwarding thread")?;
 

@@ -14,6 +14,8 @@ use margay_daemon::health::Health;
 use margay_datastore::Unreadable;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::flows::Flows;
+
 /// Inputs that may wait for the thread.
 const QUEUE: usize = 1024;
 
@@ -60,7 +62,7 @@ pub(crate) type Engine = mpsc::Sender<Input>;
 ///
 /// # Errors
 /// iptables or netlink are missing; the sentence says what to install or allow.
-pub(crate) fn spawn(node: &str, health: Health) -> Result<Engine, String> {
+pub(crate) fn spawn(node: &str, health: Health, flows: Option<Flows>) -> Result<Engine, String> {
     let (sender, inputs) = mpsc::channel(QUEUE);
     let runtime = tokio::runtime::Handle::current();
     let applier = Applier::new(&Options::default()).map_err(|error| error.to_string())?;
@@ -76,6 +78,7 @@ pub(crate) fn spawn(node: &str, health: Health) -> Result<Engine, String> {
         recheck_at: Instant::now() + RECHECK,
         problems: Problems::default(),
         health,
+        flows,
     };
     std::thread::Builder::new()
         .name("policy".to_owned())
@@ -98,6 +101,7 @@ struct Thread {
     recheck_at: Instant,
     problems: Problems,
     health: Health,
+    flows: Option<Flows>,
 }
 
 /// Whether the list of problems has to be made anew: not for every change, it grows with the policies.
@@ -206,7 +210,12 @@ impl Thread {
             return;
         };
         match outcome {
-            Ok(report) => self.succeeded(report),
+            Ok(report) => {
+                self.succeeded(report);
+                if let Some(flows) = &mut self.flows {
+                    flows.enforced(&delta, &self.state);
+                }
+            }
             Err(failure) => self.failed(&failure),
         }
     }
@@ -227,6 +236,9 @@ impl Thread {
         tracing::warn!("{failure}");
         self.health.set("policy", false, failure.to_string());
         self.due = Some(Instant::now() + failure.next_retry);
+        if let Some(flows) = &mut self.flows {
+            flows.delayed();
+        }
         // Those who wait for an endpoint go on waiting: the next attempt may succeed before they give up.
     }
 

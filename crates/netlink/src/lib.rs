@@ -1,9 +1,10 @@
 //! The kernel's network configuration: interfaces, addresses, routes, nexthop objects, neighbours, forwarding entries,
-//! namespaces, sysctls, ip sets; and [`delta`], the loop that brings any of them to a desired state.
+//! namespaces, sysctls, ip sets, tracked connections; and [`delta`], the loop that brings any of them to a desired state.
 //!
 //! Everything is blocking and has a time limit; only [`monitor`] has a descriptor to wait on.
 
 pub mod address;
+pub mod conntrack;
 pub mod delta;
 pub mod error;
 mod handle;

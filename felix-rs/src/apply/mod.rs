@@ -7,6 +7,7 @@
 mod backend;
 mod count;
 mod error;
+mod flows;
 mod iptables;
 mod nftables;
 mod programs;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use backend::{Backend, Steps};
 pub use count::Count;
 pub use error::{ApplyError, Failure};
+pub use flows::Cutter;
 use iptables::Iptables;
 use iptables::programs::{Programs, Variant};
 use nftables::Nftables;

@@ -5,6 +5,7 @@
 
 mod evaluate;
 mod explain;
+mod flow;
 mod matching;
 mod packet;
 mod text;
@@ -12,6 +13,7 @@ mod trace;
 
 pub use evaluate::evaluate;
 pub use explain::{End, Explanation, OwnNode, explain};
+pub use flow::{Affected, Judge};
 pub use matching::{Mismatch, PeerMismatch};
 pub use packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP, UDPLITE, has_ports, protocol_name};
 pub use trace::{

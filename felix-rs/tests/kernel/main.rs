@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod change;
+mod flows;
 mod hosts;
 mod lab;
 mod nftables;
@@ -127,6 +128,7 @@ fn main() {
         (policy::IPTABLES, iptables),
         (hosts::SCENARIOS, &all[..]),
         (objects::SCENARIOS, &all[..]),
+        (flows::SCENARIOS, &all[..]),
         (change::SCENARIOS, &all[..]),
         (change::IPTABLES, iptables),
         (nftables::SCENARIOS, nftables),

@@ -1,0 +1,92 @@
+//! The thread that cuts established flows which a change of policy denies (`cutDeniedFlows`): reading conntrack takes
+//! long, and no pod waits for it.
+
+use std::time::Duration;
+
+use felix_rs::apply::Cutter;
+use felix_rs::model::{Delta, EnforcedState};
+use tokio::sync::mpsc;
+
+/// Changes that may wait; when there are more, the whole state is told instead.
+const QUEUE: usize = 64;
+
+/// Conntrack is read at most once in this time, however often policy changes.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What the kernel enforces now.
+enum Told {
+    Whole(Box<EnforcedState>),
+    Change(Box<Delta>),
+}
+
+/// The thread, as the policy thread sees it.
+#[derive(Debug)]
+pub(crate) struct Flows {
+    sender: mpsc::Sender<Told>,
+    /// Something was not told: changes alone would not do.
+    behind: bool,
+}
+
+impl Flows {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// A sentence: the kernel has no conntrack, or its settings cannot be written.
+    pub(crate) fn spawn() -> Result<Self, String> {
+        let failed = |error: &dyn std::fmt::Display| format!("cutDeniedFlows: {error}");
+        let cutter = Cutter::new().map_err(|error| failed(&error))?;
+        let (sender, inputs) = mpsc::channel(QUEUE);
+        std::thread::Builder::new()
+            .name("flows".to_owned())
+            .spawn(move || run(cutter, inputs))
+            .map_err(|error| failed(&error))?;
+        Ok(Self { sender, behind: true })
+    }
+
+    /// The kernel enforces `state`, to which `delta` led. Never waits.
+    pub(crate) fn enforced(&mut self, delta: &Delta, state: &EnforcedState) {
+        if !self.behind && delta.is_empty() {
+            return;
+        }
+        let Ok(permit) = self.sender.try_reserve() else {
+            self.behind = true;
+            return;
+        };
+        permit.send(if std::mem::take(&mut self.behind) {
+            Told::Whole(Box::new(state.clone()))
+        } else {
+            Told::Change(Box::new(delta.clone()))
+        });
+    }
+
+    /// A change is not in the kernel yet; the next that is tells everything.
+    pub(crate) fn delayed(&mut self) {
+        self.behind = true;
+    }
+}
+
+fn run(mut cutter: Cutter, mut inputs: mpsc::Receiver<Told>) {
+    loop {
+        // What failed is tried again, also when nothing new comes.
+        if cutter.is_idle() {
+            let Some(told) = inputs.blocking_recv() else { return };
+            take(&mut cutter, told);
+        }
+        while let Ok(told) = inputs.try_recv() {
+            take(&mut cutter, told);
+        }
+        match cutter.cut() {
+            Ok(0) => {}
+            Ok(count) => tracing::info!("cut {count} established flows that policy denies now"),
+            Err(error) => tracing::warn!("cannot cut established flows that policy denies now: {error}"),
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn take(cutter: &mut Cutter, told: Told) {
+    match told {
+        Told::Whole(state) => cutter.replace(*state),
+        Told::Change(delta) => cutter.change(&delta),
+    }
+}

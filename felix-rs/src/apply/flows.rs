@@ -1,0 +1,99 @@
+//! Cuts established flows that a change of policy denies, by making connection tracking forget them.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use margay_netlink::conntrack::{Conntrack, Detail, Flow};
+use margay_netlink::{Error, Netlink, Result, sysctl};
+
+use crate::model::{Delta, EnforcedState};
+use crate::verdict::{Affected, Judge, Packet};
+
+/// Cuts flows in one network namespace. It blocks, so it wants a thread of its own.
+#[derive(Debug)]
+pub struct Cutter {
+    state: EnforcedState,
+    affected: Affected,
+    conntrack: Conntrack,
+    netlink: Netlink,
+}
+
+impl Cutter {
+    /// For the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// The kernel has no netfilter netlink.
+    pub fn new() -> Result<Self> {
+        let (conntrack, netlink) = (Conntrack::open()?, Netlink::open()?);
+        Ok(Self { state: EnforcedState::default(), affected: Affected::default(), conntrack, netlink })
+    }
+
+    /// The kernel enforces this state now; what it was before is not known.
+    pub fn replace(&mut self, state: EnforcedState) {
+        self.state = state;
+        self.affected = Affected::everything();
+    }
+
+    /// The kernel enforces this change now.
+    pub fn change(&mut self, delta: &Delta) {
+        self.state.apply(delta);
+        self.affected.add(delta);
+    }
+
+    /// Nothing has changed since all affected flows were looked at.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.affected.is_empty()
+    }
+
+    /// Looks at all tracked connections once, and cuts the affected ones that policy denies; how many.
+    ///
+    /// From the first time on conntrack takes up no TCP connection in its middle (`nf_conntrack_tcp_loose`): the server's
+    /// next segment would begin the forgotten one anew, in the other direction, which policy may allow. The setting
+    /// exists only once rules have made the kernel track connections.
+    ///
+    /// # Errors
+    /// The kernel's; what was affected stays so.
+    pub fn cut(&mut self) -> Result<usize> {
+        if self.is_idle() {
+            return Ok(0);
+        }
+        sysctl::write(&["net", "netfilter", "nf_conntrack_tcp_loose"], "0")?;
+        let own: BTreeSet<IpAddr> =
+            self.netlink.addresses(None)?.iter().map(|address| address.net.addr()).collect();
+        let judge = Judge::new(&self.state, &self.affected, &own);
+        let mut count = 0;
+        for is_ipv6 in [false, true] {
+            let denied = self.conntrack.flows(is_ipv6, |flow| judge.denies(&first_packet(flow)))?;
+            for outcome in self.conntrack.delete(&denied) {
+                match outcome {
+                    Ok(()) => count += 1,
+                    // It ended by itself.
+                    Err(Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        self.affected = Affected::default();
+        Ok(count)
+    }
+}
+
+/// As policy saw it: from who really sent it to who really answers.
+fn first_packet(flow: &Flow) -> Packet {
+    let (source_port, destination_port, icmp) = match (flow.original.detail, flow.reply.detail) {
+        (Detail::Ports { source: client, .. }, Detail::Ports { source: server, .. }) => {
+            (client, server, None)
+        }
+        (Detail::Icmp { kind, code, .. }, _) => (0, 0, Some((kind, code))),
+        _ => (0, 0, None),
+    };
+    Packet {
+        source: flow.original.source,
+        destination: flow.reply.source,
+        protocol: flow.original.protocol,
+        source_port,
+        destination_port,
+        icmp,
+    }
+}
