@@ -26,6 +26,7 @@ mod pools;
 mod remote;
 mod restart;
 mod rootless;
+mod routers;
 mod topology;
 
 use std::collections::BTreeSet;
@@ -87,6 +88,7 @@ const CASES: &[(&str, Place)] = &[
         "topology::what_calicos_documentation_configures",
         Inside(topology::what_calicos_documentation_configures),
     ),
+    ("routers::restarts_on_either_side", Inside(routers::restarts_on_either_side)),
     ("topology::a_reflector_that_never_comes_up", Inside(topology::a_reflector_that_never_comes_up)),
     ("health::ready_and_stopping", Inside(health::ready_and_stopping)),
 ];

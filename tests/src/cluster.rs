@@ -174,6 +174,9 @@ impl Cluster {
             .arg("--socket")
             .arg(self.socket(node))
             .args(self.datastore_arguments());
+        if let Some(address) = self.node(node)?.topology().labels.get("margay.address6") {
+            command.args(["--ipv6-address", address]);
+        }
         if let Ok(level) = std::env::var("MARGAY_LOG_LEVEL") {
             command.args(["--log-level", &level]);
         }
