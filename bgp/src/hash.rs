@@ -2,7 +2,7 @@
 //! work. Folded multiplication with a key of this process: peers cannot choose prefixes that collide.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::LazyLock;
 
 /// A table with this hash. Its order means nothing and must not reach any output.
@@ -35,6 +35,28 @@ impl BuildHasher for Keyed {
 pub(crate) struct Folded {
     state: u64,
     key: u64,
+}
+
+/// FNV-1a.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
+
+/// A hash that is the same in every process. For what nobody gains from making collide.
+pub(crate) fn stable(value: &impl Hash) -> u64 {
+    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn fold(a: u64, b: u64) -> u64 {

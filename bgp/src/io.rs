@@ -50,15 +50,15 @@ pub enum StopMode {
 }
 
 /// Octets as a hexadecimal string.
-mod octets {
+pub(crate) mod octets {
     use super::{Bytes, Deserialize, Deserializer, Serializer};
     use serde::de::Error;
 
-    pub(super) fn serialize<S: Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{data:x}"))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
         let text = String::deserialize(deserializer)?;
         let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
         let digits = digits.filter(|digits| digits.len() % 2 == 0);

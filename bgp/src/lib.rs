@@ -7,6 +7,7 @@ pub mod bfd;
 mod config;
 mod egress;
 mod family;
+mod handover;
 mod hash;
 mod io;
 mod monitor;
@@ -28,6 +29,7 @@ pub use config::{
     PeerKind, PeerRange, PendingLimits, SpeakerConfig, Timers,
 };
 pub use family::Family;
+pub use handover::{Handover, RestoreError};
 pub use io::{ConnId, Input, Link, Log, Output, StopMode};
 pub use monitor::{
     DumpCursor, DumpPage, MonitorConfig, MonitoredRib, StationConfig, StationId, StationInput, StationStatus,

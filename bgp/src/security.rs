@@ -124,6 +124,26 @@ impl Password {
         &self.0
     }
 
+    /// The file that [`Self::parse`] makes this of.
+    pub(crate) fn to_file(&self) -> Vec<u8> {
+        match &self.0 {
+            Secret::Md5(octets) => [octets, &b"\n"[..]].concat(),
+            Secret::Ao(keys) => {
+                let mut file = AO.to_vec();
+                for key in keys.iter() {
+                    let algorithm = match key.algorithm {
+                        AoAlgorithm::HmacSha1 => "hmac-sha-1-96",
+                        AoAlgorithm::Aes128Cmac => "aes-128-cmac-96",
+                        AoAlgorithm::HmacSha256 => "hmac-sha-256-128",
+                    };
+                    file.extend_from_slice(format!("\n{} {algorithm} ", key.id).as_bytes());
+                    file.extend_from_slice(&key.octets);
+                }
+                file
+            }
+        }
+    }
+
     /// Whether a session can go on from the old secret to this one: keys of TCP-AO of which one stays.
     pub(crate) fn follows(&self, old: &Self) -> bool {
         match (&self.0, &old.0) {

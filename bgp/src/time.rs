@@ -35,7 +35,8 @@ impl Add<Duration> for Time {
 }
 
 /// Small seeded generator for jitter (splitmix64). Not for secrets.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(crate) struct Rng(u64);
 
 impl Rng {

@@ -36,8 +36,25 @@ struct Flags {
     /// Check the configuration and leave
     #[arg(long)]
     check_config: bool,
+    /// Let the running reflector be replaced by the program at its path, without a session noticing, and leave
+    #[arg(long, conflicts_with = "check_config")]
+    upgrade: bool,
+    /// Take over from the process at standard input, which is how an upgrade begins
+    #[arg(long, hide = true)]
+    take_over: bool,
     #[command(flatten)]
     keys: Keys,
+}
+
+/// What the process is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Reflect.
+    Serve,
+    /// Reflect, in place of the process that started this one.
+    TakeOver,
+    /// Ask the running process to start its successor.
+    Upgrade,
 }
 
 /// The configuration in force.
@@ -45,6 +62,7 @@ struct Flags {
 pub(crate) struct Config {
     /// What all daemons have.
     common: Common,
+    pub(crate) task: Task,
     /// Cluster id; absent: its BGP identifier.
     pub(crate) cluster_id: Option<Ipv4Addr>,
     /// Longest wait for another reflector when this one is stopped.
@@ -69,6 +87,11 @@ impl Config {
 
     /// Joins flags, environment (both in `flags`) and file.
     fn load(flags: Flags) -> Result<Self, ConfigError> {
+        let task = match (flags.upgrade, flags.take_over) {
+            (true, _) => Task::Upgrade,
+            (false, true) => Task::TakeOver,
+            (false, false) => Task::Serve,
+        };
         let path = flags.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
         let file: Keys = config::load(path, flags.config.is_some())?;
         let keys = flags.keys.over(file);
@@ -79,6 +102,7 @@ impl Config {
         }
         Ok(Self {
             common,
+            task,
             cluster_id: keys.cluster_id,
             drain: Duration::from_secs(keys.drain_seconds.unwrap_or(DRAIN_SECONDS).into()),
         })

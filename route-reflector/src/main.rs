@@ -5,17 +5,19 @@ mod reflector;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use margay_api::Kind;
 use margay_daemon::health::{self, Health};
+use margay_daemon::ports::Ports;
 use margay_daemon::process::{self, Stop};
 use margay_daemon::speaker::Speaker;
+use margay_daemon::upgrade::{self, Predecessor, UpgradeError};
 use margay_daemon::{bgp, monitor, server, store};
 use margay_datastore::Syncer;
 use tokio::sync::watch;
 
-use crate::config::Config;
-use crate::reflector::Reflector;
+use crate::config::{Config, Task};
+use crate::reflector::{End, Reflector};
 
 /// Name of the program, and of its claim on the host.
 const PROGRAM: &str = "margay-route-reflector";
@@ -39,20 +41,19 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config, mut stop: Stop) -> Result<()> {
+    if config.task == Task::Upgrade {
+        return Ok(upgrade::ask(&config.socket)?);
+    }
     let health = Health::new(PROGRAM, &config.node, &COMPONENTS);
     let monitoring = monitor::monitoring(PROGRAM, &config)?;
     let (slot, speaker) = watch::channel(None);
-    let routes =
+    let public =
         server::health_routes(health.clone(), server::metrics_of(&health, &speaker, config.peer_metrics));
-    if let Some(address) = config.metrics_listen {
-        server::serve_tcp(address, routes.clone())
-            .await
-            .with_context(|| format!("listening on {address}"))?;
-    }
-    let listener = server::bind_unix(&config.socket)
-        .with_context(|| format!("listening on {}", config.socket.display()))?;
-    tokio::spawn(server::serve_unix(listener, routes.merge(bgp::routes(speaker))));
-    // Only now, so that it can be asked what it waits for.
+    let (upgrades, requests) = upgrade::routes();
+    let all = public.clone().merge(bgp::routes(speaker)).merge(upgrades);
+    let entry = Entry::new(&config)?;
+    // Before the datastore is open, so that it can be asked what it waits for.
+    let mut served = entry.ports().map(|ports| ports.serve(all.clone(), public.clone())).transpose()?;
     let store = tokio::select! {
         store = store::open(&config.datastore, &health) => Some(store),
         () = &mut stop => None,
@@ -60,15 +61,25 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
     let socket = config.socket.clone();
     if let Some(store) = store {
         let scopes: Vec<_> = KINDS.iter().map(|kind| (*kind).into()).collect();
-        let objects = Syncer::spawn(store.clone(), &scopes)?;
+        let mut objects = Syncer::spawn(store.clone(), &scopes)?;
         // Clients may hold what an earlier instance told them: End-of-RIB waits until they have told us theirs.
-        let reflector = Reflector::new(
-            config,
-            health,
-            store,
-            Speaker::new(slot, true).without_routes().monitored(monitoring),
-        );
-        reflector.run(objects, stop).await;
+        let speaker = Speaker::new(slot, true).without_routes().monitored(monitoring);
+        let mut reflector = Reflector::new(config, health, store, speaker);
+        let ports = match entry {
+            Entry::Opened(ports) => ports,
+            Entry::Inherits(predecessor) => {
+                let ports = reflector.take_over(&mut objects, predecessor).await?;
+                served = Some(ports.serve(all, public)?);
+                ports
+            }
+        };
+        let end = reflector.run(objects, stop, requests, &ports).await;
+        if end != End::Stopped {
+            if let Some(served) = served {
+                served.finish().await;
+            }
+            return if end == End::Lost { Err(UpgradeError::Lost.into()) } else { Ok(()) };
+        }
     }
     health::stopping();
     if let Err(error) = std::fs::remove_file(&socket) {
@@ -76,4 +87,26 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
     }
     tracing::info!("stopped; clients keep their routes");
     Ok(())
+}
+
+/// Where the control socket and the claim come from.
+enum Entry {
+    Opened(Ports),
+    Inherits(Predecessor),
+}
+
+impl Entry {
+    fn new(config: &Config) -> Result<Self> {
+        Ok(match config.task {
+            Task::TakeOver => Self::Inherits(Predecessor::of_process()?),
+            Task::Serve | Task::Upgrade => Self::Opened(Ports::open(PROGRAM, config)?),
+        })
+    }
+
+    fn ports(&self) -> Option<&Ports> {
+        match self {
+            Self::Opened(ports) => Some(ports),
+            Self::Inherits(_) => None,
+        }
+    }
 }

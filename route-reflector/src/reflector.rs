@@ -9,16 +9,29 @@ use margay_api::{Key, Metadata, Node};
 use margay_bgp::Event;
 use margay_control::status::Problem;
 use margay_daemon::health::Health;
+use margay_daemon::ports::Ports;
 use margay_daemon::register::register;
 use margay_daemon::secrets;
 use margay_daemon::speaker::{Speaker, SpeakerError, until};
 use margay_daemon::topology::{Cluster, node_addresses, router_id};
+use margay_daemon::upgrade::{self, Estate, Predecessor, UpgradeError};
 use margay_datastore::{Store, SyncEvent, Syncer};
 
 use crate::config::Config;
 
 /// How often a registration that failed is tried again.
 const TICK: Duration = Duration::from_secs(5);
+
+/// Why a reflector is one no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was asked to stop.
+    Stopped,
+    /// Another process has its sockets.
+    Replaced,
+    /// That process was lost before anybody could know what it had done with them.
+    Lost,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -47,8 +60,42 @@ impl Reflector {
         }
     }
 
-    /// Runs until `stop` resolves, then closes the sessions so that clients keep their routes.
-    pub(crate) async fn run(mut self, mut objects: Syncer, stop: impl Future<Output = ()>) {
+    /// Gets ready, then takes over the sessions and all that belongs to the process.
+    pub(crate) async fn take_over(
+        &mut self,
+        objects: &mut Syncer,
+        mut predecessor: Predecessor,
+    ) -> Result<Ports, UpgradeError> {
+        while !self.in_sync {
+            let Some(event) = objects.next().await else { break };
+            self.take(event).await;
+        }
+        self.complete_cluster();
+        let Estate { ports, frozen } = predecessor.inherit()?;
+        let go = match self.speaker.take_over(frozen, &self.config.node, &mut self.cluster) {
+            Ok(go) => go,
+            Err(error) => {
+                predecessor.refuse(&error.to_string());
+                return Err(error.into());
+            }
+        };
+        predecessor.begin();
+        // It waits for that.
+        let _waits = go.send(());
+        self.speaker.begin().await?;
+        self.update().await;
+        Ok(ports)
+    }
+
+    /// Runs until `stop` resolves, then closes the sessions so that clients keep their routes; or until another process
+    /// has taken them over.
+    pub(crate) async fn run(
+        mut self,
+        mut objects: Syncer,
+        stop: impl Future<Output = ()>,
+        mut upgrades: upgrade::Requests,
+        ports: &Ports,
+    ) -> End {
         let mut stop = std::pin::pin!(stop);
         let mut tick = tokio::time::interval(TICK);
         loop {
@@ -56,6 +103,19 @@ impl Reflector {
             tokio::select! {
                 () = &mut stop => break,
                 () = until(review) => self.review().await,
+                Some((successor, answer)) = upgrades.recv() => {
+                    let outcome = successor.install(&mut self.speaker, ports).await;
+                    let end = match &outcome {
+                        Ok(()) => Some(End::Replaced),
+                        Err(UpgradeError::Lost) => Some(End::Lost),
+                        Err(_) => None,
+                    };
+                    // Who asked may have gone.
+                    let _gone = answer.send(outcome);
+                    if let Some(end) = end {
+                        return end;
+                    }
+                }
                 event = objects.next() => {
                     let mut next = event;
                     let mut changed = false;
@@ -83,6 +143,7 @@ impl Reflector {
             }
         }
         self.leave().await;
+        End::Stopped
     }
 
     /// Drains, then closes the sessions in the way that keeps clients' routes.
@@ -182,14 +243,19 @@ impl Reflector {
         own
     }
 
-    /// Brings the sessions in line with the datastore.
-    async fn update(&mut self) {
+    /// What the sessions need besides what the datastore has told.
+    fn complete_cluster(&mut self) {
         let own = self.own_node();
         if !self.cluster.nodes.contains_key(&self.config.node) {
             // Our own registration may not have come back yet.
             self.cluster.put(&own.into());
         }
         self.read_secrets();
+    }
+
+    /// Brings the sessions in line with the datastore.
+    async fn update(&mut self) {
+        self.complete_cluster();
         match self.speaker.follow(&self.config.node, &mut self.cluster).await {
             Ok(()) => {
                 // A reflector has no routes of its own.

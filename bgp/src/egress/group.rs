@@ -8,6 +8,7 @@ use super::profile::{EgressProfile, Identity, Outgoing, Told};
 use crate::family::Family;
 use crate::hash::Table;
 use crate::rib::{Entry, EntryId, Rib};
+use crate::wire::Nlri;
 use bytes::Bytes;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -185,11 +186,21 @@ impl Group {
         rib: &'a Rib,
         us: Identity,
     ) -> impl Iterator<Item = (IpNet, Outgoing)> + 'a {
+        self.said(rib, us).map(|(nlri, outgoing)| (nlri.prefix, outgoing))
+    }
+
+    /// The same, with the identifiers of paths.
+    fn said<'a>(&'a self, rib: &'a Rib, us: Identity) -> impl Iterator<Item = (Nlri, Outgoing)> + 'a {
         let several = self.paths.iter().flat_map(move |paths| paths.routes(&self.profile, rib, us));
         let one = self.told(rib).filter_map(move |(_, told, prefix)| {
-            Some((prefix, self.profile.outgoing(rib, us, prefix, told).ok()?))
+            Some((Nlri::new(prefix), self.profile.outgoing(rib, us, prefix, told).ok()?))
         });
-        one.chain(several.map(|(nlri, outgoing)| (nlri.prefix, outgoing)))
+        one.chain(several)
+    }
+
+    /// A number that is the same for equal sets of routes, in every process, whatever their order.
+    pub(crate) fn digest(&self, rib: &Rib, us: Identity) -> u64 {
+        self.said(rib, us).fold(0, |sum, route| sum.wrapping_add(crate::hash::stable(&route)))
     }
 
     fn told<'a>(&'a self, rib: &'a Rib) -> impl Iterator<Item = (EntryId, Told, IpNet)> + 'a {

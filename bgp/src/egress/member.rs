@@ -37,6 +37,14 @@ struct Member {
     resyncs: u64,
 }
 
+/// Where a member stands, besides its position.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Was {
+    pub(crate) withheld: bool,
+    pub(crate) initial_done: bool,
+    pub(crate) resyncs: u64,
+}
+
 /// All groups and their members.
 #[derive(Debug)]
 pub(crate) struct Egress {
@@ -86,6 +94,55 @@ impl Egress {
         if !withheld {
             self.start(who, rib, us);
         }
+    }
+
+    /// Adds a member that has been told all that its group says, by the speaker whose place this one takes.
+    pub(crate) fn rejoin(
+        &mut self,
+        who: SourceId,
+        profile: EgressProfile,
+        was: Was,
+        rib: &Rib,
+        us: Identity,
+    ) {
+        let group = self.group_of(profile, rib, us);
+        let position = self.groups.get(&group).map_or(0, |group| group.log.head());
+        let member = Member {
+            group,
+            position,
+            script: VecDeque::new(),
+            withheld: was.withheld,
+            initial_done: was.initial_done,
+            refresh: FamilySet::NONE,
+            resyncs: was.resyncs,
+        };
+        self.members.insert(who, member);
+    }
+
+    /// Sends a member everything again (RFC 7313), and End-of-RIB if that is still due. False if the member can't be
+    /// told to forget the rest.
+    pub(crate) fn repeat(&mut self, who: SourceId, rib: &Rib, us: Identity) -> bool {
+        let Some(member) = self.members.get_mut(&who) else { return true };
+        let Some(group) = self.groups.get_mut(&member.group) else { return true };
+        let negotiated = group.profile.negotiated;
+        if !group.profile.enhanced_refresh || !repeat(member, group, negotiated.families, rib, us) {
+            return false;
+        }
+        member.resyncs += 1;
+        let due = Family::ALL.into_iter().filter(|family| negotiated.families.has((*family).into()));
+        for family in due.filter(|_| !member.initial_done) {
+            member.script.push_back(encode::end_of_rib(family, &negotiated));
+        }
+        true
+    }
+
+    /// Where a member stands.
+    pub(crate) fn was(&self, who: SourceId) -> Was {
+        self.members.get(&who).map_or_else(Was::default, |member| Was {
+            withheld: member.withheld,
+            initial_done: member.initial_done,
+            resyncs: member.resyncs,
+        })
     }
 
     fn group_of(&mut self, profile: EgressProfile, rib: &Rib, us: Identity) -> GroupId {

@@ -11,6 +11,6 @@ mod member;
 mod profile;
 
 pub(crate) use encode::control;
-pub(crate) use group::Group;
-pub(crate) use member::{Egress, Take};
+pub(crate) use group::{Group, GroupId};
+pub(crate) use member::{Egress, Take, Was};
 pub(crate) use profile::{EgressProfile, Identity, Suppressed, Told};

@@ -3,6 +3,7 @@
 use super::intern::AttrId;
 use crate::config::PeerKind;
 use crate::status::RouteSource;
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Number of a source of routes: 0 is this speaker, others are peers. Never reused.
@@ -38,7 +39,7 @@ impl SourceInfo {
 }
 
 /// Why a received path is not eligible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum FilterReason {
     /// Import policy.
     Policy,

@@ -7,11 +7,12 @@ use crate::wire::{
     AddPathFamily, AddPathMode, AfiSafi, Capability, FamilySet, GracefulRestart, GracefulRestartFamily,
     LongLivedFamily, Negotiated, Notification, NotificationCode, Open, OpenSubcode, PeerKind as WireKind,
 };
+use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// Graceful restart as the peer announced it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PeerRestart {
     /// R bit.
     pub(crate) restarted: bool,
@@ -23,7 +24,7 @@ pub(crate) struct PeerRestart {
 }
 
 /// What both OPENs together mean.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Session {
     pub(crate) negotiated: Negotiated,
     pub(crate) remote_id: Ipv4Addr,

@@ -84,6 +84,17 @@ impl Speaker {
 
     /// A new peer, configured or of a range.
     pub(super) fn add_peer(&mut self, config: PeerConfig, dynamic: Option<IpNet>) -> SourceId {
+        let remote = config.remote;
+        let id = self.insert_peer(config, dynamic);
+        self.admit_parked(id, remote);
+        if self.peers.get(&id).is_some_and(|peer| peer.main.state == PeerState::Idle) {
+            self.start(id);
+        }
+        id
+    }
+
+    /// A new peer that does nothing yet.
+    pub(super) fn insert_peer(&mut self, config: PeerConfig, dynamic: Option<IpNet>) -> SourceId {
         let id = SourceId(self.next_source);
         self.next_source += 1;
         let remote = config.remote;
@@ -104,10 +115,6 @@ impl Speaker {
         self.peers.insert(id, Peer { dynamic, ..Peer::new(id, Arc::new(config)) });
         if bfd.is_some() {
             self.outputs.push_back(Output::Bfd { remote, interface, session: bfd });
-        }
-        self.admit_parked(id, remote);
-        if self.peers.get(&id).is_some_and(|peer| peer.main.state == PeerState::Idle) {
-            self.start(id);
         }
         id
     }
@@ -219,7 +226,7 @@ impl Speaker {
     }
 
     /// Asks a peer for its routes again (RFC 2918); one that can't is reset, keeping routes where it can.
-    fn ask_again(&mut self, id: SourceId) {
+    pub(super) fn ask_again(&mut self, id: SourceId) {
         let Some(session) = self.peers.get(&id).and_then(Peer::session) else { return };
         let families: Vec<Family> = Family::ALL.into_iter().filter(|family| session.has(*family)).collect();
         if session.route_refresh {

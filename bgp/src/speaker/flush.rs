@@ -3,13 +3,13 @@
 use super::Speaker;
 use super::peer::Slot;
 use crate::egress::Take;
+use crate::hash::stable;
 use crate::io::{Log, Output};
 use crate::rib::{Entry, EntryId, Path, SourceId, multipath_equal};
 use crate::session::fsm::Event as FsmEvent;
 use crate::status::{Event, ForwardingHop, RouteChange};
 use crate::time::Time;
 use crate::wire::{CeaseSubcode, NextHop, Notification};
-use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 /// How often logs that nobody flushes any more are trimmed.
@@ -21,34 +21,16 @@ const EVENT_ROUTES: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// No flush before.
-    not_before: Time,
+    pub(super) not_before: Time,
     /// The current wait between flushes; zero when idle.
-    wait: Duration,
+    pub(super) wait: Duration,
     /// When to look at the logs again.
     trim_at: Option<Time>,
 }
 
-/// FNV-1a: the fingerprint must be the same in every run.
-#[derive(Default)]
-struct Fnv(u64);
-
-impl Hasher for Fnv {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-}
-
 fn fingerprint(change: &RouteChange) -> u64 {
-    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
-    (&change.next_hops, change.stale, change.local_pref).hash(&mut hasher);
     // 0 stands for nothing.
-    hasher.finish().max(1)
+    stable(&(&change.next_hops, change.stale, change.local_pref)).max(1)
 }
 
 impl Speaker {

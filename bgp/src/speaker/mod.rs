@@ -9,6 +9,9 @@ mod dynamic;
 mod explain;
 mod flush;
 mod fsm;
+mod handover;
+#[cfg(test)]
+mod handover_tests;
 #[cfg(test)]
 mod link_tests;
 mod messages;
@@ -44,6 +47,7 @@ use crate::status::{Event, RouteSource};
 use crate::time::{Rng, Time};
 use accept::Parked;
 use flush::Pace;
+pub(crate) use peer::FamilyState;
 use peer::{Peer, Slot};
 use replace::told_all;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};

@@ -10,6 +10,7 @@ use crate::time::Time;
 use crate::wire::{Framer, Negotiated};
 use bytes::Bytes;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -94,7 +95,8 @@ impl Conn {
 }
 
 /// Routes of one family from a peer.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct FamilyState {
     pub(crate) end_of_rib: bool,
     /// When stale routes go, or become long-lived stale.

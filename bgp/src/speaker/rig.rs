@@ -77,6 +77,7 @@ pub(super) struct Rig {
     /// Report octets as written at once.
     pub(super) reading: bool,
     accepted: u64,
+    config: SpeakerConfig,
 }
 
 impl Rig {
@@ -91,6 +92,7 @@ impl Rig {
 
     pub(super) fn of(speaker: Speaker, peers: Vec<PeerConfig>) -> Self {
         let mut rig = Self {
+            config: speaker.config.clone(),
             speaker,
             now: Time::ZERO,
             wires: BTreeMap::new(),
@@ -121,7 +123,16 @@ impl Rig {
         }
     }
 
-    fn drain(&mut self) {
+    /// Another speaker takes the place of this one.
+    pub(super) fn hand_over(&mut self) {
+        let state = self.speaker.hand_over(BTreeMap::new());
+        let state = serde_json::to_string(&state).unwrap();
+        self.drain();
+        self.speaker = Speaker::restore(self.config.clone(), serde_json::from_str(&state).unwrap()).unwrap();
+        self.drain();
+    }
+
+    pub(super) fn drain(&mut self) {
         while let Some(output) = self.speaker.poll_output() {
             match output {
                 Output::Write { conn, data } => {

@@ -10,8 +10,8 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -48,11 +48,14 @@ impl Default for ReadAhead {
     }
 }
 
+/// What the tasks of a connection share. The socket is read and written with it locked only.
 #[derive(Debug, Default)]
 struct Queue {
     data: VecDeque<Bytes>,
     /// A task waits for the socket to take more.
     draining: bool,
+    /// Nothing is read or written any more.
+    frozen: bool,
 }
 
 /// The speaker's side of a connection.
@@ -74,8 +77,14 @@ impl Conn {
     ) -> Self {
         super::socket::tune(&stream);
         let stream = Arc::new(stream);
-        let reader = tokio::spawn(read(id, Arc::clone(&stream), events.clone(), ahead)).abort_handle();
-        Self { id, stream, queue: Arc::default(), reader, events }
+        let queue = Arc::default();
+        let task = read(id, Arc::clone(&stream), Arc::clone(&queue), events.clone(), ahead);
+        let reader = tokio::spawn(task).abort_handle();
+        Self { id, stream, queue, reader, events }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn local(&self) -> io::Result<SocketAddr> {
@@ -108,9 +117,9 @@ impl Conn {
     /// Writes what the socket takes at once; the rest goes out by itself and is reported as events. Returns the octets
     /// taken now.
     pub(super) fn write(&self, data: impl IntoIterator<Item = Bytes>) -> io::Result<usize> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.locked();
         queue.data.extend(data);
-        if queue.draining {
+        if queue.draining || queue.frozen {
             return Ok(0);
         }
         let taken = write_some(&self.stream, &mut queue.data)?;
@@ -120,6 +129,22 @@ impl Conn {
             tokio::spawn(drain(self.id, stream, queue, self.events.clone()));
         }
         Ok(taken)
+    }
+
+    /// Leaves the socket alone from now on. All that was read has been reported when this returns.
+    pub(super) fn freeze(&self) {
+        self.locked().frozen = true;
+        self.reader.abort();
+    }
+
+    /// The socket once more.
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.stream.as_fd().try_clone_to_owned()
+    }
+
+    /// What the socket has not taken of what was written.
+    pub(super) fn unsent(&self) -> Vec<u8> {
+        self.locked().data.iter().flatten().copied().collect()
     }
 
     /// Sends what is queued, for a while, then closes. The returned task ends when that is done.
@@ -176,6 +201,9 @@ async fn drain(id: ConnId, stream: Arc<TcpStream>, queue: Arc<Mutex<Queue>>, eve
         let result = match stream.writable().await {
             Ok(()) => {
                 let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                if queue.frozen {
+                    return;
+                }
                 let result = write_some(&stream, &mut queue.data);
                 let done = queue.data.is_empty() || result.is_err();
                 queue.draining = !done;
@@ -193,27 +221,36 @@ async fn drain(id: ConnId, stream: Arc<TcpStream>, queue: Arc<Mutex<Queue>>, eve
     }
 }
 
-async fn read(id: ConnId, stream: Arc<TcpStream>, events: mpsc::Sender<IoEvent>, ahead: ReadAhead) {
+async fn read(
+    id: ConnId,
+    stream: Arc<TcpStream>,
+    queue: Arc<Mutex<Queue>>,
+    events: mpsc::Sender<IoEvent>,
+    ahead: ReadAhead,
+) {
     loop {
-        let event = match stream.readable().await {
-            Ok(()) => {
-                let Ok(mut permit) = Arc::clone(&ahead.0).acquire_many_owned(READ).await else { return };
-                match read_some(&stream) {
-                    Ok(Some(data)) if data.is_empty() => {
-                        IoEvent::Closed(id, "the peer closed the connection".to_owned())
-                    }
-                    Ok(Some(data)) => {
-                        drop(permit.split(READ as usize - data.len()));
-                        IoEvent::Received(id, data, permit)
-                    }
-                    Ok(None) => continue,
-                    Err(error) => IoEvent::Closed(id, error.to_string()),
-                }
+        let ready = stream.readable().await;
+        // First the room for it and the place to report to: what has been read must not get lost.
+        let Ok(mut room) = Arc::clone(&ahead.0).acquire_many_owned(READ).await else { return };
+        let Ok(place) = events.reserve().await else { return };
+        let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.frozen {
+            return;
+        }
+        let event = match ready.and_then(|()| read_some(&stream)) {
+            Ok(Some(data)) if data.is_empty() => {
+                IoEvent::Closed(id, "the peer closed the connection".to_owned())
             }
+            Ok(Some(data)) => {
+                drop(room.split(READ as usize - data.len()));
+                IoEvent::Received(id, data, room)
+            }
+            Ok(None) => continue,
             Err(error) => IoEvent::Closed(id, error.to_string()),
         };
         let last = matches!(event, IoEvent::Closed(..));
-        if events.send(event).await.is_err() || last {
+        place.send(event);
+        if last {
             return;
         }
     }

@@ -1,6 +1,7 @@
 //! The handle through which agents and reflectors drive a running speaker.
 
 use super::changes::Change;
+use super::handover::Frozen;
 use super::pages::RoutePages;
 use crate::config::{Originated, PeerConfig, PeerRange};
 use crate::io::StopMode;
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Advertised(IpAddr, oneshot::Sender<Vec<RouteInfo>>),
     Pending(oneshot::Sender<Vec<IpAddr>>),
     Drain(bool, oneshot::Sender<()>),
+    Freeze(oneshot::Sender<std::io::Result<Frozen>>),
+    Thaw(Box<Frozen>, oneshot::Sender<()>),
     Stop(StopMode, oneshot::Sender<()>),
 }
 

@@ -4,6 +4,7 @@ use super::bfd::BfdSessions;
 use super::changes::Changes;
 use super::conn::{Conn, IoEvent, ReadAhead};
 use super::handle::{BgpHandle, Command};
+use super::handover::Frozen;
 use super::keys::Listeners;
 use super::outbox::Outbox;
 use super::pages;
@@ -23,7 +24,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 
 /// How to run a speaker.
@@ -38,20 +39,30 @@ pub struct ServiceConfig {
 /// A running speaker.
 #[derive(Debug)]
 pub struct BgpService {
-    speaker: Speaker,
-    started: Instant,
-    conns: HashMap<ConnId, Conn>,
-    dials: HashMap<ConnId, AbortHandle>,
-    accepted: u64,
-    io: mpsc::Sender<IoEvent>,
-    ahead: ReadAhead,
+    pub(super) config: SpeakerConfig,
+    pub(super) speaker: Speaker,
+    /// The speaker's time, and the clock's at the same instant.
+    pub(super) epoch: (Time, Instant),
+    pub(super) conns: HashMap<ConnId, Conn>,
+    pub(super) dials: HashMap<ConnId, AbortHandle>,
+    pub(super) accepted: u64,
+    pub(super) io: mpsc::Sender<IoEvent>,
+    pub(super) ahead: ReadAhead,
     outbox: Outbox,
-    listeners: Listeners,
+    pub(super) listeners: Listeners,
     bfd: BfdSessions,
     acceptors: Vec<JoinHandle<()>>,
     stations: Vec<Station>,
     records: Option<mpsc::Sender<Bytes>>,
+    pub(super) monitoring: Monitoring,
     changes: Changes,
+}
+
+/// What the task of a service waits for, and whom it tells.
+pub(super) struct Inbox {
+    commands: mpsc::Receiver<Command>,
+    pub(super) io: mpsc::Receiver<IoEvent>,
+    events: mpsc::Sender<Event>,
 }
 
 /// Events that may wait for a slow consumer before they are merged.
@@ -83,9 +94,6 @@ impl BgpService {
         config: ServiceConfig,
         monitoring: Monitoring,
     ) -> io::Result<(BgpHandle, mpsc::Receiver<Event>)> {
-        let (commands, command_receiver) = mpsc::channel(COMMANDS);
-        let (events, event_receiver) = mpsc::channel(EVENTS);
-        let (io, io_receiver) = mpsc::channel(IO);
         let mut sockets = Vec::new();
         for address in &config.listen {
             let listener = socket::listen(*address).map_err(|error| {
@@ -93,16 +101,25 @@ impl BgpService {
             })?;
             sockets.push(listener);
         }
-        let listeners = Listeners::new(sockets);
-        let acceptors = listeners
-            .sockets()
-            .map(|listener| tokio::spawn(accept(Arc::clone(listener), io.clone())))
-            .collect();
-        let stations = monitoring.stations.iter().enumerate();
-        let stations = stations.map(|(id, (address, _))| Station::start(id, *address, io.clone())).collect();
+        let (mut service, handle, events, inbox) =
+            Self::new(config.speaker, monitoring, Listeners::new(sockets));
+        service.start();
+        tokio::spawn(service.run(inbox));
+        Ok((handle, events))
+    }
+
+    pub(super) fn new(
+        config: SpeakerConfig,
+        monitoring: Monitoring,
+        listeners: Listeners,
+    ) -> (Self, BgpHandle, mpsc::Receiver<Event>, Inbox) {
+        let (commands, command_receiver) = mpsc::channel(COMMANDS);
+        let (events, event_receiver) = mpsc::channel(EVENTS);
+        let (io, io_receiver) = mpsc::channel(IO);
         let service = Self {
-            speaker: Speaker::new(config.speaker, Time::ZERO).with_monitor(monitoring.config()),
-            started: Instant::now(),
+            speaker: Speaker::new(config.clone(), Time::ZERO).with_monitor(monitoring.config(Time::ZERO)),
+            config,
+            epoch: (Time::ZERO, Instant::now()),
             conns: HashMap::new(),
             dials: HashMap::new(),
             accepted: 0,
@@ -111,33 +128,50 @@ impl BgpService {
             outbox: Outbox::default(),
             listeners,
             bfd: BfdSessions::default(),
-            acceptors,
-            stations,
-            records: monitoring.records,
+            acceptors: Vec::new(),
+            stations: Vec::new(),
+            records: monitoring.records.clone(),
+            monitoring,
             changes: Changes::default(),
         };
-        tokio::spawn(service.run(command_receiver, io_receiver, events));
-        Ok((BgpHandle { commands }, event_receiver))
+        let inbox = Inbox { commands: command_receiver, io: io_receiver, events };
+        (service, BgpHandle { commands }, event_receiver, inbox)
+    }
+
+    /// Begins to accept connections and to dial stations.
+    pub(super) fn start(&mut self) {
+        let accept = |listener| tokio::spawn(accept(Arc::clone(listener), self.io.clone()));
+        self.acceptors = self.listeners.sockets().map(accept).collect();
+        let stations = self.monitoring.stations.iter().enumerate();
+        let start = |(id, (address, _)): (_, &(SocketAddr, _))| Station::start(id, *address, self.io.clone());
+        self.stations = stations.map(start).collect();
+    }
+
+    pub(super) fn stop_accepting(&self) {
+        for acceptor in &self.acceptors {
+            acceptor.abort();
+        }
     }
 
     fn now(&self) -> Time {
-        Time::ZERO + self.started.elapsed()
+        self.epoch.0 + self.epoch.1.elapsed()
     }
 
-    async fn run(
-        mut self,
-        mut commands: mpsc::Receiver<Command>,
-        mut io: mpsc::Receiver<IoEvent>,
-        events: mpsc::Sender<Event>,
-    ) {
+    pub(super) async fn run(mut self, mut inbox: Inbox) {
         let mut batch = Vec::with_capacity(BATCH);
+        let events = inbox.events.clone();
         let sleep = tokio::time::sleep(FAR);
         tokio::pin!(sleep);
         loop {
             let deadline = self.speaker.next_deadline().map_or(FAR, |at| at.since(self.now()));
             sleep.as_mut().reset(tokio::time::Instant::now() + deadline.min(FAR));
             tokio::select! {
-                command = commands.recv() => match command {
+                command = inbox.commands.recv() => match command {
+                    Some(Command::Freeze(answer)) => {
+                        if !self.stay_frozen(answer, &mut inbox).await {
+                            return;
+                        }
+                    }
                     Some(Command::Stop(mode, answer)) => {
                         self.stop(mode).await;
                         // The asker may have gone.
@@ -150,7 +184,7 @@ impl BgpService {
                         return;
                     }
                 },
-                count = io.recv_many(&mut batch, BATCH) => {
+                count = inbox.io.recv_many(&mut batch, BATCH) => {
                     if count > 0 {
                         for event in batch.drain(..) {
                             self.io_event(event);
@@ -183,6 +217,43 @@ impl BgpService {
     fn input(&mut self, input: Input) {
         let now = self.now();
         self.speaker.handle(now, input);
+    }
+
+    /// Waits until it may go on; false if it is to end.
+    async fn stay_frozen(&mut self, answer: oneshot::Sender<io::Result<Frozen>>, inbox: &mut Inbox) -> bool {
+        let frozen = self.freeze(&mut inbox.io);
+        let failed = frozen.is_err();
+        let mut waiting = Vec::new();
+        let thawed = match answer.send(frozen) {
+            Ok(()) if failed => Ok(()),
+            Ok(()) => loop {
+                match inbox.commands.recv().await {
+                    Some(Command::Thaw(frozen, answer)) => {
+                        let thawed = self.thaw(*frozen);
+                        // The asker may have gone.
+                        let _gone = answer.send(());
+                        break thawed;
+                    }
+                    Some(Command::Stop(_, answer)) => {
+                        let _gone = answer.send(());
+                        return false;
+                    }
+                    Some(command) => waiting.push(command),
+                    None => return false,
+                }
+            },
+            // The asker has gone.
+            Err(Ok(frozen)) => self.thaw(frozen),
+            Err(Err(_)) => Ok(()),
+        };
+        if let Err(error) = thawed {
+            tracing::error!(%error, "BGP sessions cannot go on: they are closed");
+            return false;
+        }
+        for command in waiting {
+            self.command(command);
+        }
+        true
     }
 
     fn command(&mut self, command: Command) {
@@ -261,12 +332,13 @@ impl BgpService {
             Command::Explain(prefix, answer) => answer!(answer, self.speaker.explain(prefix)),
             Command::Advertised(remote, answer) => answer!(answer, self.speaker.advertised(remote)),
             Command::Pending(answer) => answer!(answer, self.speaker.pending()),
-            // Handled by the caller: it ends the task.
-            Command::Stop(_, answer) => answer!(answer, ()),
+            // Handled by the caller: they end the task or hold it up.
+            Command::Stop(_, answer) | Command::Thaw(_, answer) => answer!(answer, ()),
+            Command::Freeze(_) => {}
         }
     }
 
-    fn io_event(&mut self, event: IoEvent) {
+    pub(super) fn io_event(&mut self, event: IoEvent) {
         match event {
             IoEvent::Accepted(_, remote) if !self.listeners.admits(remote.ip().to_canonical()) => {}
             IoEvent::Accepted(stream, remote) => {
@@ -333,7 +405,7 @@ impl BgpService {
     }
 
     /// Does what the speaker says until it is silent.
-    fn work(&mut self) {
+    pub(super) fn work(&mut self) {
         loop {
             let mut writes: Vec<Write> = Vec::new();
             let mut closes = Vec::new();
@@ -470,9 +542,7 @@ impl BgpService {
 
 impl Drop for BgpService {
     fn drop(&mut self) {
-        for acceptor in &self.acceptors {
-            acceptor.abort();
-        }
+        self.stop_accepting();
     }
 }
 

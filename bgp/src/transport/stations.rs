@@ -2,6 +2,7 @@
 
 use super::conn::IoEvent;
 use crate::monitor::{MonitorConfig, StationConfig, StationId, StationInput};
+use crate::time::Time;
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -35,13 +36,14 @@ pub struct Monitoring {
 }
 
 impl Monitoring {
-    pub(super) fn config(&self) -> MonitorConfig {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    /// Of a speaker whose time is `now`.
+    pub(super) fn config(&self, now: Time) -> MonitorConfig {
+        let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         MonitorConfig {
             stations: self.stations.iter().map(|(_, station)| station.clone()).collect(),
             record: self.records.is_some(),
             // A clock before 1970 is not worth more than 1970.
-            epoch: now.unwrap_or_default(),
+            epoch: clock.unwrap_or_default().saturating_sub(now.since(Time::ZERO)),
             name: self.name.clone(),
             description: self.description.clone(),
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ipnet::IpNet;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// AFI of IPv4.
 pub(super) const AFI_IPV4: u16 = 1;
@@ -84,7 +84,7 @@ impl Serialize for AfiSafi {
 }
 
 /// One value for each family that carries routes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PerFamily<T> {
     /// The value for IPv4 unicast.
     pub ipv4: T,

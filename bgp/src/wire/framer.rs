@@ -62,7 +62,12 @@ impl Framer {
 
     /// Octets kept for the next call.
     pub fn buffered(&self) -> usize {
-        if self.delivered { 0 } else { self.partial.len() }
+        self.partial().len()
+    }
+
+    /// The beginning of a message whose rest has not come yet.
+    pub fn partial(&self) -> &[u8] {
+        if self.delivered { &[] } else { &self.partial }
     }
 
     /// Takes the next message off the front of `input`; call until it returns none, which it does with `input` empty.

@@ -1,11 +1,11 @@
 //! What two OPENs agreed on, as far as the bytes of later messages depend on it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{AfiSafi, FamilySet, MAX_EXTENDED_MESSAGE_LEN, MAX_MESSAGE_LEN};
 
 /// Whether the peer is in our autonomous system. Decides which RFC 7606 column applies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PeerKind {
     /// iBGP.
@@ -15,7 +15,7 @@ pub enum PeerKind {
 }
 
 /// The context in which messages of one established session are decoded and encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Negotiated {
     /// iBGP or eBGP.
     pub peer: PeerKind,

@@ -20,6 +20,7 @@ use std::sync::{Arc, OnceLock};
 use anyhow::{Context, Result, anyhow};
 use margay_api::Kind;
 use margay_daemon::health::{self, Health};
+use margay_daemon::ports::Ports;
 use margay_daemon::process::{self, Stop};
 use margay_daemon::speaker::Speaker;
 use margay_daemon::{bgp, monitor, server, store};
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config, mut stop: Stop) -> Result<()> {
+    let ports = Ports::open(PROGRAM, &config)?;
     let health = Health::new(PROGRAM, &config.node, &COMPONENTS);
     let monitoring = monitor::monitoring(PROGRAM, &config)?;
     let addresses = Addresses::open(&config.state_dir)
@@ -60,17 +62,10 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
 
     let routes =
         server::health_routes(health.clone(), server::metrics_of(&health, &speaker, config.peer_metrics));
-    if let Some(address) = config.metrics_listen {
-        server::serve_tcp(address, routes.clone())
-            .await
-            .with_context(|| format!("listening on {address}"))?;
-    }
     let opened = Arc::new(OnceLock::new());
     let api = api::Api { node: requests, engine: engine.clone(), store: Arc::clone(&opened) };
-    let router = routes.merge(bgp::routes(speaker)).merge(api::routes(api));
-    let listener = server::bind_unix(&config.socket)
-        .with_context(|| format!("listening on {}", config.socket.display()))?;
-    tokio::spawn(server::serve_unix(listener, router));
+    let router = routes.clone().merge(bgp::routes(speaker)).merge(api::routes(api));
+    let _served = ports.serve(router, routes)?;
 
     // Only now, so that it can be asked what it waits for.
     let store = tokio::select! {

@@ -99,6 +99,11 @@ pub fn stopping() {
     notify(&[sd_notify::NotifyState::Stopping]);
 }
 
+/// Tells systemd whom to follow.
+pub(crate) fn main_process(pid: u32) {
+    notify(&[sd_notify::NotifyState::MainPid(pid)]);
+}
+
 /// Without systemd there is nobody to tell: that is no error.
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {

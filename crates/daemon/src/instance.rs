@@ -1,5 +1,6 @@
 //! One daemon of a kind per node.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
@@ -9,7 +10,20 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 /// (a lab has many on one machine), and the kernel frees them whatever way the process ends.
 #[derive(Debug)]
 pub struct Instance {
-    _name: UnixListener,
+    name: UnixListener,
+}
+
+impl AsFd for Instance {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.name.as_fd()
+    }
+}
+
+/// The claim of a predecessor.
+impl From<OwnedFd> for Instance {
+    fn from(name: OwnedFd) -> Self {
+        Self { name: name.into() }
+    }
 }
 
 impl Instance {
@@ -20,7 +34,7 @@ impl Instance {
     pub fn claim(program: &str) -> Result<Self, String> {
         let bind = || UnixListener::bind_addr(&SocketAddr::from_abstract_name(program)?);
         match bind() {
-            Ok(listener) => Ok(Self { _name: listener }),
+            Ok(listener) => Ok(Self { name: listener }),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(format!(
                 "another {program} already runs on this node (in this network namespace); \
                  stop it first: two of them would undo each other's routes and rules"

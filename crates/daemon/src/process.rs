@@ -1,4 +1,4 @@
-//! The life of a daemon's process, the same for all: configuration, logging, one of a kind per node, runtime, signals.
+//! The life of a daemon's process, the same for all: configuration, logging, runtime, signals.
 
 use std::ops::Deref;
 use std::pin::Pin;
@@ -9,7 +9,6 @@ use anyhow::{Result, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Common, ConfigError};
-use crate::instance::Instance;
 use crate::{limits, log};
 
 /// Longest wait, at the end, for threads that wait for the kernel.
@@ -18,8 +17,7 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 /// Resolves when the process is asked to stop (SIGTERM or SIGINT).
 pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Runs `body` with the configuration, as the one `program` of this node. `load` returns none if the configuration was
-/// only to be checked.
+/// Runs `body` with the configuration. `load` returns none if there is nothing to run.
 pub fn run<C, F>(
     program: &'static str,
     load: impl FnOnce() -> Result<Option<C>, ConfigError>,
@@ -29,7 +27,7 @@ where
     C: Deref<Target = Common>,
     F: Future<Output = Result<()>>,
 {
-    match start(program, load, body) {
+    match start(load, body) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The log may not have been started yet, and systemd keeps standard error.
@@ -43,7 +41,6 @@ where
 }
 
 fn start<C, F>(
-    program: &'static str,
     load: impl FnOnce() -> Result<Option<C>, ConfigError>,
     body: impl FnOnce(C, Stop) -> F,
 ) -> Result<()>
@@ -54,7 +51,6 @@ where
     let Some(config) = load()? else { return Ok(()) };
     log::init(config.log_format, &config.log_level).map_err(|error| anyhow!(error))?;
     limits::raise_open_files();
-    let _instance = Instance::claim(program).map_err(|error| anyhow!(error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(async move { body(config, asked_to_stop()?).await });
     runtime.shutdown_timeout(LAST_WAIT);

@@ -1,7 +1,7 @@
 //! The control socket: HTTP/JSON on a Unix socket, and the same health and metrics on TCP when asked for.
 
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use axum::Json;
@@ -95,7 +95,7 @@ async fn readyz(State(health): State<Health>) -> Response {
 ///
 /// # Errors
 /// The folder cannot be made or the socket not be bound.
-pub fn bind_unix(path: &Path) -> std::io::Result<tokio::net::UnixListener> {
+pub(crate) fn bind_unix(path: &Path) -> std::io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -105,28 +105,7 @@ pub fn bind_unix(path: &Path) -> std::io::Result<tokio::net::UnixListener> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let listener = tokio::net::UnixListener::bind(path)?;
+    let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
-}
-
-/// Serves `router` until the process ends.
-pub async fn serve_unix(listener: tokio::net::UnixListener, router: Router) {
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!("the control socket failed: {error}");
-    }
-}
-
-/// Serves `router` (health and metrics) on TCP.
-///
-/// # Errors
-/// The address cannot be bound.
-pub async fn serve_tcp(address: SocketAddr, router: Router) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::bind(address).await?;
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!("the metrics listener on {address} failed: {error}");
-        }
-    });
-    Ok(())
 }

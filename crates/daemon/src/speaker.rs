@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use margay_bgp::transport::{BgpHandle, BgpService, Monitoring, ServiceConfig, ServiceStopped, StopMode};
+use margay_bgp::transport::{
+    BgpHandle, BgpService, Frozen, Monitoring, ServiceConfig, ServiceStopped, StopMode, TakeOverError,
+};
 use margay_bgp::{Event, NextHopState, Originated, PeerKind, PeerState, PeerStatus, SpeakerConfig};
 use margay_control::status::Problem;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::topology::{Cluster, Op, Planner, Sessions, Topology};
@@ -43,6 +45,10 @@ struct Running {
 }
 
 impl Running {
+    fn new(handle: BgpHandle, events: mpsc::Receiver<Event>, identity: Identity) -> Self {
+        Self { handle, events, identity, in_sync: false, up: BTreeSet::new(), originated: None }
+    }
+
     fn note(&mut self, event: &Event) {
         match event {
             Event::InSync => self.in_sync = true,
@@ -74,6 +80,12 @@ pub enum SpeakerError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// There is nothing to hand over yet.
+    #[error("BGP has not been started yet")]
+    NotStarted,
+    /// Sessions cannot change hands.
+    #[error("the BGP sessions cannot be taken over: {0}")]
+    TakeOver(#[from] TakeOverError),
     /// Its task has ended.
     #[error("the BGP speaker has ended: restart the daemon")]
     Ended,
@@ -156,13 +168,7 @@ impl Speaker {
         let was_settled = self.sessions.is_settled();
         let mut ops = self.sessions.change(self.started.elapsed(), changes);
         ops.extend(self.sessions.gone(|node| cluster.nodes.contains_key(node)));
-        let identity = Identity {
-            router_id: wanted.router_id.ok_or_else(|| SpeakerError::NoAddress(name.to_owned()))?,
-            local_as: wanted.local_as,
-            port: wanted.listen_port,
-            bind: wanted.bind.clone(),
-            cluster_id: wanted.cluster_id,
-        };
+        let identity = identity(name, wanted)?;
         if self.running.as_ref().is_some_and(|running| running.identity != identity) {
             tracing::info!(?identity, "restarting the speaker with another identity");
             self.stop_for_restart().await;
@@ -239,6 +245,54 @@ impl Speaker {
             }
         }
         Ok(())
+    }
+
+    /// Takes the place of a frozen speaker, as the cluster wants it of the node `name`. It waits until the returned sender
+    /// is used; then [`Self::begin`] must follow.
+    ///
+    /// # Errors
+    /// The node has no address, or that speaker is another than this one would be.
+    pub fn take_over(
+        &mut self,
+        frozen: Frozen,
+        name: &str,
+        cluster: &mut Cluster,
+    ) -> Result<oneshot::Sender<()>, SpeakerError> {
+        let planner = self.planner.get_or_insert_with(|| Planner::new(name));
+        let changed = cluster.take_changes();
+        let changes = planner.update(cluster, &changed);
+        let identity = identity(name, planner.topology())?;
+        // What it does to sessions is done when the service begins, with the whole list.
+        drop(self.sessions.change(self.started.elapsed(), changes));
+        self.sessions.forget_held();
+        let config = service_config(&identity, self.restarting, self.max_paths);
+        let (go, may_go) = oneshot::channel();
+        let (handle, events) = BgpService::take_over(config, self.monitoring.clone(), frozen, may_go)?;
+        self.running = Some(Running::new(handle, events, identity));
+        Ok(go)
+    }
+
+    /// Configures the sessions that were taken over.
+    ///
+    /// # Errors
+    /// Its task has ended.
+    pub async fn begin(&mut self) -> Result<(), SpeakerError> {
+        let running = self.running.as_ref().ok_or(SpeakerError::NotStarted)?;
+        running.handle.set_peers(self.sessions.configured()).await?;
+        self.slot.send_replace(Some(running.handle.clone()));
+        Ok(())
+    }
+
+    /// What a successor needs; nothing happens until [`Self::thaw`].
+    pub(crate) async fn freeze(&self) -> Result<Frozen, SpeakerError> {
+        let running = self.running.as_ref().ok_or(SpeakerError::NotStarted)?;
+        Ok(running.handle.freeze().await?.map_err(TakeOverError::from)?)
+    }
+
+    /// There is no successor.
+    pub(crate) async fn thaw(&self, frozen: Frozen) -> Result<(), SpeakerError> {
+        let running = self.running.as_ref().ok_or(SpeakerError::NotStarted)?;
+        Ok(running.handle.thaw(frozen).await?)
     }
 
     /// Originates exactly these routes.
@@ -339,12 +393,29 @@ fn is_served(peers: &[PeerStatus], others: &BTreeSet<IpAddr>) -> bool {
     told && peers.iter().filter(up).any(|peer| others.contains(&peer.remote) && received(peer) >= of_clients)
 }
 
+fn identity(name: &str, wanted: &Topology) -> Result<Identity, SpeakerError> {
+    Ok(Identity {
+        router_id: wanted.router_id.ok_or_else(|| SpeakerError::NoAddress(name.to_owned()))?,
+        local_as: wanted.local_as,
+        port: wanted.listen_port,
+        bind: wanted.bind.clone(),
+        cluster_id: wanted.cluster_id,
+    })
+}
+
 fn start(
     identity: Identity,
     restarting: bool,
     max_paths: usize,
     monitoring: Monitoring,
 ) -> Result<Running, SpeakerError> {
+    let config = service_config(&identity, restarting, max_paths);
+    let (handle, events) = BgpService::spawn_monitored(config, monitoring)
+        .map_err(|source| SpeakerError::Listen { port: identity.port, source })?;
+    Ok(Running::new(handle, events, identity))
+}
+
+fn service_config(identity: &Identity, restarting: bool, max_paths: usize) -> ServiceConfig {
     let mut speaker = SpeakerConfig::new(identity.router_id, identity.local_as);
     speaker.restarting = restarting;
     speaker.report_routes = max_paths > 0;
@@ -356,9 +427,7 @@ fn start(
     let wanted = if identity.bind.is_empty() { &any[..] } else { &identity.bind };
     let listen = wanted.iter().filter(|address| address.is_ipv4() || has_ipv6);
     let listen = listen.map(|address| SocketAddr::new(*address, identity.port)).collect();
-    let (handle, events) = BgpService::spawn_monitored(ServiceConfig { speaker, listen }, monitoring)
-        .map_err(|source| SpeakerError::Listen { port: identity.port, source })?;
-    Ok(Running { handle, events, identity, in_sync: false, up: BTreeSet::new(), originated: None })
+    ServiceConfig { speaker, listen }
 }
 
 /// Waits for a time that may never come.

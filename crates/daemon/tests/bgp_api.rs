@@ -10,7 +10,7 @@ use margay_bgp::{Originated, PeerConfig, PeerKind, SpeakerConfig};
 use margay_control::Client;
 use margay_control::bgp::{Change, Explanation, Peer, Route};
 use margay_daemon::health::Health;
-use margay_daemon::{bgp, metrics, server};
+use margay_daemon::{bgp, metrics};
 use tokio::sync::watch;
 
 /// As many as a full table has, by a third.
@@ -57,8 +57,9 @@ async fn large_tables_are_streamed_and_watched() {
     handle.set_originated(originated(ROUTES)).await.unwrap();
     let (slot, receiver) = watch::channel(Some(handle.clone()));
     let socket = std::env::temp_dir().join(format!("margay-bgp-api-{}.sock", std::process::id()));
-    let listener = server::bind_unix(&socket).unwrap();
-    tokio::spawn(server::serve_unix(listener, bgp::routes(receiver)));
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let serving = axum::serve(listener, bgp::routes(receiver)).into_future();
+    tokio::spawn(async move { serving.await.unwrap() });
 
     // Others ask meanwhile, and count how long they wait.
     let other = handle.clone();

@@ -1,0 +1,224 @@
+//! Peers and strangers that mean no good: the others go on, memory is bounded, the log and the metrics say what happens.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use ipnet::{IpNet, Ipv4Net};
+use margay_bgp::wire::{
+    AfiSafi, Capability, Message, Negotiated, NextHop, Nlri, Open, PathAttributes, PeerKind, UpdateEncoder,
+};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::lab::{AS, Lab, PATIENCE, REFLECTOR, block, client, possible, wait};
+use crate::ours::Ours;
+
+/// Clients that behave; the bad ones come after them.
+const GOOD: std::ops::Range<u16> = 0..3;
+const NODES: u16 = 10;
+const FLOODS: u16 = 3;
+const NEVER_READS: u16 = 4;
+const SAYS_LITTLE: u16 = 5;
+const MILLION: u16 = 6;
+/// Connections that say nothing: most from strangers, the others from the address of a node.
+const STRANGERS: u16 = 9_000;
+const HALF_OPEN: usize = 10_000;
+/// What the reflector may grow by: sockets are the kernel's, 8192 parked connections and their log are ours.
+const MEMORY: u64 = 128 << 10;
+
+const SESSION: Negotiated = Negotiated { four_octet_as: true, ..Negotiated::minimal(PeerKind::Internal) };
+
+fn connect(lab: &Lab, from: Ipv4Addr) -> TcpStream {
+    let connect = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_recv_buffer_size(4096)?;
+        socket.bind(&SocketAddr::from((from, 0)).into())?;
+        socket.connect(&SocketAddr::from((REFLECTOR, 179)).into())?;
+        Ok::<_, std::io::Error>(TcpStream::from(socket))
+    };
+    lab.clients.run(connect).unwrap().unwrap()
+}
+
+fn open(number: u16) -> BytesMut {
+    let capabilities = vec![Capability::MultiProtocol(AfiSafi::Ipv4Unicast), Capability::FourOctetAs(AS)];
+    let mut out = BytesMut::new();
+    for message in [Message::Open(Open::new(AS, 90, client(number), capabilities)), Message::Keepalive] {
+        message.encode(&SESSION, &mut out).unwrap();
+    }
+    out
+}
+
+/// A session of a bad client.
+fn session(lab: &Lab, number: u16) -> TcpStream {
+    let mut stream = connect(lab, client(number));
+    stream.write_all(&open(number)).unwrap();
+    wait("the bad client's session", PATIENCE, || {
+        let peers = lab.peers();
+        let peer = peers.iter().find(|peer| peer.address == client(number))?;
+        (peer.state == "Established").then_some(())
+    });
+    stream
+}
+
+/// UPDATEs with these /32s from the beginning of a net on.
+fn announcements(number: u16, first: Ipv4Addr, count: u32, med: u32) -> BytesMut {
+    let mut out = BytesMut::new();
+    let nlri = (0..count).map(|offset| {
+        let address = Ipv4Addr::from_bits(first.to_bits() + offset);
+        Nlri::new(IpNet::V4(Ipv4Net::new_assert(address, 32)))
+    });
+    let attributes = PathAttributes { local_pref: Some(100), med: Some(med), ..PathAttributes::default() };
+    let next_hop = NextHop::V4(client(number));
+    UpdateEncoder::new(SESSION).announce(&attributes, &next_hop, nlri, &mut out).unwrap();
+    out
+}
+
+/// Resident memory of the reflector, KiB.
+fn resident(lab: &Lab) -> u64 {
+    let [pid] = lab.all()[..] else { panic!("one process: {:?}", lab.all()) };
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// The good ones, and how much the reflector had before the attacks.
+struct Scene {
+    lab: Lab,
+    ours: Ours,
+    before: u64,
+    med: u32,
+}
+
+impl Scene {
+    /// A change of one good client reaches the others.
+    fn probe(&mut self) {
+        self.med += 1;
+        self.ours.announce(GOOD.start, self.med);
+        for at in GOOD.skip(1) {
+            let arrived = || (self.ours.med(at, GOOD.start) == Some(self.med)).then_some(());
+            wait("a good client's change", PATIENCE, arrived);
+        }
+    }
+
+    fn unharmed(&mut self) {
+        self.probe();
+        assert_eq!(self.ours.undisturbed(), GOOD.len());
+        let grown = resident(&self.lab).saturating_sub(self.before);
+        assert!(grown < MEMORY, "memory grew by {grown} KiB");
+    }
+
+    fn logged(&self, what: &str) {
+        wait(&format!("in the log: {what}"), PATIENCE, || self.lab.log().contains(what).then_some(()));
+    }
+
+    fn metric(&self, line: &str) {
+        wait(&format!("in the metrics: {line}"), PATIENCE, || {
+            let metrics = self.lab.control().get_text("/metrics").ok()?;
+            metrics.lines().any(|found| found == line).then_some(())
+        });
+    }
+}
+
+#[test]
+fn attacks_harm_nobody_else() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if !possible(&[]) {
+        return;
+    }
+    assert!(most > 12_000, "12,000 file descriptors are needed, the limit is {most}");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let mut lab = Lab::new("attack", NODES);
+    lab.start();
+    let ours = Ours::start(&lab, GOOD);
+    wait("the good clients", PATIENCE, || (ours.up() == GOOD.len()).then_some(()));
+    let before = resident(&lab);
+    let mut scene = Scene { lab, ours, before, med: 0 };
+    // The table is withheld until all have come, or its time is over: the bad ones come, too.
+    let bad: Vec<TcpStream> = (FLOODS..NODES)
+        .map(|number| {
+            let mut stream = session(&scene.lab, number);
+            let mut out = BytesMut::new();
+            let end = margay_bgp::wire::Update::end_of_rib(AfiSafi::Ipv4Unicast);
+            Message::Update(end).encode(&SESSION, &mut out).unwrap();
+            stream.write_all(&out).unwrap();
+            stream
+        })
+        .collect();
+    scene.probe();
+
+    half_open(&mut scene);
+    says_little(&mut scene);
+    floods(&mut scene, &bad[usize::from(FLOODS - FLOODS)]);
+    million(&mut scene, &bad[usize::from(MILLION - FLOODS)]);
+    // The one that never reads has been there all the time.
+    scene.unharmed();
+    let peers = scene.lab.peers();
+    let deaf = peers.iter().find(|peer| peer.address == client(NEVER_READS)).unwrap();
+    assert_eq!(deaf.state, "Established");
+}
+
+fn half_open(scene: &mut Scene) {
+    let mut held = Vec::new();
+    for number in 0..STRANGERS {
+        held.push(connect(&scene.lab, client(1000 + number)));
+    }
+    while held.len() < HALF_OPEN {
+        held.push(connect(&scene.lab, client(NODES - 1)));
+    }
+    scene.unharmed();
+    scene.logged("too many connections wait");
+    scene.logged("BGP connection from an address that is not configured (yet) waits");
+}
+
+/// An OPEN at an octet at a time, on a second connection of a node whose first is a session.
+fn says_little(scene: &mut Scene) {
+    let mut stream = connect(&scene.lab, client(SAYS_LITTLE));
+    for octet in open(SAYS_LITTLE).iter().take(28) {
+        // It may be refused in the middle, which is fine.
+        let _refused = stream.write_all(&[*octet]);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    scene.unharmed();
+}
+
+/// Changes of all its routes as fast as they go; one client reads none of what that becomes.
+fn floods(scene: &mut Scene, stream: &TcpStream) {
+    let done = AtomicBool::new(false);
+    let mut stream = stream;
+    std::thread::scope(|scope| {
+        let done = &done;
+        scope.spawn(move || {
+            let mut round = 0;
+            while !done.load(Ordering::Relaxed) {
+                round += 1;
+                stream.write_all(&announcements(FLOODS, block(FLOODS).addr(), 200, round)).unwrap();
+            }
+            assert!(round > 100, "{round}");
+        });
+        let deadline = std::time::Instant::now() + Duration::from_secs(3);
+        while std::time::Instant::now() < deadline {
+            scene.probe();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    scene.unharmed();
+}
+
+/// Far more prefixes than a node can have.
+fn million(scene: &mut Scene, stream: &TcpStream) {
+    let mut stream = stream;
+    let first = Ipv4Addr::new(20, 0, 0, 0);
+    let sent = stream.write_all(&announcements(MILLION, first, 1_000_000, 0));
+    let mut rest = Vec::new();
+    let read = stream.read_to_end(&mut rest);
+    assert!(sent.is_err() || read.is_err() || !rest.is_empty(), "the session is still there");
+    scene.logged("peer exceeds its prefix limit and is cut off");
+    scene.logged("peer announces prefixes that are not its own: filtered");
+    let peer = client(MILLION);
+    scene.metric(&format!("margay_bgp_prefix_limit_exceeded_total{{peer=\"{peer}\"}} 1"));
+    scene.metric(&format!("margay_bgp_session_up{{peer=\"{peer}\"}} 0"));
+    scene.unharmed();
+}
