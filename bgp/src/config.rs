@@ -2,6 +2,7 @@
 
 use crate::bfd::SessionConfig;
 use crate::family::Family;
+use crate::netset::NetSet;
 use crate::policy::Policy;
 use crate::security::{Password, SocketOptions};
 use crate::wire::{Community, LargeCommunity};
@@ -257,7 +258,7 @@ pub struct PeerConfig {
     pub graceful_restart: GracefulRestart,
     /// Prefixes the peer may announce: each must equal or lie inside one of these, else the route is filtered and
     /// counted. `None` allows all.
-    pub authorised_origins: Option<Vec<IpNet>>,
+    pub authorised_origins: Option<NetSet>,
     /// Limit on prefixes.
     pub max_prefix: Option<MaxPrefix>,
     /// NEXT_HOP in what is sent.

@@ -11,6 +11,7 @@ mod handover;
 mod hash;
 mod io;
 mod monitor;
+mod netset;
 pub mod policy;
 mod rib;
 mod security;
@@ -34,6 +35,7 @@ pub use io::{ConnId, Input, Link, Log, Output, StopMode};
 pub use monitor::{
     DumpCursor, DumpPage, MonitorConfig, MonitoredRib, StationConfig, StationId, StationInput, StationStatus,
 };
+pub use netset::NetSet;
 pub use security::{Password, PasswordError, SocketOptions};
 pub use speaker::Speaker;
 pub use status::{

@@ -402,7 +402,7 @@ async fn clients_that_say_an_octet_at_a_time() {
 async fn a_client_that_announces_a_million_prefixes() {
     let _one = ONE.lock().await;
     let mut scene = Scene::new(5, |_, bad| {
-        bad.authorised_origins = Some(vec!["10.1.0.0/16".parse().unwrap()]);
+        bad.authorised_origins = Some(vec!["10.1.0.0/16".parse().unwrap()].into());
         bad.max_prefix = Some(MaxPrefix { limit: 1000, warn_percent: 80, restart: Duration::from_secs(60) });
     })
     .await;

@@ -22,6 +22,7 @@ mod host;
 mod input;
 mod labs;
 mod live;
+mod look;
 mod pools;
 mod remote;
 mod restart;
@@ -72,6 +73,8 @@ const CASES: &[(&str, Place)] = &[
     ("bgp::bytes_from_a_peers_address", Inside(bgp::bytes_from_a_peers_address)),
     ("bgp::a_peer_that_turns_bad", Inside(bgp::a_peer_that_turns_bad)),
     ("bgp::half_open_connections", Inside(bgp::half_open_connections)),
+    ("look::at_sessions_and_routes", Inside(look::at_sessions_and_routes)),
+    ("look::at_the_table_as_others_read_it", Inside(look::at_the_table_as_others_read_it)),
     ("restart::a_second_agent_refuses", Inside(restart::a_second_agent_refuses)),
     ("restart::a_killed_agent_loses_nothing", Inside(restart::a_killed_agent_loses_nothing)),
     ("live::policy_before_the_first_packet", Inside(live::policy_before_the_first_packet)),

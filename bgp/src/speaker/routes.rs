@@ -25,13 +25,7 @@ pub(super) fn seconds(now: Time) -> u32 {
 
 /// Whether a peer may announce a prefix.
 pub(super) fn authorised(config: &PeerConfig, prefix: &IpNet) -> bool {
-    config.authorised_origins.as_ref().is_none_or(|allowed| {
-        allowed.iter().any(|net| match (net, prefix) {
-            (IpNet::V4(net), IpNet::V4(prefix)) => net.contains(prefix),
-            (IpNet::V6(net), IpNet::V6(prefix)) => net.contains(prefix),
-            _ => false,
-        })
-    })
+    config.authorised_origins.as_ref().is_none_or(|allowed| allowed.covers(prefix))
 }
 
 /// The route is about to go: it must lose against any other (RFC 8326 section 4.2).

@@ -61,14 +61,16 @@ fn a_peer_with_another_as_is_refused() {
 
 #[test]
 fn prefixes_of_others_are_filtered_until_the_peer_may_announce_them() {
-    let config = PeerConfig { authorised_origins: Some(vec![net("10.1.0.0/16")]), ..client(1) };
+    let config =
+        PeerConfig { authorised_origins: Some([net("10.1.0.0/16")].into_iter().collect()), ..client(1) };
     let mut rig = Rig::new(vec![config.clone()]);
     let conn = rig.up(1);
     rig.send(conn, &announce(1, &["10.1.7.0/24", "10.2.0.0/24"], plain()));
     assert_eq!(rig.prefixes(), ["10.1.7.0/24"]);
     assert_eq!((rig.peer(1).messages.unauthorised, rig.peer(1).families[0].filtered), (1, 1));
     assert!(matches!(rig.logs.last(), Some(Log::Unauthorised(_, prefix, 1)) if prefix == "10.2.0.0/24"));
-    let wider = PeerConfig { authorised_origins: Some(vec![net("10.0.0.0/8")]), ..config.clone() };
+    let wider =
+        PeerConfig { authorised_origins: Some([net("10.0.0.0/8")].into_iter().collect()), ..config.clone() };
     rig.input(Input::SetPeer(Box::new(wider)));
     assert_eq!(rig.prefixes(), ["10.1.7.0/24", "10.2.0.0/24"]);
     rig.input(Input::SetPeer(Box::new(config)));

@@ -81,9 +81,9 @@ fn nodes_find_reflectors_and_reflectors_serve_nodes() {
     let rr2 = peer_named(&rr1, "rr2").unwrap();
     assert_eq!((rr2.kind, rr2.passive, &rr2.authorised_origins), (PeerKind::Internal, false, &None));
     let n1 = peer_named(&rr1, "n1").unwrap();
-    assert_eq!(n1.authorised_origins, Some(vec!["10.65.1.0/24".parse().unwrap()]));
+    assert_eq!(n1.authorised_origins, Some(vec!["10.65.1.0/24".parse().unwrap()].into()));
     let n3 = peer_named(&rr1, "n3").unwrap();
-    assert_eq!(n3.authorised_origins, Some(Vec::new()), "a node without blocks may announce nothing");
+    assert_eq!(n3.authorised_origins, Some(Vec::new().into()), "a node without blocks may announce nothing");
     let limit = |peer: &PeerConfig| peer.max_prefix.map(|max| max.limit);
     assert_eq!((limit(n1), limit(n3), limit(rr2)), (Some(1280), Some(1024), None));
 }
