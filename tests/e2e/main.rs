@@ -14,6 +14,7 @@
 )]
 
 mod bgp;
+mod cleanup;
 mod cni;
 mod datastore;
 mod demo;
@@ -93,6 +94,7 @@ const CASES: &[(&str, Place)] = &[
     ),
     ("routers::restarts_on_either_side", Inside(routers::restarts_on_either_side)),
     ("topology::a_reflector_that_never_comes_up", Inside(topology::a_reflector_that_never_comes_up)),
+    ("cleanup::nothing_stays_behind", Inside(cleanup::nothing_stays_behind)),
     ("health::ready_and_stopping", Inside(health::ready_and_stopping)),
 ];
 

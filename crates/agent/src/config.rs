@@ -7,6 +7,8 @@ use clap::Parser;
 use margay_daemon::config::{self, Common, ConfigError};
 use margay_daemon::speaker::DEFAULT_MAX_PATHS;
 
+use crate::cleanup::Cleanup;
+
 /// Where the configuration is unless told otherwise.
 const DEFAULT_FILE: &str = "/etc/margay/agent.yaml";
 
@@ -31,15 +33,36 @@ margay_daemon::keys! {
 /// Margay's agent: BGP speaker, policy engine, routes, IPAM and CNI server of one node.
 #[derive(Debug, Parser)]
 #[command(name = "margay-agent", version)]
-struct Flags {
+pub(crate) struct Flags {
     /// Configuration file
     #[arg(long, env = "MARGAY_AGENT_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Check the configuration and leave
     #[arg(long)]
     check_config: bool,
+    /// Remove everything of Margay's from the kernel and leave (the agent has to be stopped)
+    #[arg(long)]
+    cleanup: bool,
+    /// With --cleanup: the pods' interfaces too
+    #[arg(long, requires = "cleanup")]
+    pods: bool,
+    /// With --cleanup: only list what would be removed
+    #[arg(long, requires = "cleanup")]
+    dry_run: bool,
     #[command(flatten)]
     keys: Keys,
+}
+
+impl Flags {
+    /// Of this process.
+    pub(crate) fn of_process() -> Self {
+        Self::parse()
+    }
+
+    /// What to clean up, if that is what was asked for.
+    pub(crate) fn cleanup(&self) -> Option<Cleanup> {
+        self.cleanup.then_some(Cleanup { pods: self.pods, dry_run: self.dry_run })
+    }
 }
 
 /// The configuration in force.
@@ -66,9 +89,8 @@ impl Deref for Config {
 }
 
 impl Config {
-    /// Of this process; none if it was only to be checked.
-    pub(crate) fn of_process() -> Result<Option<Self>, ConfigError> {
-        let flags = Flags::parse();
+    /// What the flags ask for; none if it was only to be checked.
+    pub(crate) fn of(flags: Flags) -> Result<Option<Self>, ConfigError> {
         let check = flags.check_config;
         Ok(Some(Self::load(flags)?).filter(|_| !check))
     }

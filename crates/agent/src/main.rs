@@ -3,6 +3,7 @@
 mod addresses;
 mod api;
 mod attachments;
+mod cleanup;
 mod cluster;
 mod config;
 mod explain;
@@ -28,7 +29,7 @@ use margay_datastore::Syncer;
 use tokio::sync::{mpsc, watch};
 
 use crate::addresses::Addresses;
-use crate::config::Config;
+use crate::config::{Config, Flags};
 use crate::fib::Fib;
 use crate::forwarding::Forwarding;
 use crate::node::{Node, Parts};
@@ -43,7 +44,11 @@ const REQUESTS: usize = 256;
 const COMPONENTS: [&str; 5] = ["bgp", "datastore", "ipam", "policy", "routes"];
 
 fn main() -> ExitCode {
-    process::run(PROGRAM, Config::of_process, run)
+    let flags = Flags::of_process();
+    match flags.cleanup() {
+        Some(cleanup) => cleanup.main(),
+        None => process::run(PROGRAM, || Config::of(flags), run),
+    }
 }
 
 async fn run(config: Config, mut stop: Stop) -> Result<()> {

@@ -37,8 +37,8 @@ pub(super) trait Backend: fmt::Debug + Send {
     /// In words.
     fn name(&self) -> &'static str;
 
-    /// Whether the kernel holds anything of ours in the tables it writes.
-    fn holds_something(&self) -> bool;
+    /// What the kernel holds of ours in the tables it writes, in words.
+    fn holdings(&self) -> Vec<String>;
 
     /// How its rules find the group of a packet's endpoint.
     fn dispatch_by(&self) -> DispatchBy;

@@ -12,6 +12,7 @@ mod iptables;
 mod nftables;
 mod programs;
 mod sets;
+mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -23,7 +24,9 @@ pub use error::{ApplyError, Failure};
 pub use flows::Cutter;
 use iptables::Iptables;
 use iptables::programs::{Programs, Variant};
+use margay_netlink::ipset::Ipset;
 use nftables::Nftables;
+use takeover::Takeover;
 
 use crate::model::{BackendChoice, Delta, EndpointId, EnforcedState};
 use crate::rules::{Compiler, DispatchBy, Family, Marks, Origin};
@@ -97,6 +100,13 @@ pub struct Options {
     pub folders: Option<Vec<PathBuf>>,
 }
 
+impl Options {
+    /// Where programs are looked for.
+    fn folders(&self) -> Vec<PathBuf> {
+        self.folders.clone().unwrap_or_else(programs::search_path)
+    }
+}
+
 /// Writes the rules of the network namespace of the thread it is used on.
 #[derive(Debug)]
 pub struct Applier {
@@ -105,6 +115,7 @@ pub struct Applier {
     /// Backends that may hold something of ours and are not in use: emptied once the rules of the one in use are
     /// in the kernel.
     leaving: Vec<Box<dyn Backend>>,
+    takeover: Takeover,
     compiler: Compiler,
     in_sync: bool,
     attempts: u32,
@@ -117,7 +128,7 @@ impl Applier {
     /// # Errors
     /// The program is not installed, or no right to use netlink.
     pub fn new(options: &Options) -> Result<Self, ApplyError> {
-        let folders = options.folders.clone().unwrap_or_else(programs::search_path);
+        let folders = options.folders();
         let backend = open(options.backend, &folders)?;
         let leaving = others(&*backend, &folders);
         Ok(Self {
@@ -125,6 +136,7 @@ impl Applier {
             compiler: Compiler::nothing(options.marks, backend.dispatch_by()),
             backend,
             leaving,
+            takeover: Takeover::default(),
             in_sync: false,
             attempts: 0,
             steps: Steps::default(),
@@ -245,6 +257,7 @@ impl Applier {
         report.live = self.compiler.endpoints().cloned().collect();
         if self.in_sync {
             self.empty_others(&mut report)?;
+            self.takeover.finish(&self.options.folders(), &mut report)?;
         }
         Ok(report)
     }
@@ -266,6 +279,18 @@ impl Applier {
     /// A program failed.
     pub fn counters(&self) -> Result<BTreeMap<Origin, Count>, ApplyError> {
         self.backend.counters(self.compiler.tables())
+    }
+
+    /// What [`Self::cleanup`] would remove, in words: chains, rules in chains of others, tables, sets.
+    ///
+    /// # Errors
+    /// Netlink failed.
+    pub fn holdings(&self) -> Result<Vec<String>, ApplyError> {
+        let backends = self.leaving.iter().chain([&self.backend]);
+        let mut all: Vec<String> = backends.flat_map(|backend| backend.holdings()).collect();
+        let sets = Ipset::open()?.headers()?.into_iter().map(|set| set.name);
+        all.extend(sets.filter(|name| iptables::is_own_set(name)).map(|name| format!("ip set {name}")));
+        Ok(all)
     }
 
     /// Removes every rule, chain and set of ours, also from backends that are not in use.
@@ -319,6 +344,6 @@ fn others(in_use: &dyn Backend, folders: &[PathBuf]) -> Vec<Box<dyn Backend>> {
     if let Ok(backend) = Nftables::new(folders) {
         others.push(Box::new(backend));
     }
-    others.retain(|backend| backend.name() != in_use.name() && backend.holds_something());
+    others.retain(|backend| backend.name() != in_use.name() && !backend.holdings().is_empty());
     others
 }

@@ -13,6 +13,7 @@ mod nftables;
 mod objects;
 mod policy;
 mod states;
+mod takeover;
 
 use std::path::PathBuf;
 
@@ -132,6 +133,7 @@ fn main() {
         (change::SCENARIOS, &all[..]),
         (change::IPTABLES, iptables),
         (nftables::SCENARIOS, nftables),
+        (takeover::SCENARIOS, &all[..]),
     ];
     let missing = missing();
     let require = std::env::var_os("TESTS_REQUIRE_ALL").is_some();

@@ -137,7 +137,7 @@ fn large_sets(backend: BackendChoice) {
 }
 
 /// Sends datagrams to a pod's echo server until told to stop: how many were sent, how many answered.
-fn fire(from: &Pod, to: &Pod, stop: &AtomicBool) -> (usize, usize) {
+pub(crate) fn fire(from: &Pod, to: &Pod, stop: &AtomicBool) -> (usize, usize) {
     let socket = from.netns.run(|| UdpSocket::bind((from.v4, 0))).unwrap().unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
     let (mut sent, mut answered) = (0, 0);

@@ -19,7 +19,8 @@ use ipnet::IpNet;
 use margay_netlink::delta::{Change, Tracker};
 use margay_netlink::monitor::{Event, Monitor};
 use margay_netlink::{
-    Error, Netlink, NexthopTarget, Path, Route, RouteChange, RouteFilter, RouteKey, RouteTarget, sysctl,
+    Error, Netlink, Nexthop, NexthopTarget, Path, Route, RouteChange, RouteFilter, RouteKey, RouteTarget,
+    sysctl,
 };
 use margay_routing::{Hop, Protocol, Target, Tunnels};
 use nix::errno::Errno;
@@ -79,6 +80,24 @@ pub(crate) struct Report {
     pub(crate) routes: usize,
     /// Addresses of local pods whose route is not in the kernel.
     pub(crate) pods_missing: BTreeSet<IpNet>,
+}
+
+/// The routes of ours in the kernel.
+pub(crate) fn own_routes(netlink: &mut Netlink) -> Result<Vec<Route>, Error> {
+    let mut all = Vec::new();
+    for protocol in OURS {
+        all.extend(netlink.routes(RouteFilter { protocol: Some(protocol), ..RouteFilter::default() })?);
+    }
+    Ok(all)
+}
+
+/// The nexthop objects of ours in the kernel; none on a kernel without such objects.
+pub(crate) fn own_nexthops(netlink: &mut Netlink) -> Result<Vec<Nexthop>, Error> {
+    match netlink.nexthops(None) {
+        Ok(all) => Ok(all.into_iter().filter(nexthops::is_ours).collect()),
+        Err(Error::Kernel { errno: Errno::EOPNOTSUPP, .. }) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 impl AsFd for Fib {
@@ -151,12 +170,8 @@ impl Fib {
             None => Vec::new(),
         };
         self.kernel = Kernel::read(&mut self.netlink, &objects)?;
-        let mut found = BTreeMap::new();
-        for protocol in OURS {
-            let filter = RouteFilter { protocol: Some(protocol), ..RouteFilter::default() };
-            found.extend(self.netlink.routes(filter)?.into_iter().map(|route| (route.key(), route)));
-        }
-        self.routes.learn_all(found);
+        let found = own_routes(&mut self.netlink)?;
+        self.routes.learn_all(found.into_iter().map(|route| (route.key(), route)));
         let ids_are_ours = self.nexthops.as_mut().is_none_or(|nexthops| nexthops.learn_all(objects));
         if !ids_are_ours {
             self.nexthops.iter_mut().for_each(Nexthops::forget_ids);

@@ -100,7 +100,7 @@ impl Fib {
 }
 
 /// Ours in the kernel.
-fn kernel(netlink: &mut Netlink) -> (Vec<Route>, Vec<margay_netlink::Nexthop>) {
+fn kernel(netlink: &mut Netlink) -> (Vec<Route>, Vec<Nexthop>) {
     let filter = RouteFilter { protocol: Some(181), ..RouteFilter::default() };
     (netlink.routes(filter).unwrap(), netlink.nexthops(Some(181)).unwrap_or_default())
 }
@@ -312,7 +312,7 @@ fn what_others_made_is_not_touched() {
         .run(|| {
             let mut other = Netlink::open().unwrap();
             let device = other.link_index("up0").unwrap();
-            let theirs = margay_netlink::Nexthop {
+            let theirs = Nexthop {
                 id: 1_810_000_000,
                 protocol: 4,
                 target: NexthopTarget::Via { gateway: [172, 20, 0, 9].into(), device, onlink: false },

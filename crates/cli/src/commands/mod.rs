@@ -1,6 +1,7 @@
 //! One file per command; each returns what is to be printed.
 
 mod bgp;
+mod cleanup;
 mod delete;
 mod endpoints;
 mod explain;
@@ -54,6 +55,8 @@ enum Command {
     Policy(policy::PolicyArgs),
     /// Why a flow is allowed or denied, and which way it takes
     Explain(explain::ExplainArgs),
+    /// Remove everything of Margay's from this node's kernel
+    Cleanup(cleanup::CleanupArgs),
     /// State of the daemon on this node
     Status(status::StatusArgs),
     /// Versions of this tool and of the daemon
@@ -74,6 +77,7 @@ impl Cli {
             Command::Endpoints(args) => args.run(global),
             Command::Policy(args) => args.run(global),
             Command::Explain(args) => args.run(global),
+            Command::Cleanup(args) => args.run(),
             Command::Status(args) => args.run(global),
             Command::Version(args) => args.run(global),
         }

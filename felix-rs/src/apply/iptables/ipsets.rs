@@ -13,12 +13,16 @@ use crate::rules::{Family, Member, SetType};
 /// Sets made while another one is enlarged; one that is found was left by a process that was killed.
 const TEMPORARY: [&str; 2] = ["mgy4t", "mgy6t"];
 
+/// Whether a set is ours, by its name.
+pub(in crate::apply) fn is_own(name: &str) -> bool {
+    SET_PREFIXES.iter().chain(&TEMPORARY).any(|prefix| name.starts_with(prefix))
+}
+
 /// Reads the kernel's sets: afterwards the differences are exact.
 pub(super) fn learn(sets: &mut Sets, connection: &mut Ipset) -> Result<(), ApplyError> {
     sets.begin_learning();
     for header in connection.headers()? {
-        let ours = SET_PREFIXES.iter().chain(&TEMPORARY).any(|prefix| header.name.starts_with(prefix));
-        if !ours {
+        if !is_own(&header.name) {
             continue;
         }
         let Some(set) = sets.tracked.get_mut(&header.name) else {

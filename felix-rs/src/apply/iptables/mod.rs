@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use margay_netlink::ipset::Ipset;
 
+pub(super) use ipsets::is_own as is_own_set;
 use plan::Wanted;
 use programs::{Programs, Variant};
 use saved::{SavedRule, SavedTable};
@@ -219,8 +220,13 @@ impl Backend for Iptables {
         }
     }
 
-    fn holds_something(&self) -> bool {
-        self.programs.hold_something()
+    fn holdings(&self) -> Vec<String> {
+        let of_family = |family| {
+            let text = self.programs.save(family).unwrap_or_default();
+            let name = format!("{} IPv{}", self.name(), family.version());
+            saved::holdings(&text).into_iter().map(move |what| format!("{name} {what}")).collect::<Vec<_>>()
+        };
+        Family::ALL.into_iter().flat_map(of_family).collect()
     }
 
     fn sets(&mut self) -> &mut Sets {

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use crate::apply::error::{ApplyError, program_family};
 use crate::apply::programs;
 use crate::rules::Family;
-use crate::rules::names::CHAIN_PREFIX;
 
 /// Seconds a program waits for the lock that all iptables programs share.
 const LOCK_WAIT: &str = "10";
@@ -74,11 +73,6 @@ impl Programs {
         Ok(Self { variant, paths })
     }
 
-    /// Whether the kernel holds anything of ours in this variant's tables.
-    pub(super) fn hold_something(&self) -> bool {
-        Family::ALL.into_iter().any(|family| self.save(family).is_ok_and(|text| text.contains(CHAIN_PREFIX)))
-    }
-
     /// Which variant they are.
     pub(super) const fn variant(&self) -> Option<Variant> {
         self.variant
@@ -89,12 +83,12 @@ impl Programs {
     }
 
     /// All tables of a family with counters, as text.
-    pub(super) fn save(&self, family: Family) -> Result<String, ApplyError> {
+    pub(in crate::apply) fn save(&self, family: Family) -> Result<String, ApplyError> {
         programs::run(&self.path(family, "save"), &["-c"], "")
     }
 
     /// Gives a text to `iptables-restore --noflush`.
-    pub(super) fn restore(&self, family: Family, input: &str) -> Result<(), ApplyError> {
+    pub(in crate::apply) fn restore(&self, family: Family, input: &str) -> Result<(), ApplyError> {
         programs::run(&self.path(family, "restore"), &["--noflush", "--wait", LOCK_WAIT], input).map(drop)
     }
 }

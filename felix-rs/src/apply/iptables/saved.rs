@@ -85,6 +85,28 @@ pub(super) fn parse(text: &str) -> BTreeMap<Table, SavedTable> {
     tables
 }
 
+/// Our chains, and our rules in chains of others, in words.
+pub(super) fn holdings(text: &str) -> Vec<String> {
+    let mut table = "";
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if let Some(declared) = line.strip_prefix(':') {
+            let name = declared.split(' ').next().unwrap_or_default();
+            if name.starts_with(CHAIN_PREFIX) {
+                found.push(format!("chain {table} {name}"));
+            }
+        } else if let Some(rule) = rule_line(line)
+            && !rule.chain.starts_with(CHAIN_PREFIX)
+            && comment_hash(rule.rest).is_some()
+        {
+            found.push(format!("rule {table} {} {}", rule.chain, rule.rest));
+        }
+    }
+    found
+}
+
 /// Counters of our rules in our chains.
 pub(super) fn counters(text: &str) -> BTreeMap<(Table, String, RuleHash), Count> {
     let mut counts = BTreeMap::new();

@@ -387,8 +387,9 @@ impl Backend for Nftables {
         "nftables"
     }
 
-    fn holds_something(&self) -> bool {
-        Family::ALL.into_iter().any(|family| self.has_table(family).unwrap_or(false))
+    fn holdings(&self) -> Vec<String> {
+        let there = Family::ALL.into_iter().filter(|family| self.has_table(*family).unwrap_or(false));
+        there.map(|family| format!("nftables table {}", render::table(family))).collect()
     }
 
     fn dispatch_by(&self) -> DispatchBy {

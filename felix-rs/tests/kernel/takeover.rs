@@ -1,0 +1,124 @@
+//! A node that Calico's Felix ran on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use felix_rs::apply::Applier;
+use felix_rs::model::{BackendChoice, RuleAction, TierDefault};
+
+use crate::lab::Lab;
+use crate::nftables::fire;
+use crate::states::{Build as _, endpoint, in_set, open, policy, rule, tier};
+use crate::{Node, Scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] =
+    &[("calicos_rules_go_once_ours_enforce", calicos_rules_go_once_ours_enforce)];
+
+/// What Felix leaves, shortened: hooks, dispatch, an endpoint's chain, policy, NAT (after `felix/fv/cali-iptables-dump.txt`).
+/// Its policy is ours: only `a` may talk to `b`.
+const FELIX: &str = "*raw
+:cali-PREROUTING - [0:0]
+:cali-OUTPUT - [0:0]
+-A PREROUTING -m comment --comment \"cali:6gwbT8clXdHdC1b1\" -j cali-PREROUTING
+-A OUTPUT -m comment --comment \"cali:tVnHkvAo15HuiPy0\" -j cali-OUTPUT
+-A cali-PREROUTING -m comment --comment \"cali:x\" -j MARK --set-xmark 0x0/0xf0000
+COMMIT
+*mangle
+:cali-PREROUTING - [0:0]
+-A PREROUTING -m comment --comment \"cali:6gwbT8clXdHdC1b1\" -j cali-PREROUTING
+-A cali-PREROUTING -m comment --comment \"cali:y\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+COMMIT
+*nat
+:cali-POSTROUTING - [0:0]
+:cali-nat-outgoing - [0:0]
+-A POSTROUTING -m comment --comment \"cali:O3lYWMrLQYEMJtB5\" -j cali-POSTROUTING
+-A cali-POSTROUTING -m comment --comment \"cali:z\" -j cali-nat-outgoing
+-A cali-nat-outgoing -m comment --comment \"cali:flqWnvo8yq4ULQLa\" -m set --match-set cali40masq-ipam-pools src -m set ! --match-set cali40all-ipam-pools dst -j MASQUERADE --random-fully
+COMMIT
+*filter
+:DOCKER-USER - [0:0]
+:cali-FORWARD - [0:0]
+:cali-INPUT - [0:0]
+:cali-to-wl-dispatch - [0:0]
+:cali-tw-b - [0:0]
+:cali-pi-_abc - [0:0]
+-A INPUT -m comment --comment \"cali:Cz_u1IQiXIMmKD4c\" -j cali-INPUT
+-A FORWARD -m comment --comment \"cali:wUHhoiAYhphO9Mso\" -j cali-FORWARD
+-A FORWARD -j DOCKER-USER
+-A FORWARD -m comment --comment \"cali:S93hcgKJrXEqnTfs\" -m comment --comment \"Policy explicitly accepted packet.\" -m mark --mark 0x10000/0x10000 -j ACCEPT
+-A FORWARD -m comment --comment \"cali:mp77cMpurHhyjLrM\" -j MARK --set-xmark 0x10000/0x10000
+-A DOCKER-USER -s 10.9.9.9/32 -m comment --comment \"not of Felix\" -j DROP
+-A cali-FORWARD -m comment --comment \"cali:vjrMJCRpqwy5oRoX\" -j MARK --set-xmark 0x0/0xe0000
+-A cali-FORWARD -o mgy+ -m comment --comment \"cali:MH9kMp5aNICL-Olv\" -j cali-to-wl-dispatch
+-A cali-to-wl-dispatch -o mgyb -m comment --comment \"cali:a\" -g cali-tw-b
+-A cali-to-wl-dispatch -m comment --comment \"cali:b\" -m comment --comment \"Unknown interface\" -m mark --mark 0x0/0x0 -j RETURN
+-A cali-tw-b -m comment --comment \"cali:c\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A cali-tw-b -m comment --comment \"cali:d\" -j MARK --set-xmark 0x0/0x30000
+-A cali-tw-b -m comment --comment \"cali:e\" -j cali-pi-_abc
+-A cali-tw-b -m comment --comment \"cali:f\" -m mark --mark 0x10000/0x10000 -j RETURN
+-A cali-tw-b -m comment --comment \"cali:g\" -m comment --comment \"Drop if no policies passed packet\" -j DROP
+-A cali-pi-_abc -m comment --comment \"cali:h\" -m set --match-set cali40s:clients src -j MARK --set-xmark 0x10000/0x10000
+COMMIT
+";
+
+fn calicos_rules_go_once_ours_enforce(backend: BackendChoice) {
+    let lab = Lab::new(&["a", "b", "c"]);
+    let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
+    lab.node.sh(&format!(
+        "ipset create cali40masq-ipam-pools hash:net; ipset create cali40all-ipam-pools hash:net
+         ipset create cali40s:clients hash:net; ipset add cali40s:clients {}
+         ipset create cali60s:clients hash:net family inet6; ipset create cali4t0 hash:net
+         ipset create california hash:net
+         for v in nft legacy; do printf '%s' '{}' | iptables-$v-restore; done
+         nft add table ip calico; nft add table ip6 calico; nft add table inet calico-other
+         nft add chain ip calico filter-FORWARD '{{ type filter hook forward priority 0; }}'
+         nft add rule ip calico filter-FORWARD ip saddr {} oifname mgyb drop",
+        a.v4,
+        FELIX,
+        c.v4,
+    ));
+    assert!(a.udp(b.v4) && !c.udp(b.v4), "Felix enforces");
+    let mut allow = rule(RuleAction::Allow);
+    allow.protocol = Some(17);
+    allow.source = in_set("clients");
+    let state = open(&lab)
+        .with_set("clients", &[a])
+        .with_policy(policy("b-in", vec![allow], vec![]))
+        .with_endpoint(endpoint(b, vec![tier("default", TierDefault::Deny, &["b-in"], &[])]));
+    let stop = AtomicBool::new(false);
+    let (denied, lost) = std::thread::scope(|scope| {
+        let denied = scope.spawn(|| fire(c, b, &stop));
+        let lost = scope.spawn(|| {
+            let mut lost = 0;
+            while !stop.load(Ordering::Relaxed) {
+                lost += usize::from(!a.udp(b.v4));
+            }
+            lost
+        });
+        let applier = lab.node.netns.run(|| Applier::new(&crate::options(backend))).unwrap().unwrap();
+        let mut node = Node { lab: &lab, applier };
+        node.apply(&state);
+        let both = lab.node.sh("iptables-nft-save; iptables-legacy-save; nft list tables");
+        assert!(both.contains("cali-tw-b") && both.contains("table ip calico"), "not before we are in sync");
+        node.applier.set_in_sync();
+        let report = node.run(Applier::retry).unwrap();
+        assert!(report.chains_deleted >= 20, "{report:?}");
+        // The kernel lets go of sets a moment after the rules.
+        node.recheck();
+        stop.store(true, Ordering::Relaxed);
+        assert!(!node.recheck().wrote(), "nothing left to do");
+        (denied.join().unwrap(), lost.join().unwrap())
+    });
+    assert!(denied.0 > 20, "{denied:?}");
+    assert_eq!((denied.1, lost), (0, 0), "denied packets answered, allowed ones lost");
+    for save in ["iptables-nft-save", "iptables-legacy-save", "ip6tables-nft-save"] {
+        let text = lab.node.sh(&format!("{save} 2>/dev/null"));
+        assert!(!text.contains("cali"), "{text}");
+        assert_eq!(text.contains("not of Felix"), save.starts_with("iptables"), "{text}");
+    }
+    let tables = lab.node.sh("nft list tables");
+    assert!(tables.contains("table inet calico-other") && !tables.contains("ip calico\n"), "{tables}");
+    assert!(!tables.contains("ip6 calico\n"), "{tables}");
+    let sets = lab.node.sh("ipset list -n");
+    assert!(sets.lines().filter(|name| name.starts_with("cali")).eq(["california"]), "{sets}");
+    assert!(a.udp(b.v4) && !c.udp(b.v4), "ours enforce");
+}
