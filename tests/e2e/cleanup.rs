@@ -31,8 +31,9 @@ fn kernel(cluster: &Cluster, node: &str) -> Result<String> {
     let script = "iptables-save; ip6tables-save; iptables-legacy-save; ipset list; ip nexthop
         ip -o link | cut -d' ' -f2; ip route show table all; ip -6 route show table all; nft list table inet foreign";
     let text = without_counters(&cluster.run_in(node, "sh", &["-c", script])?);
-    let noise =
-        |line: &&str| !line.starts_with(['#', '*', ':']) && *line != "COMMIT" && !line.contains("fe80::");
+    let noise = |line: &&str| {
+        !line.starts_with(['#', '*', ':']) && line.trim() != "COMMIT" && !line.contains("fe80::")
+    };
     let mut lines: Vec<_> = text
         .lines()
         .filter(noise)
