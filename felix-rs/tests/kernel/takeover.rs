@@ -72,9 +72,7 @@ fn calicos_rules_go_once_ours_enforce(backend: BackendChoice) {
          nft add table ip calico; nft add table ip6 calico; nft add table inet calico-other
          nft add chain ip calico filter-FORWARD '{{ type filter hook forward priority 0; }}'
          nft add rule ip calico filter-FORWARD ip saddr {} oifname mgyb drop",
-        a.v4,
-        FELIX,
-        c.v4,
+        a.v4, FELIX, c.v4,
     ));
     assert!(a.udp(b.v4) && !c.udp(b.v4), "Felix enforces");
     let mut allow = rule(RuleAction::Allow);
