@@ -414,6 +414,18 @@ impl Graph {
         })
     }
 
+    /// Policies in force whose rules speak of an item, as far as its labels are known.
+    pub(super) fn policies_about(&self, id: &ItemId) -> Vec<&Key> {
+        let queries =
+            self.item_numbers.get(id).into_iter().flat_map(|number| self.members.queries_of(*number));
+        let sets: BTreeSet<&SetId> = queries.flat_map(|query| self.sets.of_query(query)).collect();
+        let speaks = |policy: &Policy| policy.sets().any(|(id, _)| sets.contains(id));
+        let states = self.policies.values().filter(|state| state.current.as_ref().is_some_and(speaks));
+        let mut keys: Vec<&Key> = states.map(|state| &state.key).collect();
+        keys.sort_unstable();
+        keys
+    }
+
     /// Profiles that local endpoints name and nobody has.
     pub(super) fn missing_profiles(&self) -> impl Iterator<Item = &ProfileId> + '_ {
         self.profile_users

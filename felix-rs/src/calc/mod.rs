@@ -165,7 +165,8 @@ impl Calculator {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = BTreeSet::new();
         for (key, reason) in &self.unreadable {
-            problems.insert(Problem { object: key.to_string(), reason: reason.clone() });
+            let reason = format!("{reason}{}", self.consequences(key));
+            problems.insert(Problem { object: key.to_string(), reason });
         }
         for (key, reason) in self.graph.policy_problems() {
             problems.insert(Problem { object: key.to_string(), reason });
@@ -178,6 +179,21 @@ impl Calculator {
             problems.insert(Problem { object: Key::cluster(Kind::Profile, &*id.0).to_string(), reason });
         }
         problems.into_iter().collect()
+    }
+
+    /// Which policies miss addresses of an unreadable network set.
+    fn consequences(&self, key: &Key) -> String {
+        let name = key.name.as_str().into();
+        let id = match (key.kind, key.namespace.as_deref()) {
+            (Kind::NetworkSet, Some(namespace)) => ItemId::NetworkSet(namespace.into(), name),
+            (Kind::GlobalNetworkSet, None) => ItemId::GlobalNetworkSet(name),
+            _ => return String::new(),
+        };
+        let policies: Vec<String> = self.graph.policies_about(&id).iter().map(ToString::to_string).collect();
+        if policies.is_empty() {
+            return String::new();
+        }
+        format!("; these use it and match only the networks that can be read: {}", policies.join(", "))
     }
 
     fn take(&mut self, key: &Key, resource: Option<&Resource>) {

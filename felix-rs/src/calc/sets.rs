@@ -307,6 +307,11 @@ impl Sets {
         }
     }
 
+    /// The sets that a selector fills.
+    pub(super) fn of_query(&self, query: QueryIx) -> impl Iterator<Item = &SetId> {
+        self.by_query.get(&query).into_iter().flatten()
+    }
+
     fn each_of_query(&mut self, query: QueryIx, mut act: impl FnMut(&mut Set)) {
         for id in self.by_query.get(&query).into_iter().flatten() {
             if let Some(set) = self.sets.get_mut(id) {
