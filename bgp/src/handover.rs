@@ -3,6 +3,7 @@
 
 use crate::config::{Originated, PeerConfig, PeerRange};
 use crate::io::{ConnId, Link, octets};
+use crate::monitor::Handshake;
 use crate::rib::FilterReason;
 use crate::session::negotiate::Session;
 use crate::speaker::FamilyState;
@@ -131,6 +132,8 @@ pub(crate) struct SessionState {
     /// End-of-RIB has been sent.
     pub(crate) initial_done: bool,
     pub(crate) resyncs: u64,
+    /// For BMP stations.
+    pub(crate) handshake: Option<Handshake>,
 }
 
 /// What the peer knows once it has read [`SessionState::output`].

@@ -12,12 +12,13 @@ use super::station::{Progress, Station};
 use super::{MonitorConfig, StationId, StationStatus};
 use crate::family::Family;
 use crate::hash::Table;
-use crate::io::ConnId;
+use crate::io::{ConnId, octets};
 use crate::rib::{AttrId, Entry, EntryId, Path, Rib, RouteAttributes, SourceId};
 use crate::time::Time;
 use crate::wire::{AfiSafi, FamilySet, Negotiated, NextHop, Nlri, UpdateEncoder};
 use bytes::{Bytes, BytesMut};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,11 +26,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// What the OPENs of a connection were, and the ports.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Handshake {
     pub(crate) local_port: u16,
     pub(crate) remote_port: u16,
+    #[serde(with = "octets")]
     pub(crate) sent: Bytes,
+    #[serde(with = "octets")]
     pub(crate) received: Bytes,
 }
 
@@ -145,6 +148,16 @@ impl Feed {
     /// The handshake of a connection.
     pub(crate) fn handshake(&mut self, conn: ConnId) -> &mut Handshake {
         self.handshakes.entry(conn).or_default()
+    }
+
+    /// What is known of the handshake of a connection.
+    pub(crate) fn handshake_of(&self, conn: ConnId) -> Option<&Handshake> {
+        self.handshakes.get(&conn)
+    }
+
+    /// Whether import policy has changed routes of a peer.
+    pub(crate) fn has_originals(&self, source: SourceId) -> bool {
+        self.originals.keys().any(|(of, ..)| *of == source)
     }
 
     /// A connection is gone.

@@ -8,7 +8,7 @@ mod feed;
 pub(crate) mod mrt;
 mod station;
 
-pub(crate) use feed::{Feed, Monitored};
+pub(crate) use feed::{Feed, Handshake, Monitored};
 pub use mrt::{DumpCursor, DumpPage};
 pub use station::{MonitoredRib, StationId, StationInput, StationStatus};
 

@@ -1,6 +1,6 @@
 //! Giving up one's place and taking another's: sessions go on as if nothing had happened.
 
-use super::peer::{Conn, Slot};
+use super::peer::{Conn, Peer, Slot};
 use super::{Owner, Speaker};
 use crate::config::{Originated, SpeakerConfig};
 use crate::egress::{GroupId, Take};
@@ -9,6 +9,7 @@ use crate::handover::{
     Handover, Marks, PeerState, RestoreError, Routes, Secret, SessionState, Told, VERSION,
 };
 use crate::io::{ConnId, Log, Output};
+use crate::monitor::MonitorConfig;
 use crate::rib::SourceId;
 use crate::security::Password;
 use crate::status::{Event, PeerState as State};
@@ -59,7 +60,7 @@ impl Speaker {
                 counters: peer.counters,
                 families: peer.families,
                 routes: routes.remove(&id).unwrap_or_default(),
-                ask_again: incomplete.contains(&id),
+                ask_again: incomplete.contains(&id) || self.has_lost_originals(peer),
                 session,
             });
         }
@@ -188,7 +189,13 @@ impl Speaker {
             told,
             initial_done: was.initial_done,
             resyncs: was.resyncs,
+            handshake: self.handshake_of(conn).cloned(),
         })
+    }
+
+    /// What a peer's routes were before import policy is not handed over. It can say so again.
+    fn has_lost_originals(&self, peer: &Peer) -> bool {
+        peer.session().is_some_and(|session| session.route_refresh) && self.has_originals(peer.id)
     }
 
     /// The speaker that goes on where another ended: established sessions are, on the connections of the same numbers.
@@ -196,7 +203,11 @@ impl Speaker {
     ///
     /// # Errors
     /// Another release's or another speaker's state.
-    pub fn restore(config: SpeakerConfig, state: Handover) -> Result<Self, RestoreError> {
+    pub fn restore(
+        config: SpeakerConfig,
+        monitor: MonitorConfig,
+        state: Handover,
+    ) -> Result<Self, RestoreError> {
         if state.version != VERSION {
             return Err(RestoreError::Version(state.version));
         }
@@ -205,7 +216,7 @@ impl Speaker {
         {
             return Err(RestoreError::Identity(state.router_id, state.local_as));
         }
-        let mut speaker = Self::new(config, state.now);
+        let mut speaker = Self::new(config, state.now).with_monitor(monitor);
         speaker.started = state.started;
         speaker.rng = state.rng;
         speaker.next_dial = state.next_dial;
@@ -287,6 +298,10 @@ impl Speaker {
             if let Some(session) = &state.session {
                 peer.main = restored_conn(session)?;
                 self.conns.insert(session.conn, Owner::Peer(id));
+                let complete =
+                    Family::ALL.into_iter().filter(|family| peer.families[family.index()].end_of_rib);
+                let complete: Vec<Family> = complete.collect();
+                self.monitor_again(id, session.handshake.as_ref(), &complete);
             }
         }
         for routes in &state.routes {

@@ -4,6 +4,7 @@ use super::rig::{AS, Rig, address, announce, end_of_rib, net, passive, router_id
 use crate::config::{PeerConfig, PeerKind, PeerRange, SpeakerConfig};
 use crate::family::Family;
 use crate::io::{ConnId, Input, Log};
+use crate::monitor::MonitorConfig;
 use crate::security::Password;
 use crate::status::PeerState;
 use crate::wire::{
@@ -161,7 +162,9 @@ fn others_are_refused() {
     let text = serde_json::to_string(&state).unwrap();
     let refusal = |text: &str, id| {
         let state = serde_json::from_str(text).unwrap();
-        super::Speaker::restore(SpeakerConfig::new(router_id(id), AS), state).unwrap_err().to_string()
+        super::Speaker::restore(SpeakerConfig::new(router_id(id), AS), MonitorConfig::default(), state)
+            .unwrap_err()
+            .to_string()
     };
     assert!(refusal(&text, 99).contains("another speaker"));
     let newer = text.replacen("\"version\":1", "\"version\":2", 1);

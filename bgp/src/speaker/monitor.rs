@@ -10,7 +10,8 @@ use crate::family::Family;
 use crate::io::{ConnId, Output};
 use crate::monitor::bmp::DownReason;
 use crate::monitor::{
-    DumpCursor, DumpPage, Feed, MonitorConfig, Monitored, StationId, StationInput, StationStatus, mrt,
+    DumpCursor, DumpPage, Feed, Handshake, MonitorConfig, Monitored, StationId, StationInput, StationStatus,
+    mrt,
 };
 use crate::rib::{EntryId, RouteAttributes, SourceId};
 use crate::session::negotiate;
@@ -143,10 +144,31 @@ impl Speaker {
             local: peer.main.local.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             conn,
             negotiated: session.negotiated,
-            since: self.now,
+            since: peer.changed_at.unwrap_or(self.now),
             complete: crate::wire::FamilySet::NONE,
         };
         feed.peer_up(id, monitored);
+    }
+
+    /// A session was taken over. Without its handshake stations are told nothing of it.
+    pub(super) fn monitor_again(&mut self, id: SourceId, handshake: Option<&Handshake>, complete: &[Family]) {
+        let conn = self.peers.get(&id).and_then(|peer| peer.main.id);
+        let (Some(feed), Some(conn), Some(handshake)) = (&mut self.watchers.feed, conn, handshake) else {
+            return;
+        };
+        *feed.handshake(conn) = handshake.clone();
+        self.monitor_up(id);
+        for family in complete {
+            self.monitor_complete(id, *family);
+        }
+    }
+
+    pub(super) fn handshake_of(&self, conn: ConnId) -> Option<&Handshake> {
+        self.watchers.feed.as_ref()?.handshake_of(conn)
+    }
+
+    pub(super) fn has_originals(&self, id: SourceId) -> bool {
+        self.watchers.feed.as_ref().is_some_and(|feed| feed.has_originals(id))
     }
 
     pub(super) fn monitor_down(&mut self, id: SourceId, cause: &Cause) {

@@ -17,7 +17,10 @@ const FLUSH: Duration = Duration::from_millis(100);
 
 fn monitored(stations: Vec<StationConfig>, peers: Vec<PeerConfig>) -> Rig {
     let config = MonitorConfig { stations, record: true, ..MonitorConfig::default() };
-    Rig::of(Speaker::new(SpeakerConfig::new(router_id(100), AS), Time::ZERO).with_monitor(config), peers)
+    let speaker = Speaker::new(SpeakerConfig::new(router_id(100), AS), Time::ZERO);
+    let mut rig = Rig::of(speaker.with_monitor(config.clone()), peers);
+    rig.monitor = config;
+    rig
 }
 
 fn station(ribs: &[MonitoredRib]) -> StationConfig {
@@ -197,6 +200,33 @@ fn a_lost_session_takes_its_routes_and_a_new_one_tells_them_again() {
     seen.read(&mut rig);
     assert_eq!(seen.others, ["peer down 1"]);
     assert_eq!((seen.of("post").len(), seen.of("loc").len()), (0, 0));
+}
+
+#[test]
+fn sessions_that_were_taken_over_are_told_as_before() {
+    let mut rig = monitored(vec![station(&ALL)], vec![passive(1, PeerKind::InternalClient), filtered(2)]);
+    let (first, second) = (rig.up(1), rig.up(2));
+    rig.send(first, &announce(1, &["10.1.0.0/24"], PathAttributes::default()));
+    rig.send(first, &end_of_rib(Family::Ipv4));
+    rig.send(second, &announce(2, &["10.9.0.0/24", "10.2.0.0/24"], PathAttributes::default()));
+    rig.pass(FLUSH);
+    let look = |rig: &mut Rig| {
+        rig.told.clear();
+        rig.input(Input::Station(0, StationInput::Up));
+        let mut seen = Seen::default();
+        seen.read(rig);
+        seen
+    };
+    let before = look(&mut rig);
+    (rig.said(first), rig.said(second));
+    rig.hand_over();
+    // What policy changed is asked for.
+    let asked = rig.said(second);
+    assert!(matches!(&asked[..], [Message::RouteRefresh(_), Message::RouteRefresh(_)]), "{asked:?}");
+    assert_eq!(rig.said(first), []);
+    rig.send(second, &announce(2, &["10.9.0.0/24", "10.2.0.0/24"], PathAttributes::default()));
+    assert_eq!(look(&mut rig), before);
+    assert_eq!(before.of("pre").len(), 3, "{before:?}");
 }
 
 #[test]

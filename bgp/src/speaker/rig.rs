@@ -4,6 +4,7 @@ use super::Speaker;
 use crate::config::{PeerConfig, PeerKind, SpeakerConfig};
 use crate::family::Family;
 use crate::io::{ConnId, Input, Log, Output};
+use crate::monitor::MonitorConfig;
 use crate::session::negotiate;
 use crate::status::{Event, PeerStatus, RouteInfo, RouteQuery};
 use crate::time::Time;
@@ -78,6 +79,8 @@ pub(super) struct Rig {
     pub(super) reading: bool,
     accepted: u64,
     config: SpeakerConfig,
+    /// Of a speaker that takes over.
+    pub(super) monitor: MonitorConfig,
 }
 
 impl Rig {
@@ -107,6 +110,7 @@ impl Rig {
             rekeyed: Vec::new(),
             bfd: Vec::new(),
             reading: true,
+            monitor: MonitorConfig::default(),
             accepted: 0,
         };
         rig.input(Input::SetOriginated(Vec::new()));
@@ -128,7 +132,8 @@ impl Rig {
         let state = self.speaker.hand_over(BTreeMap::new());
         let state = serde_json::to_string(&state).unwrap();
         self.drain();
-        self.speaker = Speaker::restore(self.config.clone(), serde_json::from_str(&state).unwrap()).unwrap();
+        let state = serde_json::from_str(&state).unwrap();
+        self.speaker = Speaker::restore(self.config.clone(), self.monitor.clone(), state).unwrap();
         self.drain();
     }
 

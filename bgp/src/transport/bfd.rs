@@ -84,6 +84,11 @@ impl BfdSessions {
         self.shared.wanted_changed.notify_one();
     }
 
+    /// Whether there are any.
+    pub(super) fn is_running(&self) -> bool {
+        !lock(&self.shared.wanted).is_empty()
+    }
+
     /// Waits until sessions have changed, and takes their latest states.
     pub(super) fn changed(&self) -> impl Future<Output = BTreeMap<IpAddr, SessionStatus>> + use<> {
         let shared = Arc::clone(&self.shared);

@@ -120,6 +120,10 @@ impl BgpService {
 
     /// Leaves the sockets alone and gives everything out.
     pub(super) fn freeze(&mut self, io: &mut mpsc::Receiver<IoEvent>) -> io::Result<Frozen> {
+        if self.bfd.is_running() {
+            // The peers would take the end of their sessions, or their new beginning, for a failure.
+            return Err(io::Error::other("BFD sessions cannot change hands: restart instead"));
+        }
         let duplicate = |(id, conn): (&ConnId, &Conn)| Ok((*id, conn.duplicate()?));
         let mut sockets = self.conns.iter().map(duplicate).collect::<io::Result<BTreeMap<_, _>>>()?;
         let listeners = self.listeners.sockets().map(|listener| listener.as_fd().try_clone_to_owned());
@@ -154,7 +158,7 @@ impl BgpService {
         self.epoch = (state.now(), Instant::now());
         self.accepted = state.connections().map(|conn| conn.0 / 2 + 1).max().unwrap_or(0).max(self.accepted);
         let monitor = self.monitoring.config(state.now());
-        self.speaker = crate::Speaker::restore(self.config.clone(), state)?.with_monitor(monitor);
+        self.speaker = crate::Speaker::restore(self.config.clone(), monitor, state)?;
         Ok(())
     }
 

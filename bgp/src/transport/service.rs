@@ -50,7 +50,7 @@ pub struct BgpService {
     pub(super) ahead: ReadAhead,
     outbox: Outbox,
     pub(super) listeners: Listeners,
-    bfd: BfdSessions,
+    pub(super) bfd: BfdSessions,
     acceptors: Vec<JoinHandle<()>>,
     stations: Vec<Station>,
     records: Option<mpsc::Sender<Bytes>>,
