@@ -233,6 +233,10 @@ pub struct PeerConfig {
     pub port: u16,
     /// Source address of the session; `None` lets the system choose.
     pub local: Option<IpAddr>,
+    /// Our address of the family that the session does not run over: next hop of routes of that family where they get
+    /// ours (RFC 4271 section 5.1.3). Without it they keep the one they have.
+    #[serde(default)]
+    pub local_other: Option<IpAddr>,
     /// AS shown to this peer instead of the speaker's own.
     pub local_as: Option<u32>,
     /// AS the peer must have.
@@ -310,6 +314,7 @@ impl PeerConfig {
             interface: None,
             port: BGP_PORT,
             local: None,
+            local_other: None,
             local_as: None,
             remote_as,
             kind,

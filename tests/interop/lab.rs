@@ -64,6 +64,15 @@ pub(crate) enum Transport {
     V6,
 }
 
+impl Transport {
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+}
+
 /// Address of a speaker, which is also its next hop of that family.
 pub(crate) fn address(transport: Transport, last: u8) -> IpAddr {
     match transport {
@@ -139,6 +148,7 @@ impl Bench {
         let (short, shorter) = (Duration::from_millis(300), Duration::from_millis(100));
         PeerConfig {
             local: Some(address(self.transport, last)),
+            local_other: Some(address(self.transport.other(), last)),
             timers: Timers {
                 connect_retry: shorter,
                 connect_retry_max: short,

@@ -272,11 +272,11 @@ pub(crate) fn router(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> {
             same("communities", &learned.communities.into_iter().collect(), &communities(FOREIGN))?;
         }
         for last in [1, 2] {
-            // Next hop self towards another AS; where the session can't say ours of that family, the node's own.
+            // Next hop self towards another AS.
             let session = first.peer(FOREIGN)?.negotiated.context("no session")?;
-            let said = family == transport || (family == Transport::V4 && session.extended_next_hop);
+            let said = family == Transport::V4 && session.extended_next_hop;
             let want = Seen {
-                next_hop: Some(if said { address(transport, 1) } else { address(family, last) }),
+                next_hop: Some(address(if said { transport } else { family }, 1)),
                 as_path: vec![AS],
                 ..own_route(family, last)
             };

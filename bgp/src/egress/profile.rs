@@ -27,6 +27,8 @@ pub(crate) struct EgressProfile {
     pub(crate) next_hop: NextHopMode,
     /// Our address of the session.
     pub(crate) local: IpAddr,
+    /// Our address of the other family.
+    pub(crate) local_other: Option<IpAddr>,
     /// The link that we share with the peer, where what is sent depends on it.
     pub(crate) link: Option<Link>,
     pub(crate) export: Arc<Policy>,
@@ -227,10 +229,11 @@ impl EgressProfile {
         let local = || {
             let fits = (family == Family::Ipv4) == self.local.is_ipv4()
                 || (family == Family::Ipv4 && self.negotiated.extended_next_hop);
-            fits.then(|| self.own())
+            let other = self.local_other.filter(|other| other.is_ipv4() == (family == Family::Ipv4));
+            if fits { Some(self.own()) } else { other.map(NextHop::from) }
         };
         let next_hop = match received {
-            // A route of the other family than the session keeps its next hop where ours cannot be said.
+            // A route of the other family than the session keeps its next hop where ours is not known.
             Some(received) if to_self => local().unwrap_or(received),
             Some(received) if self.is_own(received.address()) => self.own(),
             // A link-local address means nothing beyond its link (RFC 2545 section 3).

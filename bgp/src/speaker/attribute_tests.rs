@@ -77,16 +77,18 @@ fn next_hops(rig: &mut Rig, conn: ConnId) -> Vec<(bool, IpAddr)> {
     updates.flatten().map(|reach| (reach.nlri[0].prefix.addr().is_ipv4(), reach.next_hop.address())).collect()
 }
 
-/// RFC 8950: on an IPv6 session with the capability, IPv4 prefixes have our IPv6 address as next hop; without it they
-/// are not sent.
+/// RFC 8950: on an IPv6 session with the capability, IPv4 prefixes have our IPv6 address as next hop; without it our
+/// IPv4 address where it is known, else they are not sent.
 #[test]
 fn an_ipv6_session_carries_ipv4_prefixes_with_ipv6_next_hops() {
-    for capable in [true, false] {
+    let four = address(100);
+    for (capable, local_other) in [(true, None), (true, Some(four)), (false, None), (false, Some(four))] {
         let remote: IpAddr = "2001:db8::1".parse().unwrap();
         let local: IpAddr = "2001:db8::100".parse().unwrap();
         let peer = PeerConfig {
             passive: true,
             extended_next_hop: capable,
+            local_other,
             ..PeerConfig::new(remote, AS, PeerKind::Internal)
         };
         let mut rig = Rig::new(vec![peer]);
@@ -102,7 +104,9 @@ fn an_ipv6_session_carries_ipv4_prefixes_with_ipv6_next_hops() {
         rig.renegotiate(conn, |wire: &mut Negotiated| wire.extended_next_hop = capable);
         let mut told = next_hops(&mut rig, conn);
         told.sort_unstable();
-        let expected = if capable { vec![(false, local), (true, local)] } else { vec![(false, local)] };
+        let of_ipv4 = if capable { Some(local) } else { local_other };
+        let expected: Vec<_> =
+            std::iter::once((false, local)).chain(of_ipv4.map(|address| (true, address))).collect();
         assert_eq!(told, expected);
     }
 }

@@ -34,6 +34,7 @@ fn same_session(old: &PeerConfig, new: &PeerConfig) -> bool {
             old.add_path_send
         },
         next_hop: new.next_hop,
+        local_other: new.local_other,
         policy_required: new.policy_required,
         enforce_first_as: new.enforce_first_as,
         allow_own_as: new.allow_own_as,

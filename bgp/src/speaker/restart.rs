@@ -97,6 +97,7 @@ impl Speaker {
             local_as: negotiate::local_as(&self.config, &peer.config),
             next_hop: peer.config.next_hop,
             local: peer.main.local.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            local_other: peer.config.local_other,
             // A reflector says next hops as they are: its clients share a stream whatever links they are on.
             link: peer.main.link.clone().filter(|_| {
                 peer.config.kind != PeerKind::InternalClient

@@ -200,6 +200,7 @@ impl<'a> Builder<'a> {
         };
         let mut config = PeerConfig::new(remote, their_as, kind);
         config.local = Some(local);
+        config.local_other = node_addresses(self.me).find(|own| own.is_ipv4() != remote.is_ipv4());
         config.local_as = local_as;
         config.port = Settings::of(name, self.cluster).listen_port();
         name.clone_into(&mut config.description);
@@ -258,6 +259,7 @@ impl<'a> Builder<'a> {
         config.add_path_receive = true;
         config.add_path_send = 8;
         // Of a link, the system knows the right one.
+        config.local_other = node_addresses(self.me).find(|own| own.is_ipv4() != remote.is_ipv4());
         let own = node_addresses(self.me).filter(|_| address.zone.is_none());
         config.local = own.filter(|own| own.is_ipv4() == remote.is_ipv4()).last();
         if !self.adjust(&mut config, rule, true) {

@@ -261,6 +261,32 @@ spec:
     assert_eq!(peer_named(&topology("n1", &cluster(THREE, &same)), "tor").unwrap().kind, PeerKind::Internal);
 }
 
+/// Next hop self needs an address of either family, whichever the session runs over.
+#[test]
+fn a_router_hears_of_both_addresses() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: n1}
+spec: {bgp: {ipv4Address: 10.0.0.1/24, ipv6Address: 'fd00::1/64'}}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: four}
+spec: {peerIP: 10.0.0.254, asNumber: 65000}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: six}
+spec: {peerIP: 'fd00::fe', asNumber: 65000}
+";
+    let n1 = topology("n1", &cluster(&[], text));
+    let addresses: [IpAddr; 2] = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+    let [four, six] = ["four", "six"].map(|name| peer_named(&n1, name).unwrap());
+    assert_eq!([four.local, four.local_other], addresses.map(Some));
+    assert_eq!([six.local_other, six.local], addresses.map(Some));
+}
+
 #[test]
 fn peers_that_are_special_say_so_or_keep_their_meaning() {
     let text = "\
