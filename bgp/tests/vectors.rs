@@ -99,6 +99,10 @@ fn check(case: &Case<'_>) {
         Ok((message, text)) => {
             let expected = case.expected.trim_start_matches('=').trim();
             assert_eq!(text, expected, "line {line}");
+            // Where everything is discarded, nothing is left to be sent on.
+            if text.starts_with("UPDATE (") {
+                return;
+            }
             let mut again = BytesMut::new();
             message.encode(&case.session, &mut again).unwrap_or_else(|error| panic!("line {line}: {error}"));
             if case.expected.starts_with("==") {
@@ -125,4 +129,19 @@ fn messages_of_bird() {
 #[test]
 fn messages_from_the_rfcs() {
     check_file(include_str!("vectors/rfc.vec"), 26);
+}
+
+#[test]
+fn messages_from_tests_of_gobgp() {
+    check_file(include_str!("vectors/gobgp.vec"), 12);
+}
+
+#[test]
+fn messages_from_tests_of_netgauze() {
+    check_file(include_str!("vectors/netgauze.vec"), 20);
+}
+
+#[test]
+fn messages_from_tests_of_bgpkit() {
+    check_file(include_str!("vectors/bgpkit.vec"), 11);
 }
