@@ -59,6 +59,11 @@ pub struct PeerStatus {
     pub last_error: Option<String>,
     /// Seconds since that error.
     pub last_error_secs: Option<u64>,
+    /// What ended the last session, or the last NOTIFICATION sent or received, in words. Attempts to connect that fail
+    /// later are in `last_error` alone.
+    pub last_reset: Option<String>,
+    /// Seconds since then.
+    pub last_reset_secs: Option<u64>,
     /// What both sides agreed on, while up.
     pub negotiated: Option<NegotiatedStatus>,
     /// Messages received and sent.

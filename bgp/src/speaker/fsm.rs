@@ -266,6 +266,9 @@ impl Speaker {
             && let Some(peer) = self.peers.get_mut(&id)
         {
             peer.last_error = Some((now, cause.text.clone()));
+            if cause.notification.is_some() {
+                peer.last_reset.clone_from(&peer.last_error);
+            }
         }
         match (slot, state) {
             (Slot::Rival, PeerState::Idle | PeerState::Active) => {

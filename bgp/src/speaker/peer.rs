@@ -132,6 +132,8 @@ pub(crate) struct Peer {
     pub(crate) changed_at: Option<Time>,
     pub(crate) established_count: u64,
     pub(crate) last_error: Option<(Time, String)>,
+    /// What ended the last session, or the last NOTIFICATION: attempts to connect that fail later leave it.
+    pub(crate) last_reset: Option<(Time, String)>,
     /// Attempts to connect that failed since the last session.
     pub(crate) failed_dials: u32,
     pub(crate) counters: MessageCounters,
@@ -160,6 +162,7 @@ impl Peer {
             changed_at: None,
             established_count: 0,
             last_error: None,
+            last_reset: None,
             failed_dials: 0,
             counters: MessageCounters::default(),
             bfd: None,

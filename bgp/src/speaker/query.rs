@@ -67,6 +67,8 @@ impl Speaker {
             established_count: peer.established_count,
             last_error: peer.last_error.as_ref().map(|(_, text)| text.clone()),
             last_error_secs: peer.last_error.as_ref().map(|(at, _)| self.now.since(*at).as_secs()),
+            last_reset: peer.last_reset.as_ref().map(|(_, text)| text.clone()),
+            last_reset_secs: peer.last_reset.as_ref().map(|(at, _)| self.now.since(*at).as_secs()),
             negotiated: peer.session().map(crate::session::negotiate::Session::status),
             messages: peer.counters,
             families,

@@ -118,6 +118,7 @@ impl Speaker {
         self.egress.leave(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.changed_at = Some(now);
+        peer.last_reset = Some((now, cause.text.clone()));
         let session = peer.main.session.take();
         let loss = Self::loss(cause);
         for family in Family::ALL {

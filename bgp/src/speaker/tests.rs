@@ -57,6 +57,12 @@ fn a_peer_with_another_as_is_refused() {
     assert_eq!(notification(&said), Some(NotificationCode::Open(OpenSubcode::BadPeerAs)));
     assert!(rig.wires[&conn].closed);
     assert!(rig.peer(1).last_error.unwrap().contains("64999"));
+    // What becomes of the next connection does not hide why.
+    rig.pass(Duration::from_secs(120));
+    let conn = rig.accept(1);
+    rig.input(Input::Closed { conn, reason: "gone".to_owned() });
+    assert_eq!(rig.peer(1).last_error.unwrap(), "gone");
+    assert!(rig.peer(1).last_reset.unwrap().contains("64999"));
 }
 
 #[test]

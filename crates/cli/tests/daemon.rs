@@ -64,6 +64,8 @@ fn peer(address: &str, state: &str) -> bgp::Peer {
         stale: 1,
         advertised: 1,
         last_error: Some("hold timer expired".into()),
+        last_reset: Some("hold timer expired".into()),
+        last_reset_seconds: Some(5),
         capabilities: vec!["route-refresh".into(), "graceful-restart".into()],
         established_count: 3,
         families: vec![bgp::PeerFamily {

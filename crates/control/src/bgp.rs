@@ -37,6 +37,12 @@ pub struct Peer {
     /// Seconds since that error.
     #[serde(default)]
     pub last_error_seconds: Option<u64>,
+    /// What ended the last session, or the last NOTIFICATION: later attempts to connect are in `last_error` alone.
+    #[serde(default)]
+    pub last_reset: Option<String>,
+    /// Seconds since then.
+    #[serde(default)]
+    pub last_reset_seconds: Option<u64>,
     /// Negotiated capabilities, in words.
     #[serde(default)]
     pub capabilities: Vec<String>,

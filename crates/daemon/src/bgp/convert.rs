@@ -36,6 +36,8 @@ pub(super) fn peer(status: &PeerStatus) -> Peer {
         last_error: status.last_error.clone(),
         bfd: status.bfd.as_ref().map(ToString::to_string),
         last_error_seconds: status.last_error_secs,
+        last_reset: status.last_reset.clone(),
+        last_reset_seconds: status.last_reset_secs,
         capabilities: capabilities(status),
         remote_id: status.remote_id.map(|id| id.to_string()),
         local: status.local,

@@ -55,9 +55,14 @@ fn details(peer: &Peer) -> String {
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<14} {value}\n"));
     line("state", format!("{}, {since} {}", peer.state, duration(peer.since_seconds)));
     line("established", format!("{} times", peer.established_count));
-    if let Some(error) = &peer.last_error {
-        let ago = peer.last_error_seconds.map_or_else(String::new, |ago| format!(", {} ago", duration(ago)));
-        line("last error", format!("{error}{ago}"));
+    for (name, what, seconds) in [
+        ("last reset", &peer.last_reset, peer.last_reset_seconds),
+        ("last error", &peer.last_error, peer.last_error_seconds),
+    ] {
+        if let Some(text) = what {
+            let ago = seconds.map_or_else(String::new, |ago| format!(", {} ago", duration(ago)));
+            line(name, format!("{text}{ago}"));
+        }
     }
     line("router id", dash(peer.remote_id.as_ref()));
     line("local address", dash(peer.local));
