@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use margay_tests::cluster::Datastore;
+use margay_tests::pods::said;
 use margay_tests::report::Report;
 use margay_tests::scenario::POLICIES;
 
@@ -24,7 +25,11 @@ fn steps(labs: &mut Labs, datastore: Datastore) -> Result<()> {
     let (before, wrong) = scenario.connectivity(false)?;
     ensure!(wrong.is_empty(), "without policy: {}", wrong.join("\n"));
     ensure!(before.reached() == before.probes(), "without policy: {}", before.table("pods"));
+    let impact = said(&scenario.cluster.margay_on("node1", &["policy", "impact", "-f", POLICIES])?);
+    ensure!(impact.contains("allowed -> denied by"), "before the policies are applied: {impact}");
     scenario.apply_policies()?;
+    let impact = said(&scenario.cluster.margay_on("node1", &["policy", "impact", "-f", POLICIES])?);
+    ensure!(impact.contains("no flow would have another verdict"), "once they are: {impact}");
     let (after, wrong) = scenario.connectivity(true)?;
     ensure!(wrong.is_empty(), "with policies: {}\n{}", wrong.join("\n"), after.table("pods"));
     let flows = [

@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use margay_control::cni::{
     AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest, GcRequest,
 };
-use margay_control::explain::{ExplainReply, ExplainRequest};
+use margay_control::explain::{ExplainReply, ExplainRequest, ImpactReply, ImpactRequest};
 use margay_control::status::{Endpoint, IpamStatus, Policy};
 use margay_daemon::server::Failure;
 use margay_datastore::Store;
@@ -59,6 +59,7 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/ipam", get(ipam))
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/policy", get(policies))
+        .route("/v1/policy/impact", post(impact))
         .route("/v1/explain", post(explain_flow))
         .with_state(api)
 }
@@ -109,6 +110,13 @@ async fn explain_flow(
     let trace = trace(&api, flow.destination()).await?;
     let counted = policy::snapshot(&api.engine).await;
     Ok(Json(flow.explain(&trace, counted.as_deref())))
+}
+
+async fn impact(
+    State(api): State<Api>,
+    Json(request): Json<ImpactRequest>,
+) -> Result<Json<ImpactReply>, Failure> {
+    explain::impact(api.store()?, request).await.map(Json)
 }
 
 async fn trace(api: &Api, destination: IpAddr) -> Result<RouteTrace, Failure> {

@@ -1,5 +1,6 @@
 //! `margay explain`: the whole cluster's policies calculated for one question, from the datastore as it is now.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use felix_rs::calc::{Calculator, Scope};
@@ -7,7 +8,9 @@ use felix_rs::model::EnforcedState;
 use felix_rs::rules::{Origin, Owner};
 use felix_rs::verdict::{self, Decision, Explanation, Packet, Verdict};
 use margay_api::{Kind, Resource, WorkloadEndpoint};
-use margay_control::explain::{End, ExplainReply, ExplainRequest, Party};
+use margay_control::explain::{
+    End, ExplainReply, ExplainRequest, ImpactChange, ImpactReply, ImpactRequest, Party,
+};
 use margay_daemon::server::Failure;
 use margay_datastore::Store;
 use margay_routing::RouteTrace;
@@ -47,23 +50,7 @@ pub(crate) struct Flow {
 impl Flow {
     /// Finds the addresses of both ends and calculates the policies of all endpoints.
     pub(crate) async fn resolve(store: &Store, request: ExplainRequest) -> Result<Self, Failure> {
-        let scopes: Vec<_> = KINDS.iter().map(|kind| (*kind).into()).collect();
-        let listed = store.list(&scopes).await.map_err(|error| Failure::try_later(error.to_string()))?;
-        let mut calculator = Calculator::with_scope(Scope::All);
-        let mut endpoints = Vec::new();
-        for item in listed.items {
-            match item.resource {
-                Ok(resource) => {
-                    if let Resource::WorkloadEndpoint(endpoint) = resource.as_ref() {
-                        endpoints.push(endpoint.clone());
-                    }
-                    calculator.update(&item.key, Some(&resource));
-                }
-                Err(unreadable) => {
-                    calculator.update_unreadable(&item.key, &unreadable.reason, unreadable.raw.as_ref());
-                }
-            }
-        }
+        let (mut calculator, endpoints) = calculate(store).await?;
         let mut state = EnforcedState::default();
         state.apply(&calculator.flush());
         let destination = address_of(&request.to, &endpoints, None)?;
@@ -107,6 +94,64 @@ impl Flow {
             route: route.route.as_ref().map(ToString::to_string),
         }
     }
+}
+
+/// What applying these objects would change.
+pub(crate) async fn impact(store: &Store, request: ImpactRequest) -> Result<ImpactReply, Failure> {
+    let (mut calculator, _) = calculate(store).await?;
+    let mut before = EnforcedState::default();
+    before.apply(&calculator.flush());
+    let known: BTreeSet<_> = calculator.problems().into_iter().map(|p| (p.object, p.reason)).collect();
+    for object in &request.objects {
+        let resource =
+            Resource::from_json(object).map_err(|error| Failure::bad_request(error.to_string()))?;
+        let resource = resource.with_defaults();
+        calculator.update(&resource.key(), Some(&resource));
+    }
+    let mut after = before.clone();
+    after.apply(&calculator.flush());
+    let problems = calculator.problems().into_iter().map(|p| (p.object, p.reason));
+    let problems = problems.filter(|problem| !known.contains(problem));
+    let problems = problems.map(|(object, reason)| format!("{object}: {reason}")).collect();
+    // Minutes of work at worst, and none of the runtime's threads may wait for it.
+    let impact = tokio::task::spawn_blocking(move || verdict::impact(&before, &after))
+        .await
+        .map_err(|error| Failure::try_later(error.to_string()))?;
+    let change = |change: verdict::ImpactChange| ImpactChange {
+        from: change.from,
+        to: change.to,
+        flows: change.flows,
+        allowed_before: change.before == Verdict::Allow,
+        allowed_after: change.after == Verdict::Allow,
+        by: change.by,
+    };
+    Ok(ImpactReply {
+        changes: impact.changes.into_iter().map(change).collect(),
+        truncated: impact.truncated,
+        problems,
+    })
+}
+
+/// The policies of all endpoints of the cluster, from the datastore as it is now.
+async fn calculate(store: &Store) -> Result<(Calculator, Vec<WorkloadEndpoint>), Failure> {
+    let scopes: Vec<_> = KINDS.iter().map(|kind| (*kind).into()).collect();
+    let listed = store.list(&scopes).await.map_err(|error| Failure::try_later(error.to_string()))?;
+    let mut calculator = Calculator::with_scope(Scope::All);
+    let mut endpoints = Vec::new();
+    for item in listed.items {
+        match item.resource {
+            Ok(resource) => {
+                if let Resource::WorkloadEndpoint(endpoint) = resource.as_ref() {
+                    endpoints.push(endpoint.clone());
+                }
+                calculator.update(&item.key, Some(&resource));
+            }
+            Err(unreadable) => {
+                calculator.update_unreadable(&item.key, &unreadable.reason, unreadable.raw.as_ref());
+            }
+        }
+    }
+    Ok((calculator, endpoints))
 }
 
 /// The first line says it all.

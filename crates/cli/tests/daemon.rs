@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::thread::JoinHandle;
 
 use common::Lab;
-use margay_control::explain::{End, ExplainReply};
+use margay_control::explain::{End, ExplainReply, ImpactChange, ImpactReply};
 use margay_control::status::{Endpoint, IpamAddress, IpamBlock, IpamStatus, Policy};
 use margay_control::{ErrorBody, bgp};
 use serde::Serialize;
@@ -200,6 +200,30 @@ fn addresses_endpoints_and_policies() {
     };
     let (_, out, _) = ask(&lab, &["policy"], &[&policy]);
     assert!(out.contains("NetworkPolicy(shop/web)  enforced"), "{out}");
+}
+
+#[test]
+fn impact_sends_what_would_be_applied() {
+    let lab = Lab::new("impact");
+    let file = lab.file(
+        "new.yaml",
+        "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {name: web, namespace: shop}\nspec: {selector: all()}\n",
+    );
+    let change = ImpactChange {
+        from: ["a", "b", "c", "d", "e"].map(|name| format!("shop/{name}")).into(),
+        to: vec!["shop/web".into()],
+        flows: vec!["tcp/80".into()],
+        allowed_before: true,
+        allowed_after: false,
+        by: "end of tier default".into(),
+    };
+    let reply = ImpactReply { changes: vec![change], truncated: false, problems: Vec::new() };
+    let (status, out, request) = ask(&lab, &["policy", "impact", "-f", &file], &reply);
+    assert_eq!(status, Some(0));
+    let line =
+        "shop/a, shop/b, shop/c and 2 more -> shop/web tcp/80: allowed -> denied by end of tier default";
+    assert!(out.contains(line), "{out}");
+    assert!(request.contains("POST /v1/policy/impact") && request.contains("NetworkPolicy"), "{request}");
 }
 
 #[test]

@@ -61,3 +61,39 @@ pub struct End {
     /// Packets counted by exactly the deciding rule in the kernel, if it is on this node.
     pub packets: Option<u64>,
 }
+
+/// A change of policy that is not made yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImpactRequest {
+    /// Objects as they would be applied, in their JSON form.
+    pub objects: Vec<serde_json::Value>,
+}
+
+/// What a change of policy would change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImpactReply {
+    /// Groups of flows that would have another verdict.
+    pub changes: Vec<ImpactChange>,
+    /// There was more to evaluate than is done: changes may be missing.
+    pub truncated: bool,
+    /// What is wrong with the change: objects that would be quarantined, references that lead nowhere.
+    pub problems: Vec<String>,
+}
+
+/// Flows between two groups of endpoints with another verdict than before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImpactChange {
+    /// Sources: endpoints that no rule tells apart, or networks outside.
+    pub from: Vec<String>,
+    /// Destinations, likewise.
+    pub to: Vec<String>,
+    /// Protocols and destination ports, as `tcp/80-89`.
+    pub flows: Vec<String>,
+    /// Whether they are allowed now.
+    pub allowed_before: bool,
+    /// Whether they would be allowed.
+    pub allowed_after: bool,
+    /// What would decide.
+    pub by: String,
+}

@@ -20,6 +20,7 @@
 //! | `GET /v1/endpoints` | | `[`[`status::Endpoint`]`]` | agent |
 //! | `GET /v1/policy` | | `[`[`status::Policy`]`]` | agent |
 //! | `POST /v1/explain` | [`explain::ExplainRequest`] | [`explain::ExplainReply`] | agent |
+//! | `POST /v1/policy/impact` | [`explain::ImpactRequest`] | [`explain::ImpactReply`] | agent |
 //! | `GET /healthz`, `/readyz`, `/metrics` | | text | both |
 //!
 //! Routes: `prefix` is a prefix with all inside it, or an address (its longest match); `exact=true` only the prefix itself;

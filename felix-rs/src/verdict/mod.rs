@@ -6,6 +6,7 @@
 mod evaluate;
 mod explain;
 mod flow;
+mod impact;
 mod matching;
 mod packet;
 mod text;
@@ -14,6 +15,7 @@ mod trace;
 pub use evaluate::evaluate;
 pub use explain::{End, Explanation, OwnNode, explain};
 pub use flow::{Affected, Judge};
+pub use impact::{Impact, ImpactChange, impact};
 pub use matching::{Mismatch, PeerMismatch};
 pub use packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP, UDPLITE, has_ports, protocol_name};
 pub use trace::{

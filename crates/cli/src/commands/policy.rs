@@ -1,19 +1,91 @@
-//! `policy`.
+//! `policy`, and `policy impact`.
 
+use margay_control::explain::{ImpactChange, ImpactReply, ImpactRequest};
 use margay_control::status::Policy;
 
 use super::daemon;
 use crate::config::GlobalArgs;
+use crate::files::FileArgs;
 use crate::output::{OutputArgs, Report, render, table};
 
+/// Names of a group that are shown unless `-o wide` asks for all.
+const SHOWN: usize = 3;
+
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct PolicyArgs {
+    #[command(subcommand)]
+    command: Option<PolicyCommand>,
     #[command(flatten)]
     output: OutputArgs,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum PolicyCommand {
+    /// What applying files would change for the flows of all endpoints; applies nothing
+    Impact(ImpactArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct ImpactArgs {
+    #[command(flatten)]
+    files: FileArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl ImpactArgs {
+    fn run(&self, global: &GlobalArgs) -> anyhow::Result<Report> {
+        let mut report = Report::default();
+        let objects = match self.files.read()? {
+            Ok(objects) => objects,
+            Err(errors) => {
+                errors.iter().for_each(|error| report.error(error));
+                return Ok(report);
+            }
+        };
+        let objects = objects.iter().map(|object| object.resource.to_json()).collect();
+        let reply: ImpactReply = daemon(global)?.post("/v1/policy/impact", &ImpactRequest { objects })?;
+        report.text = render(self.output.output, &reply, |wide| show_impact(&reply.changes, wide))?;
+        reply.problems.iter().for_each(|problem| report.warn(problem));
+        if reply.truncated {
+            report.warn("too many groups of endpoints: changes may be missing");
+        }
+        Ok(report)
+    }
+}
+
+/// One line per change: `shop/a -> shop/b tcp/80: allowed -> denied by ...`.
+fn show_impact(changes: &[ImpactChange], wide: bool) -> String {
+    let names = |names: &[String]| {
+        let shown = if wide { names.len() } else { SHOWN };
+        let more = names.len().saturating_sub(shown);
+        let text = names.iter().take(shown).cloned().collect::<Vec<_>>().join(", ");
+        if more > 0 { format!("{text} and {more} more") } else { text }
+    };
+    let verdict = |allowed| if allowed { "allowed" } else { "denied" };
+    let line = |change: &ImpactChange| {
+        format!(
+            "{} -> {} {}: {} -> {} by {}\n",
+            names(&change.from),
+            names(&change.to),
+            change.flows.join(" "),
+            verdict(change.allowed_before),
+            verdict(change.allowed_after),
+            change.by
+        )
+    };
+    if changes.is_empty() {
+        return "no flow would have another verdict\n".to_owned();
+    }
+    changes.iter().map(line).collect()
+}
+
 impl PolicyArgs {
     pub(crate) fn run(&self, global: &GlobalArgs) -> anyhow::Result<Report> {
+        if let Some(PolicyCommand::Impact(args)) = &self.command {
+            return args.run(global);
+        }
         let policies: Vec<Policy> = daemon(global)?.get("/v1/policy")?;
         let mut report = Report::text(render(self.output.output, &policies, |_| show(&policies))?);
         for policy in &policies {
