@@ -76,9 +76,10 @@ impl Body {
     fn next_chunk(&mut self) -> Result<Rest> {
         let line = self.line()?;
         let digits = line.split(';').next().unwrap_or_default();
-        match u64::from_str_radix(digits, 16).map_err(|_| wrong("a chunk has no length"))? {
-            0 => Ok(Rest::End),
-            length => Ok(Rest::Chunk(length)),
+        match u64::from_str_radix(digits, 16) {
+            Ok(0) => Ok(Rest::End),
+            Ok(length) => Ok(Rest::Chunk(length)),
+            Err(_not_a_number) => Err(wrong("a chunk has no length")),
         }
     }
 }
@@ -129,7 +130,7 @@ impl Lines {
     ///
     /// # Errors
     /// The daemon went away, or the value is not what is expected.
-    pub fn next<T: DeserializeOwned>(&mut self) -> std::result::Result<Option<T>, ClientError> {
+    pub fn next_value<T: DeserializeOwned>(&mut self) -> std::result::Result<Option<T>, ClientError> {
         loop {
             let mut line = String::new();
             if self.body.read_line(&mut line).map_err(|error| self.client.broken(error))? == 0 {

@@ -100,7 +100,7 @@ pub(super) fn list(
 ) -> anyhow::Result<Report> {
     let mut lines = client.lines(&path(parameters))?;
     let mut out = Printer::new(format);
-    while let Some(route) = lines.next::<Route>()? {
+    while let Some(route) = lines.next_value::<Route>()? {
         if !out.route(&route)? {
             return Ok(Report::default());
         }

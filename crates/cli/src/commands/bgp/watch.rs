@@ -44,7 +44,7 @@ pub(super) fn peers(client: &Client, format: Format) -> anyhow::Result<Report> {
         }
     }
     let mut open = out.print(&text)?;
-    while open && let Some(change) = changes.next::<Change>()? {
+    while open && let Some(change) = changes.next_value::<Change>()? {
         open = match change {
             Change::Route { .. } => true,
             Change::Peer(peer) => {
@@ -66,13 +66,13 @@ pub(super) fn routes(client: &Client, args: &RouteArgs) -> anyhow::Result<Report
         if people { out.route(route) } else { out.print(&document(format, route, String::new)?) }
     };
     let mut lines = client.lines(&args.path())?;
-    while let Some(route) = lines.next::<Route>()? {
+    while let Some(route) = lines.next_value::<Route>()? {
         if !show(&mut out, &route)? {
             return Ok(Report::default());
         }
     }
     let mut open = !people || out.flush()?;
-    while open && let Some(change) = changes.next::<Change>()? {
+    while open && let Some(change) = changes.next_value::<Change>()? {
         match change {
             Change::Peer(_) => {}
             Change::Lost { batches } => open = out.print(&lost(batches))?,
