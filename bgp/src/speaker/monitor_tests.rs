@@ -218,7 +218,8 @@ fn sessions_that_were_taken_over_are_told_as_before() {
         seen
     };
     let before = look(&mut rig);
-    (rig.said(first), rig.said(second));
+    rig.said(first);
+    rig.said(second);
     rig.hand_over();
     // What policy changed is asked for.
     let asked = rig.said(second);

@@ -104,7 +104,7 @@ impl Cleanup {
         for link in netlink.links()? {
             let tunnel = tunnels.contains(&link.name);
             let pod = link.name.starts_with(POD_INTERFACES);
-            if !tunnel && !(pod && self.pods) {
+            if !(tunnel || pod && self.pods) {
                 continue;
             }
             if !self.dry_run {

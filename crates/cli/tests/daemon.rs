@@ -126,7 +126,7 @@ fn bgp_sessions_and_routes() {
     assert!(request.starts_with("GET /v1/bgp/routes?prefix=10.65.2.0/24 "), "{request}");
     assert!(out.lines().nth(1).unwrap().starts_with(">  10.65.2.0/24  172.20.0.2"), "{out}");
     let (_, out, _) = ask(&lab, &["bgp", "routes", "-o", "json"], &[&route]);
-    assert_eq!(serde_json::from_str::<Vec<bgp::Route>>(&out).unwrap(), [route.clone()]);
+    assert_eq!(serde_json::from_str::<Vec<bgp::Route>>(&out).unwrap(), std::slice::from_ref(&route));
     let (_, out, request) = ask(&lab, &["bgp", "route", "10.65.2.9"], &[&route]);
     assert!(request.starts_with("GET /v1/bgp/routes?exact=true&prefix=10.65.2.9 "), "{request}");
     assert!(out.contains("originator id  172.20.0.2"), "{out}");

@@ -96,8 +96,11 @@ fn tables(registry: &mut Registry, peers: &[PeerStatus], totals: &Totals) {
     }
 }
 
+/// One number of a status.
+type Reading<T> = fn(&T) -> u64;
+
 fn groups(registry: &mut Registry, totals: &Totals) {
-    let values: [(_, _, fn(&margay_bgp::GroupStatus) -> u64); 3] = [
+    let values: [(_, _, Reading<margay_bgp::GroupStatus>); 3] = [
         ("bgp_group_members", "Peers in the update group", |group| group.members),
         ("bgp_group_log_bytes", "Octets of changes held for members that lag", |group| group.log_bytes),
         ("bgp_group_advertised_prefixes", "Prefixes advertised to the group", |group| group.advertised),
@@ -112,7 +115,7 @@ fn stations(registry: &mut Registry, totals: &Totals) {
     if totals.stations.is_empty() {
         return;
     }
-    let values: [(_, _, _, fn(&margay_bgp::StationStatus) -> u64); 4] = [
+    let values: [(_, _, _, Reading<margay_bgp::StationStatus>); 4] = [
         ("bgp_bmp_station_up", "1 if the BMP station is connected", false, |it| it.up.into()),
         ("bgp_bmp_station_synchronised", "1 if it has been told the table", false, |it| {
             it.synchronised.into()
@@ -155,7 +158,7 @@ fn sessions(registry: &mut Registry, peers: &[PeerStatus]) {
         let values = peers.iter().map(|peer| ([("peer", peer.remote.to_string())], value(peer)));
         registry.register(name, help, Values { counts, values: values.collect() });
     }
-    let counters: [(_, _, fn(&MessageCounters) -> u64); 7] = [
+    let counters: [(_, _, Reading<MessageCounters>); 7] = [
         ("bgp_peer_messages_received", "Messages received", |it| it.messages_in),
         ("bgp_peer_updates_received", "UPDATEs received", |it| it.updates_in),
         ("bgp_peer_bytes_received", "Octets received", |it| it.bytes_in),
@@ -200,7 +203,7 @@ fn sessions(registry: &mut Registry, peers: &[PeerStatus]) {
 }
 
 fn families(registry: &mut Registry, peers: &[PeerStatus]) {
-    let values: [(_, _, fn(&FamilyStatus) -> u64); 4] = [
+    let values: [(_, _, Reading<FamilyStatus>); 4] = [
         ("bgp_peer_received_prefixes", "Paths held from the peer, filtered ones included", |it| it.received),
         ("bgp_peer_accepted_prefixes", "Of these, not filtered", |it| {
             it.received.saturating_sub(it.filtered)

@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(address, "192.0.2.9:11019".parse().unwrap());
         assert_eq!(config.ribs, [MonitoredRib::PrePolicy, MonitoredRib::LocRib]);
         assert!(config.statistics.is_zero());
-        let none = BmpStation { ribs: Some(Vec::new()), ..parsed.clone() };
+        let none = BmpStation { ribs: Some(Vec::new()), ..parsed };
         assert!(station(&none).unwrap_err().to_string().contains("leave it out"));
         let small = BmpStation { buffer_kib: Some(1), ..parsed };
         assert!(station(&small).unwrap_err().to_string().contains("512"));

@@ -82,7 +82,7 @@ async fn large_tables_are_streamed_and_watched() {
     let (count, first) = tokio::task::spawn_blocking(move || {
         let mut lines = table.lines("/v1/bgp/routes").unwrap();
         let (mut count, mut last) = (0, None);
-        while let Some(route) = lines.next::<Route>().unwrap() {
+        while let Some(route) = lines.next_value::<Route>().unwrap() {
             assert!(last.is_none_or(|last| last < route.prefix), "sorted");
             last = Some(route.prefix);
             count += 1;
@@ -103,7 +103,7 @@ async fn large_tables_are_streamed_and_watched() {
         let mut lines = watcher.lines("/v1/bgp/watch").unwrap();
         ready.send(()).unwrap();
         loop {
-            if let Some(Change::Route { prefix, paths }) = lines.next().unwrap() {
+            if let Some(Change::Route { prefix, paths }) = lines.next_value().unwrap() {
                 return (prefix.to_string(), paths.len());
             }
         }

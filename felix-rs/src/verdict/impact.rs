@@ -106,6 +106,9 @@ impl Group<'_> {
     }
 }
 
+/// Members of named ports by address: the set, protocol and port.
+type NamedPorts<'a> = BTreeMap<IpAddr, Vec<(&'a SetId, (u8, u16))>>;
+
 /// What rules can ask of an address: which networks it is in, and which sets with what.
 type Marks<'a> = (Vec<IpNet>, Vec<(usize, &'a SetId, Option<(u8, u16)>)>);
 
@@ -116,7 +119,7 @@ fn groups<'a>(states: [&'a EnforcedState; 2]) -> Vec<Group<'a>> {
         .copied()
         .collect();
     nets.extend(failsafes(states).filter_map(|failsafe| failsafe.net));
-    let mut ports: [BTreeMap<IpAddr, Vec<(&SetId, (u8, u16))>>; 2] = Default::default();
+    let mut ports: [NamedPorts<'_>; 2] = Default::default();
     for (ports, state) in ports.iter_mut().zip(states) {
         for (id, (_, members)) in &state.sets {
             for member in members {
@@ -185,7 +188,7 @@ fn groups<'a>(states: [&'a EnforcedState; 2]) -> Vec<Group<'a>> {
     groups.into_values().collect()
 }
 
-fn rules<'a>(states: [&'a EnforcedState; 2]) -> impl Iterator<Item = &'a PolicyRule> {
+fn rules(states: [&EnforcedState; 2]) -> impl Iterator<Item = &PolicyRule> {
     states.into_iter().flat_map(|state| {
         let policies = state.policies.values().flat_map(|policy| policy.ingress.iter().chain(&policy.egress));
         let profiles =
@@ -194,7 +197,7 @@ fn rules<'a>(states: [&'a EnforcedState; 2]) -> impl Iterator<Item = &'a PolicyR
     })
 }
 
-fn failsafes<'a>(states: [&'a EnforcedState; 2]) -> impl Iterator<Item = &'a FailsafePort> {
+fn failsafes(states: [&EnforcedState; 2]) -> impl Iterator<Item = &FailsafePort> {
     let settings = states.into_iter().map(|state| &state.settings);
     settings.flat_map(|settings| settings.failsafe_inbound.iter().chain(&settings.failsafe_outbound))
 }

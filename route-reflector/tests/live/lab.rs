@@ -152,11 +152,22 @@ impl Lab {
 
     /// Starts the reflector, and waits until it is ready.
     pub(crate) fn start(&mut self) {
+        let mut child = self.spawn_reflector();
+        // As a supervisor does: what a killed process holds may outlive its entry in /proc by a moment.
+        wait("the reflector is ready", PATIENCE, || {
+            if child.try_wait().unwrap().is_some() {
+                child = self.spawn_reflector();
+            }
+            self.control().get_text("/readyz").ok()
+        });
+        self.started.push(child);
+    }
+
+    fn spawn_reflector(&self) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.started.push(self.here.spawn(&mut command).unwrap());
-        wait("the reflector is ready", PATIENCE, || self.control().get_text("/readyz").ok());
+        self.here.spawn(&mut command).unwrap()
     }
 
     pub(crate) fn log(&self) -> String {

@@ -128,7 +128,6 @@ fn clients_see_nothing_of_an_upgrade() {
 
 /// A process killed at any moment of an upgrade: another one serves on, or graceful restart covers.
 #[test]
-#[ignore = "open defect: after some kills not all sessions are up again within 30 s"]
 fn a_kill_at_any_moment_loses_no_route() {
     if !possible(&[BIRD, BGPD]) {
         return;

@@ -122,7 +122,8 @@ fn the_table_has_every_flag_and_variable() {
         let rows: String = table.iter().filter(of_daemon).map(|row| format!("{row}\n")).collect();
         let variable = |word: &str| word.starts_with("MARGAY_");
         assert_eq!(words(&rows, variable), words(&help, variable), "{daemon}");
-        let general = ["--check-config", "--help", "--upgrade", "--version"];
+        let general =
+            ["--check-config", "--cleanup", "--dry-run", "--help", "--pods", "--upgrade", "--version"];
         let flag = |word: &str| word.starts_with("--") && word.len() > 4 && !general.contains(&word);
         assert_eq!(words(&rows, flag), words(&help, flag), "{daemon}");
     }

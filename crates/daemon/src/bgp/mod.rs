@@ -121,7 +121,7 @@ fn prefix_or_address(text: &str) -> Result<Result<IpNet, IpAddr>, Failure> {
         return Ok(Ok(prefix.trunc()));
     }
     let message = format!("`{text}` is no prefix: write 192.0.2.0/24, 2001:db8::/64, or an address");
-    text.parse().map(Err).map_err(|_| Failure::bad_request(message))
+    text.parse().map(Err).map_err(|_no_address| Failure::bad_request(message))
 }
 
 async fn list_routes(
