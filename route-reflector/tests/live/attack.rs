@@ -218,7 +218,7 @@ fn million(scene: &mut Scene, stream: &TcpStream) {
     scene.logged("peer exceeds its prefix limit and is cut off");
     scene.logged("peer announces prefixes that are not its own: filtered");
     let peer = client(MILLION);
-    scene.metric(&format!("margay_bgp_prefix_limit_exceeded_total{{peer=\"{peer}\"}} 1"));
-    scene.metric(&format!("margay_bgp_session_up{{peer=\"{peer}\"}} 0"));
+    scene.metric(&format!("margay_bgp_peer_limit_exceeded_total{{peer=\"{peer}\"}} 1"));
+    scene.metric(&format!("margay_bgp_peer_up{{peer=\"{peer}\"}} 0"));
     scene.unharmed();
 }
