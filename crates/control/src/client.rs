@@ -184,11 +184,13 @@ mod tests {
         let served = path.clone();
         let thread = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut request = vec![0; 4096];
-            let length = stream.read(&mut request).unwrap();
-            stream.write_all(answer.as_bytes()).unwrap();
             std::fs::remove_file(served).unwrap();
-            String::from_utf8_lossy(&request[..length]).into_owned()
+            stream.write_all(answer.as_bytes()).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            // To its end: a socket closed with octets unread resets the connection, and the answer with it.
+            let mut request = String::new();
+            stream.read_to_string(&mut request).unwrap();
+            request
         });
         (path, thread)
     }
@@ -205,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_refusal_carries_code_and_message() {
-        let answer = "HTTP/1.1 503 No\r\nContent-Length: 30\r\n\r\n{\"code\":11,\"message\":\"not yet\"}";
+        let answer = "HTTP/1.1 503 No\r\nContent-Length: 32\r\n\r\n{\"code\":11,\"message\":\"not yet\"}";
         let (path, thread) = serve("no", "HTTP/1.1 503 No\r\n\r\n{\"code\":11,\"message\":\"not yet\"}");
         let error = Client::new(&path).get::<()>("/v1/x").unwrap_err();
         thread.join().unwrap();
