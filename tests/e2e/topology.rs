@@ -113,13 +113,16 @@ pub(crate) fn reflectors_come_and_go(labs: &mut Labs) -> Result<()> {
     let three = |cluster: &Cluster, node: &str| -> Result<Option<BTreeSet<String>>> {
         Ok(peers(cluster, node)?.filter(|peers| peers.len() == 3 && peers.is_subset(&all)))
     };
+    // Not all choose alike; while only three are there, they do.
     let mut chosen = Vec::new();
-    for node in NODES {
-        wait(PATIENCE, || Ok(three(&cluster, node)?.is_some()))
-            .with_context(|| format!("{node} has three of five: {:#?}", sessions(&cluster, node)))?;
-        chosen.push(three(&cluster, node)?.unwrap_or_default());
-    }
-    ensure!(chosen.iter().collect::<BTreeSet<_>>().len() > 1, "all have chosen alike: {chosen:?}");
+    let spread = || -> Result<bool> {
+        let peers = NODES.iter().map(|node| three(&cluster, node)).collect::<Result<Vec<_>>>()?;
+        chosen = peers.into_iter().flatten().collect();
+        Ok(chosen.len() == NODES.len() && chosen.iter().collect::<BTreeSet<_>>().len() > 1)
+    };
+    wait(PATIENCE, spread).with_context(|| {
+        format!("three of five each: {:#?}", NODES.map(|node| sessions(&cluster, node)))
+    })?;
     talk.goes_on(50)?;
 
     // Drained (RFC 8326): node1's first goes and comes back.

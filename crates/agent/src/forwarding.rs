@@ -289,7 +289,8 @@ impl Worker {
             );
             return Done { repaired: true, failed: true };
         }
-        let report = fib.apply(self.complete);
+        // Before the first wish the datastore is not in sync, and the kernel stays as it is.
+        let report = (generation > 0).then(|| fib.apply(self.complete));
         let suspect = fib.is_suspect();
         if heard || read_back {
             let now = fib.underlay();
@@ -301,6 +302,7 @@ impl Worker {
                 differs
             });
         }
+        let Some(report) = report else { return Done { repaired: read_back, failed: suspect } };
         self.tell(&report);
         let pods_missing = Arc::new(report.pods_missing);
         let failed = suspect || !report.errors.is_empty();
