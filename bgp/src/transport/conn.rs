@@ -52,8 +52,8 @@ impl Default for ReadAhead {
 #[derive(Debug, Default)]
 struct Queue {
     data: VecDeque<Bytes>,
-    /// A task waits for the socket to take more.
-    draining: bool,
+    /// The task that waits for the socket to take more.
+    drain: Option<AbortHandle>,
     /// Nothing is read or written any more.
     frozen: bool,
 }
@@ -119,14 +119,13 @@ impl Conn {
     pub(super) fn write(&self, data: impl IntoIterator<Item = Bytes>) -> io::Result<usize> {
         let mut queue = self.locked();
         queue.data.extend(data);
-        if queue.draining || queue.frozen {
+        if queue.drain.is_some() || queue.frozen {
             return Ok(0);
         }
         let taken = write_some(&self.stream, &mut queue.data)?;
         if !queue.data.is_empty() {
-            queue.draining = true;
-            let (stream, queue) = (Arc::clone(&self.stream), Arc::clone(&self.queue));
-            tokio::spawn(drain(self.id, stream, queue, self.events.clone()));
+            let task = drain(self.id, Arc::clone(&self.stream), Arc::clone(&self.queue), self.events.clone());
+            queue.drain = Some(tokio::spawn(task).abort_handle());
         }
         Ok(taken)
     }
@@ -134,7 +133,15 @@ impl Conn {
     /// Leaves the socket alone from now on. All that was read has been reported when this returns.
     pub(super) fn freeze(&self) {
         self.locked().frozen = true;
+        self.abandon();
+    }
+
+    /// Ends the tasks. The one that writes would keep the socket open for as long as the peer does not read.
+    fn abandon(&self) {
         self.reader.abort();
+        if let Some(drain) = self.locked().drain.take() {
+            drain.abort();
+        }
     }
 
     /// The socket once more.
@@ -149,7 +156,7 @@ impl Conn {
 
     /// Sends what is queued, for a while, then closes. The returned task ends when that is done.
     pub(super) fn close(self) -> tokio::task::JoinHandle<()> {
-        self.reader.abort();
+        self.abandon();
         let Self { stream, queue, .. } = self;
         tokio::spawn(async move {
             // A timeout is as good an end as any: the peer doesn't read.
@@ -206,7 +213,9 @@ async fn drain(id: ConnId, stream: Arc<TcpStream>, queue: Arc<Mutex<Queue>>, eve
                 }
                 let result = write_some(&stream, &mut queue.data);
                 let done = queue.data.is_empty() || result.is_err();
-                queue.draining = !done;
+                if done {
+                    queue.drain = None;
+                }
                 result.map(|taken| (taken, done))
             }
             Err(error) => Err(error),
@@ -295,5 +304,31 @@ async fn finish(stream: Arc<TcpStream>, queue: Arc<Mutex<Queue>>) {
             Ok(_) => {}
             Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_closed_connection_is_closed_although_its_peer_does_not_read() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let deaf = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (events, _inbox) = mpsc::channel(1);
+        let conn = Conn::start(ConnId::accepted(0), stream, events, ReadAhead::default());
+        let more_than_buffers_hold = Bytes::from(vec![0; 32 << 20]);
+        let taken = conn.write([more_than_buffers_hold.clone()]).unwrap();
+        assert!(taken < more_than_buffers_hold.len());
+        let stream = Arc::downgrade(&conn.stream);
+        conn.close().await.unwrap();
+        let closed = async {
+            while stream.strong_count() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), closed).await.expect("the socket is closed");
+        drop(deaf);
     }
 }

@@ -22,7 +22,7 @@ pub(crate) const AS: u32 = 64512;
 pub(crate) const REFLECTOR: Ipv4Addr = Ipv4Addr::new(10, 63, 0, 1);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 63, 0, 2);
 /// How long anything may take that does not wait for a protocol's timer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Address of a client.
 pub(crate) fn client(number: u16) -> Ipv4Addr {
