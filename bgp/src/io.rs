@@ -249,7 +249,10 @@ pub enum Log {
     /// Something in an UPDATE was wrong and repaired (RFC 7606).
     Malformed(IpAddr, String),
     /// Prefixes that a peer may not announce were filtered: the first of them, and how many in this UPDATE.
-    Unauthorised(IpAddr, String, usize),
+    Unauthorised(IpAddr, IpNet, usize),
+    /// Prefixes that no unicast route can lead to were ignored (RFC 4271 section 6.3): the first of them, and how many in
+    /// this UPDATE.
+    Unroutable(IpAddr, IpNet, usize),
     /// A peer nears its prefix limit: held, limit.
     NearLimit(IpAddr, u32, u32),
     /// A peer exceeds its prefix limit and is cut off: held, limit.
@@ -258,6 +261,8 @@ pub enum Log {
     Resync(IpAddr),
     /// A peer began to repeat its table before it had sent it once: ignored (RFC 7313 section 4).
     EarlyRefresh(IpAddr),
+    /// A peer sent a ROUTE-REFRESH of this unknown subtype: ignored (RFC 7313 section 5).
+    UnknownRefresh(IpAddr, u8),
     /// A peer did not finish repeating its table in time: what it had not repeated was removed.
     RefreshUnfinished(IpAddr),
     /// The table is complete: advertising begins.

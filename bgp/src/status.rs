@@ -147,6 +147,9 @@ pub struct MessageCounters {
     pub bytes_in: u64,
     /// Prefixes refused because the peer isn't authorised to announce them.
     pub unauthorised: u64,
+    /// Prefixes ignored because no unicast route can lead to them, as multicast ones (RFC 4271 section 6.3).
+    #[serde(default)]
+    pub unroutable: u64,
     /// Sessions ended because the peer exceeded its prefix limit.
     #[serde(default)]
     pub over_limit: u64,

@@ -7,8 +7,8 @@ use std::process::Command;
 use anyhow::Result;
 use ipnet::IpNet;
 
-use crate::foreign::{Ability, Daemon, Host, Plan, Role, Seen, answers, passing, theirs};
-use crate::lab::{AS, FOREIGN, PASSWORD, Transport, address, id};
+use crate::foreign::{Ability, Daemon, Host, Plan, Role, Seen, announced, answers};
+use crate::lab::{AS, BOTH, FOREIGN, PASSWORD, Transport, address, id};
 
 const BIRD: &str = "/usr/sbin/bird";
 const BIRDC: &str = "/usr/sbin/birdc";
@@ -19,6 +19,12 @@ fn birdc(host: &Host, question: &str) -> Command {
     let mut command = host.command(BIRDC);
     command.arg("-s").arg(host.folder.join("bird.ctl")).arg(question);
     command
+}
+
+/// The protocol that announces a prefix.
+fn name(prefix: IpNet) -> String {
+    let letters = prefix.addr().to_string().replace(['.', ':'], "_");
+    format!("static_{letters}")
 }
 
 /// The value behind a name in the answer to `show route ... all`.
@@ -49,14 +55,13 @@ impl Daemon for Bird {
             "router id {};\nlog stderr all;\nprotocol device {{}}\nprotocol direct {{ ipv4; ipv6; }}\n",
             id(FOREIGN)
         );
-        for (name, prefix) in
-            [("four", theirs(Transport::V4)), ("six", theirs(Transport::V6)), ("passing", passing())]
-        {
+        for prefix in BOTH.into_iter().flat_map(announced) {
             let channel = if prefix.addr().is_ipv4() { "ipv4" } else { "ipv6" };
             writeln!(
                 text,
-                "protocol static {name} {{ {channel}; route {prefix} blackhole {{\n\
-                 bgp_community.add(({AS}, {FOREIGN})); }}; }}"
+                "protocol static {} {{ {channel}; route {prefix} blackhole {{\n\
+                 bgp_community.add(({AS}, {FOREIGN})); }}; }}",
+                name(prefix)
             )?;
         }
         let channel = |name: &str, transport| {
@@ -123,9 +128,9 @@ impl Daemon for Bird {
         true
     }
 
-    fn announce(&self, host: &Host, _plan: &Plan, up: bool) -> Result<()> {
+    fn announce(&self, host: &Host, _plan: &Plan, prefix: IpNet, up: bool) -> Result<()> {
         let verb = if up { "enable" } else { "disable" };
-        host.ask(&mut birdc(host, &format!("{verb} passing"))).map(|_| ())
+        host.ask(&mut birdc(host, &format!("{verb} {}", name(prefix)))).map(|_| ())
     }
 
     fn ask_again(&self, host: &Host, last: u8, _neighbor: IpAddr) -> Result<()> {
@@ -141,6 +146,8 @@ impl Daemon for Bird {
         let what = match (code, subcode) {
             (1, 1) => "Connection not synchronized",
             (3, 1) => "Malformed attribute list",
+            (3, 9) => "Optional attribute error",
+            (3, 10) => "Invalid network field",
             _ => "?",
         };
         format!("Received: {what}")

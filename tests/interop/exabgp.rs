@@ -9,8 +9,8 @@ use anyhow::Result;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::foreign::{Ability, Daemon, Host, Plan, Seen, passing, theirs};
-use crate::lab::{AS, FOREIGN, PASSWORD, Transport, address, id};
+use crate::foreign::{Ability, Daemon, Host, Plan, Seen, announced};
+use crate::lab::{AS, BOTH, FOREIGN, PASSWORD, Transport, address, id};
 
 const EXABGP: &str = "/usr/sbin/exabgp";
 
@@ -33,8 +33,7 @@ fn family(prefix: IpNet) -> &'static str {
 
 /// A route as its configuration and its commands have it.
 fn route(prefix: IpNet) -> String {
-    let transport = if prefix.addr().is_ipv4() { Transport::V4 } else { Transport::V6 };
-    format!("route {prefix} next-hop {} community [{AS}:{FOREIGN}]", address(transport, FOREIGN))
+    format!("route {prefix} next-hop {} community [{AS}:{FOREIGN}]", address(Transport::of(prefix), FOREIGN))
 }
 
 /// Whether one of these entries is the prefix: an object, or plain text where nothing else is known of it.
@@ -116,7 +115,7 @@ impl Daemon for Exabgp {
                 writeln!(text, " md5-password '{PASSWORD}';")?;
             }
             text += " static {\n";
-            for prefix in [theirs(Transport::V4), theirs(Transport::V6), passing()] {
+            for prefix in BOTH.into_iter().flat_map(announced) {
                 writeln!(text, "  {};", route(prefix))?;
             }
             text += " }\n}\n";
@@ -162,8 +161,8 @@ impl Daemon for Exabgp {
         Ok(said.into_iter().rev().find_map(|(_, seen)| seen))
     }
 
-    fn announce(&self, host: &Host, _plan: &Plan, up: bool) -> Result<()> {
-        tell(host, &format!("{} {}", if up { "announce" } else { "withdraw" }, route(passing())))
+    fn announce(&self, host: &Host, _plan: &Plan, prefix: IpNet, up: bool) -> Result<()> {
+        tell(host, &format!("{} {}", if up { "announce" } else { "withdraw" }, route(prefix)))
     }
 
     fn ask_again(&self, host: &Host, _last: u8, _neighbor: IpAddr) -> Result<()> {

@@ -85,8 +85,18 @@ pub(crate) fn theirs(transport: Transport) -> IpNet {
 }
 
 /// Another one, which it can withdraw and announce again.
-pub(crate) fn passing() -> IpNet {
-    IpNet::new_assert(Ipv4Addr::new(10, 50, 1, 0).into(), 24)
+pub(crate) fn passing(transport: Transport) -> IpNet {
+    match transport {
+        Transport::V4 => IpNet::new_assert(Ipv4Addr::new(10, 50, 1, 0).into(), 24),
+        Transport::V6 => {
+            IpNet::new_assert(std::net::Ipv6Addr::new(0xfd00, 0x50, 1, 0, 0, 0, 0, 0).into(), 64)
+        }
+    }
+}
+
+/// What it announces of a family at first.
+pub(crate) fn announced(transport: Transport) -> [IpNet; 2] {
+    [theirs(transport), passing(transport)]
 }
 
 /// A prefix that two of our nodes announce.
@@ -144,8 +154,8 @@ pub(crate) trait Daemon: Sync {
         false
     }
 
-    /// Announces or withdraws the prefix [`passing`].
-    fn announce(&self, host: &Host, plan: &Plan, up: bool) -> Result<()>;
+    /// Announces or withdraws a prefix, one of [`passing`].
+    fn announce(&self, host: &Host, plan: &Plan, prefix: IpNet, up: bool) -> Result<()>;
 
     /// Asks a neighbour for its routes again.
     fn ask_again(&self, host: &Host, last: u8, neighbor: IpAddr) -> Result<()>;
@@ -270,8 +280,8 @@ impl Foreign {
         self.run(true)
     }
 
-    pub(crate) fn announce(&self, up: bool) -> Result<()> {
-        self.daemon.announce(&self.host, &self.plan, up)
+    pub(crate) fn announce(&self, prefix: IpNet, up: bool) -> Result<()> {
+        self.daemon.announce(&self.host, &self.plan, prefix, up)
     }
 
     pub(crate) fn ask_again(&self, last: u8) -> Result<()> {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::foreign::{Ability, Daemon, Host, Plan, Role, Seen, answers, passing, theirs};
+use crate::foreign::{Ability, Daemon, Host, Plan, Role, Seen, announced, answers};
 use crate::lab::{AS, FOREIGN, PASSWORD, Transport, address, id};
 
 const BGPD: &str = "/usr/lib/frr/bgpd";
@@ -77,10 +77,9 @@ impl Daemon for Frr {
                 writeln!(text, " neighbor {neighbor} password {PASSWORD}")?;
             }
         }
-        for (family, map, prefixes) in [
-            ("ipv4", "four", vec![theirs(Transport::V4), passing()]),
-            ("ipv6", "six", vec![theirs(Transport::V6)]),
-        ] {
+        for (family, map, prefixes) in
+            [("ipv4", "four", announced(Transport::V4)), ("ipv6", "six", announced(Transport::V6))]
+        {
             writeln!(text, " address-family {family} unicast")?;
             for prefix in prefixes {
                 writeln!(text, "  network {prefix}")?;
@@ -138,10 +137,12 @@ impl Daemon for Frr {
         }))
     }
 
-    fn announce(&self, host: &Host, plan: &Plan, up: bool) -> Result<()> {
+    fn announce(&self, host: &Host, plan: &Plan, prefix: IpNet, up: bool) -> Result<()> {
+        let family = if prefix.addr().is_ipv4() { "ipv4" } else { "ipv6" };
         let router = format!("router bgp {}", plan.asn());
-        let network = format!("{}network {}", if up { "" } else { "no " }, passing());
-        let lines = ["configure terminal", &router, "address-family ipv4 unicast", &network];
+        let family = format!("address-family {family} unicast");
+        let network = format!("{}network {prefix}", if up { "" } else { "no " });
+        let lines = ["configure terminal", &router, &family, &network];
         host.ask(&mut vtysh(host, &lines)).map(|_| ())
     }
 

@@ -8,8 +8,8 @@ use anyhow::Result;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::foreign::{Ability, Daemon, Host, Plan, Role, Seen, answers, passing, theirs};
-use crate::lab::{AS, FOREIGN, PASSWORD, Transport, address, id};
+use crate::foreign::{Ability, Daemon, Host, Plan, Role, Seen, announced, answers};
+use crate::lab::{AS, BOTH, FOREIGN, PASSWORD, Transport, address, id};
 
 const GOBGPD: &str = "/usr/bin/gobgpd";
 const GOBGP: &str = "/usr/bin/gobgp";
@@ -23,9 +23,8 @@ fn gobgp(host: &Host, words: &str) -> Command {
 }
 
 fn rib(host: &Host, verb: &str, prefix: IpNet) -> Result<()> {
-    let (family, transport) =
-        if prefix.addr().is_ipv4() { ("ipv4", Transport::V4) } else { ("ipv6", Transport::V6) };
-    let next_hop = address(transport, FOREIGN);
+    let family = if prefix.addr().is_ipv4() { "ipv4" } else { "ipv6" };
+    let next_hop = address(Transport::of(prefix), FOREIGN);
     host.ask(&mut gobgp(
         host,
         &format!(
@@ -108,9 +107,7 @@ impl Daemon for Gobgp {
 
     fn started(&self, host: &Host, _plan: &Plan) -> Result<()> {
         answers(host, || gobgp(host, "global -j"), "asn")?;
-        [theirs(Transport::V4), theirs(Transport::V6), passing()]
-            .into_iter()
-            .try_for_each(|prefix| rib(host, "add", prefix))
+        BOTH.into_iter().flat_map(announced).try_for_each(|prefix| rib(host, "add", prefix))
     }
 
     fn established(&self, host: &Host, _last: u8, neighbor: IpAddr) -> Result<bool> {
@@ -151,8 +148,8 @@ impl Daemon for Gobgp {
         }))
     }
 
-    fn announce(&self, host: &Host, _plan: &Plan, up: bool) -> Result<()> {
-        rib(host, if up { "add" } else { "del" }, passing())
+    fn announce(&self, host: &Host, _plan: &Plan, prefix: IpNet, up: bool) -> Result<()> {
+        rib(host, if up { "add" } else { "del" }, prefix)
     }
 
     fn ask_again(&self, host: &Host, _last: u8, neighbor: IpAddr) -> Result<()> {

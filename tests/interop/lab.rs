@@ -27,7 +27,7 @@ pub(crate) const PROXY: u8 = 8;
 /// Key of every session that has one.
 pub(crate) const PASSWORD: &str = "open-sesame";
 /// Longest wait for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Without link-local addresses: our speakers share an interface, so that each would take those of the others for its own.
 const TOPOLOGY: &str = "
@@ -64,7 +64,15 @@ pub(crate) enum Transport {
     V6,
 }
 
+/// Both address families.
+pub(crate) const BOTH: [Transport; 2] = [Transport::V4, Transport::V6];
+
 impl Transport {
+    /// The family of a prefix.
+    pub(crate) fn of(prefix: IpNet) -> Self {
+        if prefix.addr().is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
     pub(crate) fn other(self) -> Self {
         match self {
             Self::V4 => Self::V6,

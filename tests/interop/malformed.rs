@@ -1,11 +1,12 @@
 //! Damaged messages on real streams, in both directions: what one side must do, and what the other sees of it.
 
 use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
 use margay_bgp::{Originated, PeerConfig, PeerKind, PeerState};
 use margay_tests::cluster::wait;
 
 use crate::foreign::{Ability, Daemon, Foreign, Plan, Role, passing, pause, same, theirs};
-use crate::lab::{Bench, FOREIGN, PASSWORD, PATIENCE, PROXY, Speaker, Transport, address, ours};
+use crate::lab::{BOTH, Bench, FOREIGN, PASSWORD, PATIENCE, PROXY, Speaker, Transport, address, ours};
 use crate::proxy::{Damage, Proxy, Towards};
 
 const TRANSITIVE: u8 = 0x40;
@@ -14,7 +15,7 @@ const OPTIONAL: u8 = 0xc0;
 const ORIGIN: (&str, Damage) = ("ORIGIN 9", Damage::Attribute { flags: TRANSITIVE, code: 1, value: &[9] });
 
 /// Damage that makes a route unusable and harms nothing else (RFC 7606 section 7).
-const WITHDRAWS: [(&str, Damage); 6] = [
+const WITHDRAWS: [(&str, Damage); 5] = [
     ORIGIN,
     (
         "AS_PATH of an unknown segment",
@@ -22,7 +23,6 @@ const WITHDRAWS: [(&str, Damage); 6] = [
     ),
     ("COMMUNITIES of 5 octets", Damage::Attribute { flags: OPTIONAL, code: 8, value: &[1, 2, 3, 4, 5] }),
     ("ORIGIN with the flags of another", Damage::Attribute { flags: OPTIONAL, code: 1, value: &[0] }),
-    ("NEXT_HOP of 3 octets", Damage::Attribute { flags: TRANSITIVE, code: 3, value: &[10, 78, 0] }),
     ("LOCAL_PREF of 2 octets", Damage::Attribute { flags: TRANSITIVE, code: 5, value: &[0, 100] }),
 ];
 
@@ -38,6 +38,38 @@ const RESETS: [(&str, Damage, (u8, u8)); 2] = [
     ("attributes that pass the message's end", Damage::Attributes, (3, 1)),
 ];
 
+/// Damage of what says where a route leads: IPv4 in UPDATE's own fields, IPv6 in MP_REACH_NLRI.
+struct Reach {
+    withdraws: &'static [(&'static str, Damage)],
+    /// Prefixes that no route leads to.
+    unroutable: &'static [u8],
+    resets: &'static [(&'static str, Damage, (u8, u8))],
+}
+
+const FOUR: Reach = Reach {
+    withdraws: &[
+        ("NEXT_HOP of 3 octets", Damage::NextHop(&[10, 78, 0])),
+        ("NEXT_HOP of a group", Damage::NextHop(&[224, 0, 0, 5])),
+    ],
+    // 224.1.2.0/24 and 250.0.0.0/8.
+    unroutable: &[24, 224, 1, 2, 8, 250],
+    resets: &[("a prefix of 33 bits", Damage::Prefixes(&[33, 10, 50, 1, 0, 0]), (3, 10))],
+};
+
+const SIX: Reach = Reach {
+    withdraws: &[(
+        "a next hop of a group",
+        Damage::NextHop(&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5]),
+    )],
+    // ff0e:1::/32 and fe80::/10.
+    unroutable: &[32, 0xff, 0x0e, 0, 1, 10, 0xfe, 0x80],
+    resets: &[
+        ("a prefix of 129 bits", Damage::Prefixes(&[129, 0xfd]), (3, 9)),
+        ("a next hop of 5 octets", Damage::NextHop(&[0xfd, 0x78, 0, 0, 0]), (3, 9)),
+        ("MP_REACH_NLRI twice", Damage::Twice, (3, 1)),
+    ],
+};
+
 fn route(family: Transport) -> Originated {
     Originated::new(ours(family, 1), Some(address(family, 1)))
 }
@@ -47,6 +79,7 @@ struct Scene {
     proxy: Proxy,
     us: Speaker,
     them: Foreign,
+    transport: Transport,
 }
 
 impl Scene {
@@ -60,31 +93,33 @@ impl Scene {
         let plan = Plan { role, transport, neighbors: vec![PROXY], password: false };
         let them = Foreign::start(daemon, bench, plan)?;
         us.established(PROXY)?;
-        us.route(theirs(Transport::V4), "announced at first", |_| true)?;
-        us.route(passing(), "announced at first", |_| true)?;
-        Ok(Self { proxy, us, them })
+        let scene = Self { proxy, us, them, transport };
+        scene.us.route(theirs(transport), "announced at first", |_| true)?;
+        scene.us.route(scene.passing(), "announced at first", |_| true)?;
+        Ok(scene)
+    }
+
+    /// What is damaged of theirs.
+    fn passing(&self) -> IpNet {
+        passing(self.transport)
     }
 
     /// Their announcements of [`passing`] are damaged.
     fn they_announce(&self, damage: &Damage) -> Result<()> {
-        self.proxy.heal();
-        self.them.announce(false)?;
-        self.us.no_route(passing(), "withdrawn by it")?;
-        self.proxy.damage(Towards::Us, passing(), damage.clone());
-        self.them.announce(true)?;
-        self.proxy.done()
+        let passing = self.passing();
+        self.proxy.withdrawal(Towards::Us, passing, || self.them.announce(passing, false))?;
+        self.us.no_route(passing, "withdrawn by it")?;
+        self.proxy.damage(Towards::Us, passing, damage.clone(), || self.them.announce(passing, true))
     }
 
     /// Our announcements are damaged.
     fn we_announce(&self, damage: &Damage) -> Result<()> {
-        self.proxy.heal();
-        self.us.set_originated(Vec::new())?;
-        let damaged = ours(Transport::V4, 1);
-        self.them.no_route(damaged, "withdrawn by us")?;
-        self.them.no_route(ours(Transport::V6, 1), "withdrawn by us")?;
-        self.proxy.damage(Towards::Them, damaged, damage.clone());
-        self.us.set_originated(vec![route(Transport::V4)])?;
-        self.proxy.done()
+        let damaged = ours(self.transport, 1);
+        self.proxy.withdrawal(Towards::Them, damaged, || self.us.set_originated(Vec::new()))?;
+        BOTH.iter().try_for_each(|family| self.them.no_route(ours(*family, 1), "withdrawn by us"))?;
+        self.proxy.damage(Towards::Them, damaged, damage.clone(), || {
+            self.us.set_originated(vec![route(self.transport)])
+        })
     }
 
     /// The session comes back, with everything.
@@ -95,8 +130,8 @@ impl Scene {
             Ok(self.us.peer(PROXY)?.state == PeerState::Established)
         })
         .context("the session does not come back")?;
-        self.us.route(theirs(Transport::V4), "after a reset", |route| !route.stale)?;
-        self.us.route(passing(), "after a reset", |route| !route.stale).map(|_| ())
+        self.us.route(theirs(self.transport), "after a reset", |route| !route.stale)?;
+        self.us.route(self.passing(), "after a reset", |route| !route.stale).map(|_| ())
     }
 
     fn sessions(&self) -> Result<u64> {
@@ -107,22 +142,22 @@ impl Scene {
 /// The UPDATEs of our client are damaged: RFC 7606 on our side.
 pub(crate) fn from_them(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> {
     let scene = Scene::start(daemon, bench, Role::Client)?;
-    for (number, (name, damage)) in WITHDRAWS.iter().enumerate() {
+    let reach = if bench.transport == Transport::V4 { FOUR } else { SIX };
+    for (name, damage) in WITHDRAWS.iter().chain(reach.withdraws) {
         let before = scene.us.peer(PROXY)?.messages.treated_as_withdraw;
         scene.they_announce(damage).context(*name)?;
-        scene
-            .us
-            .until(PROXY, name, |peer| peer.messages.treated_as_withdraw > before)
-            .with_context(|| format!("{name} (number {number})"))?;
-        scene.us.no_route(passing(), name)?;
+        scene.us.until(PROXY, name, |peer| peer.messages.treated_as_withdraw > before)?;
+        scene.us.no_route(scene.passing(), name)?;
         ensure!(scene.them.is_established(PROXY)?, "{name}: the daemon's session is down");
     }
     for (name, damage) in &DISCARDS {
         scene.they_announce(damage).context(*name)?;
-        scene.us.route(passing(), name, |route| !route.filtered)?;
+        scene.us.route(scene.passing(), name, |route| !route.filtered)?;
     }
+    scene.they_announce(&Damage::Prefixes(reach.unroutable)).context("unroutable prefixes")?;
+    scene.us.until(PROXY, "unroutable prefixes", |peer| peer.messages.unroutable >= 2)?;
     same("sessions made", &scene.sessions()?, &1)?;
-    for (name, damage, (code, subcode)) in &RESETS {
+    for (name, damage, (code, subcode)) in RESETS.iter().chain(reach.resets) {
         scene.they_announce(damage).context(*name)?;
         let words = daemon.words(*code, *subcode);
         let said = || {
@@ -140,11 +175,11 @@ pub(crate) fn from_them(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()
 /// Our UPDATEs to a router are damaged: what the daemon does, and what we make of it.
 pub(crate) fn from_us(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> {
     let scene = Scene::start(daemon, bench, Role::Router)?;
-    let (damaged, whole) = (ours(Transport::V4, 1), ours(Transport::V6, 1));
+    let (damaged, whole) = (ours(bench.transport, 1), ours(bench.transport.other(), 1));
     let (name, damage) = &ORIGIN;
     if scene.them.can(Ability::TreatAsWithdraw) {
         scene.we_announce(damage).context(*name)?;
-        scene.us.set_originated([Transport::V4, Transport::V6].map(route).to_vec())?;
+        scene.us.set_originated(BOTH.map(route).to_vec())?;
         wait(PATIENCE, || Ok(scene.them.route_now(whole)?.is_some())).context("the route behind it")?;
         ensure!(scene.them.route_now(damaged)?.is_none(), "{name}: the daemon uses the route");
         same("sessions made", &scene.sessions()?, &1)?;

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use margay_tests::cluster::wait;
 use serde_json::Value;
 
-use crate::foreign::{Ability, Daemon, Host, Plan, Role, Seen, answers, passing, theirs};
-use crate::lab::{AS, FOREIGN, PASSWORD, PATIENCE, Transport, address, id};
+use crate::foreign::{Ability, Daemon, Host, Plan, Role, Seen, announced, answers};
+use crate::lab::{AS, BOTH, FOREIGN, PASSWORD, PATIENCE, Transport, address, id};
 
 const BGPD: &str = "/usr/sbin/bgpd";
 const BGPCTL: &str = "/usr/sbin/bgpctl";
@@ -61,9 +61,8 @@ impl Daemon for Openbgpd {
             id(FOREIGN),
             host.folder.join("sock").display()
         );
-        for prefix in [theirs(Transport::V4), theirs(Transport::V6), passing()] {
-            let transport = if prefix.addr().is_ipv4() { Transport::V4 } else { Transport::V6 };
-            let next_hop = address(transport, FOREIGN);
+        for prefix in BOTH.into_iter().flat_map(announced) {
+            let next_hop = address(Transport::of(prefix), FOREIGN);
             writeln!(text, "network {prefix} set {{ nexthop {next_hop} community {AS}:{FOREIGN} }}")?;
         }
         for (_, neighbor) in plan.neighbors() {
@@ -153,9 +152,8 @@ impl Daemon for Openbgpd {
         true
     }
 
-    fn announce(&self, host: &Host, _plan: &Plan, up: bool) -> Result<()> {
-        let next_hop = address(Transport::V4, FOREIGN);
-        let prefix = passing();
+    fn announce(&self, host: &Host, _plan: &Plan, prefix: IpNet, up: bool) -> Result<()> {
+        let next_hop = address(Transport::of(prefix), FOREIGN);
         let words = if up {
             format!("network add {prefix} nexthop {next_hop} community {AS}:{FOREIGN}")
         } else {
@@ -184,6 +182,8 @@ impl Daemon for Openbgpd {
         let what = match (code, subcode) {
             (1, 1) => "Header error, synchronization error",
             (3, 1) => "error in UPDATE message, attribute list error",
+            (3, 9) => "error in UPDATE message, optional attribute error",
+            (3, 10) => "error in UPDATE message, network unacceptable",
             _ => "?",
         };
         format!("received notification: {what}")

@@ -1,7 +1,7 @@
 //! A cable that changes messages: it stands between our speaker and the daemon and damages what it is told to.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
@@ -14,6 +14,10 @@ use crate::lab::{FOREIGN, PATIENCE, PROXY, Transport, address};
 
 const HEADER: usize = 19;
 const UPDATE: u8 = 2;
+
+const NEXT_HOP: u8 = 3;
+const MP_REACH_NLRI: u8 = 14;
+const MP_UNREACH_NLRI: u8 = 15;
 
 /// Where a message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,15 +35,21 @@ pub(crate) enum Damage {
     Attributes,
     /// An attribute has these flags and this value; it is added where there is none.
     Attribute { flags: u8, code: u8, value: &'static [u8] },
+    /// MP_REACH_NLRI comes twice.
+    Twice,
+    /// Other octets where the next hop is: in NEXT_HOP or in MP_REACH_NLRI.
+    NextHop(&'static [u8]),
+    /// Other octets where the prefixes are.
+    Prefixes(&'static [u8]),
 }
 
-/// Damage for every UPDATE in a direction that announces this prefix.
+/// What is waited for: UPDATEs in a direction that announce this prefix, to damage them, or one that withdraws it.
 #[derive(Debug)]
 struct Order {
     towards: Towards,
-    /// In the NLRI field.
+    /// As NLRI.
     prefix: Vec<u8>,
-    damage: Damage,
+    damage: Option<Damage>,
     done: bool,
 }
 
@@ -70,24 +80,49 @@ impl Proxy {
         Ok(Self { order })
     }
 
-    /// Orders damage for UPDATEs that announce an IPv4 prefix of 24 bits.
-    pub(crate) fn damage(&self, towards: Towards, prefix: IpNet, damage: Damage) {
-        let octets = match prefix {
-            IpNet::V4(prefix) => prefix.addr().octets()[..3].to_vec(),
-            IpNet::V6(_) => Vec::new(),
-        };
-        let prefix = [&[prefix.prefix_len()][..], &octets].concat();
-        *self.order.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Order { towards, prefix, damage, done: false });
+    /// Orders damage for UPDATEs that announce a prefix of whole octets, does what makes the sender announce it, and
+    /// waits until one has been damaged.
+    pub(crate) fn damage(
+        &self,
+        towards: Towards,
+        prefix: IpNet,
+        damage: Damage,
+        announce: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        self.order(towards, prefix, Some(damage), announce).context("no message to damage came by")
     }
 
-    /// Waits until it is done for the first time.
-    pub(crate) fn done(&self) -> Result<()> {
-        let is_done = || {
+    /// Does what makes the sender withdraw a prefix, and waits until the withdrawal has come by. Nothing less shows that
+    /// it has been said: a daemon that is told to announce again before it has spoken says nothing at all.
+    pub(crate) fn withdrawal(
+        &self,
+        towards: Towards,
+        prefix: IpNet,
+        withdraw: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        self.order(towards, prefix, None, withdraw).context("no withdrawal came by")
+    }
+
+    fn order(
+        &self,
+        towards: Towards,
+        prefix: IpNet,
+        damage: Option<Damage>,
+        act: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let octets = match prefix.addr() {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        let length = prefix.prefix_len();
+        let prefix = [&[length][..], &octets[..usize::from(length / 8)]].concat();
+        *self.order.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Order { towards, prefix, damage, done: false });
+        act()?;
+        wait(PATIENCE, || {
             let order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
             Ok(order.as_ref().is_some_and(|order| order.done))
-        };
-        wait(PATIENCE, is_done).context("no message to damage came by")
+        })
     }
 
     /// Passes on everything as it is again.
@@ -134,10 +169,18 @@ fn pump(
         let mut order = order.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(due) = order.as_mut().filter(|order| order.towards == towards)
             && let Some(parts) = Parts::of(&message)
-            && parts.nlri.windows(due.prefix.len()).any(|octets| octets == due.prefix)
         {
-            message = parts.damaged(&due.damage);
-            due.done = true;
+            let names = |(_, prefixes): (_, &[u8])| {
+                prefixes.windows(due.prefix.len()).any(|octets| octets == due.prefix)
+            };
+            match &due.damage {
+                Some(damage) if names(parts.announced()) => {
+                    message = parts.damaged(damage);
+                    due.done = true;
+                }
+                Some(_) => {}
+                None => due.done |= names(parts.withdrawn()),
+            }
         }
         drop(order);
         to.write_all(&message)?;
@@ -170,11 +213,57 @@ impl Parts {
         Some(Self { withdrawn: withdrawn.to_vec(), attributes, nlri: nlri.to_vec() })
     }
 
+    fn value(&self, code: u8) -> Option<&[u8]> {
+        self.attributes.iter().find(|(_, of, _)| *of == code).map(|(_, _, value)| &value[..])
+    }
+
+    /// The next hop and the prefixes of MP_REACH_NLRI (RFC 4760 section 3) or, without it, of UPDATE's own fields.
+    fn announced(&self) -> (&[u8], &[u8]) {
+        let reach = self.value(MP_REACH_NLRI).and_then(|value| {
+            let next_hop = value.get(4..4 + usize::from(*value.get(3)?))?;
+            Some((next_hop, value.get(5 + next_hop.len()..)?))
+        });
+        reach.unwrap_or_else(|| (self.value(NEXT_HOP).unwrap_or_default(), &self.nlri))
+    }
+
+    /// Family and prefixes of MP_UNREACH_NLRI (section 4) or, without it, of UPDATE's own field.
+    fn withdrawn(&self) -> (&[u8], &[u8]) {
+        let unreach = self.value(MP_UNREACH_NLRI).and_then(|value| value.split_at_checked(3));
+        unreach.unwrap_or((&[], &self.withdrawn))
+    }
+
+    /// Says this next hop and these prefixes, where it said others.
+    fn announce(&mut self, next_hop: &[u8], prefixes: &[u8]) {
+        let mut set = |code, value: &dyn Fn(&[u8]) -> Vec<u8>| {
+            let attribute = self.attributes.iter_mut().find(|(_, of, _)| *of == code);
+            attribute.map(|(_, _, old)| *old = value(old)).is_some()
+        };
+        let reach = |old: &[u8]| {
+            let length = u8::try_from(next_hop.len()).unwrap_or(u8::MAX);
+            [&old[..3], &[length], next_hop, &[0], prefixes].concat()
+        };
+        if !set(MP_REACH_NLRI, &reach) {
+            set(NEXT_HOP, &|_| next_hop.to_vec());
+            self.nlri = prefixes.to_vec();
+        }
+    }
+
     fn damaged(mut self, damage: &Damage) -> Vec<u8> {
-        if let Damage::Attribute { flags, code, value } = damage {
-            self.attributes.retain(|(_, of, _)| of != code);
-            // The last, because FRR 8.4 looks for the NLRI where the error made it stop.
-            self.attributes.push((*flags, *code, value.to_vec()));
+        let (next_hop, prefixes) = self.announced();
+        let (next_hop, prefixes) = (next_hop.to_vec(), prefixes.to_vec());
+        match damage {
+            Damage::Attribute { flags, code, value } => {
+                self.attributes.retain(|(_, of, _)| of != code);
+                // The last, because FRR 8.4 looks for the NLRI where the error made it stop.
+                self.attributes.push((*flags, *code, value.to_vec()));
+            }
+            Damage::Twice => {
+                let reach = self.attributes.iter().find(|(_, code, _)| *code == MP_REACH_NLRI).cloned();
+                self.attributes.extend(reach);
+            }
+            Damage::NextHop(octets) => self.announce(octets, &prefixes),
+            Damage::Prefixes(octets) => self.announce(&next_hop, octets),
+            Damage::Marker | Damage::Attributes => {}
         }
         let mut attributes = Vec::new();
         for (flags, code, value) in &self.attributes {

@@ -7,9 +7,7 @@ use margay_bgp::{Originated, PeerConfig, PeerKind, PeerState};
 use margay_tests::cluster::wait;
 
 use crate::foreign::{Ability, Daemon, Foreign, Plan, Role, Seen, can, passing, same, theirs, twice};
-use crate::lab::{AS, Bench, FOREIGN, PATIENCE, ROUTER_AS, Speaker, Transport, address, id, ours};
-
-const BOTH: [Transport; 2] = [Transport::V4, Transport::V6];
+use crate::lab::{AS, BOTH, Bench, FOREIGN, PATIENCE, ROUTER_AS, Speaker, Transport, address, id, ours};
 
 fn plan(daemon: &dyn Daemon, role: Role, bench: &Bench, neighbors: &[u8]) -> Plan {
     let password = can(daemon, Ability::KeepKeys);
@@ -61,13 +59,15 @@ fn asking_last(peer: &PeerConfig) -> u8 {
     }
 }
 
-/// A route of theirs comes and goes.
+/// A route of theirs of each family comes and goes.
 fn comes_and_goes(foreign: &Foreign, at: &Speaker) -> Result<()> {
-    at.route(passing(), "announced at first", |_| true)?;
-    foreign.announce(false)?;
-    at.no_route(passing(), "withdrawn by it")?;
-    foreign.announce(true)?;
-    at.route(passing(), "announced again", |_| true).map(|_| ())
+    BOTH.map(passing).into_iter().try_for_each(|prefix| {
+        at.route(prefix, "announced at first", |_| true)?;
+        foreign.announce(prefix, false)?;
+        at.no_route(prefix, "withdrawn by it")?;
+        foreign.announce(prefix, true)?;
+        at.route(prefix, "announced again", |_| true).map(|_| ())
+    })
 }
 
 /// It crashes and comes back: its routes stay meanwhile.

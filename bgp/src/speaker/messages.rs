@@ -208,7 +208,10 @@ impl Speaker {
                     self.rib.update_source(id, family, |_, path, _| !path.unrefreshed);
                 }
             }
-            RefreshKind::Other(_) => {}
+            RefreshKind::Other(subtype) => {
+                let remote = peer.config.remote;
+                self.log(Log::UnknownRefresh(remote, subtype));
+            }
         }
     }
 }

@@ -51,6 +51,32 @@ fn usable(next_hop: NextHop, local: Option<IpAddr>, link: Option<&Link>) -> Opti
     (!ours && is_foreign_host(next_hop.address(), local)).then_some(next_hop)
 }
 
+/// Whether a unicast route can lead to a prefix. None leads to multicast or class E addresses (RFC 4271 section 6.3), to a
+/// host's own, or to those of one link.
+fn is_routable(prefix: &IpNet) -> bool {
+    match prefix {
+        IpNet::V4(prefix) => prefix.addr().octets()[0] < 224 && !prefix.addr().is_loopback(),
+        IpNet::V6(prefix) => {
+            let address = prefix.addr();
+            !address.is_multicast() && !address.is_unicast_link_local() && !address.is_loopback()
+        }
+    }
+}
+
+/// Counts what is refused of an announcement, and remembers the first.
+#[derive(Default)]
+struct Refused {
+    first: Option<IpNet>,
+    count: usize,
+}
+
+impl Refused {
+    fn note(&mut self, prefix: IpNet) {
+        self.first.get_or_insert(prefix);
+        self.count += 1;
+    }
+}
+
 fn is_foreign_host(address: IpAddr, local: Option<IpAddr>) -> bool {
     !address.is_unspecified()
         && !address.is_multicast()
@@ -139,12 +165,16 @@ impl Speaker {
         let lowered = leaves(received).then(|| PathAttributes { local_pref: Some(0), ..received.clone() });
         let attributes = lowered.as_ref().unwrap_or(received);
         let shared = self.rib.attrs.intern(Some(next_hop), attributes);
-        let mut unauthorised: Option<(IpNet, usize)> = None;
+        let (mut unroutable, mut unauthorised) = (Refused::default(), Refused::default());
         for nlri in &reach.nlri {
+            if !is_routable(&nlri.prefix) {
+                unroutable.note(nlri.prefix);
+                continue;
+            }
             let mut filtered = looped;
             if filtered.is_none() && !authorised(config, &nlri.prefix) {
                 filtered = Some(FilterReason::Unauthorised);
-                unauthorised.get_or_insert((nlri.prefix, 0)).1 += 1;
+                unauthorised.note(nlri.prefix);
             }
             let attrs = if filtered.is_none() {
                 self.import(config, nlri.prefix, next_hop, attributes, shared, &mut filtered)
@@ -157,11 +187,15 @@ impl Speaker {
             self.rib.announce(id, nlri.prefix, nlri.path_id.unwrap_or(0), attrs, filtered, now);
         }
         self.rib.attrs.release(shared);
-        if let Some((first, count)) = unauthorised {
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.counters.unauthorised += count as u64;
-            }
-            self.log(Log::Unauthorised(config.remote, first.to_string(), count));
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.counters.unroutable += unroutable.count as u64;
+            peer.counters.unauthorised += unauthorised.count as u64;
+        }
+        if let Some(first) = unroutable.first {
+            self.log(Log::Unroutable(config.remote, first, unroutable.count));
+        }
+        if let Some(first) = unauthorised.first {
+            self.log(Log::Unauthorised(config.remote, first, unauthorised.count));
         }
     }
 

@@ -66,6 +66,41 @@ fn a_peer_with_another_as_is_refused() {
 }
 
 #[test]
+fn prefixes_that_no_route_can_lead_to_are_ignored() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let conn = rig.up(1);
+    let bad = ["224.0.0.0/24", "240.0.0.0/4", "255.255.255.255/32", "127.0.0.0/8"];
+    let four = [&bad[..], &["0.0.0.0/0", "192.0.0.0/2"]].concat();
+    rig.send(conn, &announce(1, &four, plain()));
+    assert!(matches!(rig.logs.last(), Some(Log::Unroutable(_, first, 4)) if *first == net(bad[0])));
+    let six = ["ff0e::/16", "fe80::/64", "::1/128", "::/0", "2001:db8::/32"]
+        .map(|text| crate::wire::Nlri::new(net(text)));
+    let update = Update {
+        mp_reach: Some(crate::wire::Reach {
+            next_hop: crate::wire::NextHop::from("2001:db8::1".parse::<std::net::IpAddr>().unwrap()),
+            nlri: six.into_iter().collect(),
+        }),
+        attributes: plain(),
+        ..Update::default()
+    };
+    rig.send(conn, &Message::Update(update));
+    assert_eq!(rig.prefixes(), ["0.0.0.0/0", "192.0.0.0/2", "::/0", "2001:db8::/32"]);
+    assert_eq!(rig.peer(1).messages.unroutable, 7);
+    assert_eq!(rig.peer(1).state, PeerState::Established);
+}
+
+#[test]
+fn a_refresh_of_an_unknown_kind_is_ignored() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let conn = rig.up(1);
+    rig.said(conn);
+    let refresh = RouteRefresh { family: Family::Ipv4.into(), kind: RefreshKind::Other(7) };
+    rig.send(conn, &Message::RouteRefresh(refresh));
+    assert!(matches!(rig.logs.last(), Some(Log::UnknownRefresh(_, 7))));
+    assert!(rig.said(conn).is_empty());
+}
+
+#[test]
 fn prefixes_of_others_are_filtered_until_the_peer_may_announce_them() {
     let config =
         PeerConfig { authorised_origins: Some([net("10.1.0.0/16")].into_iter().collect()), ..client(1) };
@@ -74,7 +109,9 @@ fn prefixes_of_others_are_filtered_until_the_peer_may_announce_them() {
     rig.send(conn, &announce(1, &["10.1.7.0/24", "10.2.0.0/24"], plain()));
     assert_eq!(rig.prefixes(), ["10.1.7.0/24"]);
     assert_eq!((rig.peer(1).messages.unauthorised, rig.peer(1).families[0].filtered), (1, 1));
-    assert!(matches!(rig.logs.last(), Some(Log::Unauthorised(_, prefix, 1)) if prefix == "10.2.0.0/24"));
+    assert!(
+        matches!(rig.logs.last(), Some(Log::Unauthorised(_, prefix, 1)) if *prefix == net("10.2.0.0/24"))
+    );
     let wider =
         PeerConfig { authorised_origins: Some([net("10.0.0.0/8")].into_iter().collect()), ..config.clone() };
     rig.input(Input::SetPeer(Box::new(wider)));

@@ -595,7 +595,13 @@ fn trace_log(log: &Log) {
         Log::Refused(remote, why) => tracing::warn!(%remote, why, "BGP connection refused"),
         Log::Malformed(peer, what) => tracing::warn!(%peer, what, "malformed UPDATE"),
         Log::Unauthorised(peer, first, count) => {
-            tracing::warn!(%peer, first, count, "peer announces prefixes that are not its own: filtered");
+            tracing::warn!(%peer, %first, count, "peer announces prefixes that are not its own: filtered");
+        }
+        Log::Unroutable(peer, first, count) => {
+            tracing::warn!(%peer, %first, count, "peer announces prefixes that no route can lead to: ignored");
+        }
+        Log::UnknownRefresh(peer, subtype) => {
+            tracing::warn!(%peer, subtype, "ROUTE-REFRESH of an unknown subtype: ignored");
         }
         Log::NearLimit(peer, held, limit) => {
             tracing::warn!(%peer, held, limit, "peer nears its prefix limit")

@@ -105,6 +105,8 @@ pub struct Messages {
     pub bytes_sent: u64,
     /// Prefixes refused because the neighbour may not announce them.
     pub unauthorised: u64,
+    /// Prefixes ignored because no unicast route can lead to them.
+    pub unroutable: u64,
     /// UPDATEs with errors that counted as withdrawals (RFC 7606).
     pub treated_as_withdraw: u64,
 }

@@ -158,7 +158,7 @@ fn sessions(registry: &mut Registry, peers: &[PeerStatus]) {
         let values = peers.iter().map(|peer| ([("peer", peer.remote.to_string())], value(peer)));
         registry.register(name, help, Values { counts, values: values.collect() });
     }
-    let counters: [(_, _, Reading<MessageCounters>); 7] = [
+    let counters: [(_, _, Reading<MessageCounters>); 8] = [
         ("bgp_peer_messages_received", "Messages received", |it| it.messages_in),
         ("bgp_peer_updates_received", "UPDATEs received", |it| it.updates_in),
         ("bgp_peer_bytes_received", "Octets received", |it| it.bytes_in),
@@ -166,6 +166,11 @@ fn sessions(registry: &mut Registry, peers: &[PeerStatus]) {
         ("bgp_peer_unauthorised_prefixes", "Prefixes refused because the peer may not announce them", |it| {
             it.unauthorised
         }),
+        (
+            "bgp_peer_unroutable_prefixes",
+            "Prefixes ignored because no unicast route can lead to them",
+            |it| it.unroutable,
+        ),
         ("bgp_peer_limit_exceeded", "Sessions ended because the peer exceeded its prefix limit", |it| {
             it.over_limit
         }),

@@ -49,6 +49,7 @@ pub(super) fn peer(status: &PeerStatus) -> Peer {
             bytes_received: status.messages.bytes_in,
             bytes_sent: status.messages.bytes_out,
             unauthorised: status.messages.unauthorised,
+            unroutable: status.messages.unroutable,
             treated_as_withdraw: status.messages.treated_as_withdraw,
         },
         lag_bytes: status.lag_bytes,

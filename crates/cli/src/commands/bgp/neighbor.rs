@@ -76,7 +76,8 @@ fn details(peer: &Peer) -> String {
     line("received", received);
     line("sent", format!("{} bytes, {} not taken yet", messages.bytes_sent, peer.lag_bytes));
     line("resyncs", peer.resyncs.to_string());
-    line("refused", format!("{} unauthorised prefixes", messages.unauthorised));
+    let refused = (messages.unauthorised, messages.unroutable);
+    line("refused", format!("{} unauthorised and {} unroutable prefixes", refused.0, refused.1));
     line("malformed", format!("{} UPDATEs treated as withdrawals", messages.treated_as_withdraw));
     line("update group", dash(peer.group));
     let heads = ["  FAMILY", "RECEIVED", "FILTERED", "STALE", "ADVERTISED", "END-OF-RIB"];
