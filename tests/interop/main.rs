@@ -34,7 +34,6 @@ const DAEMONS: [&dyn Daemon; 5] =
 type Scenario = fn(&'static dyn Daemon, &Bench) -> Result<()>;
 
 /// Each over IPv4 and over IPv6.
-
 const SCENARIOS: [(&str, Scenario); 6] = [
     ("client", roles::client),
     ("reflector", roles::reflector),
