@@ -120,9 +120,8 @@ pub(crate) fn reflectors_come_and_go(labs: &mut Labs) -> Result<()> {
         chosen = peers.into_iter().flatten().collect();
         Ok(chosen.len() == NODES.len() && chosen.iter().collect::<BTreeSet<_>>().len() > 1)
     };
-    wait(PATIENCE, spread).with_context(|| {
-        format!("three of five each: {:#?}", NODES.map(|node| sessions(&cluster, node)))
-    })?;
+    wait(PATIENCE, spread)
+        .with_context(|| format!("three of five each: {:#?}", NODES.map(|node| sessions(&cluster, node))))?;
     talk.goes_on(50)?;
 
     // Drained (RFC 8326): node1's first goes and comes back.

@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use margay_control::bgp::Peer;
+
 use crate::foreign::{BGPD, BIRD, Bird, Frr, Monitor};
-use crate::lab::{Lab, PATIENCE, block, possible, wait};
+use crate::lab::{Lab, PATIENCE, block, kill, possible, wait};
 use crate::ours::Ours;
 
 /// Clients of our own; BIRD and FRR come before them.
@@ -124,4 +126,45 @@ fn clients_see_nothing_of_an_upgrade() {
     assert_eq!(world.bird.session()[0], before.0[0], "since when");
     assert_eq!(world.frr.session()[..5], before.1[..5]);
     assert!(!world.bird.log().contains("Error"), "{}", world.bird.log());
+}
+
+/// A process killed at any moment of an upgrade: another one serves on, or graceful restart covers.
+#[test]
+fn a_kill_at_any_moment_loses_no_route() {
+    if !possible(&[BIRD, BGPD]) {
+        return;
+    }
+    let mut world = World::new("kill");
+    let monitor = Monitor::start(&world.lab);
+    let mut restarts = 0;
+    for round in 0..10_u64 {
+        let old = world.lab.all();
+        let victim = std::thread::scope(|scope| {
+            let lab = &world.lab;
+            let upgrade = scope.spawn(move || lab.upgrade());
+            let new = wait("a successor", PATIENCE, || lab.all().into_iter().find(|pid| !old.contains(pid)));
+            // From its first instruction on to the time when it serves.
+            std::thread::sleep(Duration::from_millis(round * 40));
+            let victim = if round % 2 == 0 { new } else { old[0] };
+            kill(victim);
+            upgrade.join().unwrap();
+            victim
+        });
+        // What is left may be about to end, too: then a supervisor starts another.
+        wait("all sessions", PATIENCE, || {
+            let left = world.lab.all();
+            if left.is_empty() {
+                restarts += 1;
+                world.lab.start();
+            }
+            let alone = left.len() == 1 && !left.contains(&victim);
+            let up = |peer: &Peer| peer.state == "Established";
+            // A process without its speaker does not answer.
+            (alone && world.lab.peers().iter().filter(|peer| up(peer)).count() == ALL).then_some(())
+        });
+        world.settle();
+    }
+    // The kernel has noticed nothing, but for the block of FRR, which does not ask for graceful restart.
+    let without = block(1).addr().to_string();
+    assert_eq!(monitor.changes(&[without]), Vec::<String>::new(), "{restarts} restarts");
 }

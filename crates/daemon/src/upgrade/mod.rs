@@ -30,7 +30,7 @@ pub const TAKE_OVER: &str = "--take-over";
 /// For reading its configuration, the datastore and the cluster.
 const PREPARE: Duration = Duration::from_secs(20);
 /// For each word when the sessions wait.
-const CONFIRM: Duration = Duration::from_secs(5);
+const CONFIRM: Duration = Duration::from_secs(10);
 
 /// Why the program was not replaced. Unless it says otherwise, it goes on as before.
 #[derive(Debug, thiserror::Error)]
