@@ -25,6 +25,37 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
     Ok(folder.join(name))
 }
 
+/// The Go compiler, where there is one that gets the release a module asks for (1.21).
+pub(crate) fn go() -> Option<PathBuf> {
+    let found = |path: &PathBuf| {
+        let said = Command::new(path).args(["env", "GOTOOLCHAIN"]).output();
+        said.is_ok_and(|output| output.status.success() && output.stdout.len() > 1)
+    };
+    ["go", "/usr/local/go/bin/go"].map(PathBuf::from).into_iter().find(found)
+}
+
+/// `cnitool` of the project containernetworking, once it is built.
+pub(crate) fn cnitool() -> Result<PathBuf> {
+    Ok(program("tools")?.join("cnitool"))
+}
+
+/// Builds it, unless it was built before. Needs the network, so it is not done in the sandbox.
+pub(crate) fn build_cnitool() -> Result<()> {
+    let tool = cnitool()?;
+    if tool.exists() {
+        return Ok(());
+    }
+    let folder = tool.parent().context("its folder")?;
+    let output = Command::new(go().context("no Go compiler")?)
+        .args(["install", "github.com/containernetworking/cni/cnitool@v1.3.0"])
+        .env("GOBIN", folder)
+        .env("GOPATH", folder.join("go"))
+        .env("GOFLAGS", "-modcacherw")
+        .output()?;
+    ensure!(output.status.success(), "go install cnitool: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
 /// Text of `ip`, `iptables-save`, `nft` and `ipset` without what changes by itself: counters, timers, times.
 pub(crate) fn without_counters(text: &str) -> String {
     let mut out = String::new();

@@ -31,7 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "margay-routing",
         ],
     ),
-    ("crates/cli", &["margay-api", "margay-control", "margay-datastore"]),
+    ("crates/cli", &["margay-api", "margay-control", "margay-datastore", "margay-ipam"]),
     ("crates/daemon", &["margay-api", "margay-bgp", "margay-control", "margay-datastore"]),
     ("bench", &["margay-api", "margay-bgp", "margay-datastore", "margay-netlink"]),
     ("tests", &["margay-api", "margay-control", "margay-lab", "margay-netlink"]),

@@ -46,6 +46,16 @@ pub(crate) const PEERS: &[Package] = &[
     package("openssl", "/usr/bin/openssl", "makes certificates for the tests of etcd's TLS"),
 ];
 
+/// Container runtimes that execute the CNI plugin, and what they need.
+pub(crate) const RUNTIMES: &[Package] = &[
+    package("podman", "/usr/bin/podman", "a runtime"),
+    package("containerd", "/usr/bin/containerd", "another"),
+    package("crun", "/usr/bin/crun", "starts their containers"),
+    package("conmon", "/usr/bin/conmon", "watches over podman's"),
+    package("busybox-static", "/bin/busybox", "is what runs in them"),
+    package("containernetworking-plugins", "/usr/lib/cni/portmap", "the plugins chained behind ours"),
+];
+
 /// What else looks at the examples.
 pub(crate) const EXAMPLES: &[Package] =
     &[package("systemd", "/usr/bin/systemd-analyze", "checks the systemd units")];

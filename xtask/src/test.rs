@@ -45,6 +45,7 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         packages::NETWORK,
         packages::ETCD,
         packages::PEERS,
+        packages::RUNTIMES,
         packages::EXAMPLES,
     ])?;
     // The end-to-end tests execute the real programs.

@@ -120,6 +120,13 @@ impl Addresses {
         Ok(())
     }
 
+    /// Forgets an empty block, before the datastore does.
+    pub(crate) fn drop_block(&mut self, cidr: IpNet) -> Result<(), AddressError> {
+        let record = self.allocator.drop_block(cidr)?;
+        self.journal.append(&Entry::Address(record))?;
+        Ok(())
+    }
+
     /// Takes up blocks of ours that the journal does not know: the state folder was lost. What does not fit is left
     /// out and logged.
     pub(crate) fn adopt(&mut self, blocks: &[(&IpamBlock, u64)]) -> Result<(), AddressError> {

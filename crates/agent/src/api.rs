@@ -10,7 +10,7 @@ use margay_control::cni::{
     AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest, GcRequest,
 };
 use margay_control::explain::{ExplainReply, ExplainRequest, ImpactReply, ImpactRequest};
-use margay_control::status::{Endpoint, IpamStatus, Policy};
+use margay_control::status::{Endpoint, IpamStatus, Policy, ReleaseRequest, Released};
 use margay_daemon::server::Failure;
 use margay_datastore::Store;
 use margay_routing::RouteTrace;
@@ -57,6 +57,7 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/cni/gc", post(gc))
         .route("/v1/cni/check", post(check))
         .route("/v1/ipam", get(ipam))
+        .route("/v1/ipam/release", post(release))
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/policy", get(policies))
         .route("/v1/policy/impact", post(impact))
@@ -92,6 +93,13 @@ async fn check(
 
 async fn ipam(State(api): State<Api>) -> Result<Json<IpamStatus>, Failure> {
     api.ask(Request::Ipam).await.map(Json)
+}
+
+async fn release(
+    State(api): State<Api>,
+    Json(request): Json<ReleaseRequest>,
+) -> Result<Json<Vec<Released>>, Failure> {
+    api.ask(|answer| Request::Release(request, answer)).await.map(Json)
 }
 
 async fn endpoints(State(api): State<Api>) -> Result<Json<Vec<Endpoint>>, Failure> {

@@ -17,6 +17,7 @@
 //! | `GET /v1/bgp/watch` | | [`bgp::Change`] per line, without end | both |
 //! | `GET /v1/bgp/dump` | | the table as MRT (RFC 6396, TABLE_DUMP_V2) | both |
 //! | `GET /v1/ipam` | | [`status::IpamStatus`] | agent |
+//! | `POST /v1/ipam/release` | [`status::ReleaseRequest`] | `[`[`status::Released`]`]` | agent |
 //! | `GET /v1/endpoints` | | `[`[`status::Endpoint`]`]` | agent |
 //! | `GET /v1/policy` | | `[`[`status::Policy`]`]` | agent |
 //! | `POST /v1/explain` | [`explain::ExplainRequest`] | [`explain::ExplainReply`] | agent |

@@ -78,6 +78,27 @@ pub struct IpamAddress {
     pub pod: Option<String>,
 }
 
+/// Addresses to free by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseRequest {
+    /// The addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Also those of which this node does not know whether anybody uses them.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What became of one of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    /// The address.
+    pub address: IpAddr,
+    /// Who had it.
+    pub handle: Option<String>,
+    /// Why it was not released.
+    pub refused: Option<String>,
+}
+
 /// A local endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {

@@ -43,6 +43,11 @@ impl Failure {
         Self::with(StatusCode::CONFLICT, code, message)
     }
 
+    /// What is wrong, in words.
+    pub fn message(&self) -> &str {
+        &self.body.message
+    }
+
     fn with(status: StatusCode, code: u32, message: impl Into<String>) -> Self {
         Self { status, body: ErrorBody { code, message: message.into(), details: String::new() } }
     }

@@ -5,10 +5,12 @@
 //!   datastore: of two nodes that try, one succeeds.
 //! * [`Allocator`]: the addresses of the node's own blocks. Needs no datastore: what it does is written to a journal
 //!   of [`Record`]s and mirrored to the block's resource.
+//! * [`audit`]: whether all of this fits together, cluster-wide.
 //!
 //! Pure: no clock, no files, no randomness.
 
 mod allocator;
+mod audit;
 mod block;
 mod claim;
 mod error;
@@ -22,6 +24,7 @@ mod scan;
 mod simulation;
 
 pub use allocator::{Allocator, Assigned, Owned, Request, Usage};
+pub use audit::{Allocation, Finding, View, allocations, audit};
 pub use claim::{Claim, ClaimQuery, plan_claim};
 pub use error::{AssignError, ClaimError, RecordError};
 pub use handle::{Attributes, Handle};

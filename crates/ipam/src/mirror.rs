@@ -8,9 +8,9 @@ use margay_api::kinds::{Affinity, AllocationAttribute, IpamBlockSpec};
 use margay_api::{IpamBlock, Metadata};
 
 use crate::allocator::Allocator;
+use crate::audit::{Allocation, allocations};
 use crate::handle::{Attributes, Handle};
 use crate::journal::{Free, Record};
-use crate::range::address_at;
 use crate::scan::block_name;
 
 impl Allocator {
@@ -69,19 +69,7 @@ pub fn adopt(blocks: &[(&IpamBlock, u64)]) -> Vec<Record> {
     for (block, fence) in blocks {
         let spec = &block.spec;
         let Some(count) = crate::block::address_count(&spec.cidr) else { continue };
-        for (ordinal, attribute) in (0..count).zip(&spec.allocations) {
-            let (Some(attribute), Some(address)) = (attribute, address_at(&spec.cidr, ordinal)) else {
-                continue;
-            };
-            let attribute = usize::try_from(*attribute).ok().and_then(|at| spec.attributes.get(at));
-            let (handle, attributes) = match attribute {
-                // Calico: an address that cools down after its release is still "allocated".
-                Some(a) if a.released_at.is_some() => continue,
-                Some(AllocationAttribute { handle_id: Some(handle), secondary, .. }) => {
-                    (Handle::from_text(handle.clone()), Attributes::from_map(secondary))
-                }
-                _ => (Handle::from_text(format!("unknown.{address}")), Attributes::default()),
-            };
+        for Allocation { address, handle, attributes } in allocations(block) {
             let owned = owners.entry(handle).or_insert_with(|| (Vec::new(), attributes));
             owned.0.push(address);
         }

@@ -32,7 +32,10 @@ impl Node {
             .collect();
         let unknown: Vec<(&IpamBlock, u64)> = in_store
             .iter()
-            .filter(|(block, _)| !held.contains(&block.spec.cidr))
+            .filter(|(block, _)| {
+                let cidr = &block.spec.cidr;
+                !held.contains(cidr) && !self.leftovers.releasing.contains(cidr)
+            })
             .map(|(block, fence)| (block, *fence))
             .collect();
         if !unknown.is_empty() {
@@ -45,7 +48,10 @@ impl Node {
         for cidr in &held {
             let ours = in_store.iter().any(|(block, _)| block.spec.cidr == *cidr);
             self.addresses.freeze(cidr, !ours);
-            if !ours {
+            let overlaps = |other: &IpNet| other.contains(cidr) || cidr.contains(other);
+            if !ours && !self.cluster.blocks.values().any(|(block, _)| overlaps(&block.spec.cidr)) {
+                self.reclaim(*cidr);
+            } else if !ours {
                 lost.push(Problem {
                     object: format!("IPAMBlock({})", margay_ipam::block_name(cidr)),
                     message: format!(
@@ -108,7 +114,33 @@ impl Node {
         let done = self.internal.0.clone();
         tokio::spawn(async move {
             let outcome = claim.run().await;
-            let _gone = done.send(Internal::Claimed(family, outcome)).await;
+            let _gone = done.send(Internal::Claimed(family, Box::new(outcome))).await;
+        });
+    }
+
+    /// Nobody has this block any more: it was deleted by mistake, or together with our Node by somebody who took us for
+    /// dead. Its pods are alive, so it is claimed again as it is.
+    fn reclaim(&mut self, cidr: IpNet) {
+        let used = self.addresses.allocator().usage(now(), 0).iter().any(|b| b.cidr == cidr && b.used > 0);
+        if !used {
+            if let Err(error) = self.addresses.drop_block(cidr) {
+                tracing::warn!("forgetting block {cidr}, which was deleted: {error}");
+            }
+            return;
+        }
+        let family = Family::of(&cidr);
+        let block = self.addresses.allocator().to_block_resource(&cidr, &self.config.node, None);
+        let (Some(block), false) = (block, self.claiming.contains(&family)) else { return };
+        self.claiming.push(family);
+        // A problem until it is done: so it is tried again.
+        self.claim_problems.insert(family, format!("block {cidr} was deleted; making it again"));
+        let (store, done) = (self.store.clone(), self.internal.0.clone());
+        tokio::spawn(async move {
+            let made = store.create(block.clone().into()).await;
+            let outcome = made
+                .map(|revision| (block, revision.0))
+                .map_err(|error| format!("block {cidr} was deleted and cannot be made again: {error}"));
+            let _stopping = done.send(Internal::Claimed(family, Box::new(outcome))).await;
         });
     }
 

@@ -109,7 +109,6 @@ impl Node {
         }
         let cidrs = eligible.cidrs();
         let reserved = self.cluster.reserved();
-        let cooldown = self.cluster.ipam.as_ref().and_then(|conf| conf.spec.ip_cooldown_seconds).unwrap_or(0);
         let wanted = AddressRequest {
             handle,
             attributes: Attributes {
@@ -124,7 +123,7 @@ impl Node {
             pools: &cidrs,
             reserved: &RangeSet::new(&reserved),
             now: now(),
-            cooldown: cooldown.into(),
+            cooldown: self.cooldown(),
         };
         match self.addresses.assign(&wanted) {
             Ok(addresses) => {
@@ -380,7 +379,7 @@ impl Node {
 }
 
 /// Names of all interfaces.
-fn interfaces() -> Result<BTreeSet<String>, margay_netlink::Error> {
+pub(super) fn interfaces() -> Result<BTreeSet<String>, margay_netlink::Error> {
     Ok(Netlink::open()?.links()?.into_iter().map(|link| link.name).collect())
 }
 

@@ -4,6 +4,7 @@
 mod bgp;
 mod claims;
 mod cni;
+mod collect;
 mod register;
 mod routes;
 mod views;
@@ -12,11 +13,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use margay_api::{IpamBlock, Key, Kind, Resource};
 use margay_control::cni::{
     AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest, GcRequest,
 };
-use margay_control::status::{Endpoint, IpamStatus, Policy, Problem};
+use margay_control::status::{Endpoint, IpamStatus, Policy, Problem, ReleaseRequest, Released};
 use margay_daemon::health::Health;
 use margay_daemon::server::Failure;
 use margay_daemon::speaker::{Speaker, until};
@@ -26,6 +28,7 @@ use margay_ipam::{Family, Handle};
 use margay_routing::{RouteTrace, Router, Settings};
 use tokio::sync::{mpsc, oneshot};
 
+use self::collect::Leftovers;
 use crate::addresses::Addresses;
 use crate::cluster::{Cluster, Touched};
 use crate::config::Config;
@@ -54,6 +57,8 @@ pub(crate) enum Request {
     Check(CheckRequest, Answer<CheckReply>),
     /// Blocks and addresses.
     Ipam(Answer<IpamStatus>),
+    /// Free addresses by hand.
+    Release(ReleaseRequest, Answer<Vec<Released>>),
     /// Local endpoints.
     Endpoints(Answer<Vec<Endpoint>>),
     /// Enforced policies.
@@ -66,7 +71,11 @@ pub(crate) enum Request {
 #[derive(Debug)]
 enum Internal {
     /// A claim ended: the block and its fence, or why there is none.
-    Claimed(Family, Result<(IpamBlock, u64), String>),
+    Claimed(Family, Box<Result<(IpamBlock, u64), String>>),
+    /// A block of ours that was empty is deleted, or was changed meanwhile.
+    Released(IpNet),
+    /// What a dead node left is deleted.
+    Cleared(String),
 }
 
 /// An ADD that waits for a block.
@@ -102,6 +111,7 @@ pub(crate) struct Node {
     reserved_labels: BTreeMap<Handle, BTreeMap<String, String>>,
     claiming: Vec<Family>,
     claim_problems: BTreeMap<Family, String>,
+    leftovers: Leftovers,
     internal: (mpsc::Sender<Internal>, mpsc::Receiver<Internal>),
 }
 
@@ -142,6 +152,7 @@ impl Node {
             reserved_labels: BTreeMap::new(),
             claiming: Vec::new(),
             claim_problems: BTreeMap::new(),
+            leftovers: Leftovers::default(),
             internal: mpsc::channel(64),
         }
     }
@@ -170,8 +181,11 @@ impl Node {
                     self.on_request(request).await;
                 }
                 done = self.internal.1.recv() => {
-                    if let Some(Internal::Claimed(family, outcome)) = done {
-                        self.on_claimed(family, outcome).await;
+                    match done {
+                        Some(Internal::Claimed(family, outcome)) => self.on_claimed(family, *outcome).await,
+                        Some(Internal::Released(cidr)) => self.on_released(cidr).await,
+                        Some(Internal::Cleared(node)) => self.on_cleared(&node),
+                        None => {}
                     }
                 }
                 () = until(review) => self.review_sessions().await,
@@ -244,6 +258,10 @@ impl Node {
                 if key.kind == Kind::IpamBlock {
                     self.router.remove_block(&key.name);
                 }
+                if key == self.own_key() && self.in_sync {
+                    // Somebody took us for dead.
+                    self.register().await;
+                }
                 self.tell_engine(policy::Input::Delete(key)).await;
                 if was_unreadable {
                     self.report_problems();
@@ -284,6 +302,7 @@ impl Node {
             }
             Request::Gc(request, answer) => reply(answer, self.collect(&request).await),
             Request::Check(request, answer) => self.check(&request, answer).await,
+            Request::Release(request, answer) => reply(answer, self.release_addresses(&request).await),
             Request::Ipam(answer) => reply(answer, Ok(self.ipam_status())),
             Request::Endpoints(answer) => self.endpoints(answer),
             Request::Policies(answer) => self.policies(answer),
@@ -301,6 +320,7 @@ impl Node {
             if !self.claim_problems.is_empty() {
                 self.update_blocks().await;
             }
+            self.collect_leftovers().await;
         }
     }
 

@@ -22,11 +22,10 @@ impl Node {
         };
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let allocator = self.addresses.allocator();
-        let cooldown = self.cluster.ipam.as_ref().and_then(|conf| conf.spec.ip_cooldown_seconds).unwrap_or(0);
         IpamStatus {
             node: self.config.node.clone(),
             blocks: allocator
-                .usage(now(), cooldown.into())
+                .usage(now(), self.cooldown())
                 .into_iter()
                 .map(|usage| IpamBlock {
                     cidr: usage.cidr,
