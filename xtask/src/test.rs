@@ -11,12 +11,16 @@ struct Sums {
     passed: u64,
     failed: u64,
     skipped: u64,
+    /// What the test programs say of what failed, to be said once more at the end of a long log.
+    failures: Vec<String>,
+    in_failures: bool,
 }
 
 impl Sums {
     /// Adds what one line of a test program's output says.
     fn add(&mut self, line: &str) {
         if let Some(result) = line.strip_prefix("test result: ") {
+            self.in_failures = false;
             for part in result.split([';', '.']) {
                 let mut words = part.split_whitespace();
                 let (Some(number), Some(what)) =
@@ -35,6 +39,10 @@ impl Sums {
             // A test that finds at run time that the machine lacks something ends as passed.
             self.skipped += 1;
             self.passed = self.passed.saturating_sub(1);
+        }
+        self.in_failures |= line == "failures:";
+        if self.in_failures {
+            self.failures.push(line.to_owned());
         }
     }
 }
@@ -68,6 +76,9 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
             sums.add(&line);
         }
     }
+    for line in &sums.failures {
+        println!("{line}");
+    }
     let status = child.wait().map_err(|error| format!("cannot wait for cargo test: {error}"))?;
     println!("\n{} passed, {} failed, {} skipped", sums.passed, sums.failed, sums.skipped);
     if !status.success() {
@@ -93,10 +104,13 @@ mod tests {
             "test a ... ok",
             "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
             "skipped: no network namespaces",
+            "failures:",
+            "    b",
             "test result: FAILED. 2 passed; 2 failed; 0 ignored; 0 measured; 9 filtered out; finished in 1.25s",
         ] {
             sums.add(line);
         }
         assert_eq!((sums.passed, sums.failed, sums.skipped), (4, 2, 2));
+        assert_eq!(sums.failures, ["failures:", "    b"]);
     }
 }
