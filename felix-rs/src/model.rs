@@ -122,6 +122,25 @@ pub struct PolicyRule {
     pub annotations: BTreeMap<String, String>,
 }
 
+impl PolicyRule {
+    /// The rule for every packet.
+    #[must_use]
+    pub fn any(action: RuleAction) -> Self {
+        Self {
+            index: 0,
+            action,
+            ip_version: None,
+            protocol: None,
+            not_protocol: None,
+            icmp: None,
+            not_icmp: None,
+            source: PeerMatch::default(),
+            destination: PeerMatch::default(),
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
 /// Identity of a policy: the stored object it comes from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct PolicyId {

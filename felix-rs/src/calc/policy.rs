@@ -8,7 +8,7 @@ use margay_api::selector::Selector;
 
 use super::order::Tiers;
 use super::sets::SetSpec;
-use crate::model::{ActivePolicy, PeerMatch, PolicyRule, RuleAction, SetId};
+use crate::model::{ActivePolicy, PolicyRule, RuleAction, SetId};
 
 /// What an object says, independent of every other object.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,22 +70,6 @@ pub(super) fn quarantined(
     egress: bool,
     reason: String,
 ) -> ActivePolicy {
-    let deny = |governs: bool| if governs { vec![rule(RuleAction::Deny)] } else { Vec::new() };
+    let deny = |governs: bool| if governs { vec![PolicyRule::any(RuleAction::Deny)] } else { Vec::new() };
     ActivePolicy { ingress: deny(ingress), egress: deny(egress), invalid: Some(reason), ..policy.clone() }
-}
-
-/// A rule that matches everything.
-pub(super) fn rule(action: RuleAction) -> PolicyRule {
-    PolicyRule {
-        index: 0,
-        action,
-        ip_version: None,
-        protocol: None,
-        not_protocol: None,
-        icmp: None,
-        not_icmp: None,
-        source: PeerMatch::default(),
-        destination: PeerMatch::default(),
-        annotations: BTreeMap::new(),
-    }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use margay_api::convert::DEFAULT_ALLOW_PROFILE;
 
 use super::item::Parent;
-use super::policy::rule;
 use super::sets::SetSpec;
 use crate::model::{ActiveProfile, PolicyRule, ProfileId, RuleAction, SetId};
 
@@ -25,17 +24,17 @@ impl ProfileSpec {
 
     /// Denies everything: stands for a profile that does not exist or cannot be read.
     pub(super) fn closed(id: &ProfileId) -> Self {
-        Self::fixed(id, &[rule(RuleAction::Deny)])
+        Self::fixed(id, &[PolicyRule::any(RuleAction::Deny)])
     }
 
     /// The profile of that name if no object has it: a namespace's allows everything and a service account's says
     /// nothing, whether or not the datastore has the Namespace (their objects lend labels only).
     pub(super) fn built_in(id: &ProfileId) -> Option<Self> {
         match Parent::of_profile(&id.0) {
-            Parent::Namespace(_) => Some(Self::fixed(id, &[rule(RuleAction::Allow)])),
+            Parent::Namespace(_) => Some(Self::fixed(id, &[PolicyRule::any(RuleAction::Allow)])),
             Parent::ServiceAccount(..) => Some(Self::fixed(id, &[])),
             Parent::Profile(name) if &*name == DEFAULT_ALLOW_PROFILE => {
-                Some(Self::fixed(id, &[rule(RuleAction::Allow)]))
+                Some(Self::fixed(id, &[PolicyRule::any(RuleAction::Allow)]))
             }
             Parent::Profile(_) => None,
         }

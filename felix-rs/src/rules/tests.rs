@@ -26,18 +26,7 @@ fn endpoint_id(number: u8) -> EndpointId {
 }
 
 fn rule(action: RuleAction) -> PolicyRule {
-    PolicyRule {
-        index: 0,
-        action,
-        ip_version: None,
-        protocol: None,
-        not_protocol: None,
-        icmp: None,
-        not_icmp: None,
-        source: PeerMatch::default(),
-        destination: PeerMatch::default(),
-        annotations: BTreeMap::new(),
-    }
+    PolicyRule::any(action)
 }
 
 fn policy(id: PolicyId, rules: Vec<PolicyRule>, staged: bool) -> ActivePolicy {

@@ -1,6 +1,6 @@
 //! The evaluator on states written by hand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::*;
@@ -11,18 +11,7 @@ use crate::model::{
 };
 
 fn rule(index: u32, action: RuleAction) -> PolicyRule {
-    PolicyRule {
-        index,
-        action,
-        ip_version: None,
-        protocol: None,
-        not_protocol: None,
-        icmp: None,
-        not_icmp: None,
-        source: PeerMatch::default(),
-        destination: PeerMatch::default(),
-        annotations: BTreeMap::new(),
-    }
+    PolicyRule { index, ..PolicyRule::any(action) }
 }
 
 fn policy_id(name: &str) -> PolicyId {

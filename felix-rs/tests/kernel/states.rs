@@ -1,6 +1,5 @@
 //! Enforced states for the lab, as the calculation would hand them over.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use felix_rs::model::{
@@ -14,18 +13,7 @@ use crate::lab::{Lab, NODE_UPLINK, Pod};
 pub(crate) const ALLOW_ALL: &str = "kns.open";
 
 pub(crate) fn rule(action: RuleAction) -> PolicyRule {
-    PolicyRule {
-        index: 0,
-        action,
-        ip_version: None,
-        protocol: None,
-        not_protocol: None,
-        icmp: None,
-        not_icmp: None,
-        source: PeerMatch::default(),
-        destination: PeerMatch::default(),
-        annotations: BTreeMap::new(),
-    }
+    PolicyRule::any(action)
 }
 
 pub(crate) fn ports(ranges: &[u16]) -> PeerMatch {

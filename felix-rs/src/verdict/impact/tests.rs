@@ -6,18 +6,7 @@ use crate::model::{
 };
 
 fn rule(source: PeerMatch, destination: PeerMatch, protocol: Option<u8>) -> PolicyRule {
-    PolicyRule {
-        index: 0,
-        action: RuleAction::Allow,
-        ip_version: None,
-        protocol,
-        not_protocol: None,
-        icmp: None,
-        not_icmp: None,
-        source,
-        destination,
-        annotations: BTreeMap::new(),
-    }
+    PolicyRule { protocol, source, destination, ..PolicyRule::any(RuleAction::Allow) }
 }
 
 /// Pods shop/a, shop/b, shop/c and shop/d, 10.0.0.1 to .4, that may do everything.
