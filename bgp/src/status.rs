@@ -239,6 +239,9 @@ pub struct RouteInfo {
     pub next_hop: Option<IpAddr>,
     /// Where it came from.
     pub source: RouteSource,
+    /// Path identifier (RFC 7911): as received, or of what is advertised, as sent. None on sessions without.
+    #[serde(default)]
+    pub path_id: Option<u32>,
     /// Chosen.
     pub best: bool,
     /// Equal to the best path for forwarding.
@@ -281,7 +284,7 @@ pub struct Explanation {
     /// What import policy made of each path from a peer that has one.
     #[serde(default)]
     pub imported: Vec<Imported>,
-    /// For each peer: whether the best path is sent to it, and why.
+    /// For each peer: whether the best path is sent to it, and why; for each path towards a peer that is sent several.
     pub advertised: Vec<AdvertisedTo>,
 }
 
@@ -301,7 +304,7 @@ pub struct Imported {
 pub struct AdvertisedTo {
     /// The peer.
     pub peer: IpAddr,
-    /// Whether it is sent.
+    /// Whether the path is sent.
     pub sent: bool,
     /// Why, or why not.
     pub reason: String,

@@ -7,7 +7,7 @@ use super::log::Log;
 use super::profile::{EgressProfile, Identity, Outgoing, Told};
 use crate::family::Family;
 use crate::hash::Table;
-use crate::rib::{Entry, EntryId, Rib};
+use crate::rib::{Entry, EntryId, Path, Rib};
 use crate::wire::Nlri;
 use bytes::Bytes;
 use ipnet::IpNet;
@@ -74,6 +74,20 @@ impl Group {
             Some(paths) => paths.knows(id),
             None => self.told.get(id.0 as usize).is_some_and(Option::is_some),
         }
+    }
+
+    /// The paths of a prefix that are advertised, with their identifiers where members are told several (RFC 7911).
+    pub(crate) fn sent<'a>(
+        &'a self,
+        id: EntryId,
+        entry: Entry<'a>,
+    ) -> impl Iterator<Item = (Option<u32>, &'a Path)> {
+        let identified = self.profile.sends_paths(&entry.prefix);
+        let several = self.paths.as_ref().filter(|_| identified).into_iter().flat_map(move |paths| {
+            entry.paths.iter().filter_map(move |path| Some((Some(paths.identifier(id, path)?), path)))
+        });
+        let one = entry.leading().filter(|_| !identified && self.is_advertised(id));
+        several.chain(one.map(|path| (None, path)))
     }
 
     /// Takes over settled entries. With `log`, what changed is encoded into the log, withdrawals first.

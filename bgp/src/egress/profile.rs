@@ -5,7 +5,7 @@ use crate::family::Family;
 use crate::io::Link;
 use crate::policy::{PeerType, Policy, RouteView, Trace, Verdict};
 use crate::rib::{AttrId, Path, Rib, RouteAttributes};
-use crate::wire::{Community, Negotiated, NextHop, PathAttributes};
+use crate::wire::{AfiSafi, Community, Negotiated, NextHop, PathAttributes};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -120,6 +120,11 @@ impl Suppressed {
 impl EgressProfile {
     fn peer_type(&self) -> PeerType {
         if self.kind == PeerKind::External { PeerType::External } else { PeerType::Internal }
+    }
+
+    /// Whether several paths to a prefix are told apart (RFC 7911).
+    pub(crate) fn sends_paths(&self, prefix: &IpNet) -> bool {
+        self.negotiated.sends_path_id(AfiSafi::of(prefix))
     }
 
     fn view<'a>(&self, prefix: IpNet, told: Told, route: &'a RouteAttributes) -> RouteView<'a> {

@@ -3,18 +3,20 @@
 use super::Speaker;
 use super::peer::Peer;
 use crate::config::PeerKind;
-use crate::egress::{Suppressed, Told};
+use crate::egress::{EgressProfile, Suppressed, Told};
 use crate::policy::{PeerType, RouteView};
 use crate::rib::{Entry, Path, SourceId, Step, compare};
 use crate::status::{AdvertisedTo, Explanation, Imported, RouteInfo, RouteSource};
 use ipnet::IpNet;
+use std::net::IpAddr;
 
 /// LOCAL_PREF of a route that has none, as the decision takes it.
 const DEFAULT_LOCAL_PREF: u32 = 100;
 
 fn name(info: Option<&RouteInfo>) -> String {
-    match info.map(|info| info.source) {
-        Some(RouteSource::Peer(peer)) => format!("the path from {peer}"),
+    match info.map(|info| (info.source, info.path_id)) {
+        Some((RouteSource::Peer(peer), Some(id))) => format!("path {id} from {peer}"),
+        Some((RouteSource::Peer(peer), None)) => format!("the path from {peer}"),
         _ => "the path originated here".to_owned(),
     }
 }
@@ -44,9 +46,9 @@ impl Speaker {
         if entry.best().is_none() {
             explanation.steps.push("no path is eligible".to_owned());
         }
-        if let Some(leading) = entry.leading() {
-            explanation.advertised = self.explain_advertised(entry, leading);
-        }
+        let peers = self.by_address.values().filter_map(|id| self.peers.get(id));
+        explanation.advertised =
+            peers.flat_map(|peer| self.explain_towards(peer, entry, &explanation.paths)).collect();
         explanation
     }
 
@@ -123,22 +125,49 @@ impl Speaker {
         Some(Imported { peer: config.remote, trace, over_changed: path.filtered.is_none() })
     }
 
-    fn explain_advertised(&self, entry: Entry<'_>, best: &Path) -> Vec<AdvertisedTo> {
-        let peers = self.by_address.values().filter_map(|id| self.peers.get(id));
-        peers.map(|peer| self.explain_towards(peer, entry, best)).collect()
-    }
-
-    fn explain_towards(&self, peer: &Peer, entry: Entry<'_>, best: &Path) -> AdvertisedTo {
+    /// One line, or one for each path that is eligible where the peer can be sent several.
+    fn explain_towards(&self, peer: &Peer, entry: Entry<'_>, infos: &[RouteInfo]) -> Vec<AdvertisedTo> {
+        let Some(leading) = entry.leading() else { return Vec::new() };
         let remote = peer.config.remote;
         let Some(profile) = self.profile(peer.id) else {
             let error = peer.last_error.as_ref().map(|(_, text)| format!(": {text}")).unwrap_or_default();
             let reason = format!("the session is {}{error}", peer.main.state);
-            return AdvertisedTo { peer: remote, sent: false, reason, trace: None };
+            return vec![AdvertisedTo { peer: remote, sent: false, reason, trace: None }];
         };
-        let outgoing = profile.outgoing(&self.rib, self.identity(), entry.prefix, Told::of(best, &self.rib));
+        if !profile.sends_paths(&entry.prefix) {
+            return vec![self.explain_path(remote, &profile, entry.prefix, leading)];
+        }
+        let group = self.egress.group_of_member(peer.id).zip(self.rib.find_id(&entry.prefix));
+        let sent: Vec<_> = group.map(|((_, group), id)| group.sent(id, entry).collect()).unwrap_or_default();
+        let eligible = entry.paths.iter().zip(infos).filter(|(path, _)| path.filtered.is_none());
+        eligible
+            .map(|(path, info)| {
+                let mut towards = self.explain_path(remote, &profile, entry.prefix, path);
+                let known = sent.iter().find(|(_, sent)| std::ptr::eq(*sent, path));
+                let reason = match known {
+                    Some((Some(path_id), _)) => format!("as path {path_id}, {}", towards.reason),
+                    None if towards.sent => {
+                        towards.sent = false;
+                        format!("{} better paths are enough", profile.paths)
+                    }
+                    _ => towards.reason,
+                };
+                AdvertisedTo { reason: format!("{}: {reason}", name(Some(info))), ..towards }
+            })
+            .collect()
+    }
+
+    fn explain_path(
+        &self,
+        remote: IpAddr,
+        profile: &EgressProfile,
+        prefix: IpNet,
+        path: &Path,
+    ) -> AdvertisedTo {
+        let outgoing = profile.outgoing(&self.rib, self.identity(), prefix, Told::of(path, &self.rib));
         let asked = !profile.export.is_transparent()
             && matches!(outgoing, Ok(_) | Err(Suppressed::Policy | Suppressed::NextHop));
-        let trace = asked.then(|| profile.trace(&self.rib, entry.prefix, best));
+        let trace = asked.then(|| profile.trace(&self.rib, prefix, path));
         let (sent, reason) = match outgoing {
             Ok(_) if self.is_withholding() => {
                 (false, "not yet: advertising waits until the table is complete (RFC 4724)".to_owned())

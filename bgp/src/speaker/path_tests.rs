@@ -84,6 +84,20 @@ fn a_peer_is_told_the_best_paths_each_under_its_own_identifier() {
     table.read(rig.said(conn));
     assert_eq!(table.of("10.1.0.0/24"), [(1, address(1)), (2, address(2))], "two, and no more");
     assert_eq!(rig.peer(READER).families[0].advertised, 2);
+    let shown = rig.speaker.advertised(address(READER));
+    let shown: Vec<_> = shown.iter().map(|route| (route.path_id.unwrap(), route.next_hop.unwrap())).collect();
+    assert_eq!(shown, table.of("10.1.0.0/24"));
+    let explained = rig.speaker.explain(net("10.1.0.0/24")).advertised;
+    let towards = explained.iter().filter(|to| to.peer == address(READER));
+    let towards: Vec<_> = towards.map(|to| (to.sent, to.reason.as_str())).collect();
+    assert_eq!(
+        towards,
+        [
+            (true, "the path from 10.0.0.1: as path 1, next hop 10.0.0.1"),
+            (true, "the path from 10.0.0.2: as path 2, next hop 10.0.0.2"),
+            (false, "the path from 10.0.0.3: 2 better paths are enough"),
+        ]
+    );
     // A better one takes the place of the last; the one that stays keeps its identifier.
     say(&mut rig, 3, 1);
     table.read(rig.said(conn));

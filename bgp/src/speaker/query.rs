@@ -3,7 +3,7 @@
 use super::Speaker;
 use super::peer::Peer;
 use super::routes::seconds;
-use crate::egress::{Group, Told};
+use crate::egress::{EgressProfile, Group, Told};
 use crate::family::Family;
 use crate::rib::{Entry, EntryId, Path, SourceId, compare, multipath_equal};
 use crate::status::{
@@ -100,6 +100,7 @@ impl Speaker {
             prefix: entry.prefix,
             next_hop: route.next_hop.map(|next_hop| next_hop.address()),
             source,
+            path_id: (path.path_id != 0).then_some(path.path_id),
             best: index == 0 && path.filtered.is_none() && !path.unreachable,
             multipath: index < equal,
             reason,
@@ -174,7 +175,7 @@ impl Speaker {
     pub fn paths(&self, prefix: &IpNet, query: &RouteQuery) -> Vec<RouteInfo> {
         let Some(entry) = self.rib.find(prefix) else { return Vec::new() };
         if let Some(remote) = query.advertised {
-            return self.advertised_path(remote, entry).into_iter().collect();
+            return self.advertised_paths(remote, entry);
         }
         let wanted = query.peer.map(|peer| RouteSource::Peer(peer.to_canonical()));
         let mut infos = self.infos(entry);
@@ -203,15 +204,23 @@ impl Speaker {
         self.routes(&RouteQuery { advertised: Some(remote), ..RouteQuery::default() })
     }
 
-    fn advertised_path(&self, remote: IpAddr, entry: Entry<'_>) -> Option<RouteInfo> {
-        let group = self.group_of(remote)?;
-        let path = entry.leading()?;
-        let outgoing = group
-            .profile
-            .outgoing(&self.rib, self.identity(), entry.prefix, Told::of(path, &self.rib))
-            .ok()?;
+    fn advertised_paths(&self, remote: IpAddr, entry: Entry<'_>) -> Vec<RouteInfo> {
+        let group = self.group_of(remote).zip(self.rib.find_id(&entry.prefix));
+        let Some((group, id)) = group else { return Vec::new() };
+        group.sent(id, entry).filter_map(|path| self.advertised_path(&group.profile, entry, path)).collect()
+    }
+
+    fn advertised_path(
+        &self,
+        profile: &EgressProfile,
+        entry: Entry<'_>,
+        (path_id, path): (Option<u32>, &Path),
+    ) -> Option<RouteInfo> {
+        let told = Told::of(path, &self.rib);
+        let outgoing = profile.outgoing(&self.rib, self.identity(), entry.prefix, told).ok()?;
         let attributes = &outgoing.attributes;
         Some(RouteInfo {
+            path_id,
             next_hop: Some(outgoing.next_hop.address()),
             origin: attributes.origin.to_string(),
             as_path: attributes.as_path.to_string(),

@@ -108,6 +108,7 @@ fn bgp_sessions_and_routes() {
         prefix: "10.65.2.0/24".parse().unwrap(),
         next_hop: Some("172.20.0.2".parse().unwrap()),
         from: Some("172.20.0.11".parse().unwrap()),
+        path_id: Some(3),
         best: true,
         multipath: true,
         filtered: false,
@@ -129,7 +130,7 @@ fn bgp_sessions_and_routes() {
     assert_eq!(serde_json::from_str::<Vec<bgp::Route>>(&out).unwrap(), std::slice::from_ref(&route));
     let (_, out, request) = ask(&lab, &["bgp", "route", "10.65.2.9"], &[&route]);
     assert!(request.starts_with("GET /v1/bgp/routes?exact=true&prefix=10.65.2.9 "), "{request}");
-    assert!(out.contains("originator id  172.20.0.2"), "{out}");
+    assert!(out.contains("originator id  172.20.0.2") && out.contains("path id        3"), "{out}");
     let args = ["bgp", "neighbor", "172.20.0.11", "filtered"];
     let (_, out, request) = ask(&lab, &args, &Vec::<bgp::Route>::new());
     assert!(request.starts_with("GET /v1/bgp/routes?peer=172.20.0.11&filtered=true "), "{request}");

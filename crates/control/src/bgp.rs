@@ -120,6 +120,9 @@ pub struct Route {
     pub next_hop: Option<IpAddr>,
     /// Neighbour it was learned from; absent for local routes.
     pub from: Option<IpAddr>,
+    /// Path identifier (RFC 7911): as received, or of what is advertised, as sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_id: Option<u32>,
     /// Chosen by the decision process.
     pub best: bool,
     /// As good as the best one for forwarding.
@@ -165,7 +168,7 @@ pub struct Explanation {
     pub imported: Vec<Policy>,
     /// The decision, each path against the one before it; steps of a comparison are indented.
     pub decision: Vec<String>,
-    /// For each neighbour: whether it is sent the best path, and why.
+    /// For each neighbour: whether it is sent the best path, and why; for each path where it is sent several.
     pub advertised: Vec<Advertised>,
 }
 

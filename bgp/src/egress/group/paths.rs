@@ -7,7 +7,7 @@ use crate::egress::profile::{EgressProfile, Identity, Outgoing, Told};
 use crate::family::Family;
 use crate::hash::Table;
 use crate::rib::{EntryId, Path, Rib};
-use crate::wire::{AfiSafi, Nlri};
+use crate::wire::Nlri;
 use bytes::Bytes;
 use ipnet::IpNet;
 use smallvec::SmallVec;
@@ -102,6 +102,12 @@ impl Paths {
         })
     }
 
+    /// The identifier that members know a path by.
+    pub(super) fn identifier(&self, id: EntryId, path: &Path) -> Option<u32> {
+        let known = self.known.get(id.0 as usize)?;
+        known.iter().find(|said| is_same(&said.path, path)).map(|said| said.id)
+    }
+
     pub(super) fn knows(&self, id: EntryId) -> bool {
         self.known.get(id.0 as usize).is_some_and(|known| !known.is_empty())
     }
@@ -174,8 +180,7 @@ impl Group {
             let Some(known) = paths.known.get_mut(index) else { continue };
             let prefix = entry.prefix;
             // In a family without identifiers there is one path, and it always has the same number.
-            let several = profile.negotiated.sends_path_id(AfiSafi::of(&prefix));
-            let limit = if several { usize::from(profile.paths) } else { 1 };
+            let limit = if profile.sends_paths(&prefix) { usize::from(profile.paths) } else { 1 };
             let eligible = entry.paths.iter().filter(|path| path.filtered.is_none());
             let sent = eligible.filter(|path| profile.outgoing(rib, us, prefix, Told::of(path, rib)).is_ok());
             let now = number(sent.take(limit), known);

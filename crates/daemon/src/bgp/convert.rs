@@ -86,6 +86,7 @@ pub(super) fn route(info: RouteInfo) -> Route {
             RouteSource::Local => None,
             RouteSource::Peer(address) => Some(address),
         },
+        path_id: info.path_id,
         best: info.best,
         multipath: info.multipath,
         filtered: info.filtered,

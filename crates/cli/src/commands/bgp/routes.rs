@@ -199,7 +199,7 @@ impl Printer {
 fn heads(wide: bool) -> Vec<&'static str> {
     let mut heads = vec!["", "PREFIX", "NEXT HOP", "FROM", "LOCALPREF", "AS PATH", "AGE", "REASON"];
     if wide {
-        heads.extend(["MED", "ORIGIN", "ORIGINATOR", "CLUSTERS", "COMMUNITIES"]);
+        heads.extend(["MED", "ORIGIN", "ORIGINATOR", "CLUSTERS", "COMMUNITIES", "PATH ID"]);
     }
     heads
 }
@@ -232,6 +232,7 @@ fn row(route: &Route, wide: bool) -> Vec<String> {
         cells.push(dash(route.originator_id.as_ref()));
         cells.push(comma(&route.cluster_list));
         cells.push(comma(&route.communities));
+        cells.push(dash(route.path_id));
     }
     cells
 }
@@ -255,6 +256,7 @@ fn details(route: &Route) -> String {
         }
     };
     line("next hop", Some(route.next_hop.map_or_else(|| "local".to_owned(), |hop| hop.to_string())));
+    line("path id", route.path_id.map(|id| id.to_string()));
     line("origin", Some(route.origin.clone()));
     line("as path", Some(route.as_path.clone()));
     line("local pref", route.local_pref.map(|value| value.to_string()));
