@@ -32,6 +32,22 @@ fn value<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     answer.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(": "))
 }
 
+/// A path of BGP in the answer to `show route ... all`.
+fn seen(answer: &str) -> Option<Seen> {
+    let next_hop = value(answer, "BGP.next_hop")?;
+    let words = |name| value(answer, name).unwrap_or_default().split_whitespace();
+    Some(Seen {
+        next_hop: next_hop.split_whitespace().next().and_then(|word| word.parse().ok()),
+        as_path: words("BGP.as_path").filter_map(|word| word.parse().ok()).collect(),
+        local_pref: words("BGP.local_pref").find_map(|word| word.parse().ok()),
+        originator: words("BGP.originator_id").find_map(|word| word.parse().ok()),
+        clusters: words("BGP.cluster_list").filter_map(|word| word.parse().ok()).collect(),
+        communities: words("BGP.community")
+            .map(|word| word.trim_matches(['(', ')']).replace(',', ":"))
+            .collect(),
+    })
+}
+
 impl Daemon for Bird {
     fn name(&self) -> &'static str {
         "bird"
@@ -66,7 +82,7 @@ impl Daemon for Bird {
         }
         let channel = |name: &str, transport| {
             format!(
-                "{name} {{ import all; add paths tx; export filter {{\n if source = RTS_DEVICE then reject;\n\
+                "{name} {{ import all; add paths on; export filter {{\n if source = RTS_DEVICE then reject;\n\
                  if source = RTS_STATIC then bgp_next_hop = {}; accept; }}; }};\n",
                 address(transport, FOREIGN)
             )
@@ -108,20 +124,11 @@ impl Daemon for Bird {
         Ok(host.ask(&mut birdc(host, &format!("show protocols p{last}")))?.contains("Established"))
     }
 
-    fn route(&self, host: &Host, prefix: IpNet) -> Result<Option<Seen>> {
-        let answer = host.ask(&mut birdc(host, &format!("show route {prefix} primary all")))?;
-        let Some(next_hop) = value(&answer, "BGP.next_hop") else { return Ok(None) };
-        let words = |name| value(&answer, name).unwrap_or_default().split_whitespace();
-        Ok(Some(Seen {
-            next_hop: next_hop.split_whitespace().next().and_then(|word| word.parse().ok()),
-            as_path: words("BGP.as_path").filter_map(|word| word.parse().ok()).collect(),
-            local_pref: words("BGP.local_pref").find_map(|word| word.parse().ok()),
-            originator: words("BGP.originator_id").find_map(|word| word.parse().ok()),
-            clusters: words("BGP.cluster_list").filter_map(|word| word.parse().ok()).collect(),
-            communities: words("BGP.community")
-                .map(|word| word.trim_matches(['(', ')']).replace(',', ":"))
-                .collect(),
-        }))
+    fn paths(&self, host: &Host, prefix: IpNet) -> Result<Vec<(bool, Seen)>> {
+        let answer = host.ask(&mut birdc(host, &format!("show route {prefix} all")))?;
+        // Each begins with what it does with packets; the best is the first.
+        let paths = answer.split("\tType: ").skip(1);
+        Ok(paths.filter_map(seen).enumerate().map(|(index, seen)| (index == 0, seen)).collect())
     }
 
     fn invents_local_pref(&self) -> bool {

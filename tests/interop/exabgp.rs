@@ -36,27 +36,33 @@ fn route(prefix: IpNet) -> String {
     format!("route {prefix} next-hop {} community [{AS}:{FOREIGN}]", address(Transport::of(prefix), FOREIGN))
 }
 
-/// Whether one of these entries is the prefix: an object, or plain text where nothing else is known of it.
-fn names(entries: &Value, prefix: IpNet) -> bool {
+/// The path identifiers that come with a prefix, null for none. An entry is an object, or plain text where nothing else
+/// is known of it.
+fn identifiers(entries: &Value, prefix: IpNet) -> Vec<Value> {
     let prefix = prefix.to_string();
-    let mut entries = entries.as_array().map(Vec::as_slice).unwrap_or_default().iter();
-    entries.any(|entry| entry["nlri"] == *prefix || *entry == *prefix)
+    let entries = entries.as_array().map(Vec::as_slice).unwrap_or_default().iter();
+    let named = entries.filter(|entry| entry["nlri"] == *prefix || **entry == *prefix);
+    named.map(|entry| entry["path-information"].clone()).collect()
 }
 
-/// What an UPDATE says about a prefix: nothing, withdrawn, or a route.
-fn change(update: &Value, prefix: IpNet) -> Option<Option<Seen>> {
-    if names(&update["withdraw"][family(prefix)], prefix) {
-        return Some(None);
-    }
-    let announced = update["announce"][family(prefix)].as_object()?;
-    let (next_hop, _) = announced.iter().find(|(_, entries)| names(entries, prefix))?;
-    let attribute = &update["attribute"];
+/// What an UPDATE says about paths to a prefix, by identifier: withdrawn, or a route.
+fn changes(update: &Value, prefix: IpNet) -> Vec<(Value, Option<Seen>)> {
+    let withdrawn = identifiers(&update["withdraw"][family(prefix)], prefix);
+    let announced = update["announce"][family(prefix)].as_object().into_iter().flatten();
+    let announced = announced.flat_map(|(next_hop, entries)| {
+        let seen = seen(&update["attribute"], next_hop);
+        identifiers(entries, prefix).into_iter().map(move |id| (id, Some(seen.clone())))
+    });
+    withdrawn.into_iter().map(|id| (id, None)).chain(announced).collect()
+}
+
+fn seen(attribute: &Value, next_hop: &str) -> Seen {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     // A list in version 4, segments by number in version 5.
     let path = attribute["as-path"].get("0").map_or(&attribute["as-path"], |segment| &segment["value"]);
     let number = |value: &Value| value.as_u64().and_then(|value| value.try_into().ok());
     let pairs = |pair: &Value| Some(format!("{}:{}", pair[0].as_u64()?, pair[1].as_u64()?));
-    Some(Some(Seen {
+    Seen {
         next_hop: next_hop.parse().ok(),
         as_path: list(path).iter().filter_map(number).collect(),
         local_pref: number(&attribute["local-preference"]),
@@ -66,7 +72,7 @@ fn change(update: &Value, prefix: IpNet) -> Option<Option<Seen>> {
             .filter_map(|value| value.as_str()?.parse().ok())
             .collect(),
         communities: list(&attribute["community"]).iter().filter_map(pairs).collect(),
-    }))
+    }
 }
 
 impl Daemon for Exabgp {
@@ -102,7 +108,7 @@ impl Daemon for Exabgp {
                 text,
                 "neighbor {neighbor} {{\n router-id {};\n local-address {own};\n local-as {};\n peer-as {AS};\n\
                  hold-time 90;\n capability {{\n  graceful-restart 60;\n  route-refresh enable;\n\
-                 add-path send;\n }}\n family {{\n  ipv4 unicast;\n  ipv6 unicast;\n }}\n\
+                 add-path send/receive;\n }}\n family {{\n  ipv4 unicast;\n  ipv6 unicast;\n }}\n\
                  api {{\n  processes [ api ];\n  neighbor-changes;\n  receive {{\n   parsed;\n   update;\n\
                  notification;\n  }}\n }}\n",
                 id(FOREIGN),
@@ -140,25 +146,23 @@ impl Daemon for Exabgp {
         Ok(last.is_some_and(|line| line["neighbor"]["state"] == "up"))
     }
 
-    fn route(&self, host: &Host, prefix: IpNet) -> Result<Option<Seen>> {
-        // What each neighbour has said last, in the order of saying.
-        let mut said: Vec<(Value, Option<Seen>)> = Vec::new();
+    fn paths(&self, host: &Host, prefix: IpNet) -> Result<Vec<(bool, Seen)>> {
+        // What each neighbour has said last of each path, in the order of saying.
+        let mut said: Vec<(Value, Value, Seen)> = Vec::new();
         for line in heard(host) {
             let neighbor = &line["neighbor"];
-            let change = if line["type"] == "state" && neighbor["state"] == "down" {
-                Some(None)
+            let peer = &neighbor["address"]["peer"];
+            if line["type"] == "state" && neighbor["state"] == "down" {
+                said.retain(|(of, _, _)| of != peer);
             } else if line["type"] == "update" {
-                change(&neighbor["message"]["update"], prefix)
-            } else {
-                None
-            };
-            if let Some(change) = change {
-                let peer = neighbor["address"]["peer"].clone();
-                said.retain(|(of, _)| *of != peer);
-                said.push((peer, change));
+                for (id, change) in changes(&neighbor["message"]["update"], prefix) {
+                    said.retain(|(of, known, _)| (of, known) != (peer, &id));
+                    said.extend(change.map(|seen| (peer.clone(), id, seen)));
+                }
             }
         }
-        Ok(said.into_iter().rev().find_map(|(_, seen)| seen))
+        let last = said.len();
+        Ok(said.into_iter().zip(1..).map(|((_, _, seen), number)| (number == last, seen)).collect())
     }
 
     fn announce(&self, host: &Host, _plan: &Plan, prefix: IpNet, up: bool) -> Result<()> {

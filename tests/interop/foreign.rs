@@ -130,7 +130,7 @@ pub(crate) trait Daemon: Sync {
     fn cannot(&self) -> &'static [(Ability, &'static str)];
 
     /// Writes its configuration: sessions with `plan`'s neighbours, both families on each, graceful restart, several
-    /// paths sent where it can; prefixes [`theirs`] and [`passing`]. `recover`: it starts again after a crash.
+    /// paths sent and received where it can; prefixes [`theirs`] and [`passing`]. `recover`: it starts again after a crash.
     fn command(&self, host: &Host, plan: &Plan, recover: bool) -> Result<Command>;
 
     /// What has to be done once it runs.
@@ -141,8 +141,8 @@ pub(crate) trait Daemon: Sync {
     /// Whether its session with a neighbour is up.
     fn established(&self, host: &Host, last: u8, neighbor: IpAddr) -> Result<bool>;
 
-    /// Its best route to a prefix.
-    fn route(&self, host: &Host, prefix: IpNet) -> Result<Option<Seen>>;
+    /// Its paths to a prefix, and which of them is the best.
+    fn paths(&self, host: &Host, prefix: IpNet) -> Result<Vec<(bool, Seen)>>;
 
     /// Whether it shows a LOCAL_PREF of its own for what another AS announces without one.
     fn invents_local_pref(&self) -> bool {
@@ -305,9 +305,27 @@ impl Foreign {
             .with_context(|| format!("its session with {last} should {}be up", if up { "" } else { "not " }))
     }
 
-    /// The route it has now.
+    /// The best route it has now.
     pub(crate) fn route_now(&self, prefix: IpNet) -> Result<Option<Seen>> {
-        let Some(mut seen) = self.daemon.route(&self.host, prefix)? else { return Ok(None) };
+        let paths = self.daemon.paths(&self.host, prefix)?;
+        let best = paths.into_iter().find(|(best, _)| *best);
+        Ok(best.map(|(_, seen)| self.adjusted(seen)))
+    }
+
+    /// Waits until it has these paths and no other.
+    pub(crate) fn paths(&self, prefix: IpNet, want: &[Seen], what: &str) -> Result<()> {
+        let mut last = Vec::new();
+        let outcome = wait(PATIENCE, || {
+            pause();
+            let paths = self.daemon.paths(&self.host, prefix)?;
+            last = paths.into_iter().map(|(_, seen)| self.adjusted(seen)).collect();
+            Ok(last.len() == want.len() && want.iter().all(|want| last.contains(want)))
+        });
+        outcome.with_context(|| format!("{what}: {prefix} should be {want:#?}, is {last:#?}"))
+    }
+
+    /// Without what only its tool shows, or calls otherwise.
+    fn adjusted(&self, mut seen: Seen) -> Seen {
         if self.plan.role == Role::Router && self.daemon.invents_local_pref() {
             seen.local_pref = None;
         }
@@ -318,7 +336,7 @@ impl Foreign {
         if seen.communities.remove("graceful-shutdown") || seen.communities.remove("GRACEFUL_SHUTDOWN") {
             seen.communities.insert("65535:0".to_owned());
         }
-        Ok(Some(seen))
+        seen
     }
 
     /// Waits until it has this route.

@@ -31,6 +31,25 @@ fn neighbor_of(host: &Host, neighbor: IpAddr) -> Result<Value> {
     Ok(all[neighbor.to_string()].take())
 }
 
+/// A path in the answer to `show bgp ... json`.
+fn seen(path: &Value) -> Seen {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let hops = path["nexthops"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let global = hops.iter().find(|hop| hop["scope"] != "link-local");
+    let clusters = path["clusterList"]["list"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Seen {
+        next_hop: global.and_then(|hop| hop["ip"].as_str()?.parse().ok()),
+        as_path: text(&path["aspath"]["string"])
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect(),
+        local_pref: path["locPrf"].as_u64().and_then(|value| value.try_into().ok()),
+        originator: path["originatorId"].as_str().and_then(|value| value.parse().ok()),
+        clusters: clusters.iter().filter_map(|value| value.as_str()?.parse().ok()).collect(),
+        communities: text(&path["community"]["string"]).split_whitespace().map(str::to_owned).collect(),
+    }
+}
+
 impl Daemon for Frr {
     fn name(&self) -> &'static str {
         "frr"
@@ -112,29 +131,12 @@ impl Daemon for Frr {
         Ok(neighbor_of(host, neighbor)?["bgpState"] == "Established")
     }
 
-    fn route(&self, host: &Host, prefix: IpNet) -> Result<Option<Seen>> {
+    fn paths(&self, host: &Host, prefix: IpNet) -> Result<Vec<(bool, Seen)>> {
         let family = if prefix.addr().is_ipv4() { "ipv4" } else { "ipv6" };
         let answer = host.ask(&mut vtysh(host, &[&format!("show bgp {family} unicast {prefix} json")]))?;
         let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
         let paths = answer["paths"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let Some(path) = paths.iter().find(|path| path["bestpath"]["overall"] == true) else {
-            return Ok(None);
-        };
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let hops = path["nexthops"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let global = hops.iter().find(|hop| hop["scope"] != "link-local");
-        let clusters = path["clusterList"]["list"].as_array().map(Vec::as_slice).unwrap_or_default();
-        Ok(Some(Seen {
-            next_hop: global.and_then(|hop| hop["ip"].as_str()?.parse().ok()),
-            as_path: text(&path["aspath"]["string"])
-                .split_whitespace()
-                .filter_map(|word| word.parse().ok())
-                .collect(),
-            local_pref: path["locPrf"].as_u64().and_then(|value| value.try_into().ok()),
-            originator: path["originatorId"].as_str().and_then(|value| value.parse().ok()),
-            clusters: clusters.iter().filter_map(|value| value.as_str()?.parse().ok()).collect(),
-            communities: text(&path["community"]["string"]).split_whitespace().map(str::to_owned).collect(),
-        }))
+        Ok(paths.iter().map(|path| (path["bestpath"]["overall"] == true, seen(path))).collect())
     }
 
     fn announce(&self, host: &Host, plan: &Plan, prefix: IpNet, up: bool) -> Result<()> {

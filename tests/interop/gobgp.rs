@@ -39,6 +39,33 @@ fn attribute(path: &Value, code: u64) -> Option<&Value> {
     path["attrs"].as_array()?.iter().find(|attribute| attribute["type"] == code)
 }
 
+/// A path in the answer to `global rib`.
+fn seen(path: &Value) -> Seen {
+    let value = |code| attribute(path, code).map(|attribute| &attribute["value"]);
+    let next_hop = attribute(path, 3).or_else(|| attribute(path, 14));
+    let numbers = |list: &Value| -> Vec<u32> {
+        let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+        list.iter().filter_map(|value| value.as_u64()?.try_into().ok()).collect()
+    };
+    let path_of = attribute(path, 2).map(|path| path["as_paths"][0]["asns"].clone()).unwrap_or_default();
+    Seen {
+        next_hop: next_hop.and_then(|attribute| attribute["nexthop"].as_str()?.parse().ok()),
+        as_path: numbers(&path_of),
+        local_pref: value(5).and_then(|value| value.as_u64()?.try_into().ok()),
+        originator: value(9).and_then(|value| value.as_str()?.parse().ok()),
+        clusters: value(10)
+            .and_then(Value::as_array)
+            .map(|list| list.iter().filter_map(|value| value.as_str()?.parse().ok()).collect())
+            .unwrap_or_default(),
+        communities: attribute(path, 8)
+            .map(|attribute| numbers(&attribute["communities"]))
+            .unwrap_or_default()
+            .into_iter()
+            .map(|value| format!("{}:{}", value >> 16, value & 0xffff))
+            .collect(),
+    }
+}
+
 impl Daemon for Gobgp {
     fn name(&self) -> &'static str {
         "gobgp"
@@ -92,7 +119,7 @@ impl Daemon for Gobgp {
                     text,
                     "[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"{family}\"\n\
                      [neighbors.afi-safis.mp-graceful-restart.config]\nenabled = true\n\
-                     [neighbors.afi-safis.add-paths.config]\nsend-max = 8\n"
+                     [neighbors.afi-safis.add-paths.config]\nsend-max = 8\nreceive = true\n"
                 )?;
             }
         }
@@ -117,35 +144,12 @@ impl Daemon for Gobgp {
         Ok(answer["state"]["session_state"] == 6)
     }
 
-    fn route(&self, host: &Host, prefix: IpNet) -> Result<Option<Seen>> {
+    fn paths(&self, host: &Host, prefix: IpNet) -> Result<Vec<(bool, Seen)>> {
         let family = if prefix.addr().is_ipv4() { "ipv4" } else { "ipv6" };
         let answer = host.ask(&mut gobgp(host, &format!("global rib {prefix} -a {family} -j")))?;
         let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
         let paths = answer[prefix.to_string()].as_array().map(Vec::as_slice).unwrap_or_default();
-        let Some(path) = paths.iter().find(|path| path["best"] == true) else { return Ok(None) };
-        let value = |code| attribute(path, code).map(|attribute| &attribute["value"]);
-        let next_hop = attribute(path, 3).or_else(|| attribute(path, 14));
-        let numbers = |list: &Value| -> Vec<u32> {
-            let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
-            list.iter().filter_map(|value| value.as_u64()?.try_into().ok()).collect()
-        };
-        let path_of = attribute(path, 2).map(|path| path["as_paths"][0]["asns"].clone()).unwrap_or_default();
-        Ok(Some(Seen {
-            next_hop: next_hop.and_then(|attribute| attribute["nexthop"].as_str()?.parse().ok()),
-            as_path: numbers(&path_of),
-            local_pref: value(5).and_then(|value| value.as_u64()?.try_into().ok()),
-            originator: value(9).and_then(|value| value.as_str()?.parse().ok()),
-            clusters: value(10)
-                .and_then(Value::as_array)
-                .map(|list| list.iter().filter_map(|value| value.as_str()?.parse().ok()).collect())
-                .unwrap_or_default(),
-            communities: attribute(path, 8)
-                .map(|attribute| numbers(&attribute["communities"]))
-                .unwrap_or_default()
-                .into_iter()
-                .map(|value| format!("{}:{}", value >> 16, value & 0xffff))
-                .collect(),
-        }))
+        Ok(paths.iter().map(|path| (path["best"] == true, seen(path))).collect())
     }
 
     fn announce(&self, host: &Host, _plan: &Plan, prefix: IpNet, up: bool) -> Result<()> {

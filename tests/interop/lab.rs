@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use ipnet::IpNet;
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig, StopMode};
 use margay_bgp::{
-    GracefulRestart, Originated, Password, PeerConfig, PeerKind, PeerState, PeerStatus, RouteInfo,
-    RouteQuery, SpeakerConfig, Timers,
+    Explanation, GracefulRestart, Originated, Password, PeerConfig, PeerKind, PeerState, PeerStatus,
+    RouteInfo, RouteQuery, SpeakerConfig, Timers,
 };
 use margay_lab::{Lab, Topology};
 use margay_netlink::Netns;
@@ -103,6 +103,13 @@ pub(crate) fn ours(transport: Transport, last: u8) -> IpNet {
     IpNet::new_assert(address, length)
 }
 
+/// A prefix as our speaker `last` announces it: by way of itself, with its community.
+pub(crate) fn originated(prefix: IpNet, last: u8) -> Originated {
+    let next_hop = address(Transport::of(prefix), last);
+    let communities = vec![margay_bgp::wire::Community(AS << 16 | u32::from(last))];
+    Originated { communities, ..Originated::new(prefix, Some(next_hop)) }
+}
+
 /// A lab of one case: gone with it.
 pub(crate) struct Bench {
     lab: Lab,
@@ -192,12 +199,7 @@ impl Speaker {
 
     /// Originates its prefix of both families, with a community.
     pub(crate) fn originate(&self) -> Result<()> {
-        let route = |family| {
-            let mut route = Originated::new(ours(family, self.last), Some(address(family, self.last)));
-            route.communities = vec![margay_bgp::wire::Community(AS << 16 | u32::from(self.last))];
-            route
-        };
-        self.set_originated(vec![route(Transport::V4), route(Transport::V6)])
+        self.set_originated(BOTH.map(|family| originated(ours(family, self.last), self.last)).to_vec())
     }
 
     pub(crate) fn set_originated(&self, routes: Vec<Originated>) -> Result<()> {
@@ -214,8 +216,18 @@ impl Speaker {
         Ok(self.runtime.block_on(self.handle.stop(StopMode::Restart))?)
     }
 
+    /// The address of its session with `last`.
+    pub(crate) fn remote(&self, last: u8) -> IpAddr {
+        address(self.transport, last)
+    }
+
+    /// Why a prefix is what it is.
+    pub(crate) fn explain(&self, prefix: IpNet) -> Result<Explanation> {
+        Ok(self.runtime.block_on(self.handle.explain(prefix))?)
+    }
+
     pub(crate) fn peer(&self, last: u8) -> Result<PeerStatus> {
-        let remote = address(self.transport, last);
+        let remote = self.remote(last);
         let peers = self.runtime.block_on(self.handle.peers())?;
         peers.into_iter().find(|peer| peer.remote == remote).context("a peer that is not configured")
     }

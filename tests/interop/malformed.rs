@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
-use margay_bgp::{Originated, PeerConfig, PeerKind, PeerState};
+use margay_bgp::{PeerConfig, PeerKind, PeerState};
 use margay_tests::cluster::wait;
 
 use crate::foreign::{Ability, Daemon, Foreign, Plan, Role, passing, pause, same, theirs};
-use crate::lab::{BOTH, Bench, FOREIGN, PASSWORD, PATIENCE, PROXY, Speaker, Transport, address, ours};
+use crate::lab::{BOTH, Bench, FOREIGN, PASSWORD, PATIENCE, PROXY, Speaker, Transport, originated, ours};
 use crate::proxy::{Damage, Proxy, Towards};
 
 const TRANSITIVE: u8 = 0x40;
@@ -70,10 +70,6 @@ const SIX: Reach = Reach {
     ],
 };
 
-fn route(family: Transport) -> Originated {
-    Originated::new(ours(family, 1), Some(address(family, 1)))
-}
-
 /// The damaging cable between a daemon and us.
 struct Scene {
     proxy: Proxy,
@@ -118,7 +114,7 @@ impl Scene {
         self.proxy.withdrawal(Towards::Them, damaged, || self.us.set_originated(Vec::new()))?;
         BOTH.iter().try_for_each(|family| self.them.no_route(ours(*family, 1), "withdrawn by us"))?;
         self.proxy.damage(Towards::Them, damaged, damage.clone(), || {
-            self.us.set_originated(vec![route(self.transport)])
+            self.us.set_originated(vec![originated(ours(self.transport, 1), 1)])
         })
     }
 
@@ -179,7 +175,7 @@ pub(crate) fn from_us(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> 
     let (name, damage) = &ORIGIN;
     if scene.them.can(Ability::TreatAsWithdraw) {
         scene.we_announce(damage).context(*name)?;
-        scene.us.set_originated(BOTH.map(route).to_vec())?;
+        scene.us.set_originated(BOTH.map(|family| originated(ours(family, 1), 1)).to_vec())?;
         wait(PATIENCE, || Ok(scene.them.route_now(whole)?.is_some())).context("the route behind it")?;
         ensure!(scene.them.route_now(damaged)?.is_none(), "{name}: the daemon uses the route");
         same("sessions made", &scene.sessions()?, &1)?;

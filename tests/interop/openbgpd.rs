@@ -29,6 +29,31 @@ fn neighbor_of(host: &Host, neighbor: IpAddr) -> Result<Value> {
     Ok(answer["neighbors"][0].take())
 }
 
+/// A path in the answer to `show rib detail`.
+fn seen(path: &Value) -> Seen {
+    let list = |value: &Value| -> Vec<String> {
+        let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
+        list.iter().filter_map(|word| Some(word.as_str()?.to_owned())).collect()
+    };
+    let attribute = |name: &str| {
+        let attributes = path["attributes"].as_array().map(Vec::as_slice).unwrap_or_default();
+        attributes.iter().find_map(|attribute| attribute.get(name).cloned()).unwrap_or_default()
+    };
+    Seen {
+        next_hop: path["exit_nexthop"].as_str().and_then(|value| value.parse().ok()),
+        as_path: path["aspath"]
+            .as_str()
+            .unwrap_or_default()
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect(),
+        local_pref: path["localpref"].as_u64().and_then(|value| value.try_into().ok()),
+        originator: attribute("originator").as_str().and_then(|value| value.parse().ok()),
+        clusters: list(&attribute("cluster_list")).iter().filter_map(|value| value.parse().ok()).collect(),
+        communities: list(&path["communities"]).into_iter().collect(),
+    }
+}
+
 impl Daemon for Openbgpd {
     fn name(&self) -> &'static str {
         "openbgpd"
@@ -70,7 +95,7 @@ impl Daemon for Openbgpd {
                 text,
                 "neighbor {neighbor} {{\n remote-as {AS}\n local-address {own}\n announce IPv4 unicast\n\
                  announce IPv6 unicast\n announce restart yes\n announce enhanced refresh yes\n\
-                 announce add-path send all\n"
+                 announce add-path send all\n announce add-path recv yes\n"
             )?;
             if plan.passive() {
                 text += " passive\n";
@@ -113,35 +138,11 @@ impl Daemon for Openbgpd {
         Ok(neighbor_of(host, neighbor)?["state"] == "Established")
     }
 
-    fn route(&self, host: &Host, prefix: IpNet) -> Result<Option<Seen>> {
+    fn paths(&self, host: &Host, prefix: IpNet) -> Result<Vec<(bool, Seen)>> {
         let answer = host.ask(&mut bgpctl(host, &format!("-j show rib detail {prefix}")))?;
         let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
         let paths = answer["rib"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let Some(path) = paths.iter().find(|path| path["best"] == true) else { return Ok(None) };
-        let list = |value: &Value| -> Vec<String> {
-            let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
-            list.iter().filter_map(|word| Some(word.as_str()?.to_owned())).collect()
-        };
-        let attribute = |name: &str| {
-            let attributes = path["attributes"].as_array().map(Vec::as_slice).unwrap_or_default();
-            attributes.iter().find_map(|attribute| attribute.get(name).cloned()).unwrap_or_default()
-        };
-        Ok(Some(Seen {
-            next_hop: path["exit_nexthop"].as_str().and_then(|value| value.parse().ok()),
-            as_path: path["aspath"]
-                .as_str()
-                .unwrap_or_default()
-                .split_whitespace()
-                .filter_map(|word| word.parse().ok())
-                .collect(),
-            local_pref: path["localpref"].as_u64().and_then(|value| value.try_into().ok()),
-            originator: attribute("originator").as_str().and_then(|value| value.parse().ok()),
-            clusters: list(&attribute("cluster_list"))
-                .iter()
-                .filter_map(|value| value.parse().ok())
-                .collect(),
-            communities: list(&path["communities"]).into_iter().collect(),
-        }))
+        Ok(paths.iter().map(|path| (path["best"] == true, seen(path))).collect())
     }
 
     fn invents_local_pref(&self) -> bool {

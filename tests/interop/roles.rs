@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use margay_bgp::{Originated, PeerConfig, PeerKind, PeerState};
+use margay_bgp::{PeerConfig, PeerKind, PeerState};
 use margay_tests::cluster::wait;
 
 use crate::foreign::{Ability, Daemon, Foreign, Plan, Role, Seen, can, passing, same, theirs, twice};
-use crate::lab::{AS, BOTH, Bench, FOREIGN, PATIENCE, ROUTER_AS, Speaker, Transport, address, id, ours};
+use crate::lab::{
+    AS, BOTH, Bench, FOREIGN, PATIENCE, ROUTER_AS, Speaker, Transport, address, id, originated, ours,
+};
 
 fn plan(daemon: &dyn Daemon, role: Role, bench: &Bench, neighbors: &[u8]) -> Plan {
     let password = can(daemon, Ability::KeepKeys);
@@ -123,19 +125,46 @@ fn we_restart(
     Ok(again)
 }
 
+/// Our speaker's sessions with its clients, our speakers 2 and 3.
+fn clients(bench: &Bench) -> [PeerConfig; 2] {
+    [2, 3].map(|last| PeerConfig { passive: true, ..bench.peer(1, last, PeerKind::InternalClient) })
+}
+
+/// One of those, which announces its prefixes.
+fn node(bench: &Bench, last: u8) -> Result<Speaker> {
+    let node = bench.speaker(last, false)?;
+    node.originate()?;
+    node.set_peers(vec![bench.peer(last, 1, PeerKind::Internal)])?;
+    Ok(node)
+}
+
+/// Of the two nodes that announce a prefix, the daemon is sent both paths (RFC 7911), each as it should be, then the one
+/// that is left; and we can say so.
+fn sent_paths(foreign: &Foreign, us: &Speaker, nodes: [&Speaker; 2], want: [Seen; 2]) -> Result<()> {
+    let session = us.peer(FOREIGN)?.negotiated;
+    ensure!(session.is_some_and(|session| session.add_path_send), "it does not take several paths");
+    announce_twice([(nodes[0], 2), (nodes[1], 3)])?;
+    foreign.paths(twice(), &want, "both paths")?;
+    let explained = us.explain(twice())?.advertised;
+    let sent = explained.iter().filter(|to| to.sent && to.peer == us.remote(FOREIGN)).count();
+    same("paths explained as sent", &sent, &2)?;
+    nodes[1].originate()?;
+    foreign.paths(twice(), &want[..1], "the path that is left")?;
+    nodes[0].originate()?;
+    foreign.paths(twice(), &[], "no path")
+}
+
 pub(crate) fn client(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> {
-    let theirs_kind = with(daemon, bench, 1, PeerKind::InternalClient);
-    let node_kind = PeerConfig { passive: true, ..bench.peer(1, 2, PeerKind::InternalClient) };
+    let theirs_kind = PeerConfig { add_path_send: 4, ..with(daemon, bench, 1, PeerKind::InternalClient) };
+    let nodes = clients(bench);
     let reflector = |restarting| -> Result<Speaker> {
         let reflector = bench.speaker(1, restarting)?;
         reflector.set_originated(Vec::new())?;
-        reflector.set_peers(vec![theirs_kind.clone(), node_kind.clone()])?;
+        reflector.set_peers([std::slice::from_ref(&theirs_kind), &nodes].concat())?;
         Ok(reflector)
     };
     let first = reflector(false)?;
-    let node = bench.speaker(2, false)?;
-    node.originate()?;
-    node.set_peers(vec![bench.peer(2, 1, PeerKind::Internal)])?;
+    let (node, other) = (node(bench, 2)?, node(bench, 3)?);
     let mut foreign = Foreign::start(daemon, bench, plan(daemon, Role::Client, bench, &[1]))?;
 
     for family in BOTH {
@@ -152,8 +181,15 @@ pub(crate) fn client(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> {
         };
         foreign.route(ours(family, 2), &reflected, "reflected to it")?;
     }
-    refreshed(&foreign, &first, &theirs_kind, std::slice::from_ref(&node_kind))?;
+    refreshed(&foreign, &first, &theirs_kind, &nodes)?;
     comes_and_goes(&foreign, &node)?;
+    let want = [2, 3].map(|last| Seen {
+        local_pref: Some(100),
+        originator: Some(id(last)),
+        clusters: vec![id(1)],
+        ..own_route(Transport::V4, last)
+    });
+    sent_paths(&foreign, &first, [&node, &other], want)?;
     it_restarts(&mut foreign, &first, &node)?;
     let _again = we_restart(&foreign, first, 1, &BOTH.map(|family| (family, 2)), || reflector(true))?;
     node.set_originated(Vec::new())?;
@@ -210,17 +246,18 @@ pub(crate) fn reflector(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()
     Ok(())
 }
 
+/// Two nodes announce the same prefix beside their own.
+fn announce_twice(nodes: [(&Speaker, u8); 2]) -> Result<()> {
+    nodes.into_iter().try_for_each(|(speaker, last)| {
+        let prefixes = [(ours(Transport::V4, last)), (ours(Transport::V6, last)), twice()];
+        speaker.set_originated(prefixes.map(|prefix| originated(prefix, last)).to_vec())
+    })
+}
+
 /// Two nodes announce a prefix: the third gets both paths (RFC 7911), then the one that is left.
 fn several_paths(first: &Speaker, second: &Speaker, third: &Speaker, transport: Transport) -> Result<()> {
     let hops = [2, 3].map(|last| address(Transport::V4, last));
-    for (speaker, last, hop) in [(second, 2, hops[0]), (third, 3, hops[1])] {
-        let own = BOTH.map(|family| {
-            let mut route = Originated::new(ours(family, last), Some(address(family, last)));
-            route.communities = vec![margay_bgp::wire::Community(AS << 16 | u32::from(last))];
-            route
-        });
-        speaker.set_originated([&own[..], &[Originated::new(twice(), Some(hop))]].concat())?;
-    }
+    announce_twice([(second, 2), (third, 3)])?;
     ensure!(
         first.peer(FOREIGN)?.negotiated.is_some_and(|session| session.add_path_receive),
         "it does not send several paths over {transport:?}"
@@ -250,20 +287,26 @@ fn drains(foreign: &Foreign, edge: &Speaker, transport: Transport) -> Result<()>
 
 pub(crate) fn router(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> {
     let transport = bench.transport;
-    let outside = with(daemon, bench, 1, PeerKind::External);
-    let inside = PeerConfig { passive: true, ..bench.peer(1, 2, PeerKind::InternalClient) };
+    let outside = PeerConfig { add_path_send: 4, ..with(daemon, bench, 1, PeerKind::External) };
+    let inside = clients(bench);
     let edge = |restarting| -> Result<Speaker> {
         let edge = bench.speaker(1, restarting)?;
         edge.originate()?;
-        edge.set_peers(vec![outside.clone(), inside.clone()])?;
+        edge.set_peers([std::slice::from_ref(&outside), &inside].concat())?;
         Ok(edge)
     };
     let first = edge(false)?;
-    let node = bench.speaker(2, false)?;
-    node.originate()?;
-    node.set_peers(vec![bench.peer(2, 1, PeerKind::Internal)])?;
+    let (node, other) = (node(bench, 2)?, node(bench, 3)?);
     let mut foreign = Foreign::start(daemon, bench, plan(daemon, Role::Router, bench, &[1]))?;
 
+    // Next hop self towards another AS.
+    let outgoing = |extended: bool, family: Transport, last: u8| Seen {
+        next_hop: Some(address(if family == Transport::V4 && extended { transport } else { family }, 1)),
+        as_path: vec![AS],
+        ..own_route(family, last)
+    };
+    let extended =
+        || Ok::<_, anyhow::Error>(first.peer(FOREIGN)?.negotiated.context("no session")?.extended_next_hop);
     for family in BOTH {
         for at in [&first, &node] {
             let learned = at.route(theirs(family), "from the router", |_| true)?;
@@ -272,29 +315,25 @@ pub(crate) fn router(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> {
             same("communities", &learned.communities.into_iter().collect(), &communities(FOREIGN))?;
         }
         for last in [1, 2] {
-            // Next hop self towards another AS.
-            let session = first.peer(FOREIGN)?.negotiated.context("no session")?;
-            let said = family == Transport::V4 && session.extended_next_hop;
-            let want = Seen {
-                next_hop: Some(address(if said { transport } else { family }, 1)),
-                as_path: vec![AS],
-                ..own_route(family, last)
-            };
+            let want = outgoing(extended()?, family, last);
             foreign.route(ours(family, last), &want, "announced to the router")?;
         }
     }
-    refreshed(&foreign, &first, &outside, std::slice::from_ref(&inside))?;
+    refreshed(&foreign, &first, &outside, &inside)?;
     if foreign.can(Ability::SendAgain) {
         // RFC 8212: without policy it is used for nothing, and nothing is said to it; the session stays.
         let strict = PeerConfig { policy_required: true, ..outside.clone() };
-        first.set_peers(vec![strict, inside.clone()])?;
+        first.set_peers([&[strict][..], &inside].concat())?;
         first.no_route(theirs(Transport::V4), "without policy")?;
         foreign.no_route(ours(Transport::V4, 1), "without policy")?;
-        first.set_peers(vec![outside.clone(), inside.clone()])?;
+        first.set_peers([std::slice::from_ref(&outside), &inside].concat())?;
         first.route(theirs(Transport::V4), "with policy", |_| true)?;
         same("sessions made", &first.peer(FOREIGN)?.established_count, &1)?;
     }
     comes_and_goes(&foreign, &node)?;
+    let extended = extended()?;
+    let want = [2, 3].map(|last| outgoing(extended, Transport::V4, last));
+    sent_paths(&foreign, &first, [&node, &other], want)?;
     drains(&foreign, &first, transport)?;
     it_restarts(&mut foreign, &first, &node)?;
     let keeps = BOTH.map(|family| (family, 1));
