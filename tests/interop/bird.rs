@@ -34,10 +34,11 @@ fn value<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
 
 /// A path of BGP in the answer to `show route ... all`.
 fn seen(answer: &str) -> Option<Seen> {
-    let next_hop = value(answer, "BGP.next_hop")?;
+    let mut hops = value(answer, "BGP.next_hop")?.split_whitespace().filter_map(|word| word.parse().ok());
     let words = |name| value(answer, name).unwrap_or_default().split_whitespace();
     Some(Seen {
-        next_hop: next_hop.split_whitespace().next().and_then(|word| word.parse().ok()),
+        // A link-local one is behind a global one that is unspecified.
+        next_hop: hops.find(|hop: &IpAddr| !hop.is_unspecified()),
         as_path: words("BGP.as_path").filter_map(|word| word.parse().ok()).collect(),
         local_pref: words("BGP.local_pref").find_map(|word| word.parse().ok()),
         originator: words("BGP.originator_id").find_map(|word| word.parse().ok()),
@@ -80,9 +81,13 @@ impl Daemon for Bird {
                 name(prefix)
             )?;
         }
-        let channel = |name: &str, transport| {
+        let (next_hop, more) = match plan.interface() {
+            Some(_) => (Transport::Link, "extended next hop on;"),
+            None => (Transport::V6, ""),
+        };
+        let channel = |name: &str, transport, more: &str| {
             format!(
-                "{name} {{ import all; add paths on; export filter {{\n if source = RTS_DEVICE then reject;\n\
+                "{name} {{ import all; add paths on; {more} export filter {{\n if source = RTS_DEVICE then reject;\n\
                  if source = RTS_STATIC then bgp_next_hop = {}; accept; }}; }};\n",
                 address(transport, FOREIGN)
             )
@@ -94,6 +99,9 @@ impl Daemon for Bird {
                 "protocol bgp p{last} {{\n local {own} as {asn};\n neighbor {neighbor} as {AS};\n strict bind yes;\n\
                  graceful restart on;\n connect delay time 1;\n connect retry time 1;\n error wait time 1,2;\n"
             )?;
+            if let Some(interface) = plan.interface() {
+                writeln!(text, "interface \"{interface}\";")?;
+            }
             if plan.password {
                 writeln!(text, "password \"{PASSWORD}\";")?;
             }
@@ -103,8 +111,8 @@ impl Daemon for Bird {
             if plan.role == Role::Reflector {
                 text += "rr client;\n";
             }
-            text += &channel("ipv4", Transport::V4);
-            text += &channel("ipv6", Transport::V6);
+            text += &channel("ipv4", Transport::V4, more);
+            text += &channel("ipv6", next_hop, "");
             text += "}\n";
         }
         let config = host.write("bird.conf", &text)?;

@@ -93,6 +93,7 @@ impl Daemon for Exabgp {
             (Ability::PassOn, "it has no table: every route it sends is configured"),
             (Ability::SendAgain, "4.2 sends BoRR as if it were an UPDATE, and crashes the session"),
             (Ability::TreatAsWithdraw, "it judges no values, and resets for lengths"),
+            (Ability::LinkLocal, "it takes no address with a zone"),
             (Ability::KeepOurs, "it has no table to keep a route in"),
         ]
     }

@@ -12,7 +12,7 @@ use margay_lab::Process;
 use margay_netlink::Netns;
 use margay_tests::cluster::wait;
 
-use crate::lab::{self, AS, Bench, FOREIGN, PATIENCE, PROXY, ROUTER_AS, Transport};
+use crate::lab::{self, AS, Bench, FOREIGN, INTERFACE, PATIENCE, PROXY, ROUTER_AS, Transport};
 
 /// What the foreign speaker is to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub(crate) enum Ability {
     AskAgain,
     /// Accept a connection with a key (RFC 2385) after an earlier session with it has ended.
     KeepKeys,
+    /// Have sessions between link-local addresses, and IPv4 prefixes with IPv6 next hops (RFC 8950) on them.
+    LinkLocal,
     /// Go on with the session when one of our UPDATEs is malformed (RFC 7606).
     TreatAsWithdraw,
 }
@@ -64,6 +66,11 @@ impl Plan {
         lab::address(self.transport, FOREIGN)
     }
 
+    /// The interface of a link-local session.
+    pub(crate) fn interface(&self) -> Option<&'static str> {
+        (self.transport == Transport::Link).then_some(INTERFACE)
+    }
+
     /// Whether it waits for us to dial: it could not tell the proxy from us.
     pub(crate) fn passive(&self) -> bool {
         self.neighbors.contains(&PROXY)
@@ -78,7 +85,7 @@ impl Plan {
 pub(crate) fn theirs(transport: Transport) -> IpNet {
     match transport {
         Transport::V4 => IpNet::new_assert(Ipv4Addr::new(10, 50, 0, 0).into(), 24),
-        Transport::V6 => {
+        Transport::V6 | Transport::Link => {
             IpNet::new_assert(std::net::Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, 0).into(), 64)
         }
     }
@@ -88,7 +95,7 @@ pub(crate) fn theirs(transport: Transport) -> IpNet {
 pub(crate) fn passing(transport: Transport) -> IpNet {
     match transport {
         Transport::V4 => IpNet::new_assert(Ipv4Addr::new(10, 50, 1, 0).into(), 24),
-        Transport::V6 => {
+        Transport::V6 | Transport::Link => {
             IpNet::new_assert(std::net::Ipv6Addr::new(0xfd00, 0x50, 1, 0, 0, 0, 0, 0).into(), 64)
         }
     }

@@ -12,6 +12,7 @@ use crate::foreign::{Ability, Daemon, Host, Plan, Role, Seen, announced, answers
 use crate::lab::{AS, FOREIGN, PASSWORD, Transport, address, id};
 
 const BGPD: &str = "/usr/lib/frr/bgpd";
+const ZEBRA: &str = "/usr/lib/frr/zebra";
 const VTYSH: &str = "/usr/bin/vtysh";
 
 pub(crate) struct Frr;
@@ -56,7 +57,7 @@ impl Daemon for Frr {
     }
 
     fn programs(&self) -> &'static [&'static str] {
-        &[BGPD, VTYSH]
+        &[BGPD, ZEBRA, VTYSH]
     }
 
     fn version(&self) -> [&'static str; 2] {
@@ -69,26 +70,37 @@ impl Daemon for Frr {
 
     fn command(&self, host: &Host, plan: &Plan, _recover: bool) -> Result<Command> {
         let (asn, own) = (plan.asn(), plan.own());
+        let six = match plan.interface() {
+            Some(_) => String::new(),
+            None => format!("set ipv6 next-hop global {}", address(Transport::V6, FOREIGN)),
+        };
         let mut text = format!(
             "ip prefix-list own permit 10.50.0.0/16 le 32\nipv6 prefix-list own permit fd00:50::/32 le 128\n\
              route-map four permit 10\n match ip address prefix-list own\n set ip next-hop {}\n\
              set community {AS}:{FOREIGN}\nroute-map four permit 20\n\
-             route-map six permit 10\n match ipv6 address prefix-list own\n set ipv6 next-hop global {}\n\
+             route-map six permit 10\n match ipv6 address prefix-list own\n {}\n\
              set community {AS}:{FOREIGN}\nroute-map six permit 20\n\
              router bgp {asn}\n bgp router-id {}\n no bgp ebgp-requires-policy\n no bgp network import-check\n\
              no bgp default ipv4-unicast\n bgp graceful-restart\n bgp graceful-restart preserve-fw-state\n\
              coalesce-time 0\n",
             address(Transport::V4, FOREIGN),
-            address(Transport::V6, FOREIGN),
+            six,
             id(FOREIGN)
         );
         for (_, neighbor) in plan.neighbors() {
             write!(
                 text,
                 " neighbor {neighbor} remote-as {AS}\n neighbor {neighbor} timers connect 1\n\
-                 neighbor {neighbor} update-source {own}\n neighbor {neighbor} advertisement-interval 0\n\
-                 neighbor {neighbor} disable-connected-check\n"
+                 neighbor {neighbor} advertisement-interval 0\n neighbor {neighbor} disable-connected-check\n"
             )?;
+            match plan.interface() {
+                Some(interface) => write!(
+                    text,
+                    " neighbor {neighbor} interface {interface}\n\
+                     neighbor {neighbor} capability extended-nexthop\n"
+                )?,
+                None => writeln!(text, " neighbor {neighbor} update-source {own}")?,
+            }
             if plan.passive() {
                 writeln!(text, " neighbor {neighbor} passive")?;
             }
@@ -117,7 +129,19 @@ impl Daemon for Frr {
         }
         let config = host.write("bgpd.conf", &text)?;
         let mut command = host.command(BGPD);
-        command.args(["-n", "-Z", "-S", "-P", "0", "-f"]).arg(config);
+        if plan.interface().is_some() {
+            // Only zebra knows interfaces. It insists on a user and a folder of its own.
+            let own = host.folder.join("zebra");
+            let script = "#!/bin/sh\ninstall -d -o frr -g frr \"$1\"\ncd \"$1\"\n\
+                          \"$2\" -P 0 -z zserv.api --vty_socket . -i pid &\nshift 2\nexec \"$@\"\n";
+            let zebra = host.write("zebra.sh", script)?;
+            let socket = own.join("zserv.api");
+            command = Command::new(zebra);
+            command.arg(own).arg(host.program(ZEBRA)).arg(host.program(BGPD)).arg("-z").arg(socket);
+        } else {
+            command.arg("-Z");
+        }
+        command.args(["-n", "-S", "-P", "0", "-f"]).arg(config);
         command.arg("-i").arg(host.folder.join("bgpd.pid")).arg("--vty_socket").arg(&host.folder);
         command.args(["--log", "stdout"]);
         Ok(command)

@@ -80,7 +80,13 @@ impl Daemon for Gobgp {
     }
 
     fn cannot(&self) -> &'static [(Ability, &'static str)] {
-        &[(Ability::AskAgain, "it evaluates again what it has kept, and never asks")]
+        &[
+            (Ability::AskAgain, "it evaluates again what it has kept, and never asks"),
+            (
+                Ability::LinkLocal,
+                "its unnumbered sessions take whatever neighbour the kernel knows on the interface",
+            ),
+        ]
     }
 
     fn command(&self, host: &Host, plan: &Plan, recover: bool) -> Result<Command> {

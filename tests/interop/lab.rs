@@ -29,39 +29,43 @@ pub(crate) const PASSWORD: &str = "open-sesame";
 /// Longest wait for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Without link-local addresses: our speakers share an interface, so that each would take those of the others for its own.
-const TOPOLOGY: &str = "
-name: interop
-topology:
-  defaults: {kind: linux}
-  nodes:
-    us:
-      exec:
-        - ip link set eth1 addrgenmode none
-        - ip address flush dev eth1 scope link
-        - ip address add 10.78.0.1/24 dev eth1
-        - ip address add 10.78.0.2/24 dev eth1
-        - ip address add 10.78.0.3/24 dev eth1
-        - ip address add 10.78.0.8/24 dev eth1
-        - ip address add fd78::1/64 dev eth1 nodad
-        - ip address add fd78::2/64 dev eth1 nodad
-        - ip address add fd78::3/64 dev eth1 nodad
-        - ip address add fd78::8/64 dev eth1 nodad
-    foreign:
-      exec:
-        - ip link set eth1 addrgenmode none
-        - ip address flush dev eth1 scope link
-        - ip address add 10.78.0.9/24 dev eth1
-        - ip address add fd78::9/64 dev eth1 nodad
-  links:
-    - endpoints: [\"us:eth1\", \"foreign:eth1\"]
-";
+/// The lab's two namespaces. Without link-local addresses by the system: our speakers share an interface, so that each
+/// would take those of the others for its own.
+fn topology(transport: Transport) -> String {
+    let commands = |name: &str, speakers: &[u8]| {
+        let mut text = format!(
+            "    {name}:\n      exec:\n        - ip link set {INTERFACE} addrgenmode none\n        \
+             - ip address flush dev {INTERFACE} scope link\n"
+        );
+        let families = [Transport::V4, if transport == Transport::Link { transport } else { Transport::V6 }];
+        for (family, last) in
+            families.iter().flat_map(|family| speakers.iter().map(move |last| (family, last)))
+        {
+            let address = address(*family, *last);
+            let length = if address.is_ipv4() { "24" } else { "64 nodad" };
+            text += &format!("        - ip address add {address}/{length} dev {INTERFACE}\n");
+        }
+        text
+    };
+    let ours: &[u8] = if transport == Transport::Link { &[1] } else { &[1, 2, 3, PROXY] };
+    format!(
+        "name: interop\ntopology:\n  defaults: {{kind: linux}}\n  nodes:\n{}{}  links:\n    \
+         - endpoints: [\"us:{INTERFACE}\", \"foreign:{INTERFACE}\"]\n",
+        commands("us", ours),
+        commands("foreign", &[FOREIGN])
+    )
+}
+
+/// The interface on either side.
+pub(crate) const INTERFACE: &str = "eth1";
 
 /// What carries the sessions. Each carries both address families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transport {
     V4,
     V6,
+    /// IPv6 between link-local addresses, on a link that has no others of IPv6.
+    Link,
 }
 
 /// Both address families.
@@ -76,7 +80,7 @@ impl Transport {
     pub(crate) fn other(self) -> Self {
         match self {
             Self::V4 => Self::V6,
-            Self::V6 => Self::V4,
+            Self::V6 | Self::Link => Self::V4,
         }
     }
 }
@@ -86,6 +90,7 @@ pub(crate) fn address(transport: Transport, last: u8) -> IpAddr {
     match transport {
         Transport::V4 => Ipv4Addr::new(10, 78, 0, last).into(),
         Transport::V6 => Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, last.into()).into(),
+        Transport::Link => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last.into()).into(),
     }
 }
 
@@ -98,7 +103,7 @@ pub(crate) fn id(last: u8) -> Ipv4Addr {
 pub(crate) fn ours(transport: Transport, last: u8) -> IpNet {
     let (address, length) = match transport {
         Transport::V4 => (Ipv4Addr::new(10, 1, last, 0).into(), 24),
-        Transport::V6 => (Ipv6Addr::new(0xfd00, 1, last.into(), 0, 0, 0, 0, 0).into(), 64),
+        Transport::V6 | Transport::Link => (Ipv6Addr::new(0xfd00, 1, last.into(), 0, 0, 0, 0, 0).into(), 64),
     };
     IpNet::new_assert(address, length)
 }
@@ -122,7 +127,7 @@ pub(crate) struct Bench {
 impl Bench {
     /// Builds the lab; `folder` takes its files.
     pub(crate) fn build(transport: Transport, folder: &Path) -> Result<Self> {
-        let topology = Topology::parse("interop", TOPOLOGY, &std::env::vars().collect())?;
+        let topology = Topology::parse("interop", &topology(transport), &std::env::vars().collect())?;
         let lab = Lab::build(&topology, &mut |_| {})?;
         std::fs::create_dir_all(folder)?;
         let folder = folder.to_owned();
@@ -151,7 +156,11 @@ impl Bench {
     /// Starts our speaker `last`.
     pub(crate) fn speaker(&self, last: u8, restarting: bool) -> Result<Speaker> {
         let speaker = SpeakerConfig { restarting, ..SpeakerConfig::new(id(last), AS) };
-        let listen = vec![SocketAddr::new(address(self.transport, last), margay_bgp::BGP_PORT)];
+        let listen = match self.transport {
+            Transport::Link => Ipv6Addr::UNSPECIFIED.into(),
+            transport => address(transport, last),
+        };
+        let listen = vec![SocketAddr::new(listen, margay_bgp::BGP_PORT)];
         let service = self.runtime.spawn(async move { BgpService::spawn(ServiceConfig { speaker, listen }) });
         let (handle, mut events) = self.runtime.block_on(service)??;
         self.runtime.spawn(async move { while events.recv().await.is_some() {} });
@@ -161,8 +170,12 @@ impl Bench {
     /// The settings of a session between our speaker `last` and `remote`.
     pub(crate) fn peer(&self, last: u8, remote: u8, kind: PeerKind) -> PeerConfig {
         let (short, shorter) = (Duration::from_millis(300), Duration::from_millis(100));
+        let link = self.transport == Transport::Link;
         PeerConfig {
-            local: Some(address(self.transport, last)),
+            // The system knows the right one of a link.
+            local: (!link).then(|| address(self.transport, last)),
+            interface: link.then(|| INTERFACE.to_owned()),
+            extended_next_hop: link,
             local_other: Some(address(self.transport.other(), last)),
             timers: Timers {
                 connect_retry: shorter,

@@ -25,7 +25,7 @@ use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use margay_tests::sandbox::{self, Entered};
 
-use crate::foreign::Daemon;
+use crate::foreign::{Ability, Daemon};
 use crate::lab::{BOTH, Bench, Transport};
 
 const DAEMONS: [&dyn Daemon; 5] =
@@ -33,14 +33,14 @@ const DAEMONS: [&dyn Daemon; 5] =
 
 type Scenario = fn(&'static dyn Daemon, &Bench) -> Result<()>;
 
-/// Each over IPv4 and over IPv6.
-const SCENARIOS: [(&str, Scenario); 6] = [
-    ("client", roles::client),
-    ("reflector", roles::reflector),
-    ("router", roles::router),
-    ("key", malformed::key),
-    ("malformed-from-them", malformed::from_them),
-    ("malformed-from-us", malformed::from_us),
+const SCENARIOS: [(&str, Scenario, &[Transport]); 7] = [
+    ("client", roles::client, &BOTH),
+    ("reflector", roles::reflector, &BOTH),
+    ("router", roles::router, &BOTH),
+    ("link-local", roles::link_local, &[Transport::Link]),
+    ("key", malformed::key, &BOTH),
+    ("malformed-from-them", malformed::from_them, &BOTH),
+    ("malformed-from-us", malformed::from_us, &BOTH),
 ];
 
 /// Cases at the same time: they mostly wait for timers.
@@ -67,8 +67,10 @@ fn main() -> ExitCode {
         let reason = lacking.clone().or_else(|| {
             (!missing.is_empty()).then(|| format!("{}: {} not there", daemon.name(), missing.join(", ")))
         });
-        for (name, scenario) in SCENARIOS {
-            for transport in BOTH {
+        for (name, scenario, transports) in SCENARIOS {
+            let possible =
+                |over: &&Transport| **over != Transport::Link || foreign::can(daemon, Ability::LinkLocal);
+            for transport in transports.iter().filter(possible).copied() {
                 let family = if transport == Transport::V4 { "ipv4" } else { "ipv6" };
                 let name = format!("{}::{name}::{family}", daemon.name());
                 let reason = reason.clone();

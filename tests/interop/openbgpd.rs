@@ -75,6 +75,7 @@ impl Daemon for Openbgpd {
                 Ability::TreatAsWithdraw,
                 "7.7 resets for ORIGIN, and where it says `withdrawn` its parser resets after",
             ),
+            (Ability::LinkLocal, "7.7 has no IPv6 next hops for IPv4"),
             (Ability::BeKept, "its graceful restart capability names no family: it only sends End-of-RIB"),
         ]
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use margay_bgp::{PeerConfig, PeerKind, PeerState};
+use margay_bgp::{PeerConfig, PeerKind, PeerState, PeerStatus};
 use margay_tests::cluster::wait;
 
 use crate::foreign::{Ability, Daemon, Foreign, Plan, Role, Seen, can, passing, same, theirs, twice};
@@ -340,4 +340,29 @@ pub(crate) fn router(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> {
     let again = we_restart(&foreign, first, 1, &keeps, || edge(true))?;
     again.set_originated(Vec::new())?;
     BOTH.iter().try_for_each(|family| foreign.no_route(ours(*family, 1), "withdrawn by our node"))
+}
+
+/// A router of another AS on a link without global addresses (RFC 2545), which is also the way for IPv4 (RFC 8950).
+pub(crate) fn link_local(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> {
+    let us = bench.speaker(1, false)?;
+    us.originate()?;
+    us.set_peers(vec![PeerConfig { password: None, ..bench.peer(1, FOREIGN, PeerKind::External) }])?;
+    let plan = Plan { role: Role::Router, transport: bench.transport, neighbors: vec![1], password: false };
+    let foreign = Foreign::start(daemon, bench, plan)?;
+    let session = |peer: &PeerStatus| {
+        let extended = peer.negotiated.as_ref().is_some_and(|session| session.extended_next_hop);
+        peer.state == PeerState::Established && extended
+    };
+    us.until(FOREIGN, "established, with IPv6 next hops for IPv4", session)?;
+    let learned = us.route(theirs(Transport::V6), "from the router", |_| true)?;
+    same("next hop", &learned.next_hop, &Some(address(Transport::Link, FOREIGN)))?;
+    us.route(theirs(Transport::V4), "from the router", |_| true)?;
+    for family in BOTH {
+        let want =
+            Seen { next_hop: Some(address(Transport::Link, 1)), as_path: vec![AS], ..own_route(family, 1) };
+        foreign.route(ours(family, 1), &want, "announced to the router")?;
+    }
+    comes_and_goes(&foreign, &us)?;
+    us.set_originated(Vec::new())?;
+    BOTH.iter().try_for_each(|family| foreign.no_route(ours(*family, 1), "withdrawn by us"))
 }
