@@ -25,6 +25,12 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
     Ok(folder.join(name))
 }
 
+/// The folder cargo builds in.
+pub(crate) fn target() -> Result<PathBuf> {
+    let debug = program("margay")?.parent().map(Path::to_path_buf).context("this program's folder")?;
+    Ok(debug.parent().context("target folder")?.to_path_buf())
+}
+
 /// The Go compiler, where there is one that gets the release a module asks for (1.21).
 pub(crate) fn go() -> Option<PathBuf> {
     let found = |path: &PathBuf| {

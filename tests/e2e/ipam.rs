@@ -5,7 +5,7 @@ use margay_control::status::IpamStatus;
 use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{Pod, said};
 
-use crate::labs::{LONG, Labs, PATIENCE, TWO_NODES, applied, margay, no_pods, pod_addresses};
+use crate::labs::{Labs, PATIENCE, TWO_NODES, applied, margay, no_pods, pod_addresses};
 
 /// A pool with blocks of four addresses.
 const SMALL: &str = "apiVersion: projectcalico.org/v3
@@ -57,7 +57,7 @@ pub(crate) fn empty_blocks_are_given_back(labs: &mut Labs) -> Result<()> {
     for pod in pods {
         runtime.delete(pod)?;
     }
-    wait(LONG, || Ok(blocks(&cluster, "node1")? == 1))
+    wait(PATIENCE, || Ok(blocks(&cluster, "node1")? == 1))
         .with_context(|| format!("{:?} blocks stay", blocks(&cluster, "node1")))?;
     wait(PATIENCE, || {
         Ok(margay(&cluster, &["get", "ipamblocks", "-o", "json"])?.matches("host:node1").count() == 1)
@@ -100,8 +100,11 @@ pub(crate) fn dead_nodes_are_collected(labs: &mut Labs) -> Result<()> {
     // Now it is, and the others see to it.
     cluster.kill("node2")?;
     margay(&cluster, &["delete", "node", "node2"])?;
-    wait(2 * LONG, || Ok(!margay(&cluster, &["get", "ipamblocks", "-o", "json"])?.contains("host:node2")))
-        .context("node2's block is collected")?;
+    wait(
+        2 * PATIENCE,
+        || Ok(!margay(&cluster, &["get", "ipamblocks", "-o", "json"])?.contains("host:node2")),
+    )
+    .context("node2's block is collected")?;
     wait_clean(&cluster)?;
     cluster.runtime("node1")?.delete(living)?;
     no_pods(&cluster, "node1")

@@ -19,10 +19,7 @@ use serde_json::Value;
 use crate::host::without_counters;
 
 /// Longest wait for anything that is not a measurement.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Longest wait for what is done only after a while.
-pub(crate) const LONG: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Time between two probes of a stream.
 pub(crate) const PROBE_EVERY: Duration = Duration::from_millis(5);

@@ -22,6 +22,7 @@ mod health;
 mod host;
 mod input;
 mod ipam;
+mod ipip;
 mod labs;
 mod live;
 mod look;
@@ -32,6 +33,7 @@ mod rootless;
 mod routers;
 mod runtimes;
 mod topology;
+mod vm;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -49,11 +51,13 @@ use crate::remote::Remote;
 enum Place {
     /// In the sandbox.
     Inside(fn(&mut Labs) -> Result<()>),
+    /// In a virtual machine, for want of a feature of the kernel.
+    Virtual(fn(&mut Labs) -> Result<()>),
     /// On the machine as it is.
     Outside(fn() -> Result<()>),
 }
 
-use Place::{Inside, Outside};
+use Place::{Inside, Outside, Virtual};
 
 /// Every case. Those that share a cluster stand together; a shared cluster is as it was after each of them.
 const CASES: &[(&str, Place)] = &[
@@ -96,6 +100,7 @@ const CASES: &[(&str, Place)] = &[
     ("ipam::empty_blocks_are_given_back", Inside(ipam::empty_blocks_are_given_back)),
     ("ipam::dead_nodes_are_collected", Inside(ipam::dead_nodes_are_collected)),
     ("ipam::split_and_configured", Inside(ipam::split_and_configured)),
+    ("ipip::a_kernel_without_it", Inside(ipip::a_kernel_without_it)),
     ("topology::reflectors_come_and_go", Inside(topology::reflectors_come_and_go)),
     (
         "topology::what_calicos_documentation_configures",
@@ -105,6 +110,7 @@ const CASES: &[(&str, Place)] = &[
     ("topology::a_reflector_that_never_comes_up", Inside(topology::a_reflector_that_never_comes_up)),
     ("cleanup::nothing_stays_behind", Inside(cleanup::nothing_stays_behind)),
     ("health::ready_and_stopping", Inside(health::ready_and_stopping)),
+    ("vm::ipip_between_nodes", Virtual(ipip::between_nodes)),
 ];
 
 /// It is built from source by a Go compiler newer than Debian's: without one it is not on the list.
@@ -129,14 +135,16 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // One after the other: they measure losses, and compare the machine before and after.
     arguments.test_threads = Some(1);
-    let remote = Remote::default();
+    let (remote, machine) = (Remote::new(sandbox::command), Remote::new(vm::command));
     let trial = |(name, place): &(&'static str, Place)| {
-        let (name, place, remote) = (*name, *place, remote.clone());
+        let (name, place) = (*name, *place);
+        let (remote, machine) = (remote.clone(), machine.clone());
         Trial::ignorable_test(name, move || {
             let outcome = possible().and_then(|()| match place {
                 Outside(case) => case(),
                 Inside(_) if name == CNITOOL => host::build_cnitool().and_then(|()| remote.run(name)),
                 Inside(_) => remote.run(name),
+                Virtual(_) => machine.run(name),
             });
             finish(outcome)
         })

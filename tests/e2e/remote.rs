@@ -1,9 +1,9 @@
-//! The second execution inside the sandbox: told a case per line, it answers with a line.
+//! The second execution of this program, in a sandbox or in a virtual machine: told a case per line, it answers with a line.
 
 use std::any::Any;
 use std::io::{BufRead, BufReader, Write};
 use std::panic::AssertUnwindSafe;
-use std::process::{Child, ChildStdin, ChildStdout, ExitCode, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -12,6 +12,9 @@ use margay_tests::sandbox;
 use crate::labs::Labs;
 use crate::{CASES, Place};
 
+/// The line that says it is there.
+const READY: &str = "ready";
+
 /// Begins the line that answers; anything else on standard output is noise.
 const ANSWER: &str = "answer: ";
 
@@ -19,8 +22,11 @@ const ANSWER: &str = "answer: ";
 const PASSED: &str = "\"\"";
 
 /// The outer end; clones share the process, which is started when first needed.
-#[derive(Clone, Default)]
-pub(crate) struct Remote(Arc<Mutex<Option<Process>>>);
+#[derive(Clone)]
+pub(crate) struct Remote {
+    command: fn() -> Result<Command>,
+    process: Arc<Mutex<Option<Process>>>,
+}
 
 struct Process {
     child: Child,
@@ -29,12 +35,17 @@ struct Process {
 }
 
 impl Remote {
+    /// One that `command` starts.
+    pub(crate) fn new(command: fn() -> Result<Command>) -> Self {
+        Self { command, process: Arc::default() }
+    }
+
     /// Runs a case inside.
     pub(crate) fn run(&self, case: &str) -> Result<()> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         let process = match &mut *slot {
             Some(process) => process,
-            none => none.insert(Process::start()?),
+            none => none.insert(Process::start((self.command)()?)?),
         };
         match process.ask(case) {
             Ok(text) if text.is_empty() => Ok(()),
@@ -49,25 +60,31 @@ impl Remote {
 }
 
 impl Process {
-    fn start() -> Result<Self> {
-        let mut command = sandbox::command()?;
+    fn start(mut command: Command) -> Result<Self> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let orders = child.stdin.take().context("no standard input")?;
         let answers = BufReader::new(child.stdout.take().context("no standard output")?);
-        Ok(Self { child, orders, answers })
+        let mut process = Self { child, orders, answers };
+        process.wait_for(READY)?;
+        Ok(process)
     }
 
     /// The error's text, empty for none.
     fn ask(&mut self, case: &str) -> Result<String> {
         writeln!(self.orders, "{case}")?;
-        let mut line = String::new();
-        while self.answers.read_line(&mut line)? > 0 {
-            if let Some(answer) = line.strip_prefix(ANSWER) {
-                return Ok(serde_json::from_str(answer)?);
+        Ok(serde_json::from_str(&self.wait_for(ANSWER)?)?)
+    }
+
+    /// The rest of the next line that begins like this.
+    fn wait_for(&mut self, beginning: &str) -> Result<String> {
+        let mut line = Vec::new();
+        while self.answers.read_until(b'\n', &mut line)? > 0 {
+            if let Some(rest) = String::from_utf8_lossy(&line).strip_prefix(beginning) {
+                return Ok(rest.to_owned());
             }
             line.clear();
         }
-        Err(anyhow!("the sandbox ended: {}", self.child.wait()?))
+        Err(anyhow!("the other end is gone: {}", self.child.wait()?))
     }
 }
 
@@ -84,6 +101,7 @@ pub(crate) fn serve() -> ExitCode {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
+    println!("{READY}");
     let mut labs = Labs::default();
     for case in std::io::stdin().lines().map_while(Result::ok) {
         let outcome = perform(&case, &mut labs);
@@ -99,8 +117,9 @@ pub(crate) fn serve() -> ExitCode {
 }
 
 fn perform(case: &str, labs: &mut Labs) -> Result<()> {
-    let Some((_, Place::Inside(run))) = CASES.iter().find(|(name, _)| *name == case) else {
-        bail!("no case {case} inside the sandbox");
+    let Some((_, Place::Inside(run) | Place::Virtual(run))) = CASES.iter().find(|(name, _)| *name == case)
+    else {
+        bail!("no case {case} in here");
     };
     std::panic::catch_unwind(AssertUnwindSafe(|| run(labs)))
         .unwrap_or_else(|panic| Err(anyhow!(words(&panic))))

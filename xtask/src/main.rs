@@ -11,6 +11,7 @@ mod layers;
 mod lint;
 mod packages;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ cargo xtask <chore>
   demo [--datastore embedded|etcd] [--keep]   build, then show the whole network on this machine
   fuzz [TARGET] [--seconds N] [--minimise]    feed every parser of foreign bytes with mutated input (nightly)
   test [FILTER...]                            every tier of tests that this machine can run
+  vm [FILTER]                                 tests that need another kernel, under Debian's in an emulated machine
   lint                                        format, clippy, documentation, who may depend on whom
   dist [--image]                              static release binaries in target/dist, and the container image
   bench rr [--quick] [--check] [--json FILE]  route reflectors under load: ours, others that are installed, a bare mirror
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         "test" => test::run(&rest),
         "dist" => dist::run(&rest),
         "bench" => bench::run(&rest),
+        "vm" => vm::run(&rest),
         "lint" => lint::run(),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

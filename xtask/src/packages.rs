@@ -56,6 +56,13 @@ pub(crate) const RUNTIMES: &[Package] = &[
     package("containernetworking-plugins", "/usr/lib/cni/portmap", "the plugins chained behind ours"),
 ];
 
+/// The virtual machine of tests that need another kernel.
+pub(crate) const MACHINE: &[Package] = &[
+    package("qemu-system-x86", "/usr/bin/qemu-system-x86_64", "emulates a machine"),
+    package("busybox-static", "/bin/busybox", "starts its system"),
+    package("binutils", "/usr/bin/strip", "makes programs fit into it"),
+];
+
 /// What else looks at the examples.
 pub(crate) const EXAMPLES: &[Package] =
     &[package("systemd", "/usr/bin/systemd-analyze", "checks the systemd units")];

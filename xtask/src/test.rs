@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use crate::{Outcome, cargo, packages};
+use crate::{Outcome, cargo, packages, vm};
 
 /// Sums of everything cargo's test programs report.
 #[derive(Default)]
@@ -56,6 +56,9 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         packages::RUNTIMES,
         packages::EXAMPLES,
     ])?;
+    if let Err(problem) = vm::prepare() {
+        println!("{problem}");
+    }
     // The end-to-end tests execute the real programs.
     cargo::run(&["build", "--workspace", "--bins"], &[])?;
     let mut command = cargo::command(&["test", "--workspace", "--no-fail-fast"]);

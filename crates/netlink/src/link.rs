@@ -1,11 +1,12 @@
-//! Network interfaces: look up, make (veth, VXLAN, bridge), change, move, delete.
+//! Network interfaces: look up, make (veth, VXLAN, IPIP, bridge), change, move, delete.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoIpTunnel, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 
 use crate::error::{Error, Result};
@@ -45,6 +46,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// Parameters, when it is a VXLAN device.
     pub vxlan: Option<Vxlan>,
+    /// Outer source address, when it is an IPIP device that has one.
+    pub ipip_local: Option<Ipv4Addr>,
 }
 
 /// One end of a veth pair to make.
@@ -246,6 +249,25 @@ impl Netlink {
         self.create(&message, || format!("make VXLAN device {name}"))
     }
 
+    /// Makes an IPIP device (down) that sends from `local` to the gateway of whichever route leads into it.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when the name, or the local address, is taken; `EOPNOTSUPP` from a kernel without IPIP.
+    pub fn add_ipip(&mut self, name: &str, local: Ipv4Addr, mtu: Option<u32>) -> Result<()> {
+        check_name(name)?;
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::IpIp),
+            LinkInfo::Data(InfoData::IpTunnel(vec![
+                InfoIpTunnel::Local(local.into()),
+                InfoIpTunnel::PMtuDisc(true),
+            ])),
+        ]));
+        self.create(&message, || format!("make IPIP device {name}"))
+    }
+
     /// Makes a bridge (down).
     ///
     /// # Errors
@@ -350,6 +372,13 @@ fn veth_attributes(message: &mut LinkMessage, end: &VethEnd<'_>, mtu: Option<u32
     message.attributes.extend(end.netns.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
 }
 
+fn local_of(attributes: &[InfoIpTunnel]) -> Option<Ipv4Addr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        InfoIpTunnel::Local(IpAddr::V4(local)) => Some(*local).filter(|local| !local.is_unspecified()),
+        _ => None,
+    })
+}
+
 pub(crate) fn read(message: &LinkMessage) -> Link {
     let flags = message.header.flags;
     let mut link = Link {
@@ -364,6 +393,7 @@ pub(crate) fn read(message: &LinkMessage) -> Link {
         peer: None,
         kind: None,
         vxlan: None,
+        ipip_local: None,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -377,6 +407,7 @@ pub(crate) fn read(message: &LinkMessage) -> Link {
                     match info {
                         LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
                         LinkInfo::Data(InfoData::Vxlan(data)) => link.vxlan = Some(Vxlan::read(data)),
+                        LinkInfo::Data(InfoData::IpTunnel(data)) => link.ipip_local = local_of(data),
                         _ => {}
                     }
                 }

@@ -429,17 +429,28 @@ impl Fib {
             if let Err(error) = tunnels::ensure_vxlan(&mut self.netlink, device) {
                 report.errors.push(format!("VXLAN device {}: {error}", device.name));
             }
+        }
+        if let Some(device) = &wanted.ipip
+            && let Err(error) = tunnels::ensure_ipip(&mut self.netlink, device)
+        {
+            report.errors.push(match error {
+                Error::Kernel { errno: Errno::EOPNOTSUPP, .. } => {
+                    "this kernel has no IPIP, which an IPPool asks for: load its module ipip, or use vxlanMode"
+                        .to_owned()
+                }
+                error => format!("IPIP device {}: {error}", device.name),
+            });
+        }
+        let names = wanted.vxlan.values().map(|device| &device.name);
+        for name in names.chain(wanted.ipip.iter().map(|device| &device.name)) {
             // Our own changes are not among the notifications.
-            match self.netlink.link(&device.name) {
+            match self.netlink.link(name) {
                 Ok(Some(link)) => {
                     self.link_set(link);
                 }
                 Ok(None) => {}
                 Err(error) => report.errors.push(error.to_string()),
             }
-        }
-        if wanted.ipip.is_some() {
-            report.errors.push("IPIP is not supported yet: use vxlanMode in the IPPool".to_owned());
         }
         if let Err(error) = self.entries.learn(&mut self.netlink, &wanted, &self.kernel) {
             report.errors.push(error.to_string());

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use margay_netlink::delta::{Change, Tracker};
 use margay_netlink::{Address, AddressOptions, Error, FdbEntry, LinkChange, Mac, Netlink, Vxlan};
-use margay_routing::{Family, Tunnels, VxlanDevice};
+use margay_routing::{IpipDevice, Tunnels, VxlanDevice};
 
 use super::kernel::Kernel;
 
@@ -111,29 +112,53 @@ pub(super) fn ensure_vxlan(netlink: &mut Netlink, wanted: &VxlanDevice) -> Resul
         };
         netlink.change_link(link.index, &change)?;
     }
+    only_address(netlink, link.index, Some(wanted.address))
+}
+
+/// Makes the IPIP device as wanted.
+pub(super) fn ensure_ipip(netlink: &mut Netlink, wanted: &IpipDevice) -> Result<(), Error> {
+    if let Some(link) = netlink.link(&wanted.name)?
+        && link.ipip_local != Some(wanted.local)
+    {
+        tracing::info!(device = wanted.name, "making the IPIP device anew: the node's address changed");
+        netlink.delete_link(link.index)?;
+    }
+    if netlink.link(&wanted.name)?.is_none() {
+        netlink.add_ipip(&wanted.name, wanted.local, Some(wanted.mtu))?;
+    }
+    let Some(link) = netlink.link(&wanted.name)? else { return Ok(()) };
+    if link.mtu != wanted.mtu || !link.up {
+        let change = LinkChange { mtu: Some(wanted.mtu), up: Some(true), ..LinkChange::default() };
+        netlink.change_link(link.index, &change)?;
+    }
+    only_address(netlink, link.index, wanted.address)
+}
+
+/// Beside link-local ones, which the kernel makes.
+fn only_address(netlink: &mut Netlink, index: u32, wanted: Option<IpNet>) -> Result<(), Error> {
     let mut present = false;
-    for address in netlink.addresses(Some(link.index))? {
-        if address.net == wanted.address {
+    for address in netlink.addresses(Some(index))? {
+        if Some(address.net) == wanted {
             present = true;
         } else if !is_link_local(address.net.addr()) {
             netlink.delete_address(&address)?;
         }
     }
-    if !present {
-        let address = Address { index: link.index, net: wanted.address };
-        netlink.add_address(&address, AddressOptions::default())?;
+    match wanted {
+        Some(net) if !present => netlink.add_address(&Address { index, net }, AddressOptions::default()),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Removes tunnel devices of ours that no pool needs any more.
 pub(super) fn sweep_devices(netlink: &mut Netlink, wanted: &Tunnels, kernel: &Kernel) -> Vec<Error> {
     let names = margay_routing::Settings::default();
-    let devices = [(Family::V4, &names.vxlan_device), (Family::V6, &names.vxlan_device_v6)];
-    let unwanted = devices
+    let wanted: Vec<&String> =
+        wanted.vxlan.values().map(|d| &d.name).chain(wanted.ipip.iter().map(|d| &d.name)).collect();
+    let unwanted = [&names.vxlan_device, &names.vxlan_device_v6, &names.ipip_device]
         .into_iter()
-        .filter(|(family, name)| !wanted.vxlan.contains_key(family) && kernel.index(name).is_some());
-    unwanted.filter_map(|(_, name)| netlink.delete_link_named(name).err()).collect()
+        .filter(|name| !wanted.contains(name) && kernel.index(name).is_some());
+    unwanted.filter_map(|name| netlink.delete_link_named(name).err()).collect()
 }
 
 fn is_link_local(address: IpAddr) -> bool {

@@ -7,8 +7,8 @@ use margay_api::{IpPool, IpamBlock, Kind, Node as NodeResource, Resource};
 use margay_control::status::Problem;
 use margay_datastore::{Error, Store};
 use margay_ipam::{
-    Attributes, ClaimQuery, Family, PoolQuery, Purpose, RangeSet, Request as AddressRequest, eligible_pools,
-    plan_claim,
+    Attributes, ClaimQuery, Family, Handle, PoolQuery, Purpose, RangeSet, Request as AddressRequest,
+    eligible_pools, plan_claim,
 };
 use margay_routing::{Encapsulation, tunnels_needed, with_tunnel_address};
 
@@ -179,19 +179,16 @@ impl Node {
         }
     }
 
-    /// The node's VXLAN devices take addresses of its own blocks.
+    /// The node's tunnel devices take addresses of its own blocks.
     fn update_tunnel_addresses(&mut self) {
         let pools: Vec<IpPool> = self.cluster.bgp.pools_in_force().into_iter().cloned().collect();
         let pools: Vec<&IpPool> = pools.iter().collect();
         for (encapsulation, family) in tunnels_needed(&pools) {
-            if encapsulation != Encapsulation::Vxlan {
-                continue;
-            }
             let family = match family {
                 margay_routing::Family::V4 => Family::V4,
                 margay_routing::Family::V6 => Family::V6,
             };
-            if let Some(address) = self.tunnel_address(&pools, family)
+            if let Some(address) = self.tunnel_address(&pools, encapsulation, family)
                 && let Some(node) = self.cluster.bgp.nodes.get(&self.config.node)
                 && let Some(changed) = with_tunnel_address(node, encapsulation, address)
             {
@@ -207,21 +204,29 @@ impl Node {
         self.cluster_changed();
     }
 
-    fn tunnel_address(&mut self, pools: &[&IpPool], family: Family) -> Option<IpAddr> {
+    fn tunnel_address(
+        &mut self,
+        pools: &[&IpPool],
+        encapsulation: Encapsulation,
+        family: Family,
+    ) -> Option<IpAddr> {
         let labels = self.own_labels();
         let query = PoolQuery { node: &labels, purpose: Purpose::Tunnel, requested: &[] };
         let eligible = eligible_pools(pools, &query).ok()?;
         let cidrs = eligible.cidrs();
         let reserved = self.cluster.reserved();
-        let handle = match family {
-            Family::V4 => self.vxlan_handle(),
-            Family::V6 => margay_ipam::Handle::vxlan_v6_tunnel(&self.config.node),
+        let node = &self.config.node;
+        let (handle, kind) = match (encapsulation, family) {
+            (Encapsulation::Vxlan, Family::V4) => (Handle::vxlan_tunnel(node), "vxlanTunnelAddress"),
+            (Encapsulation::Vxlan, Family::V6) => (Handle::vxlan_v6_tunnel(node), "vxlanV6TunnelAddress"),
+            (Encapsulation::Ipip, Family::V4) => (Handle::ipip_tunnel(node), "ipipTunnelAddress"),
+            (Encapsulation::Ipip, Family::V6) | (Encapsulation::None, _) => return None,
         };
         let request = AddressRequest {
             handle,
             attributes: Attributes {
                 node: Some(self.config.node.clone()),
-                kind: Some("vxlanTunnelAddress".to_owned()),
+                kind: Some(kind.to_owned()),
                 ..Attributes::default()
             },
             families: &[family],

@@ -342,10 +342,6 @@ impl Node {
     fn own_key(&self) -> Key {
         Key::cluster(Kind::Node, self.config.node.as_str())
     }
-
-    fn vxlan_handle(&self) -> Handle {
-        Handle::vxlan_tunnel(&self.config.node)
-    }
 }
 
 /// The asker may have gone away: that is its business.
