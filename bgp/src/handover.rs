@@ -1,10 +1,12 @@
 //! What a speaker hands to the one that takes its place: the sessions and what came in on them, as facts of the
 //! protocol. What follows from these (best routes, update groups) is computed again.
 
+use crate::bfd::SessionStatus;
 use crate::config::{Originated, PeerConfig, PeerRange};
 use crate::io::{ConnId, Link, octets};
 use crate::monitor::Handshake;
 use crate::rib::FilterReason;
+use crate::security::Password;
 use crate::session::negotiate::Session;
 use crate::speaker::FamilyState;
 use crate::status::MessageCounters;
@@ -15,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// The form below. To be raised when another release could misunderstand it.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// A speaker's state, from [`crate::Speaker::hand_over`] for [`crate::Speaker::restore`]. It contains passwords.
 #[derive(Clone, Serialize, Deserialize)]
@@ -60,6 +62,16 @@ impl Handover {
         self.peers.iter().filter_map(|peer| Some(peer.session.as_ref()?.conn))
     }
 
+    /// The peers that were configured one by one, those aside whose password cannot be read.
+    pub fn configured(&self) -> impl Iterator<Item = PeerConfig> {
+        self.peers.iter().filter(|peer| peer.dynamic.is_none()).filter_map(|peer| {
+            let own = IpNet::from(peer.config.remote);
+            let secret = self.passwords.iter().find(|(from, _)| *from == own);
+            let password = secret.map(|(_, secret)| Password::parse(&secret.0)).transpose().ok()?;
+            Some(PeerConfig { password, ..peer.config.clone() })
+        })
+    }
+
     /// The time to go on with.
     #[must_use]
     pub fn now(&self) -> Time {
@@ -82,8 +94,10 @@ pub(crate) struct PeerState {
     pub(crate) changed_at: Option<Time>,
     pub(crate) established_count: u64,
     pub(crate) last_error: Option<(Time, String)>,
+    pub(crate) last_reset: Option<(Time, String)>,
     pub(crate) barred_until: Option<Time>,
     pub(crate) counters: MessageCounters,
+    pub(crate) bfd: Option<SessionStatus>,
     pub(crate) families: [FamilyState; 2],
     /// Beginning with those that have most marks.
     pub(crate) routes: Vec<Routes>,

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 use margay_bgp::bfd::{SessionConfig, State};
-use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig, StopMode};
+use margay_bgp::transport::{BgpHandle, BgpService, Monitoring, ServiceConfig, StopMode};
 use margay_bgp::{BfdConfig, PeerConfig, PeerKind, PeerState, PeerStatus, SpeakerConfig, Timers};
 use margay_netlink::Netns;
 use std::io::Write;
@@ -276,18 +276,39 @@ async fn until<T>(what: &str, mut state: impl AsyncFnMut() -> Result<T, String>)
 }
 
 /// Our speaker, in the namespace of the calling thread.
-struct Node(BgpHandle);
+struct Node(BgpHandle, ServiceConfig);
 
 impl Node {
     async fn start(id: u8, peer: PeerConfig) -> Self {
         let speaker = SpeakerConfig::new(Ipv4Addr::new(192, 0, 2, id), AS);
         let listen =
             peer.local.map(|local| SocketAddr::new(local, margay_bgp::BGP_PORT)).into_iter().collect();
-        let (handle, mut events) = BgpService::spawn(ServiceConfig { speaker, listen }).unwrap();
+        let config = ServiceConfig { speaker, listen };
+        let (handle, mut events) = BgpService::spawn(config.clone()).unwrap();
         tokio::spawn(async move { while events.recv().await.is_some() {} });
         handle.set_originated(Vec::new()).await.unwrap();
         handle.set_peers(vec![peer]).await.unwrap();
-        Self(handle)
+        Self(handle, config)
+    }
+
+    /// Another speaker takes over, again and again, and is watched for a while: nobody notices.
+    async fn changes_hands(&mut self) {
+        let before = self.both_up().await;
+        for _ in 0..5 {
+            let frozen = self.0.freeze().await.unwrap().unwrap();
+            let (go, may_go) = tokio::sync::oneshot::channel();
+            let next = BgpService::take_over(self.1.clone(), Monitoring::default(), frozen, may_go);
+            let (next, mut events) = next.unwrap();
+            tokio::spawn(async move { while events.recv().await.is_some() {} });
+            go.send(()).unwrap();
+            // The one before ends with its handle.
+            self.0 = next;
+            self.both_up().await;
+        }
+        tokio::time::sleep(before.bfd.unwrap().detection_time * 3).await;
+        let after = self.both_up().await;
+        assert_eq!(after.established_count, before.established_count);
+        assert_eq!(after.bfd.unwrap().failures, before.bfd.unwrap().failures);
     }
 
     async fn until(&self, what: &str, check: impl Fn(&PeerStatus) -> bool) -> PeerStatus {
@@ -338,11 +359,12 @@ fn bird() {
         let lab = Lab::new(hops, ipv6);
         let bird = Daemons::bird(&lab, &format!("bird{n}"), hops);
         lab.run(async || {
-            let node = Node::start(1, lab.peer(hops, 100)).await;
+            let mut node = Node::start(1, lab.peer(hops, 100)).await;
             let sessions = || bird.ask_bird("show bfd sessions");
             let theirs =
                 || sessions().contains("Up") && bird.ask_bird("show protocols node").contains("Established");
             let (times, failures) = survives_a_cut(&lab, &node, theirs).await;
+            node.changes_hands().await;
             // Other timers: BIRD, which sends every 100 ms, now waits three times our 700.
             node.0.set_peer(lab.peer(hops, 700)).await.unwrap();
             until("renegotiated", async || {
@@ -370,10 +392,11 @@ fn frr() {
         let lab = Lab::new(hops, ipv6);
         let frr = Daemons::frr(&lab, &format!("frr{n}"), hops);
         lab.run(async || {
-            let node = Node::start(1, lab.peer(hops, 100)).await;
+            let mut node = Node::start(1, lab.peer(hops, 100)).await;
             let status = || frr.ask_frr("bfdd", &["show bfd peers"]);
             let up = || status().contains("Status: up");
             let (times, failures) = survives_a_cut(&lab, &node, up).await;
+            node.changes_hands().await;
             // Their administrator takes BFD down, and up again: BGP does not care.
             let profile = ["configure terminal", "bfd", "profile quick"];
             frr.ask_frr("bfdd", &[&profile[..], &["shutdown"]].concat());

@@ -65,22 +65,6 @@ async fn eventually<F: Future<Output = Option<T>>, T>(what: &str, mut check: imp
     }
 }
 
-/// Their peers would take it for a failure.
-#[tokio::test]
-async fn bfd_sessions_do_not_change_hands() {
-    let net = Net(40);
-    let node = spawn(net, 1, false);
-    let bfd = margay_bgp::BfdConfig { session: margay_bgp::bfd::SessionConfig::default(), strict: false };
-    let watched = PeerConfig { bfd: Some(bfd), ..peer(net, 1, 2, PeerKind::Internal) };
-    node.handle.set_peers(vec![watched]).await.unwrap();
-    let refused = node.handle.freeze().await.unwrap().unwrap_err();
-    assert!(refused.to_string().contains("BFD"), "{refused}");
-    node.handle.set_peers(vec![peer(net, 1, 2, PeerKind::Internal)]).await.unwrap();
-    let frozen = node.handle.freeze().await.unwrap().unwrap();
-    node.handle.thaw(frozen).await.unwrap();
-    assert_eq!(node.handle.peers().await.unwrap().len(), 1);
-}
-
 async fn route(handle: &BgpHandle, prefix: &str) -> Option<RouteInfo> {
     let query = RouteQuery { prefix: Some(prefix.parse().unwrap()), best: true, ..RouteQuery::default() };
     handle.routes(query).await.unwrap().into_iter().next()

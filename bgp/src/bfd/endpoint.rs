@@ -5,6 +5,7 @@ use super::packet::{PACKET_LEN, Packet, State};
 use super::session::{Answer, Session};
 use super::status::SessionStatus;
 use crate::time::{Rng, Time};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
@@ -55,6 +56,22 @@ struct Entry {
     scheduled: Option<Time>,
 }
 
+/// All sessions of a [`Bfd`], for another that goes on with them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Handover {
+    now: Time,
+    rng: Rng,
+    sessions: Vec<(IpAddr, Session)>,
+}
+
+impl Handover {
+    /// The time to go on with.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.now
+    }
+}
+
 /// BFD without IO. Give it what happens with [`Self::handle`], do what [`Self::poll_output`] says until it is silent,
 /// come back no later than [`Self::next_deadline`].
 #[derive(Debug)]
@@ -79,6 +96,25 @@ impl Bfd {
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
         }
+    }
+
+    /// What another needs to go on with the sessions. This one may go on as well for a moment: both say the same.
+    #[must_use]
+    pub fn hand_over(&self) -> Handover {
+        let sessions = self.sessions.iter().map(|(remote, entry)| (*remote, entry.session.clone()));
+        Handover { now: self.now, rng: self.rng.clone(), sessions: sessions.collect() }
+    }
+
+    /// Goes on with the sessions of another, and reports each as it is.
+    #[must_use]
+    pub fn restore(state: Handover) -> Self {
+        let mut bfd = Self { now: state.now, rng: state.rng, ..Self::new(0) };
+        for (remote, session) in state.sessions {
+            bfd.by_discriminator.insert(session.discriminator(), remote);
+            bfd.sessions.insert(remote, Entry { session, reported: None, scheduled: None });
+            bfd.settle(remote);
+        }
+        bfd
     }
 
     /// Takes one input. `now` must not be before that of earlier calls; if it is, the earlier one counts.

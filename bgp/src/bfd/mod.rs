@@ -14,6 +14,6 @@ mod status;
 mod tests;
 
 pub use config::{MULTIHOP_PORT, SINGLE_HOP_PORT, SessionConfig};
-pub use endpoint::{Bfd, Input, Output};
+pub use endpoint::{Bfd, Handover, Input, Output};
 pub use packet::{Diagnostic, PACKET_LEN, Packet, PacketError, State};
 pub use status::SessionStatus;

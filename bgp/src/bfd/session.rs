@@ -4,6 +4,7 @@ use super::config::SessionConfig;
 use super::packet::{Diagnostic, Packet, State};
 use super::status::SessionStatus;
 use crate::time::{Rng, Time};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Nobody may want to send faster while the session is not up (RFC 5880 section 6.8.3), in microseconds.
@@ -15,7 +16,7 @@ fn micros(time: Duration) -> u32 {
 }
 
 /// What the other side has told; as in RFC 5880 section 6.8.1 before it has told anything.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Remote {
     discriminator: u32,
     state: State,
@@ -41,14 +42,14 @@ impl Remote {
 }
 
 /// Our two intervals, in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Intervals {
     tx: u32,
     rx: u32,
 }
 
 /// A poll sequence (RFC 5880 section 6.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Poll {
     Idle,
     Asking,
@@ -56,7 +57,7 @@ enum Poll {
     AskingAgain,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Session {
     config: SessionConfig,
     discriminator: u32,

@@ -262,6 +262,22 @@ fn intervals_change_by_poll_without_a_flap() {
 }
 
 #[test]
+fn another_goes_on_and_the_other_side_sees_nothing() {
+    let configs = [config(300, 300, 3), config(300, 300, 3)];
+    let mut pair = Pair::up(7, configs);
+    let before = pair.status(1);
+    assert_eq!(before.failures, 0);
+    pair.ends[0] = Bfd::restore(pair.ends[0].hand_over());
+    pair.pass(Duration::from_secs(5));
+    assert_eq!((pair.status(1), pair.states()), (before, [State::Up; 2]));
+    // And it still finds a loss.
+    pair.ends[0] = Bfd::restore(pair.ends[0].hand_over());
+    pair.path = CUT;
+    pair.pass(Duration::from_secs(1));
+    assert_eq!((pair.states(), pair.status(0).failures), ([State::Down; 2], 1));
+}
+
+#[test]
 fn slower_sending_waits_for_the_answer() {
     let mut pair = Pair::up(8, [config(100, 100, 3); 2]);
     pair.path = CUT;

@@ -56,8 +56,10 @@ impl Speaker {
                 changed_at: peer.changed_at,
                 established_count: peer.established_count,
                 last_error: peer.last_error.clone(),
+                last_reset: peer.last_reset.clone(),
                 barred_until: peer.barred_until,
                 counters: peer.counters,
+                bfd: peer.bfd,
                 families: peer.families,
                 routes: routes.remove(&id).unwrap_or_default(),
                 ask_again: incomplete.contains(&id) || self.has_lost_originals(peer),
@@ -292,8 +294,10 @@ impl Speaker {
             peer.changed_at = state.changed_at;
             peer.established_count = state.established_count;
             peer.last_error = state.last_error;
+            peer.last_reset = state.last_reset;
             peer.barred_until = state.barred_until;
             peer.counters = state.counters;
+            peer.bfd = state.bfd;
             peer.families = state.families;
             if let Some(session) = &state.session {
                 peer.main = restored_conn(session)?;

@@ -167,8 +167,8 @@ fn others_are_refused() {
             .to_string()
     };
     assert!(refusal(&text, 99).contains("another speaker"));
-    let newer = text.replacen("\"version\":1", "\"version\":2", 1);
-    assert!(refusal(&newer, 100).contains("version 2"));
+    let newer = text.replacen("\"version\":2", "\"version\":3", 1);
+    assert!(refusal(&newer, 100).contains("version 3"));
 }
 
 #[derive(Debug, Clone)]

@@ -6,14 +6,16 @@
 
 use super::links;
 use crate::bfd::{
-    Bfd, Input, MULTIHOP_PORT, Output, PACKET_LEN, SINGLE_HOP_PORT, SessionConfig, SessionStatus,
+    Bfd, Handover, Input, MULTIHOP_PORT, Output, PACKET_LEN, SINGLE_HOP_PORT, SessionConfig, SessionStatus,
 };
 use crate::time::Time;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -35,15 +37,38 @@ const ATTEMPTS: u16 = 64;
 const NETWORK_CONTROL: u32 = 0xc0;
 
 /// A session to run, and our interface towards a link-local peer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Wanted {
     session: SessionConfig,
     interface: Option<String>,
 }
 
+/// Running sessions, for another process that goes on with them.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BfdHandover {
+    sessions: Handover,
+    wanted: Vec<(IpAddr, Wanted)>,
+    /// What the first sockets are.
+    listeners: Vec<Place>,
+    /// What the others are.
+    senders: Vec<(IpAddr, SocketAddr)>,
+}
+
+impl BfdHandover {
+    /// Sockets that come with it.
+    pub(super) fn sockets(&self) -> usize {
+        self.listeners.len() + self.senders.len()
+    }
+}
+
+/// Running sessions and their sockets.
+pub(super) type Estate = (BfdHandover, Vec<OwnedFd>);
+
 #[derive(Debug, Default)]
 struct Shared {
     wanted: Mutex<BTreeMap<IpAddr, Wanted>>,
+    /// Who wants to know how it all is.
+    asker: Mutex<Option<oneshot::Sender<io::Result<Estate>>>>,
     wanted_changed: Notify,
     known: Mutex<BTreeMap<IpAddr, SessionStatus>>,
     known_changed: Notify,
@@ -58,22 +83,58 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct BfdSessions {
     shared: Arc<Shared>,
     thread: Option<Thread>,
+    /// Sessions of another process, until they may go on here.
+    estate: Option<Estate>,
 }
 
 #[derive(Debug)]
 struct Thread {
+    /// Used: without a word. Dropped: the peers are told.
     stop: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
 }
 
 impl BfdSessions {
+    /// In place of another process, from [`Self::resume`] on.
+    pub(super) fn take_over(estate: Estate) -> Self {
+        let shared =
+            Shared { wanted: Mutex::new(estate.0.wanted.iter().cloned().collect()), ..Shared::default() };
+        Self { shared: Arc::new(shared), thread: None, estate: Some(estate) }
+    }
+
+    /// Goes on with what was taken over, if anything was.
+    pub(super) fn resume(&mut self) {
+        if let Some(estate) = self.estate.take() {
+            self.thread = start(Arc::clone(&self.shared), Some(estate));
+        }
+    }
+
+    /// What another process needs, if there are sessions. They go on here until [`Self::leave`]: nobody is to miss a packet.
+    pub(super) async fn hand_over(&self) -> io::Result<Option<Estate>> {
+        if self.thread.is_none() {
+            return Ok(None);
+        }
+        let (asker, answer) = oneshot::channel();
+        *lock(&self.shared.asker) = Some(asker);
+        self.shared.wanted_changed.notify_one();
+        answer.await.map_err(|_ended| io::Error::other("BFD has ended"))?.map(Some)
+    }
+
+    /// Ends everything without a word: another process goes on.
+    pub(super) fn leave(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // It may have ended by itself.
+            let _ended = thread.stop.send(());
+        }
+    }
+
     /// Runs a session with a peer, or no more.
     pub(super) fn set(&mut self, remote: IpAddr, interface: Option<String>, session: Option<SessionConfig>) {
         match session {
             Some(session) => {
                 lock(&self.shared.wanted).insert(remote, Wanted { session, interface });
                 if self.thread.is_none() {
-                    self.thread = start(Arc::clone(&self.shared));
+                    self.thread = start(Arc::clone(&self.shared), None);
                 }
             }
             None => {
@@ -82,11 +143,6 @@ impl BfdSessions {
             }
         }
         self.shared.wanted_changed.notify_one();
-    }
-
-    /// Whether there are any.
-    pub(super) fn is_running(&self) -> bool {
-        !lock(&self.shared.wanted).is_empty()
     }
 
     /// Waits until sessions have changed, and takes their latest states.
@@ -108,12 +164,17 @@ impl BfdSessions {
 }
 
 /// Starts the thread in the caller's network namespace.
-fn start(shared: Arc<Shared>) -> Option<Thread> {
+fn start(shared: Arc<Shared>, estate: Option<Estate>) -> Option<Thread> {
     let ((stop, stopped), (end, ended)) = (oneshot::channel(), oneshot::channel());
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         match runtime {
-            Ok(runtime) => runtime.block_on(Shell::new(shared).run(stopped)),
+            Ok(runtime) => runtime.block_on(async {
+                match Shell::new(shared, estate) {
+                    Ok(shell) => shell.run(stopped).await,
+                    Err(error) => tracing::error!(%error, "BFD cannot go on"),
+                }
+            }),
             Err(error) => tracing::error!(%error, "BFD cannot run"),
         }
         drop(end);
@@ -140,7 +201,8 @@ struct Sender {
 struct Shell {
     shared: Arc<Shared>,
     bfd: Bfd,
-    started: Instant,
+    /// The sessions' time, and the clock's at the same instant.
+    epoch: (Time, Instant),
     wanted: BTreeMap<IpAddr, Wanted>,
     listeners: BTreeMap<Place, UdpSocket>,
     /// Places that could not be bound, and why.
@@ -152,29 +214,69 @@ struct Shell {
 }
 
 impl Shell {
-    fn new(shared: Arc<Shared>) -> Self {
-        Self {
+    fn new(shared: Arc<Shared>, estate: Option<Estate>) -> io::Result<Self> {
+        let mut shell = Self {
             shared,
             // Discriminators must not be guessed; the standard library's hasher has the only random numbers it offers.
             bfd: Bfd::new(RandomState::new().hash_one(std::process::id())),
-            started: Instant::now(),
             wanted: BTreeMap::new(),
             listeners: BTreeMap::new(),
             unbound: BTreeMap::new(),
             senders: BTreeMap::new(),
+            epoch: (Time::ZERO, Instant::now()),
             turn: 0,
+        };
+        if let Some((state, sockets)) = estate {
+            let mut sockets = sockets.into_iter();
+            for (place, socket) in state.listeners.into_iter().zip(sockets.by_ref()) {
+                shell.listeners.insert(place, UdpSocket::from_std(socket.into())?);
+            }
+            for ((remote, to), socket) in state.senders.into_iter().zip(sockets) {
+                shell.senders.insert(remote, Sender { socket: socket.into(), to });
+            }
+            shell.wanted = state.wanted.into_iter().collect();
+            shell.epoch.0 = state.sessions.now();
+            shell.bfd = Bfd::restore(state.sessions);
         }
+        Ok(shell)
+    }
+
+    fn hand_over(&self) -> io::Result<Estate> {
+        let mut sockets = Vec::new();
+        for listener in self.listeners.values() {
+            sockets.push(listener.as_fd().try_clone_to_owned()?);
+        }
+        for sender in self.senders.values() {
+            sockets.push(sender.socket.as_fd().try_clone_to_owned()?);
+        }
+        let state = BfdHandover {
+            sessions: self.bfd.hand_over(),
+            wanted: self.wanted.clone().into_iter().collect(),
+            listeners: self.listeners.keys().copied().collect(),
+            senders: self.senders.iter().map(|(remote, sender)| (*remote, sender.to)).collect(),
+        };
+        Ok((state, sockets))
     }
 
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
         let shared = Arc::clone(&self.shared);
         let mut buffer = [0; LONGEST];
+        self.work();
         loop {
             let retry = if self.unbound.is_empty() { FAR } else { RETRY };
             let deadline = self.bfd.next_deadline().map_or(FAR, |at| at.since(self.now())).min(retry);
             tokio::select! {
-                _closed = &mut stopped => break,
-                () = shared.wanted_changed.notified() => self.reconcile(),
+                word = &mut stopped => match word {
+                    Ok(()) => return,
+                    Err(_dropped) => break,
+                },
+                () = shared.wanted_changed.notified() => {
+                    self.reconcile();
+                    if let Some(asker) = lock(&shared.asker).take() {
+                        // It may have given up.
+                        let _gone = asker.send(self.hand_over());
+                    }
+                }
                 (place, from, length) = receive(&self.listeners, self.turn, &mut buffer) => {
                     self.turn = self.turn.wrapping_add(1);
                     // A link-local address means something on its own link only.
@@ -197,7 +299,7 @@ impl Shell {
     }
 
     fn now(&self) -> Time {
-        Time::ZERO + self.started.elapsed()
+        self.epoch.0 + self.epoch.1.elapsed()
     }
 
     fn input(&mut self, input: Input<'_>) {

@@ -1,5 +1,6 @@
 //! A running speaker leaves its sockets and its state to another process, or takes them over.
 
+use super::bfd::{BfdHandover, BfdSessions};
 use super::conn::{Conn, IoEvent};
 use super::handle::{BgpHandle, Command};
 use super::keys::Listeners;
@@ -22,6 +23,8 @@ use tokio::task::AbortHandle;
 pub struct Frozen {
     /// What it knows.
     pub state: Handover,
+    /// Its BFD sessions, if it has any. They go on until the process ends, or the handle is dropped.
+    pub bfd: Option<BfdHandover>,
     /// Its sockets.
     pub sockets: Sockets,
 }
@@ -33,6 +36,8 @@ pub struct Sockets {
     pub listeners: Vec<OwnedFd>,
     /// One per session, in the order of [`Handover::connections`].
     pub connections: Vec<OwnedFd>,
+    /// Those of BFD.
+    pub bfd: Vec<OwnedFd>,
 }
 
 /// Why a speaker cannot be taken over.
@@ -55,6 +60,14 @@ pub enum TakeOverError {
         /// Sockets.
         found: usize,
         /// Sessions.
+        wanted: usize,
+    },
+    /// Sockets of BFD are missing.
+    #[error("{found} sockets came with BFD sessions that have {wanted}")]
+    MissingBfd {
+        /// Sockets.
+        found: usize,
+        /// What there should be.
         wanted: usize,
     },
     /// A socket cannot be used.
@@ -92,7 +105,7 @@ impl BgpService {
         frozen: Frozen,
         go: oneshot::Receiver<()>,
     ) -> Result<(BgpHandle, mpsc::Receiver<Event>), TakeOverError> {
-        let Frozen { state, sockets } = frozen;
+        let Frozen { state, bfd, sockets } = frozen;
         let mut listeners = Vec::new();
         for fd in sockets.listeners {
             listeners.push(TcpListener::from_std(fd.into())?);
@@ -107,6 +120,13 @@ impl BgpService {
         let (mut service, handle, events, inbox) =
             Self::new(config.speaker, monitoring, Listeners::new(listeners));
         let streams = streams(&state, sockets.connections)?;
+        let (found, wanted) = (sockets.bfd.len(), bfd.as_ref().map_or(0, BfdHandover::sockets));
+        if found != wanted {
+            return Err(TakeOverError::MissingBfd { found, wanted });
+        }
+        if let Some(bfd) = bfd {
+            service.bfd = BfdSessions::take_over((bfd, sockets.bfd));
+        }
         service.restore(state)?;
         tokio::spawn(async move {
             // Without the word there is no successor: the sockets are closed, which they stay open in the other process.
@@ -119,11 +139,9 @@ impl BgpService {
     }
 
     /// Leaves the sockets alone and gives everything out.
-    pub(super) fn freeze(&mut self, io: &mut mpsc::Receiver<IoEvent>) -> io::Result<Frozen> {
-        if self.bfd.is_running() {
-            // The peers would take the end of their sessions, or their new beginning, for a failure.
-            return Err(io::Error::other("BFD sessions cannot change hands: restart instead"));
-        }
+    pub(super) async fn freeze(&mut self, io: &mut mpsc::Receiver<IoEvent>) -> io::Result<Frozen> {
+        // A duplicate does no harm if the rest fails.
+        let (bfd, bfd_sockets) = self.bfd.hand_over().await?.unzip();
         let duplicate = |(id, conn): (&ConnId, &Conn)| Ok((*id, conn.duplicate()?));
         let mut sockets = self.conns.iter().map(duplicate).collect::<io::Result<BTreeMap<_, _>>>()?;
         let listeners = self.listeners.sockets().map(|listener| listener.as_fd().try_clone_to_owned());
@@ -143,7 +161,8 @@ impl BgpService {
         let state = self.speaker.hand_over(unsent);
         self.work();
         let connections = state.connections().filter_map(|id| sockets.remove(&id)).collect();
-        Ok(Frozen { state, sockets: Sockets { listeners, connections } })
+        let sockets = Sockets { listeners, connections, bfd: bfd_sockets.unwrap_or_default() };
+        Ok(Frozen { state, bfd, sockets })
     }
 
     /// Goes on.
@@ -163,6 +182,7 @@ impl BgpService {
     }
 
     fn resume(&mut self, streams: Vec<(ConnId, TcpStream)>) {
+        self.bfd.resume();
         self.dials.clear();
         let start = |(id, stream)| (id, Conn::start(id, stream, self.io.clone(), self.ahead.clone()));
         self.conns = streams.into_iter().map(start).collect();

@@ -16,6 +16,7 @@ mod socket;
 mod stations;
 
 pub use crate::io::StopMode;
+pub use bfd::BfdHandover;
 pub use changes::Change;
 pub use handle::{BgpHandle, ServiceStopped};
 pub use handover::{Frozen, Sockets, TakeOverError};

@@ -221,7 +221,7 @@ impl BgpService {
 
     /// Waits until it may go on; false if it is to end.
     async fn stay_frozen(&mut self, answer: oneshot::Sender<io::Result<Frozen>>, inbox: &mut Inbox) -> bool {
-        let frozen = self.freeze(&mut inbox.io);
+        let frozen = self.freeze(&mut inbox.io).await;
         let failed = frozen.is_err();
         let mut waiting = Vec::new();
         let thawed = match answer.send(frozen) {
@@ -235,11 +235,15 @@ impl BgpService {
                         break thawed;
                     }
                     Some(Command::Stop(_, answer)) => {
+                        self.bfd.leave();
                         let _gone = answer.send(());
                         return false;
                     }
                     Some(command) => waiting.push(command),
-                    None => return false,
+                    None => {
+                        self.bfd.leave();
+                        return false;
+                    }
                 }
             },
             // The asker has gone.

@@ -1,18 +1,21 @@
 //! The BGP speaker as a part of a daemon: started when the daemon knows who it is, fed from the topology.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use margay_api::Node;
 use margay_bgp::transport::{
     BgpHandle, BgpService, Frozen, Monitoring, ServiceConfig, ServiceStopped, StopMode, TakeOverError,
 };
-use margay_bgp::{Event, NextHopState, Originated, PeerKind, PeerState, PeerStatus, SpeakerConfig};
+use margay_bgp::{
+    Event, NextHopState, Originated, PeerConfig, PeerKind, PeerState, PeerStatus, SpeakerConfig,
+};
 use margay_control::status::Problem;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::topology::{Cluster, Op, Planner, Sessions, Topology};
+use crate::topology::{Cluster, Op, Peer, Planner, Sessions, Topology, node_addresses};
 
 /// Longest wait for the connections to close.
 const STOP_TIME: Duration = Duration::from_secs(3);
@@ -264,7 +267,8 @@ impl Speaker {
         let identity = identity(name, planner.topology())?;
         // What it does to sessions is done when the service begins, with the whole list.
         drop(self.sessions.change(self.started.elapsed(), changes));
-        self.sessions.forget_held();
+        self.sessions.adopt(self.started.elapsed(), peers_of(&frozen, cluster));
+        self.review_at = Instant::now();
         let config = service_config(&identity, self.restarting, self.max_paths);
         let (go, may_go) = oneshot::channel();
         let (handle, events) = BgpService::take_over(config, self.monitoring.clone(), frozen, may_go)?;
@@ -391,6 +395,18 @@ fn is_served(peers: &[PeerStatus], others: &BTreeSet<IpAddr>) -> bool {
         peers.iter().filter(up).filter(|peer| peer.kind == PeerKind::InternalClient).map(received).sum();
     let told = peers.iter().filter(up).all(|peer| peer.lag_bytes == 0);
     told && peers.iter().filter(up).any(|peer| others.contains(&peer.remote) && received(peer) >= of_clients)
+}
+
+/// The peers of another process that are nodes: it may have held their sessions until others replace them.
+fn peers_of(frozen: &Frozen, cluster: &Cluster) -> Vec<Peer> {
+    let addresses = |(name, node)| node_addresses(node).map(move |address| (address, (name, node)));
+    let nodes: BTreeMap<IpAddr, (&String, &Node)> = cluster.nodes.iter().flat_map(addresses).collect();
+    let peer = |config: PeerConfig| {
+        let (name, node) = nodes.get(&config.remote)?;
+        let reflector = node.spec.bgp.as_ref().is_some_and(|bgp| bgp.route_reflector_cluster_id.is_some());
+        Some(Peer { config, node: Some((*name).clone()), reflector })
+    };
+    frozen.state.configured().filter_map(peer).collect()
 }
 
 fn identity(name: &str, wanted: &Topology) -> Result<Identity, SpeakerError> {

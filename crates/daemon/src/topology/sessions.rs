@@ -79,6 +79,14 @@ impl Sessions {
         ops
     }
 
+    /// Takes in the sessions of an earlier instance, which may have held some: those that are not wanted are held at `now`.
+    pub fn adopt(&mut self, now: Duration, peers: impl IntoIterator<Item = Peer>) {
+        self.since = now;
+        self.last = Replacement::default();
+        let peers = peers.into_iter().map(|peer| (peer.config.remote, peer));
+        self.held = peers.filter(|(remote, _)| !self.wanted.contains_key(remote)).collect();
+    }
+
     /// Takes in that Nodes are gone: sessions with them are not held, but for reflectors', whose routes are others'.
     pub fn gone(&mut self, exists: impl Fn(&str) -> bool) -> Vec<Op> {
         let lost = |peer: &Peer| !peer.reflector && peer.node.as_ref().is_some_and(|name| !exists(name));

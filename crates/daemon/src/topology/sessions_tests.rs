@@ -56,6 +56,17 @@ fn moving() -> Sessions {
 }
 
 #[test]
+fn what_an_earlier_instance_held_is_held_until_it_is_replaced() {
+    let mut sessions = Sessions::default();
+    sessions.change(SECOND, want(&[101]));
+    sessions.adopt(SECOND, [peer(1), peer(101)]);
+    assert_eq!(sessions.held(), BTreeSet::from([ip(1)]));
+    assert_eq!(sessions.configured().len(), 2);
+    assert_eq!(sessions.review(SECOND, progress(&[101], &[1])), []);
+    assert_eq!(released(&sessions.review(SECOND, progress(&[101], &[]))), [ip(1)]);
+}
+
+#[test]
 fn the_mesh_is_left_when_every_reflector_has_told_every_route() {
     let mut sessions = moving();
     assert_eq!(sessions.configured().len(), 4);

@@ -43,6 +43,7 @@ pub(super) struct Counts {
     pub(super) ports: usize,
     pub(super) listeners: usize,
     pub(super) connections: usize,
+    pub(super) bfd: usize,
 }
 
 /// One end.

@@ -155,12 +155,19 @@ impl Successor {
 
     fn convince(&mut self, frozen: &Frozen, own: &[OwnedFd]) -> Result<(), UpgradeError> {
         let failed = |step| move |source| UpgradeError::Successor { step, source };
-        let Sockets { listeners, connections } = &frozen.sockets;
-        let counts = Counts { ports: own.len(), listeners: listeners.len(), connections: connections.len() };
-        let sockets: Vec<_> = own.iter().chain(listeners).chain(connections).map(AsFd::as_fd).collect();
+        let Sockets { listeners, connections, bfd } = &frozen.sockets;
+        let counts = Counts {
+            ports: own.len(),
+            listeners: listeners.len(),
+            connections: connections.len(),
+            bfd: bfd.len(),
+        };
+        let sockets = own.iter().chain(listeners).chain(connections).chain(bfd);
+        let sockets: Vec<_> = sockets.map(AsFd::as_fd).collect();
         self.channel.patience(Some(CONFIRM)).map_err(UpgradeError::Predecessor)?;
         self.channel.say(&Word::State(counts)).map_err(failed("take the state"))?;
         self.channel.say(&frozen.state).map_err(failed("take the state"))?;
+        self.channel.say(&frozen.bfd).map_err(failed("take the state"))?;
         self.channel.give(&sockets).map_err(failed("take the sockets"))?;
         match self.channel.hear() {
             Ok(Word::Ready) => {}
@@ -226,14 +233,15 @@ impl Predecessor {
         let inherit = || -> io::Result<Estate> {
             self.0.say(&Word::Prepared)?;
             let Word::State(counts) = self.0.hear()? else { return Err(io::Error::other("no state came")) };
-            let state = self.0.hear()?;
-            let Counts { ports, listeners, connections } = counts;
-            let mut fds = self.0.take(ports + listeners + connections)?.into_iter();
+            let (state, sessions) = (self.0.hear()?, self.0.hear()?);
+            let Counts { ports, listeners, connections, bfd } = counts;
+            let mut fds = self.0.take(ports + listeners + connections + bfd)?.into_iter();
             let ports = Ports::from_fds(fds.by_ref().take(ports).collect());
             let ports = ports.ok_or_else(|| io::Error::other("its control socket is missing"))?;
             let listeners = fds.by_ref().take(listeners).collect();
-            let sockets = Sockets { listeners, connections: fds.collect() };
-            Ok(Estate { ports, frozen: Frozen { state, sockets } })
+            let connections = fds.by_ref().take(connections).collect();
+            let sockets = Sockets { listeners, connections, bfd: fds.collect() };
+            Ok(Estate { ports, frozen: Frozen { state, bfd: sessions, sockets } })
         };
         tokio::task::block_in_place(inherit).map_err(UpgradeError::Predecessor)
     }
