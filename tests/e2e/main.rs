@@ -13,6 +13,7 @@
     reason = "tests"
 )]
 
+mod backend;
 mod bgp;
 mod cleanup;
 mod cni;
@@ -101,6 +102,7 @@ const CASES: &[(&str, Place)] = &[
     ("ipam::dead_nodes_are_collected", Inside(ipam::dead_nodes_are_collected)),
     ("ipam::split_and_configured", Inside(ipam::split_and_configured)),
     ("ipip::a_kernel_without_it", Inside(ipip::a_kernel_without_it)),
+    ("backend::vxlan_needs_no_bgp", Inside(backend::vxlan_needs_no_bgp)),
     ("topology::reflectors_come_and_go", Inside(topology::reflectors_come_and_go)),
     (
         "topology::what_calicos_documentation_configures",

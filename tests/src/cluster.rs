@@ -188,7 +188,13 @@ impl Cluster {
 
     /// Starts a node's daemon.
     pub fn start(&mut self, node: &str) -> Result<()> {
-        let command = self.daemon(node)?;
+        self.start_with(node, &[])
+    }
+
+    /// Starts a node's daemon with further flags.
+    pub fn start_with(&mut self, node: &str, flags: &[&str]) -> Result<()> {
+        let mut command = self.daemon(node)?;
+        command.args(flags);
         let log = self.folder(node).join("log");
         let process = self.node(node)?.spawn(node, command, &log)?;
         self.daemons.insert(node.to_owned(), process);

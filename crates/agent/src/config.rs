@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use margay_daemon::config::{self, Common, ConfigError};
 use margay_daemon::speaker::DEFAULT_MAX_PATHS;
+use margay_routing::Backend;
 
 use crate::cleanup::Cleanup;
 
@@ -21,6 +22,9 @@ margay_daemon::keys! {
         /// Folder where the CNI shim leaves releases while the agent is down
         #[arg(long, env = "MARGAY_SPOOL_DIR", value_name = "FOLDER")]
         spool_dir: PathBuf,
+        /// What brings packets to other nodes: bgp, vxlan or none
+        #[arg(long, env = "MARGAY_BACKEND", value_name = "BACKEND")]
+        backend: Backend,
         /// Most next hops of BGP that one route uses together, 1 to 64
         #[arg(long, env = "MARGAY_MAXIMUM_PATHS", value_name = "N")]
         maximum_paths: usize,
@@ -74,6 +78,8 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     /// Releases left by the shim.
     pub(crate) spool_dir: PathBuf,
+    /// What brings packets to other nodes.
+    pub(crate) backend: Backend,
     /// Most next hops of a route.
     pub(crate) maximum_paths: usize,
     /// A change of policy reaches established flows too.
@@ -108,6 +114,7 @@ impl Config {
             common: keys.common(margay_control::AGENT_SOCKET)?,
             state_dir: keys.state_dir.unwrap_or_else(|| "/var/lib/margay/agent".into()),
             spool_dir: keys.spool_dir.unwrap_or_else(|| margay_control::SPOOL_DIR.into()),
+            backend: keys.backend.unwrap_or_default(),
             maximum_paths,
             cut_denied_flows: keys.cut_denied_flows.unwrap_or(false),
         })
@@ -132,6 +139,11 @@ mod tests {
         std::fs::write(&path, "maximumPaths: 65\n").unwrap();
         let error = Config::load(flags()).unwrap_err().to_string();
         assert!(error.contains("maximumPaths is 65"), "{error}");
+        std::fs::write(&path, "backend: bird\n").unwrap();
+        assert_eq!(Config::load(flags()).unwrap().backend, Backend::Bgp, "as Calico says it");
+        std::fs::write(&path, "backend: ipip\n").unwrap();
+        let error = Config::load(flags()).unwrap_err().to_string();
+        assert!(error.contains("ipip") && error.contains("vxlan"), "{error}");
         std::fs::write(&path, "nodes: x\n").unwrap();
         let error = Config::load(flags()).unwrap_err().to_string();
         std::fs::remove_file(&path).unwrap();

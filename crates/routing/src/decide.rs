@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::context::{Context, Learned, Pool};
 use crate::desired::{Encapsulation, Hop, HopKey, Protocol, Route, Target};
-use crate::input::{Family, NextHop};
+use crate::input::{Backend, Family, NextHop};
 use crate::underlay::{resolve, same_subnet};
 
 /// Where a route to another node comes from.
@@ -44,6 +44,7 @@ pub enum Reason {
     NodeWithoutTunnel { node: String, family: Family },
     OwnTunnelMissing { family: Family },
     NobodysBlock,
+    NotOfBackend { pool: Option<String>, backend: Backend },
 }
 
 impl Reason {
@@ -56,7 +57,8 @@ impl Reason {
             | Self::UnknownNode { .. }
             | Self::NodeWithoutAddress { .. }
             | Self::NodeWithoutTunnel { .. }
-            | Self::OwnTunnelMissing { .. } => true,
+            | Self::OwnTunnelMissing { .. }
+            | Self::NotOfBackend { backend: Backend::Vxlan, .. } => true,
             Self::LocalPod { .. }
             | Self::OwnBlock
             | Self::OwnFullLengthBlock
@@ -66,7 +68,8 @@ impl Reason {
             | Self::NextHopIsThisNode { .. }
             | Self::StaleAndGone { .. }
             | Self::NotLearned { .. }
-            | Self::NobodysBlock => false,
+            | Self::NobodysBlock
+            | Self::NotOfBackend { .. } => false,
         }
     }
 }
@@ -175,6 +178,16 @@ impl fmt::Display for Reason {
                 )
             }
             Self::NobodysBlock => f.write_str("no route: the block belongs to no node"),
+            Self::NotOfBackend { backend: Backend::None, .. } => {
+                f.write_str("no route of ours: this agent's backend is none")
+            }
+            Self::NotOfBackend { pool, backend } => {
+                f.write_str("no route: ")?;
+                if let Some(pool) = pool {
+                    write!(f, "IPPool({pool}) needs BGP, and ")?;
+                }
+                write!(f, "this agent's backend is {backend}: set vxlanMode, or backend: bgp")
+            }
         }
     }
 }
@@ -242,7 +255,13 @@ pub(crate) fn decide(cx: &Context, prefix: IpNet) -> Decision {
         let next_hop = learned.and_then(|learned| learned.next_hops.first().map(|hop| hop.address));
         return Decision::none(prefix, Reason::InsideOwnBlock { block, next_hop });
     }
-    match cx.pool_of(&prefix) {
+    let pool = cx.pool_of(&prefix);
+    let backend = cx.settings.backend;
+    if !backend.carries(pool.map_or(Encapsulation::None, |pool| pool.encapsulation)) {
+        let pool = pool.map(|pool| pool.name.clone());
+        return Decision::none(prefix, Reason::NotOfBackend { pool, backend });
+    }
+    match pool {
         Some(pool) if pool.encapsulation == Encapsulation::Vxlan => vxlan(cx, prefix, pool, learned),
         Some(pool) if pool.encapsulation == Encapsulation::Ipip => ipip(cx, prefix, pool, learned),
         pool => plain(cx, prefix, pool, learned),

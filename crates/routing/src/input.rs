@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::de::IntoDeserializer as _;
+use serde::{Deserialize, Serialize};
+
+use crate::desired::Encapsulation;
 
 /// Address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -96,9 +99,54 @@ pub struct Uplink {
     pub mtu: u32,
 }
 
+/// Who brings packets to other nodes (Calico's `calico_backend`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// BGP, and tunnels as the pools say.
+    #[default]
+    #[serde(alias = "bird")]
+    Bgp,
+    /// VXLAN alone, from the blocks in the datastore; pools without it end at their node.
+    Vxlan,
+    /// Somebody else: only this node's own pods have routes.
+    None,
+}
+
+impl Backend {
+    /// What is sent to nodes of such a pool is this node's to send.
+    pub(crate) fn carries(self, encapsulation: Encapsulation) -> bool {
+        match self {
+            Self::Bgp => true,
+            Self::Vxlan => encapsulation == Encapsulation::Vxlan,
+            Self::None => false,
+        }
+    }
+}
+
+impl std::str::FromStr for Backend {
+    type Err = serde::de::value::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::deserialize(text.into_deserializer())
+    }
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Bgp => "bgp",
+            Self::Vxlan => "vxlan",
+            Self::None => "none",
+        })
+    }
+}
+
 /// Names, numbers and choices that come from the daemon's configuration and FelixConfiguration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
+    /// What brings packets to other nodes.
+    pub backend: Backend,
     /// VXLAN network identifier (`vxlanVNI`).
     pub vxlan_vni: u32,
     /// VXLAN UDP port (`vxlanPort`).
@@ -124,6 +172,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            backend: Backend::default(),
             vxlan_vni: 4096,
             vxlan_port: 4789,
             vxlan_device: "vxlan.mgy".to_owned(),

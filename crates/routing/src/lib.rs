@@ -12,6 +12,7 @@
 //! | IPIP `CrossSubnet` | BGP | BGP, through the tunnel |
 //! | IPIP `Always` | BGP, through the tunnel | BGP, through the tunnel |
 //!
+//! With [`Backend::Vxlan`] the datastore alone counts, with [`Backend::None`] other nodes are somebody else's.
 //! Prefixes from BGP that are in no pool are taken as they are. Nothing a peer says overrides this node's own
 //! blocks or pods. The same input gives the same output, in whatever order it comes.
 
@@ -31,7 +32,7 @@ pub use desired::{
     Changes, Encapsulation, FdbEntry, Hop, HopKey, IpipDevice, NatOutgoing, Neighbour, Problem, Protocol,
     Route, Target, Tunnels, VxlanDevice,
 };
-pub use input::{BgpRoute, Family, NextHop, Settings, UnderlayRoute, Uplink};
+pub use input::{Backend, BgpRoute, Family, NextHop, Settings, UnderlayRoute, Uplink};
 pub use mac::vtep_mac;
 pub use router::{RouteTrace, Router};
 pub use vtep::{tunnels_needed, with_tunnel_address};

@@ -8,7 +8,9 @@ use margay_api::{IpPool, IpamBlock, Metadata, Node};
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::{BgpRoute, Changes, Hop, RouteTrace, Router, Settings, Target, Tunnels, UnderlayRoute, Uplink};
+use crate::{
+    Backend, BgpRoute, Changes, Hop, RouteTrace, Router, Settings, Target, Tunnels, UnderlayRoute, Uplink,
+};
 
 fn ip(s: &str) -> IpAddr {
     s.parse().unwrap()
@@ -194,6 +196,36 @@ fn vxlan_always_tunnels_to_everybody_with_static_entries() {
     assert_eq!(fdb, expected);
     assert!(desired.neighbours.iter().any(|n| n.address == ip("10.65.3.0") && n.mac == mac("n3")));
     assert_eq!(desired.neighbours.len(), 2);
+}
+
+#[test]
+fn without_bgp_only_vxlan_reaches_other_nodes() {
+    let with = |backend, mode| {
+        let mut cluster = three_nodes(mode);
+        cluster.bgp.clear();
+        cluster.settings.backend = backend;
+        cluster
+    };
+    let routes = |cluster: Cluster| cluster.router().routes().len();
+    assert_eq!(routes(with(Backend::Vxlan, "vxlan Always")), 4);
+    assert_eq!(routes(with(Backend::Vxlan, "vxlan CrossSubnet")), 4);
+    for mode in ["", "ipip Always"] {
+        let cluster = with(Backend::Vxlan, mode);
+        let text = cluster.text();
+        assert_eq!(
+            (&text[0], &text[1], text.len()),
+            (&OWN[0].to_owned(), &OWN[1].to_owned(), 4),
+            "{text:#?}"
+        );
+        assert!(text[2].contains("IPPool(default) needs BGP") && text[2].contains("vxlan"), "{text:#?}");
+        assert_eq!((cluster.tunnels().ipip, cluster.tunnels().pod_mtu), (None, 1500));
+    }
+    for mode in ["", "ipip Always", "vxlan Always"] {
+        let cluster = with(Backend::None, mode);
+        assert_eq!(cluster.text(), OWN, "and no problem");
+        assert!(cluster.tunnels().vxlan.is_empty() && cluster.tunnels().fdb.is_empty());
+        assert!(cluster.explain("10.65.2.9").to_string().contains("backend is none"));
+    }
 }
 
 #[test]

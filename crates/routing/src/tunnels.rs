@@ -59,9 +59,10 @@ impl Mtus {
     }
 }
 
-/// Which encapsulations the pools use, per family.
+/// Which encapsulations this node uses, per family.
 pub(crate) fn used(cx: &Context) -> BTreeSet<(Encapsulation, Family)> {
-    cx.pools.iter().map(|pool| (pool.encapsulation, Family::of(&pool.cidr))).collect()
+    let used = |wanted| if cx.settings.backend.carries(wanted) { wanted } else { Encapsulation::None };
+    cx.pools.iter().map(|pool| (used(pool.encapsulation), Family::of(&pool.cidr))).collect()
 }
 
 /// The VXLAN devices this node can have now.

@@ -6,17 +6,17 @@ use std::net::IpAddr;
 use margay_api::{IpPool, Node};
 
 use crate::desired::Encapsulation;
-use crate::input::Family;
+use crate::input::{Backend, Family};
 use crate::mac::vtep_mac;
 use crate::read;
 
 /// The tunnels that the pools ask for: the node needs one address for each (for pods of its own, or to answer others').
-pub fn tunnels_needed(pools: &[&IpPool]) -> BTreeSet<(Encapsulation, Family)> {
+pub fn tunnels_needed(backend: Backend, pools: &[&IpPool]) -> BTreeSet<(Encapsulation, Family)> {
     pools
         .iter()
         .map(|pool| read::pool(pool))
         .map(|pool| (pool.encapsulation, Family::of(&pool.cidr)))
-        .filter(|(encapsulation, _)| *encapsulation != Encapsulation::None)
+        .filter(|(encapsulation, _)| *encapsulation != Encapsulation::None && backend.carries(*encapsulation))
         .collect()
 }
 

@@ -8,13 +8,22 @@ use margay_control::status::Problem;
 use margay_daemon::secrets;
 use margay_daemon::speaker::SpeakerError;
 use margay_daemon::topology::node_addresses;
-use margay_routing::{BgpRoute, NextHop};
+use margay_routing::{Backend, BgpRoute, NextHop};
 
 use super::Node;
 
 impl Node {
+    /// Sessions are this node's business.
+    pub(super) fn speaks_bgp(&self) -> bool {
+        self.config.backend == Backend::Bgp
+    }
+
     /// Brings the sessions in line with the datastore; starts the speaker when the node has an address.
     pub(super) async fn update_sessions(&mut self) {
+        if !self.speaks_bgp() {
+            self.health.set("bgp", true, format!("off (backend: {})", self.config.backend));
+            return;
+        }
         self.read_secrets();
         let outcome = self.speaker.follow(&self.config.node, &mut self.cluster.bgp).await;
         if let Some(wanted) = self.speaker.topology() {

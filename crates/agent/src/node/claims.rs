@@ -183,7 +183,7 @@ impl Node {
     fn update_tunnel_addresses(&mut self) {
         let pools: Vec<IpPool> = self.cluster.bgp.pools_in_force().into_iter().cloned().collect();
         let pools: Vec<&IpPool> = pools.iter().collect();
-        for (encapsulation, family) in tunnels_needed(&pools) {
+        for (encapsulation, family) in tunnels_needed(self.config.backend, &pools) {
             let family = match family {
                 margay_routing::Family::V4 => Family::V4,
                 margay_routing::Family::V6 => Family::V6,

@@ -133,7 +133,11 @@ impl Node {
         Self {
             router: Router::new(
                 &parts.config.node,
-                Settings { max_paths: parts.config.maximum_paths, ..Settings::default() },
+                Settings {
+                    backend: parts.config.backend,
+                    max_paths: parts.config.maximum_paths,
+                    ..Settings::default()
+                },
             ),
             writer: Writer::spawn(parts.store.clone()),
             config: parts.config,
@@ -313,7 +317,7 @@ impl Node {
     async fn on_tick(&mut self) {
         self.replay_spool().await;
         if self.in_sync {
-            if self.read_secrets() || !self.speaker.is_running() {
+            if self.speaks_bgp() && (self.read_secrets() || !self.speaker.is_running()) {
                 self.update_sessions().await;
             }
             // A claim that failed is tried again.

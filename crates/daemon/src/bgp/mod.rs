@@ -42,9 +42,7 @@ impl From<ServiceStopped> for Failure {
 
 fn running(slot: &SpeakerSlot) -> Result<BgpHandle, Failure> {
     let speaker = slot.borrow().clone();
-    speaker.ok_or_else(|| {
-        Failure::try_later("BGP has not been started yet: see `margay status` for what it waits for")
-    })
+    speaker.ok_or_else(|| Failure::try_later("BGP does not run: `margay status` says why"))
 }
 
 /// Which peers: all without parameters.
