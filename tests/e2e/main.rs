@@ -109,6 +109,7 @@ const CASES: &[(&str, Place)] = &[
         Inside(topology::what_calicos_documentation_configures),
     ),
     ("routers::restarts_on_either_side", Inside(routers::restarts_on_either_side)),
+    ("topology::reflectors_are_upgraded_in_place", Inside(topology::reflectors_are_upgraded_in_place)),
     ("topology::a_reflector_that_never_comes_up", Inside(topology::a_reflector_that_never_comes_up)),
     ("cleanup::nothing_stays_behind", Inside(cleanup::nothing_stays_behind)),
     ("health::ready_and_stopping", Inside(health::ready_and_stopping)),

@@ -153,6 +153,36 @@ pub(crate) fn reflectors_come_and_go(labs: &mut Labs) -> Result<()> {
     talk.ends(&cluster)
 }
 
+/// How often a session of each node came up.
+fn ups(cluster: &Cluster) -> Vec<usize> {
+    NODES.iter().map(|node| cluster.whole_log(node).matches("state=Established").count()).collect()
+}
+
+/// Both reflectors' programs are started anew, one after the other, again and again: every session is the one it was.
+pub(crate) fn reflectors_are_upgraded_in_place(labs: &mut Labs) -> Result<()> {
+    const REFLECTORS: [&str; 2] = ["rr1", "rr2"];
+    let mut cluster = begin(labs)?;
+    for reflector in REFLECTORS {
+        cluster.start(reflector)?;
+    }
+    wait_peers(&cluster, |_| names(&REFLECTORS))?;
+    let talk = Talk::begins(&cluster)?;
+    let before = ups(&cluster);
+    for _ in 0..3 {
+        for reflector in REFLECTORS {
+            cluster.upgrade(reflector)?;
+            talk.goes_on(20)?;
+        }
+    }
+    // The successors do what the first did.
+    let pod = cluster.runtime("node1")?.add("shop", "late")?;
+    wait_peers(&cluster, |_| names(&REFLECTORS))?;
+    talk.goes_on(50)?;
+    ensure!(ups(&cluster) == before, "sessions were reset: {before:?} before, {:?} now", ups(&cluster));
+    cluster.runtime("node1")?.delete(pod)?;
+    talk.ends(&cluster)
+}
+
 /// A reflector that is registered and never comes up: nodes say so, and give up neither it nor the mesh.
 pub(crate) fn a_reflector_that_never_comes_up(labs: &mut Labs) -> Result<()> {
     let cluster = begin(labs)?;
@@ -245,16 +275,12 @@ pub(crate) fn what_calicos_documentation_configures(labs: &mut Labs) -> Result<(
     wait(PATIENCE, || Ok(learned()? == 3)).with_context(|| format!("a global peer: {:?}", learned()))?;
 
     // Another filter is a refresh: every session is the one it was.
-    let ups = || -> Result<Vec<usize>> {
-        let count = |node: &&str| cluster.whole_log(node).matches("state=Established").count();
-        Ok(NODES.iter().map(count).collect())
-    };
-    let before = ups()?;
+    let before = ups(&cluster);
     applied(&cluster, &tor("", "Reject"))?;
     wait(PATIENCE, || Ok(learned()? == 0)).context("the filter rejects")?;
     applied(&cluster, &tor("", "Accept"))?;
     wait(PATIENCE, || Ok(learned()? == 3)).context("the filter accepts again")?;
-    ensure!(ups()? == before, "sessions were reset: {before:?} before, {:?} now", ups()?);
+    ensure!(ups(&cluster) == before, "sessions were reset: {before:?} before, {:?} now", ups(&cluster));
 
     // For one node: the others' sessions end at once, theirs with each other stay.
     applied(&cluster, &tor(", node: node1", "Accept"))?;
@@ -264,6 +290,6 @@ pub(crate) fn what_calicos_documentation_configures(labs: &mut Labs) -> Result<(
         peers
     };
     wait_peers(&cluster, with_tor).context("a peer of one node")?;
-    ensure!(ups()? == before, "sessions were reset: {before:?} before, {:?} now", ups()?);
+    ensure!(ups(&cluster) == before, "sessions were reset: {before:?} before, {:?} now", ups(&cluster));
     talk.ends(&cluster)
 }

@@ -225,6 +225,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// Lets a node's reflector be replaced by its program, started anew. What takes over is of the same process group and ends
+    /// with it ([`Self::kill`]).
+    pub fn upgrade(&self, node: &str) -> Result<()> {
+        let mut command = self.daemon(node)?;
+        command.arg("--upgrade").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let output = command.output()?;
+        ensure!(output.status.success(), "upgrading {node}: {}\n{}", said(&output), self.log(node));
+        Ok(())
+    }
+
     /// The control socket of a node's daemon.
     #[must_use]
     pub fn socket(&self, node: &str) -> PathBuf {

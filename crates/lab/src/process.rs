@@ -132,10 +132,10 @@ impl Process {
     /// # Errors
     /// When it can be neither signalled nor awaited.
     pub fn kill(&mut self) -> Result<ExitStatus> {
-        if let Some(status) = self.status()? {
+        if let Some(status) = self.status {
             return Ok(status);
         }
-        // The group exists as long as its leader hasn't been awaited.
+        // The group exists as long as its leader hasn't been awaited: also when it has ended and left others.
         match killpg(self.pid, Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => return Err(self.failed("SIGKILL", errno.into())),
