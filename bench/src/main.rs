@@ -14,6 +14,7 @@ mod fib;
 mod lab;
 mod mirror;
 mod plan;
+mod policy;
 mod process;
 mod report;
 mod scenario;
@@ -50,6 +51,11 @@ enum What {
     Core(core::Flags),
     /// A node's agent: routes from BGP into the kernel, beside what the kernel takes at most
     Fib(fib::Flags),
+    /// Policy: what it costs packets, and how long changes take to reach them
+    Policy(policy::Flags),
+    /// The policy calculation alone, for a cluster of so many endpoints and policies
+    #[command(hide = true)]
+    Calculate(policy::Calculation),
     /// The mirror itself, in the namespace of the process under test
     #[command(hide = true)]
     Mirror,
@@ -83,6 +89,8 @@ fn main() -> ExitCode {
         What::Codec => codec::run().map(|()| true),
         What::Core(flags) => core::run(&flags).map(|()| true),
         What::Fib(flags) => fib::run(&flags),
+        What::Policy(flags) => policy::run(&flags),
+        What::Calculate(flags) => policy::calculate(&flags).map(|()| true),
         What::Mirror => mirror::run().map(|()| true),
     };
     match outcome {

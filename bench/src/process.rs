@@ -47,9 +47,19 @@ pub(crate) fn peak_kib(group: u32) -> u64 {
     members(group).into_iter().filter_map(|process| status_kib(process, "VmHWM:")).sum()
 }
 
+/// Resident memory of a process, in KiB.
+pub(crate) fn current_kib_of(process: u32) -> u64 {
+    status_kib(process, "VmRSS:").unwrap_or(0)
+}
+
+/// Peak resident memory of a process, in KiB.
+pub(crate) fn peak_kib_of(process: u32) -> u64 {
+    status_kib(process, "VmHWM:").unwrap_or(0)
+}
+
 /// Resident memory of this process, in KiB.
 pub(crate) fn current_kib() -> u64 {
-    status_kib(std::process::id(), "VmRSS:").unwrap_or(0)
+    current_kib_of(std::process::id())
 }
 
 #[cfg(test)]

@@ -1,0 +1,169 @@
+//! What the kernel and its own programs take for the same, without an agent.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use margay_netlink::Netns;
+
+use super::live;
+use super::node::{Node, Site, sh};
+
+/// Programs that write rules, by the backends' names.
+const PROGRAMS: [&str; 5] =
+    ["iptables-nft-restore", "ip6tables-nft-restore", "iptables-legacy-restore", "ip6tables-legacy-restore", "nft"];
+
+fn time<T>(work: impl FnOnce() -> Result<T>) -> Result<f64> {
+    let begun = Instant::now();
+    work()?;
+    Ok(begun.elapsed().as_secs_f64() * 1e3)
+}
+
+/// Connections are tracked, nothing is filtered.
+pub(super) fn conntrack_alone(node: &Node) -> Result<()> {
+    sh(&node.netns, "iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP").map(drop)
+}
+
+/// One rule per peer: what a policy with ten thousand peers is without sets, the client last.
+pub(super) fn naive(node: &Node, peers: u32) -> Result<()> {
+    let mut text = "*filter\n:FORWARD DROP\n".to_owned();
+    writeln!(text, "-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")?;
+    for peer in 0..peers {
+        let source = std::net::Ipv4Addr::from(u32::from(std::net::Ipv4Addr::new(10, 1, 0, 0)) + peer);
+        writeln!(text, "-A FORWARD -s {source}/32 -p tcp -j ACCEPT")?;
+    }
+    text.push_str("-A FORWARD -p tcp -j ACCEPT\nCOMMIT\n");
+    let file = std::env::temp_dir().join(format!("margay-bench-naive-{}", std::process::id()));
+    std::fs::write(&file, text)?;
+    let restored = sh(&node.netns, &format!("iptables-restore < {}", file.display()));
+    std::fs::remove_file(file)?;
+    restored.map(drop)
+}
+
+/// Milliseconds of executing `ipset add` once.
+pub(super) fn ipset_add(netns: &Netns, times: usize) -> Result<Vec<f64>> {
+    sh(netns, "ipset create floor hash:net")?;
+    let figures = (0..times).map(|time_of| {
+        time(|| {
+            let member = format!("10.9.{}.{}", time_of / 256, time_of % 256);
+            let mut command = Command::new("ipset");
+            let status = netns.spawn(command.args(["add", "floor", &member]))?.wait()?;
+            ensure!(status.success(), "ipset add: {status}");
+            Ok(())
+        })
+    });
+    let figures = figures.collect();
+    sh(netns, "ipset destroy floor")?;
+    figures
+}
+
+/// Milliseconds of the bare programs for what the agent writes when a policy comes: the agent's own texts, recorded once
+/// and given to the same programs again and again, with nobody calculating or comparing.
+pub(super) fn policy(site: &mut Site, apps: u32, times: usize) -> Result<Vec<f64>> {
+    site.kill();
+    let folder = site.folder().join("record");
+    std::fs::create_dir_all(&folder)?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    for program in PROGRAMS {
+        let real = std::env::split_paths(&path).map(|part| part.join(program)).find(|file| file.is_file());
+        let real = real.with_context(|| format!("no {program}"))?;
+        recorder(&folder, program, &real)?;
+    }
+    let all = std::env::join_paths([folder.clone()].into_iter().chain(std::env::split_paths(&path)))?;
+    site.start_with_path(all)?;
+    site.wait_ready()?;
+    std::fs::write(folder.join("on"), "")?;
+    live::policy(site, apps, 1)?;
+    site.kill();
+    let inputs = inputs(&folder)?;
+    // Sets stay when the rules that need them are gone: they are written over netlink, never by a program.
+    for input in inputs.iter().filter(|input| !input.program.ends_with("nft")) {
+        sh(&site.node.netns, &format!("ipset restore -exist < {}", input.file.with_extension("sets").display()))?;
+    }
+    // What is swept behind is not needed to enforce the policy.
+    let change: Vec<&Input> = inputs.iter().filter(|input| input.adds_policy).collect();
+    ensure!(!change.is_empty(), "the agent wrote nothing");
+    let mut figures = Vec::new();
+    for _ in 0..times {
+        figures.push(time(|| change.iter().try_for_each(|input| input.run(&site.node.netns)))?);
+        // Everything once more, in order, ends in the state before the policy.
+        inputs.iter().try_for_each(|input| input.run(&site.node.netns))?;
+    }
+    Ok(figures)
+}
+
+/// What a program was given.
+struct Input {
+    file: PathBuf,
+    program: String,
+    arguments: Vec<String>,
+    adds_policy: bool,
+}
+
+impl Input {
+    fn run(&self, netns: &Netns) -> Result<()> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).stdin(File::open(&self.file)?);
+        let status = netns.spawn(&mut command)?.wait()?;
+        ensure!(status.success(), "{} < {}: {status}", self.program, self.file.display());
+        Ok(())
+    }
+}
+
+/// In the order of their times.
+fn inputs(folder: &Path) -> Result<Vec<Input>> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "in"));
+    files.sort();
+    let read = |file: PathBuf| {
+        let words = std::fs::read_to_string(file.with_extension("words"))?;
+        let mut words = words.split_whitespace().map(str::to_owned);
+        let adds_policy = std::fs::read_to_string(&file)?.contains("GlobalNetworkPolicy(new)");
+        Ok(Input { program: words.next().context("no program")?, arguments: words.collect(), adds_policy, file })
+    };
+    files.into_iter().map(read).collect()
+}
+
+/// A program that keeps what it is given, once it is told to, and hands it on.
+fn recorder(folder: &Path, program: &str, real: &Path) -> Result<()> {
+    let (at, real) = (folder.display(), real.display());
+    let script = format!(
+        "#!/bin/sh
+[ -e {at}/on ] || exec {real} \"$@\"
+case \"$*\" in *list*|*-V*|*--version*) exec {real} \"$@\";; esac
+number={at}/$(date +%s%N)
+cat > $number.in
+echo \"{real} $*\" > $number.words
+ipset save > $number.sets
+exec {real} \"$@\" < $number.in
+"
+    );
+    let path = folder.join(program);
+    std::fs::write(&path, script)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// Milliseconds to restore all rules and sets of a node in another namespace: no agent can start faster.
+pub(super) fn restore_all(from: &Netns) -> Result<f64> {
+    let folder = std::env::temp_dir().join(format!("margay-bench-dump-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let folder = super::node::Folder(folder);
+    let at = folder.0.display();
+    sh(
+        from,
+        &format!("ipset save > {at}/sets; iptables-save > {at}/4; ip6tables-save > {at}/6; nft list ruleset > {at}/nft"),
+    )?;
+    let to = Netns::new()?;
+    let is_nft = std::fs::read_to_string(folder.0.join("4"))?.lines().count() < 50;
+    let programs = if is_nft {
+        format!("nft -f {at}/nft")
+    } else {
+        format!("ipset restore < {at}/sets; iptables-restore < {at}/4; ip6tables-restore < {at}/6")
+    };
+    time(|| sh(&to, &programs))
+}

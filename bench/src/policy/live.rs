@@ -1,0 +1,98 @@
+//! From a change in the datastore to the packets that feel it.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use margay_api::{Key, Kind};
+use tokio::runtime::Runtime;
+
+use super::cluster::{Size, new_policy};
+use super::node::Site;
+
+/// Port that every policy lets clients send to.
+const PORT: u16 = 80;
+/// Pause between probes, so that they leave the machine to the agent.
+const PAUSE: Duration = Duration::from_micros(100);
+/// A packet that has not arrived so long after it was sent was dropped: veth pairs deliver at once.
+const FLIGHT: Duration = Duration::from_millis(2);
+/// Longest wait for a change.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Packets from a remote address to the server.
+struct Packets<'a> {
+    site: &'a Site,
+    server: UdpSocket,
+}
+
+impl<'a> Packets<'a> {
+    fn new(site: &'a Site) -> Result<Self> {
+        let server = site.node.server.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)))??;
+        server.set_read_timeout(Some(FLIGHT))?;
+        Ok(Self { site, server })
+    }
+
+    /// Whether a packet of a flow that nobody has seen before arrives.
+    fn pass(&self, from: Ipv4Addr) -> Result<bool> {
+        let client = self.site.node.outside.run(|| UdpSocket::bind((from, 0)))??;
+        client.send_to(b"?", (self.site.node.address, PORT))?;
+        let port = client.local_addr()?.port();
+        // Late ones of earlier flows are read away.
+        loop {
+            match self.server.recv_from(&mut [0; 8]) {
+                Ok((_, peer)) if peer.port() == port => return Ok(true),
+                Ok(_) => {}
+                Err(_) => return Ok(false),
+            }
+        }
+    }
+
+    /// Milliseconds until packets are let through or not.
+    fn until(&self, from: Ipv4Addr, passing: bool) -> Result<f64> {
+        let begun = Instant::now();
+        loop {
+            let sent = begun.elapsed();
+            if self.pass(from)? == passing {
+                return Ok(sent.as_secs_f64() * 1e3);
+            }
+            ensure!(sent < PATIENCE, "no change after {PATIENCE:?}");
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+fn runtime() -> Result<Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+/// A remote pod appears: milliseconds from before the write until its packets are let in.
+pub(super) fn remote_pod(site: &Site, times: usize) -> Result<Vec<f64>> {
+    let (runtime, packets) = (runtime()?, Packets::new(site)?);
+    let mut figures = Vec::new();
+    for time in 0..times {
+        let number = site.size.remote + u32::try_from(time)?;
+        let address = Size::address(number);
+        let begun = Instant::now();
+        runtime.block_on(site.store.create(site.size.remote(number)))?;
+        let written = begun.elapsed().as_secs_f64() * 1e3;
+        figures.push(written + packets.until(address, true)?);
+    }
+    Ok(figures)
+}
+
+/// A policy that selects the endpoints of so many applications: milliseconds from before the write until it is enforced.
+pub(super) fn policy(site: &Site, apps: u32, times: usize) -> Result<Vec<f64>> {
+    let (runtime, packets) = (runtime()?, Packets::new(site)?);
+    let (from, key) = (Size::address(0), Key::cluster(Kind::GlobalNetworkPolicy, "new"));
+    let mut figures = Vec::new();
+    for _ in 0..times {
+        packets.until(from, true)?;
+        let begun = Instant::now();
+        runtime.block_on(site.store.create(new_policy(apps)?))?;
+        let written = begun.elapsed().as_secs_f64() * 1e3;
+        figures.push(written + packets.until(from, false)?);
+        runtime.block_on(site.store.delete(&key, None))?;
+        packets.until(from, true)?;
+    }
+    Ok(figures)
+}
