@@ -113,8 +113,11 @@ fn matches(context: &mut Context<'_>, rule: &PolicyRule) -> Option<Alternatives>
     let has_ports = rule.protocol.is_none_or(|protocol| KERNEL_PORT_PROTOCOLS.contains(&protocol));
     for (side, peer) in [(Side::Source, &rule.source), (Side::Destination, &rule.destination)] {
         nets(context, side, peer, &mut found)?;
-        sets(context, side, peer, closed, &mut found)?;
         ports(context, side, peer, has_ports, &mut found)?;
+    }
+    // Behind the ports of both sides: a set costs more to look into.
+    for (side, peer) in [(Side::Source, &rule.source), (Side::Destination, &rule.destination)] {
+        sets(context, side, peer, closed, &mut found)?;
     }
     Some(found)
 }
