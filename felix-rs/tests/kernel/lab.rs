@@ -35,7 +35,7 @@ impl Drop for Host {
 }
 
 impl Host {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let host = Self { netns: Netns::new().unwrap(), stop: Arc::default() };
         // Without duplicate address detection an address can be used at once.
         host.sh("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
@@ -167,6 +167,27 @@ impl std::ops::Deref for Pod {
     }
 }
 
+/// Joins a pod to its node as the CNI plugin does.
+pub(crate) fn wire(node: &Host, pod: &Host, interface: &str, v4: IpAddr, v6: IpAddr) {
+    node.sh(&format!(
+        "ip link add {interface} type veth peer name eth0 netns {}
+         ip link set {interface} address {GATEWAY_MAC} up
+         ip route add {v4}/32 dev {interface}
+         ip -6 route add {v6}/128 dev {interface}",
+        pod.netns.path().display()
+    ));
+    pod.sh(&format!(
+        "ip link set eth0 up
+         ip address add {v4}/32 dev eth0
+         ip -6 address add {v6}/128 dev eth0 nodad
+         ip route add 169.254.1.1 dev eth0 scope link
+         ip route add default via 169.254.1.1 dev eth0
+         ip neighbour replace 169.254.1.1 lladdr {GATEWAY_MAC} dev eth0 nud permanent
+         ip -6 neighbour replace {GATEWAY_V6} lladdr {GATEWAY_MAC} dev eth0 nud permanent
+         ip -6 route add default via {GATEWAY_V6} dev eth0"
+    ));
+}
+
 /// Node, pods, and a host outside.
 pub(crate) struct Lab {
     pub(crate) node: Host,
@@ -213,23 +234,7 @@ impl Lab {
             v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into()).into(),
         };
         let Pod { interface, v4, v6, .. } = &pod;
-        self.node.sh(&format!(
-            "ip link add {interface} type veth peer name eth0 netns {}
-             ip link set {interface} address {GATEWAY_MAC} up
-             ip route add {v4}/32 dev {interface}
-             ip -6 route add {v6}/128 dev {interface}",
-            pod.netns.path().display()
-        ));
-        pod.sh(&format!(
-            "ip link set eth0 up
-             ip address add {v4}/32 dev eth0
-             ip -6 address add {v6}/128 dev eth0 nodad
-             ip route add 169.254.1.1 dev eth0 scope link
-             ip route add default via 169.254.1.1 dev eth0
-             ip neighbour replace 169.254.1.1 lladdr {GATEWAY_MAC} dev eth0 nud permanent
-             ip -6 neighbour replace {GATEWAY_V6} lladdr {GATEWAY_MAC} dev eth0 nud permanent
-             ip -6 route add default via {GATEWAY_V6} dev eth0"
-        ));
+        wire(&self.node, &pod, interface, *v4, *v6);
         pod.serve();
         self.pods.push(pod);
     }

@@ -14,6 +14,9 @@ mod objects;
 mod policy;
 mod states;
 mod takeover;
+#[path = "../truth/mod.rs"]
+mod truth;
+mod vectors;
 
 use std::path::PathBuf;
 
@@ -134,6 +137,7 @@ fn main() {
         (change::IPTABLES, iptables),
         (nftables::SCENARIOS, nftables),
         (takeover::SCENARIOS, &all[..]),
+        (vectors::SCENARIOS, &all[..]),
     ];
     let missing = missing();
     let require = std::env::var_os("TESTS_REQUIRE_ALL").is_some();

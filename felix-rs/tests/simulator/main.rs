@@ -6,17 +6,22 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-mod kernel;
+mod iptables;
+mod nftables;
+#[path = "../truth/mod.rs"]
+mod truth;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use felix_rs::calc::Calculator;
 use felix_rs::model::*;
-use felix_rs::render::iptables;
-use felix_rs::rules::{Compiler, DispatchBy, Family, Marks, Member, SetUpdate, Table};
+use felix_rs::render;
+use felix_rs::rules::{Compiler, DispatchBy, Family, Marks, Member, Rule, SetName, SetUpdate, Table};
 use felix_rs::verdict::{Packet, Verdict, explain};
-use kernel::{Kernel, Passing};
+use iptables::Kernel;
+use nftables::Nft;
 use proptest::prelude::*;
 
 const PODS: u8 = 4;
@@ -242,29 +247,64 @@ fn any_packet() -> impl Strategy<Value = (u8, u8, Packet)> {
     )
 }
 
+/// A packet on its way through the node.
+pub(crate) struct Passing<'a> {
+    pub(crate) packet: &'a Packet,
+    pub(crate) incoming: &'a str,
+    pub(crate) outgoing: &'a str,
+}
+
+/// Members of the sets of one family.
+fn sets(changes: BTreeMap<(SetName, Family), SetUpdate>, family: Family) -> Vec<(String, BTreeSet<Member>)> {
+    let own = changes.into_iter().filter(|((_, own), _)| *own == family);
+    own.map(|((name, _), update)| {
+        let SetUpdate::Whole { members, .. } = update else { panic!("a new compiler makes whole sets") };
+        (name.kernel_name(family), members)
+    })
+    .collect()
+}
+
 /// The kernel of one family with a state's rules and sets, through their text.
 fn kernel(state: &EnforcedState, family: Family) -> Kernel {
     let (compiler, changes) = Compiler::new(Marks::default(), DispatchBy::Sets, state);
     let table = &compiler.tables()[&(family, Table::Filter)];
-    let mut kernel = Kernel::restore(&iptables::table(family, Table::Filter, table));
-    for ((name, own), update) in changes.sets {
-        let SetUpdate::Whole { members, .. } = update else { panic!("a new compiler makes whole sets") };
-        if own == family {
-            let set = name.kernel_name(family);
-            kernel.create(set.clone());
-            for member in members {
-                let text = match member {
-                    Member::Net(net) => net.to_string(),
-                    Member::IpPort(address, protocol, port) => format!("{address},{protocol}:{port}"),
-                    Member::NetIface(net, interface) | Member::Dispatch(net, interface, _) => {
-                        format!("{net},{interface}")
-                    }
-                };
-                kernel.add(set.clone(), text);
-            }
+    let mut kernel = Kernel::restore(&render::iptables::table(family, Table::Filter, table));
+    for (set, members) in sets(changes.sets, family) {
+        kernel.create(set.clone());
+        for member in members {
+            let text = match member {
+                Member::Net(net) => net.to_string(),
+                Member::IpPort(address, protocol, port) => format!("{address},{protocol}:{port}"),
+                Member::NetIface(net, interface) | Member::Dispatch(net, interface, _) => {
+                    format!("{net},{interface}")
+                }
+            };
+            kernel.add(set.clone(), text);
         }
     }
     kernel
+}
+
+/// The same for nftables.
+fn nft(state: &EnforcedState, family: Family) -> Nft {
+    use render::nftables::{BaseChain, base_rules, chain, chain_name, element};
+    let (compiler, changes) = Compiler::new(Marks::default(), DispatchBy::Map, state);
+    let table = &compiler.tables()[&(family, Table::Filter)];
+    let mut nft = Nft::default();
+    let mut add = |name: String, rules: &[Rule]| {
+        let text = chain(family, Table::Filter, &name, rules).into_iter().map(|(_, text)| text);
+        nft.chain(&name, text);
+    };
+    for (name, rules) in &table.chains {
+        add(chain_name(Table::Filter, name), rules);
+    }
+    for (hook, base) in &table.base {
+        add(BaseChain::name(Table::Filter, *hook), &base_rules(base));
+    }
+    for (set, members) in sets(changes.sets, family) {
+        nft.set(&set, members.iter().map(element));
+    }
+    nft
 }
 
 proptest! {
@@ -272,21 +312,39 @@ proptest! {
 
     #[test]
     fn rules_decide_as_the_evaluator(state in any_state(), packets in proptest::collection::vec(any_packet(), 40)) {
-        let kernels = Family::ALL.map(|family| kernel(&state, family));
+        let [v4, v6] = Family::ALL.map(|family| (kernel(&state, family), nft(&state, family)));
         for (from, to, packet) in packets {
             let explained = explain(&state, &packet);
-            let [v4, v6] = &kernels;
-            let kernel = if packet.source.is_ipv4() { v4 } else { v6 };
+            let (kernel, nft) = if packet.source.is_ipv4() { &v4 } else { &v6 };
             let passing = Passing { packet: &packet, incoming: &interface(from), outgoing: &interface(to) };
-            let allowed = kernel.forwards(&passing);
-            prop_assert_eq!(
-                allowed,
-                explained.verdict == Verdict::Allow,
-                "{:?}\n{:#?}\n{:#?}",
-                packet,
-                explained,
-                kernel
-            );
+            let wanted = explained.verdict == Verdict::Allow;
+            prop_assert_eq!(kernel.forwards(&passing), wanted, "{:?}\n{:#?}\n{:#?}", packet, explained, kernel);
+            prop_assert_eq!(nft.forwards(&passing), wanted, "{:?}\n{:#?}\n{:#?}", packet, explained, nft);
         }
     }
+}
+
+/// cyclonus' truth table, decided by the text of the rules.
+#[test]
+fn rules_decide_every_probe_of_every_case() {
+    let mut cluster = truth::Cluster::new(Calculator::new("node"), truth::Pod::endpoint);
+    let mut probes = 0;
+    for case in truth::cases() {
+        for step in &case.steps {
+            cluster.go_to(step);
+            let interfaces: BTreeMap<IpAddr, String> =
+                step.pods.iter().map(|pod| (pod.ip, pod.interface())).collect();
+            let kernel = kernel(&cluster.state, Family::V4);
+            let nft = nft(&cluster.state, Family::V4);
+            for (probe, packet) in step.probes() {
+                let (incoming, outgoing) = (&interfaces[&packet.source], &interfaces[&packet.destination]);
+                let passing = Passing { packet: &packet, incoming, outgoing };
+                let decided = (kernel.forwards(&passing), nft.forwards(&passing));
+                let case = format!("case {} ({}): {packet:?}", case.id, case.description);
+                assert_eq!(decided, (probe.allowed, probe.allowed), "{case}");
+                probes += 1;
+            }
+        }
+    }
+    assert!(probes > 100_000, "{probes} probes");
 }

@@ -4,15 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use felix_rs::verdict::Packet;
 use ipnet::IpNet;
 
-/// A packet on its way through the node.
-pub(crate) struct Passing<'a> {
-    pub(crate) packet: &'a Packet,
-    pub(crate) incoming: &'a str,
-    pub(crate) outgoing: &'a str,
-}
+use crate::Passing;
 
 /// One table: chains of tokenised rules.
 #[derive(Debug, Default)]
