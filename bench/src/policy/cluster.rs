@@ -21,7 +21,8 @@ const POLICIES_PER_APP: u32 = 4;
 /// Endpoints of other nodes on one node.
 const PER_NODE: u32 = 250;
 /// Selectors that all clients match: sets of their own in the kernel.
-const CLIENTS: [&str; 4] = ["role == 'client'", "role in {'client', 'none'}", "has(role)", "role != 'server'"];
+const CLIENTS: [&str; 4] =
+    ["role == 'client'", "role in {'client', 'none'}", "has(role)", "role != 'server'"];
 /// Where the remote endpoints' addresses begin: blocks of this node are below.
 const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
 /// All pods.
@@ -91,9 +92,7 @@ impl Size {
     fn policy(self, number: u32) -> Value {
         let app = number % self.apps();
         let clients = CLIENTS.get(number as usize % CLIENTS.len()).copied().unwrap_or_default();
-        let other = |action: &str, app: u32, side: &str| {
-            json!({"action": action, "protocol": "UDP", side: {"selector": format!("app == 'a-{app}'")}})
-        };
+        let other = |action: &str, app: u32, side: &str| json!({"action": action, "protocol": "UDP", side: {"selector": format!("app == 'a-{app}'")}});
         let port = 80 + number / self.apps();
         json!({
             "apiVersion": "projectcalico.org/v3",
@@ -139,12 +138,16 @@ impl Size {
             "apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkSet",
             "metadata": {"name": "outsiders", "labels": {"outsider": "yes"}}, "spec": {"nets": nets},
         });
-        [pool, set].into_iter().chain(namespaces).chain((0..self.policies).map(move |number| self.policy(number)))
+        [pool, set]
+            .into_iter()
+            .chain(namespaces)
+            .chain((0..self.policies).map(move |number| self.policy(number)))
     }
 
     /// Every object of the cluster but the local endpoints.
     pub(super) fn resources(self) -> impl Iterator<Item = Result<Resource>> {
-        let objects = self.objects().map(|object| Resource::from_json(&object).context("an object of the cluster"));
+        let objects =
+            self.objects().map(|object| Resource::from_json(&object).context("an object of the cluster"));
         objects.chain((0..self.remote).map(move |number| Ok(self.remote(number))))
     }
 

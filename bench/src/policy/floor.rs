@@ -14,8 +14,13 @@ use super::live;
 use super::node::{Node, Site, sh};
 
 /// Programs that write rules, by the backends' names.
-const PROGRAMS: [&str; 5] =
-    ["iptables-nft-restore", "ip6tables-nft-restore", "iptables-legacy-restore", "ip6tables-legacy-restore", "nft"];
+const PROGRAMS: [&str; 5] = [
+    "iptables-nft-restore",
+    "ip6tables-nft-restore",
+    "iptables-legacy-restore",
+    "ip6tables-legacy-restore",
+    "nft",
+];
 
 fn time<T>(work: impl FnOnce() -> Result<T>) -> Result<f64> {
     let begun = Instant::now();
@@ -82,7 +87,10 @@ pub(super) fn policy(site: &mut Site, apps: u32, times: usize) -> Result<Vec<f64
     let inputs = inputs(&folder)?;
     // Sets stay when the rules that need them are gone: they are written over netlink, never by a program.
     for input in inputs.iter().filter(|input| !input.program.ends_with("nft")) {
-        sh(&site.node.netns, &format!("ipset restore -exist < {}", input.file.with_extension("sets").display()))?;
+        sh(
+            &site.node.netns,
+            &format!("ipset restore -exist < {}", input.file.with_extension("sets").display()),
+        )?;
     }
     // What is swept behind is not needed to enforce the policy.
     let change: Vec<&Input> = inputs.iter().filter(|input| input.adds_policy).collect();
@@ -123,7 +131,12 @@ fn inputs(folder: &Path) -> Result<Vec<Input>> {
         let words = std::fs::read_to_string(file.with_extension("words"))?;
         let mut words = words.split_whitespace().map(str::to_owned);
         let adds_policy = std::fs::read_to_string(&file)?.contains("GlobalNetworkPolicy(new)");
-        Ok(Input { program: words.next().context("no program")?, arguments: words.collect(), adds_policy, file })
+        Ok(Input {
+            program: words.next().context("no program")?,
+            arguments: words.collect(),
+            adds_policy,
+            file,
+        })
     };
     files.into_iter().map(read).collect()
 }
@@ -156,7 +169,9 @@ pub(super) fn restore_all(from: &Netns) -> Result<f64> {
     let at = folder.0.display();
     sh(
         from,
-        &format!("ipset save > {at}/sets; iptables-save > {at}/4; ip6tables-save > {at}/6; nft list ruleset > {at}/nft"),
+        &format!(
+            "ipset save > {at}/sets; iptables-save > {at}/4; ip6tables-save > {at}/6; nft list ruleset > {at}/nft"
+        ),
     )?;
     let to = Netns::new()?;
     let is_nft = std::fs::read_to_string(folder.0.join("4"))?.lines().count() < 50;

@@ -32,7 +32,8 @@ impl<'a> Connects<'a> {
 
     /// Median of a round, microseconds.
     pub(super) fn round(&self) -> Result<f64> {
-        let mut times = self.node.client.run(|| (0..ROUND).map(|_| self.one()).collect::<Result<Vec<_>>>())??;
+        let mut times =
+            self.node.client.run(|| (0..ROUND).map(|_| self.one()).collect::<Result<Vec<_>>>())??;
         Ok(percentile(&mut times, 0.5).unwrap_or(f64::NAN))
     }
 

@@ -145,11 +145,14 @@ fn quantile(values: &mut [f64], share: f64) -> f64 {
     percentile(values, share).unwrap_or(f64::NAN)
 }
 
+/// Takes some figures.
+type Group = fn(&Extent, Backend, &mut Figures) -> Result<()>;
+
 /// Measures and prints.
 pub(crate) fn run(flags: &Flags) -> Result<bool> {
     let extent = if flags.quick { Extent::QUICK } else { Extent::FULL };
     let mut figures = Figures::default();
-    let groups: [(&str, fn(&Extent, Backend, &mut Figures) -> Result<()>); 4] =
+    let groups: [(&str, Group); 4] =
         [("connect", connect), ("change", change), ("start", start), ("calculation", calculation)];
     for (name, group) in groups {
         if flags.only.as_ref().is_none_or(|only| name.contains(only.as_str())) {

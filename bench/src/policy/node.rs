@@ -65,8 +65,10 @@ impl Node {
         // A net on the loopback device is local as a whole: every address of it is a remote pod's.
         sh(
             &node.outside,
-            &format!("ip link set lo up; ip address add {REMOTE} dev lo; ip address add {OUTSIDE} dev uplink0
-                ip route add 10.0.0.0/9 via 192.0.2.1"),
+            &format!(
+                "ip link set lo up; ip address add {REMOTE} dev lo; ip address add {OUTSIDE} dev uplink0
+                ip route add 10.0.0.0/9 via 192.0.2.1"
+            ),
         )?;
         Ok(node)
     }
@@ -87,7 +89,11 @@ impl Node {
 fn veth(near: &Netns, near_name: &str, far: &Netns, far_name: &str) -> Result<()> {
     let mac = near_name.starts_with("mgy").then(|| MAC.parse()).transpose()?;
     let end = VethEnd { name: near_name, mac, ..VethEnd::default() };
-    Netlink::open_in(near)?.add_veth(&end, &VethEnd { name: far_name, mac: None, netns: Some(far.as_fd()) }, None)?;
+    Netlink::open_in(near)?.add_veth(
+        &end,
+        &VethEnd { name: far_name, mac: None, netns: Some(far.as_fd()) },
+        None,
+    )?;
     for (netns, name) in [(near, near_name), (far, far_name)] {
         let mut netlink = Netlink::open_in(netns)?;
         let index = netlink.link_index(name)?;
