@@ -65,32 +65,48 @@ fn runtime() -> Result<Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
-/// A remote pod appears: milliseconds from before the write until its packets are let in.
-pub(super) fn remote_pod(site: &Site, times: usize) -> Result<Vec<f64>> {
+/// What a change in the datastore took, milliseconds.
+#[derive(Debug, Default)]
+pub(super) struct Times {
+    /// The write itself.
+    pub(super) write: Vec<f64>,
+    /// From then until packets feel it.
+    pub(super) felt: Vec<f64>,
+}
+
+impl Times {
+    fn add(&mut self, write: Duration, felt: f64) {
+        self.write.push(write.as_secs_f64() * 1e3);
+        self.felt.push(felt);
+    }
+}
+
+/// A remote pod appears, until its packets are let in.
+pub(super) fn remote_pod(site: &Site, times: usize) -> Result<Times> {
     let (runtime, packets) = (runtime()?, Packets::new(site)?);
-    let mut figures = Vec::new();
+    let mut figures = Times::default();
     for time in 0..times {
         let number = site.size.remote + u32::try_from(time)?;
         let address = Size::address(number);
         let begun = Instant::now();
         runtime.block_on(site.store.create(site.size.remote(number)))?;
-        let written = begun.elapsed().as_secs_f64() * 1e3;
-        figures.push(written + packets.until(address, true)?);
+        let written = begun.elapsed();
+        figures.add(written, packets.until(address, true)?);
     }
     Ok(figures)
 }
 
-/// A policy that selects the endpoints of so many applications: milliseconds from before the write until it is enforced.
-pub(super) fn policy(site: &Site, apps: u32, times: usize) -> Result<Vec<f64>> {
+/// A policy that selects the endpoints of so many applications, until it is enforced.
+pub(super) fn policy(site: &Site, apps: u32, times: usize) -> Result<Times> {
     let (runtime, packets) = (runtime()?, Packets::new(site)?);
     let (from, key) = (Size::address(0), Key::cluster(Kind::GlobalNetworkPolicy, "new"));
-    let mut figures = Vec::new();
+    let mut figures = Times::default();
     for _ in 0..times {
         packets.until(from, true)?;
         let begun = Instant::now();
         runtime.block_on(site.store.create(new_policy(apps)?))?;
-        let written = begun.elapsed().as_secs_f64() * 1e3;
-        figures.push(written + packets.until(from, false)?);
+        let written = begun.elapsed();
+        figures.add(written, packets.until(from, false)?);
         runtime.block_on(site.store.delete(&key, None))?;
         packets.until(from, true)?;
     }
