@@ -18,6 +18,7 @@ use super::Scope;
 use super::facts::{LabelMap, NAME, NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT};
 use super::item::{Item, ItemId, Local, Parent};
 use super::sets::{Contribution, NamedPort};
+use super::shared::Shared;
 use crate::model::{EndpointId, ProfileId};
 
 /// Namespace and name.
@@ -25,23 +26,23 @@ type Place = (Arc<str>, Arc<str>);
 
 #[derive(Debug, Clone, PartialEq)]
 struct Workload {
-    labels: LabelMap,
-    node: String,
+    labels: Arc<LabelMap>,
+    node: Arc<str>,
     pod: Option<Arc<str>>,
     orchestrator: Arc<str>,
     account: Option<Arc<str>>,
-    nets: BTreeSet<IpNet>,
+    nets: Arc<[IpNet]>,
     ports: BTreeSet<NamedPort>,
-    profiles: Vec<Arc<str>>,
+    profiles: Arc<[Arc<str>]>,
     interface: Arc<str>,
     allowed_sources: BTreeSet<IpNet>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct PodFacts {
-    labels: LabelMap,
+    labels: Arc<LabelMap>,
     account: Option<Arc<str>>,
-    nets: BTreeSet<IpNet>,
+    nets: Arc<[IpNet]>,
     ports: BTreeSet<NamedPort>,
     finished: bool,
     host_network: bool,
@@ -54,8 +55,18 @@ pub(super) struct Catalog {
     stored: BTreeMap<Place, Workload>,
     local: BTreeMap<Place, Workload>,
     pods: BTreeMap<Place, PodFacts>,
-    /// Pod to the names of its workload endpoints.
-    endpoints_of: BTreeMap<Place, BTreeSet<Arc<str>>>,
+    /// Namespace, pod, and name of a workload endpoint of it.
+    endpoints_of: BTreeSet<(Arc<str>, Arc<str>, Arc<str>)>,
+    pools: Pools,
+}
+
+/// What endpoints have in common.
+#[derive(Debug, Default)]
+struct Pools {
+    texts: Shared<str>,
+    labels: Shared<LabelMap>,
+    profiles: Shared<[Arc<str>]>,
+    parents: Shared<[Parent]>,
 }
 
 /// Items to compute anew after a change.
@@ -72,7 +83,8 @@ impl Catalog {
             stored: BTreeMap::new(),
             local: BTreeMap::new(),
             pods: BTreeMap::new(),
-            endpoints_of: BTreeMap::new(),
+            endpoints_of: BTreeSet::new(),
+            pools: Pools::default(),
         }
     }
 
@@ -103,10 +115,13 @@ impl Catalog {
         endpoint: Option<&WorkloadEndpoint>,
         map: fn(&mut Self) -> &mut BTreeMap<Place, Workload>,
     ) -> Touched {
-        let place: Place = (namespace.into(), name.into());
+        let place: Place = (self.pools.texts.share(namespace), name.into());
         let before = self.effective(&place).and_then(|workload| workload.pod.clone());
         match endpoint {
-            Some(endpoint) => map(self).insert(place.clone(), workload(endpoint)),
+            Some(endpoint) => {
+                let workload = self.pools.workload(endpoint);
+                map(self).insert(place.clone(), workload)
+            }
             None => map(self).remove(&place),
         };
         let after = self.effective(&place).and_then(|workload| workload.pod.clone());
@@ -114,35 +129,38 @@ impl Catalog {
         let mut touched = Touched::from([ItemId::Workload(Arc::clone(&namespace), Arc::clone(&name))]);
         if before != after {
             if let Some(pod) = before {
-                let pod = (Arc::clone(&namespace), pod);
-                if let Some(endpoints) = self.endpoints_of.get_mut(&pod) {
-                    endpoints.remove(&name);
-                    if endpoints.is_empty() {
-                        self.endpoints_of.remove(&pod);
-                    }
-                }
-                touched.insert(ItemId::Pod(pod.0, pod.1));
+                self.endpoints_of.remove(&(Arc::clone(&namespace), Arc::clone(&pod), Arc::clone(&name)));
+                touched.insert(ItemId::Pod(Arc::clone(&namespace), pod));
             }
             if let Some(pod) = after {
-                let pod = (Arc::clone(&namespace), pod);
-                self.endpoints_of.entry(pod.clone()).or_default().insert(name);
-                touched.insert(ItemId::Pod(pod.0, pod.1));
+                self.endpoints_of.insert((Arc::clone(&namespace), Arc::clone(&pod), name));
+                touched.insert(ItemId::Pod(namespace, pod));
             }
         }
         touched
     }
 
     pub(super) fn put_pod(&mut self, namespace: &str, name: &str, pod: Option<&Pod>) -> Touched {
-        let place: Place = (namespace.into(), name.into());
+        let place: Place = (self.pools.texts.share(namespace), name.into());
         match pod {
-            Some(pod) => self.pods.insert(place.clone(), pod_facts(pod)),
+            Some(pod) => {
+                let facts = self.pools.pod_facts(pod);
+                self.pods.insert(place.clone(), facts)
+            }
             None => self.pods.remove(&place),
         };
-        let endpoints = self.endpoints_of.get(&place).into_iter().flatten();
+        let endpoints = self.endpoints_of(&place);
         let mut touched: Touched =
             endpoints.map(|endpoint| ItemId::Workload(Arc::clone(&place.0), Arc::clone(endpoint))).collect();
         touched.insert(ItemId::Pod(place.0, place.1));
         touched
+    }
+
+    /// Names of the workload endpoints of a pod.
+    fn endpoints_of(&self, pod: &Place) -> impl Iterator<Item = &Arc<str>> {
+        let (namespace, name) = pod.clone();
+        let of_pod = self.endpoints_of.range((Arc::clone(&namespace), Arc::clone(&name), Arc::from(""))..);
+        of_pod.take_while(move |entry| entry.0 == namespace && entry.1 == name).map(|entry| &entry.2)
     }
 
     fn effective(&self, place: &Place) -> Option<&Workload> {
@@ -150,7 +168,7 @@ impl Catalog {
     }
 
     /// The item a workload endpoint or a pod makes now, if any.
-    pub(super) fn item(&self, id: &ItemId) -> Option<Item> {
+    pub(super) fn item(&mut self, id: &ItemId) -> Option<Item> {
         match id {
             ItemId::Workload(namespace, name) => self.workload_item(namespace, name),
             ItemId::Pod(namespace, name) => self.pod_item(namespace, name),
@@ -160,26 +178,27 @@ impl Catalog {
 
     /// A pod knows its labels, ports and phase better than the endpoint made when it started; the endpoint knows its
     /// addresses and interface.
-    fn workload_item(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<Item> {
+    fn workload_item(&mut self, namespace: &Arc<str>, name: &Arc<str>) -> Option<Item> {
         let place = (Arc::clone(namespace), Arc::clone(name));
-        let workload = self.effective(&place)?;
+        // Not `effective`: the pools are needed beside it.
+        let workload = self.local.get(&place).or_else(|| self.stored.get(&place))?;
         let pod =
             workload.pod.as_ref().and_then(|pod| self.pods.get(&(Arc::clone(namespace), Arc::clone(pod))));
         let account = pod.and_then(|pod| pod.account.clone()).or_else(|| workload.account.clone());
-        let mut profiles = workload.profiles.clone();
+        let mut profiles = Arc::clone(&workload.profiles);
         if profiles.is_empty() && pod.is_some() {
-            profiles = kubernetes_profiles(namespace, account.as_ref());
+            profiles = kubernetes_profiles(namespace, account.as_ref()).into();
         }
         let labels = pod.map_or(&workload.labels, |pod| &pod.labels);
         let contribution = if pod.is_some_and(|pod| pod.finished) {
             Contribution::default()
         } else {
             let ports = pod.map_or(&workload.ports, |pod| &pod.ports).clone();
-            Contribution { nets: workload.nets.clone(), ports }
+            Contribution { nets: Arc::clone(&workload.nets), ports }
         };
         let is_local = match &self.scope {
             Scope::All => true,
-            Scope::Node(node) => self.local.contains_key(&place) || workload.node == *node,
+            Scope::Node(node) => self.local.contains_key(&place) || *workload.node == **node,
         };
         let local = is_local.then(|| Local {
             id: EndpointId::Workload { namespace: Arc::clone(namespace), name: Arc::clone(name) },
@@ -188,19 +207,24 @@ impl Catalog {
             allowed_sources: workload.allowed_sources.clone(),
             profiles: profile_ids(&profiles),
         });
+        let labels = workload_labels(labels, namespace, &workload.orchestrator, account.as_ref());
         Some(Item {
-            labels: workload_labels(labels, namespace, &workload.orchestrator, account.as_ref()).into(),
-            parents: parents(&profiles, Some(namespace), account.as_ref()),
+            labels: self.pools.labels.share(labels),
+            parents: self.pools.parents.share(parents(&profiles, Some(namespace), account.as_ref())),
             contribution,
-            local,
+            local: local.map(Box::new),
         })
     }
 
     /// A pod that no workload endpoint speaks for: another node's, where the datastore is Kubernetes' own.
-    fn pod_item(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<Item> {
+    fn pod_item(&mut self, namespace: &Arc<str>, name: &Arc<str>) -> Option<Item> {
         let place = (Arc::clone(namespace), Arc::clone(name));
         let pod = self.pods.get(&place)?;
-        if self.endpoints_of.contains_key(&place) || pod.host_network || pod.finished || pod.nets.is_empty() {
+        if self.endpoints_of(&place).next().is_some()
+            || pod.host_network
+            || pod.finished
+            || pod.nets.is_empty()
+        {
             return None;
         }
         let profiles = kubernetes_profiles(namespace, pod.account.as_ref());
@@ -212,48 +236,58 @@ impl Catalog {
             allowed_sources: BTreeSet::new(),
             profiles: profile_ids(&profiles),
         });
+        let account = pod.account.as_ref();
+        let labels = workload_labels(&pod.labels, namespace, ORCHESTRATOR_KUBERNETES, account);
         Some(Item {
-            labels: workload_labels(&pod.labels, namespace, ORCHESTRATOR_KUBERNETES, pod.account.as_ref())
-                .into(),
-            parents: parents(&profiles, Some(namespace), pod.account.as_ref()),
-            contribution: Contribution { nets: pod.nets.clone(), ports: pod.ports.clone() },
-            local,
+            parents: self.pools.parents.share(parents(&profiles, Some(namespace), account)),
+            contribution: Contribution { nets: Arc::clone(&pod.nets), ports: pod.ports.clone() },
+            labels: self.pools.labels.share(labels),
+            local: local.map(Box::new),
         })
     }
 }
 
-fn workload(endpoint: &WorkloadEndpoint) -> Workload {
-    let spec = &endpoint.spec;
-    Workload {
-        labels: labels_of(&endpoint.metadata.labels),
-        node: spec.node.clone(),
-        pod: spec.pod.as_deref().map(Into::into),
-        orchestrator: spec.orchestrator.as_deref().unwrap_or(ORCHESTRATOR_KUBERNETES).into(),
-        account: spec.service_account_name.as_deref().map(Into::into),
-        nets: spec.ip_networks.iter().map(IpNet::trunc).collect(),
-        ports: named_ports(&spec.ports),
-        profiles: spec.profiles.iter().map(|name| name.as_str().into()).collect(),
-        interface: spec.interface_name.as_str().into(),
-        allowed_sources: spec.allow_spoofed_source_prefixes.iter().map(IpNet::trunc).collect(),
+impl Pools {
+    fn workload(&mut self, endpoint: &WorkloadEndpoint) -> Workload {
+        let spec = &endpoint.spec;
+        let profiles: Vec<Arc<str>> =
+            spec.profiles.iter().map(|name| self.texts.share(name.as_str())).collect();
+        Workload {
+            labels: self.labels.share(labels_of(&endpoint.metadata.labels)),
+            node: self.texts.share(spec.node.as_str()),
+            pod: spec.pod.as_deref().map(Into::into),
+            orchestrator: self.texts.share(spec.orchestrator.as_deref().unwrap_or(ORCHESTRATOR_KUBERNETES)),
+            account: spec.service_account_name.as_deref().map(|account| self.texts.share(account)),
+            nets: sorted(spec.ip_networks.iter().map(IpNet::trunc)),
+            ports: named_ports(&spec.ports),
+            profiles: self.profiles.share(profiles),
+            interface: spec.interface_name.as_str().into(),
+            allowed_sources: spec.allow_spoofed_source_prefixes.iter().map(IpNet::trunc).collect(),
+        }
     }
+
+    fn pod_facts(&mut self, pod: &Pod) -> PodFacts {
+        let labels = labels_of(&pod_labels(pod));
+        let ports = pod_ports(pod);
+        let addresses = pod.status.pod_ips.iter().map(|address| address.ip).chain(pod.status.pod_ip);
+        PodFacts {
+            account: labels.get(SERVICE_ACCOUNT).cloned(),
+            labels: self.labels.share(labels),
+            nets: sorted(addresses.map(IpNet::from)),
+            ports: named_ports(&ports),
+            finished: pod_is_finished(pod),
+            host_network: pod.spec.host_network,
+        }
+    }
+}
+
+/// In order, each once.
+fn sorted(nets: impl Iterator<Item = IpNet>) -> Arc<[IpNet]> {
+    nets.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn named_port(name: &str, protocol: Protocol, port: u16) -> NamedPort {
     NamedPort { name: name.into(), protocol: protocol.number(), port }
-}
-
-fn pod_facts(pod: &Pod) -> PodFacts {
-    let labels = labels_of(&pod_labels(pod));
-    let ports = pod_ports(pod);
-    let addresses = pod.status.pod_ips.iter().map(|address| address.ip).chain(pod.status.pod_ip);
-    PodFacts {
-        account: labels.get(SERVICE_ACCOUNT).cloned(),
-        labels,
-        nets: addresses.map(IpNet::from).collect(),
-        ports: named_ports(&ports),
-        finished: pod_is_finished(pod),
-        host_network: pod.spec.host_network,
-    }
 }
 
 fn named_ports(ports: &[WorkloadPort]) -> BTreeSet<NamedPort> {
@@ -323,10 +357,10 @@ pub(super) fn global_network_set(set: &GlobalNetworkSet) -> Item {
 }
 
 fn nets_item(labels: LabelMap, parents: Vec<Parent>, nets: &[IpNet]) -> Item {
-    let nets = nets.iter().map(IpNet::trunc).collect();
+    let nets = sorted(nets.iter().map(IpNet::trunc));
     Item {
         labels: labels.into(),
-        parents,
+        parents: parents.into(),
         contribution: Contribution { nets, ports: BTreeSet::new() },
         local: None,
     }
@@ -353,8 +387,8 @@ pub(super) fn host_endpoint(endpoint: &HostEndpoint, scope: &Scope) -> Item {
     let ports = spec.ports.iter().map(|port| named_port(&port.name, port.protocol, port.port)).collect();
     Item {
         labels: labels.into(),
-        parents: parents(&profiles, None, None),
-        contribution: Contribution { nets: addresses.into_iter().map(IpNet::from).collect(), ports },
-        local,
+        parents: parents(&profiles, None, None).into(),
+        contribution: Contribution { nets: sorted(addresses.into_iter().map(IpNet::from)), ports },
+        local: local.map(Box::new),
     }
 }

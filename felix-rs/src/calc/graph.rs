@@ -165,11 +165,11 @@ impl Graph {
             self.items.insert(number, item);
             return;
         }
-        let old_parents = old.as_ref().map(|old| old.parents.clone()).unwrap_or_default();
+        let old_parents = old.as_ref().map(|old| Arc::clone(&old.parents)).unwrap_or_default();
         for parent in old_parents.iter().filter(|parent| !item.parents.contains(parent)) {
             self.leave_parent(parent, number);
         }
-        for parent in &item.parents {
+        for parent in &*item.parents {
             let state = self.parents.entry(parent.clone()).or_insert_with(|| ParentState::new(parent));
             state.children.insert(number);
         }
@@ -199,7 +199,7 @@ impl Graph {
         self.note_target_flips(&flips);
         self.relabelled.remove(&number);
         if let Some(item) = self.items.remove(&number) {
-            for parent in &item.parents {
+            for parent in &*item.parents {
                 self.leave_parent(parent, number);
             }
             if let Some(local) = item.local {

@@ -74,11 +74,11 @@ pub(super) struct Item {
     /// Own labels, Calico's included; shared with the indexes.
     pub(super) labels: Arc<LabelMap>,
     /// In the order in which they lend labels.
-    pub(super) parents: Vec<Parent>,
+    pub(super) parents: Arc<[Parent]>,
     /// What it puts into sets.
     pub(super) contribution: Contribution,
     /// Present if its policy is this calculation's business.
-    pub(super) local: Option<Local>,
+    pub(super) local: Option<Box<Local>>,
 }
 
 /// What the rules need of an endpoint whose policy is this calculation's business.

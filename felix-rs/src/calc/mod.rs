@@ -31,6 +31,7 @@ mod profile;
 mod salvage;
 mod sets;
 mod settings;
+mod shared;
 mod sources;
 mod unreadable;
 mod who;

@@ -17,7 +17,8 @@ use crate::model::{Delta, SetChange, SetId, SetKind, SetMember};
 /// What an endpoint or a network set puts into the sets that select it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Contribution {
-    pub(super) nets: BTreeSet<IpNet>,
+    /// In order, each once.
+    pub(super) nets: Arc<[IpNet]>,
     pub(super) ports: BTreeSet<NamedPort>,
 }
 
@@ -130,14 +131,14 @@ struct Set {
     members: BTreeMap<SetMember, u32>,
     /// The last flush told of it.
     told: bool,
-    /// Members touched since the last flush: whether the last flush had them.
+    /// Members touched since the last flush, if that told of the set: whether it had them.
     touched: BTreeMap<SetMember, bool>,
 }
 
 impl Set {
     fn add(&mut self, member: SetMember) {
         let count = self.members.entry(member).or_default();
-        if *count == 0 {
+        if *count == 0 && self.told {
             self.touched.entry(member).or_insert(false);
         }
         *count += 1;
@@ -148,7 +149,9 @@ impl Set {
             *count -= 1;
             if *count == 0 {
                 self.members.remove(&member);
-                self.touched.entry(member).or_insert(true);
+                if self.told {
+                    self.touched.entry(member).or_insert(true);
+                }
             }
         }
     }

@@ -371,7 +371,11 @@ impl Compiler {
             };
             for (direction, rules) in [Direction::Ingress, Direction::Egress].into_iter().zip(rules) {
                 let chain = policy::chain(&mut context, owner, direction, rules);
-                rendered.chains.insert((family, name(direction)), Arc::new(chain));
+                // Most rules name no address: both families share them.
+                let other = rendered.chains.get(&(Family::V4, name(direction)));
+                let chain =
+                    other.filter(|other| ***other == chain).map_or_else(|| Arc::new(chain), Arc::clone);
+                rendered.chains.insert((family, name(direction)), chain);
             }
         }
         rendered
