@@ -310,6 +310,8 @@ pub struct NodeSettings {
     pub pools: BTreeSet<IpNet>,
     /// `disableConntrackInvalidCheck` of FelixConfiguration.
     pub allow_invalid: bool,
+    /// `flowLogsLocalReporter` of FelixConfiguration: packets that policy drops are told to the agent.
+    pub flow_log: bool,
     /// `logPrefix` of FelixConfiguration for rules with action Log.
     pub log_prefix: Arc<str>,
     /// Enforce IPv6 too.
@@ -346,6 +348,7 @@ impl Default for NodeSettings {
             nat_outgoing: BTreeSet::new(),
             pools: BTreeSet::new(),
             allow_invalid: false,
+            flow_log: false,
             log_prefix: "margay-packet".into(),
             ipv6: true,
             backend: BackendChoice::Auto,

@@ -173,7 +173,7 @@ fn write(tuple: &Tuple) -> Vec<u8> {
 }
 
 /// `None`: not a connection between addresses of one family.
-fn read(payload: &[u8]) -> Option<Flow> {
+pub(crate) fn read(payload: &[u8]) -> Option<Flow> {
     let bytes = payload.get(FAMILY_HEADER..)?;
     let find = |wanted| attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     Some(Flow {

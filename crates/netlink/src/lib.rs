@@ -7,6 +7,7 @@ pub mod address;
 pub mod conntrack;
 pub mod delta;
 pub mod error;
+pub mod flows;
 mod handle;
 pub mod ipset;
 pub mod link;

@@ -309,6 +309,18 @@ impl Socket {
         }
     }
 
+    /// Joins a multicast group.
+    pub(crate) fn join(&mut self, group: u32) -> Result<()> {
+        self.inner.add_membership(group).map_err(|e| Error::io(format!("join netlink group {group}"), e))
+    }
+
+    /// Waits for one datagram that nobody asked for, and hands its messages to `take` (message type, payload).
+    pub(crate) fn listen(&mut self, mut take: impl FnMut(u16, &[u8])) -> Result<()> {
+        self.receive(Instant::now() + self.timeout, &|| "listen to the kernel".to_owned())?;
+        wire::messages(&self.buffer).for_each(|message| take(message.message_type, message.payload));
+        Ok(())
+    }
+
     fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.checked_add(1).unwrap_or(1);
         self.sequence

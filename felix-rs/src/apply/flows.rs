@@ -79,8 +79,9 @@ impl Cutter {
     }
 }
 
-/// As policy saw it: from who really sent it to who really answers.
-fn first_packet(flow: &Flow) -> Packet {
+/// A connection's first packet as policy saw it: from who really sent it to who really answers.
+#[must_use]
+pub fn first_packet(flow: &Flow) -> Packet {
     let (source_port, destination_port, icmp) = match (flow.original.detail, flow.reply.detail) {
         (Detail::Ports { source: client, .. }, Detail::Ports { source: server, .. }) => {
             (client, server, None)

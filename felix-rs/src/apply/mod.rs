@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use backend::{Backend, Steps};
 pub use count::Count;
 pub use error::{ApplyError, Failure};
-pub use flows::Cutter;
+pub use flows::{Cutter, first_packet};
 use iptables::Iptables;
 use iptables::programs::{Programs, Variant};
 use margay_netlink::ipset::Ipset;

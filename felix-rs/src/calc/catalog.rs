@@ -163,6 +163,17 @@ impl Catalog {
         of_pod.take_while(move |entry| entry.0 == namespace && entry.1 == name).map(|entry| &entry.2)
     }
 
+    /// Addresses of pods, with namespace and name of each.
+    pub(super) fn pods(&self) -> impl Iterator<Item = (IpAddr, &str, &str)> {
+        let endpoints = self.stored.iter().chain(&self.local).filter_map(|((namespace, _), workload)| {
+            Some((namespace, workload.pod.as_ref()?, &workload.nets))
+        });
+        let pods = self.pods.iter().map(|((namespace, name), pod)| (namespace, name, &pod.nets));
+        endpoints.chain(pods).flat_map(|(namespace, name, nets)| {
+            nets.iter().map(move |net| (net.addr(), namespace.as_ref(), name.as_ref()))
+        })
+    }
+
     fn effective(&self, place: &Place) -> Option<&Workload> {
         self.local.get(place).or_else(|| self.stored.get(place))
     }

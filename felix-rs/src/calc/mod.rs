@@ -37,6 +37,7 @@ mod unreadable;
 mod who;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use margay_api::{Key, Kind, Resource, WorkloadEndpoint};
@@ -141,6 +142,11 @@ impl Calculator {
     pub fn remove_local_endpoint(&mut self, namespace: &str, name: &str) {
         let touched = self.catalog.put_local(namespace, name, None);
         self.touched_items.extend(touched);
+    }
+
+    /// Addresses of pods, with namespace and name of each.
+    pub fn pods(&self) -> impl Iterator<Item = (IpAddr, &str, &str)> {
+        self.catalog.pods()
     }
 
     /// What changed since the last flush. The first one has everything, settings included.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use margay_api::kinds::{
     AllowedUse, EncapMode, EndpointToHostAction as ToHost, FelixConfigurationSpec, IpPoolSpec,
-    IptablesBackend, NftablesMode, ProtoPort, disjoint_pools,
+    IptablesBackend, NftablesMode, ProtoPort, Toggle, disjoint_pools,
 };
 use margay_api::selector::Selector;
 use margay_api::types::Protocol;
@@ -127,6 +127,7 @@ impl SettingsSource {
             };
         }
         settings.allow_invalid = first(layers, |spec| spec.disable_conntrack_invalid_check).unwrap_or(false);
+        settings.flow_log = first(layers, |spec| spec.flow_logs_local_reporter) == Some(Toggle::Enabled);
         settings.backend =
             backend(first(layers, |spec| spec.nftables_mode), first(layers, |spec| spec.iptables_backend));
         settings.ipv6 = first(layers, |spec| spec.ipv6_support).unwrap_or(true);

@@ -8,7 +8,7 @@ use super::hash::{self, RuleHash};
 use super::log_prefix;
 use crate::rules::names::CHAIN_PREFIX;
 use crate::rules::{
-    Action, BaseRules, ChainName, Conntrack, Family, Hook, Match, Rule, SetType, Side, Table, TableRules,
+    Action, BaseRules, ChainName, Conntrack, FLOW_LOG_GROUP, Family, Hook, Match, Rule, SetType, Side, Table, TableRules,
 };
 
 /// Longest comment of the kernel without its NUL (`XT_MAX_COMMENT_LEN`).
@@ -172,6 +172,7 @@ fn write_action(text: &mut String, action: &Action) {
         Action::ClearMark(bits) => write!(text, "-j MARK --set-xmark 0x0/{bits:#x}"),
         Action::NoTrack => write!(text, "-j CT --notrack"),
         Action::Masquerade => write!(text, "-j MASQUERADE --random-fully"),
+        Action::LogFlow => write!(text, "-j NFLOG --nflog-group {FLOW_LOG_GROUP}"),
         Action::Log(prefix) => {
             write!(text, "-j LOG --log-prefix \"{}: \" --log-level 5", log_prefix(prefix, MAX_LOG_PREFIX))
         }

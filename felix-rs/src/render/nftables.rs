@@ -8,7 +8,7 @@ use super::hash::{self, RuleHash};
 use super::log_prefix;
 use crate::rules::names::CHAIN_PREFIX;
 use crate::rules::{
-    Action, BaseRules, ChainName, Conntrack, Family, Hook, Match, Member, Rule, SetName, SetType, Side, Table,
+    Action, BaseRules, ChainName, Conntrack, FLOW_LOG_GROUP, Family, Hook, Match, Member, Rule, SetName, SetType, Side, Table,
 };
 
 /// Our table, in each family.
@@ -236,6 +236,7 @@ fn write_action(text: &mut String, family: Family, table: Table, action: &Action
         Action::ClearMark(bits) => write!(text, "counter meta mark set meta mark & {:#x}", !bits),
         Action::NoTrack => write!(text, "counter notrack"),
         Action::Masquerade => write!(text, "counter masquerade fully-random"),
+        Action::LogFlow => write!(text, "log group {FLOW_LOG_GROUP}"),
         Action::Log(prefix) => {
             write!(text, "counter log prefix \"{}: \" level notice", log_prefix(prefix, MAX_LOG_PREFIX))
         }

@@ -156,7 +156,8 @@ impl Compiler {
         if let Some(settings) = &delta.settings {
             self.settings = Arc::clone(settings);
         }
-        let log_changed = settings_before.log_prefix != self.settings.log_prefix;
+        let log_changed = settings_before.log_prefix != self.settings.log_prefix
+            || settings_before.flow_log != self.settings.flow_log;
         let families_changed = !fixed::families(&self.settings).eq(families_before.iter().copied());
         self.take_sets(delta, &mut changes, &mut dirty);
         self.take_policies(delta, &mut dirty);
@@ -344,7 +345,8 @@ impl Compiler {
                 let (policy, _) = self.groups.get(id)?;
                 let mut rendered = Rendered::default();
                 for direction in [Direction::Ingress, Direction::Egress] {
-                    let rules = Arc::new(group::chain(self.marks, policy, direction, End::Enforce, self));
+                    let rules = group::chain(self.marks, policy, direction, End::Enforce, self);
+                    let rules = Arc::new(group::with_flow_log(self.settings.flow_log, rules));
                     for family in fixed::families(&self.settings) {
                         rendered.chains.insert((family, id.chain(direction)), Arc::clone(&rules));
                     }
@@ -371,6 +373,7 @@ impl Compiler {
             };
             for (direction, rules) in [Direction::Ingress, Direction::Egress].into_iter().zip(rules) {
                 let chain = policy::chain(&mut context, owner, direction, rules);
+                let chain = group::with_flow_log(self.settings.flow_log, chain);
                 // Most rules name no address: both families share them.
                 let other = rendered.chains.get(&(Family::V4, name(direction)));
                 let chain =

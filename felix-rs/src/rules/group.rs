@@ -30,6 +30,18 @@ pub(super) enum End {
     Continue,
 }
 
+/// With the flow log on, what is dropped is told of first.
+pub(super) fn with_flow_log(flow_log: bool, rules: Vec<Rule>) -> Vec<Rule> {
+    if !flow_log {
+        return rules;
+    }
+    let told = |rule: Rule| {
+        let tell = (rule.action == Action::Drop).then(|| Rule::new(rule.matches.clone(), Action::LogFlow));
+        tell.into_iter().chain([rule])
+    };
+    rules.into_iter().flat_map(told).collect()
+}
+
 /// What is known of the policies and profiles that exist.
 pub(super) trait Known {
     fn policy(&self, id: &PolicyId) -> Reference;

@@ -268,7 +268,8 @@ impl<K: Known> Hosts<'_, K> {
             rules.push(Rule::new([], jump(failsafe_name(place))));
         }
         rules.push(self.clear());
-        rules.extend(group::chain(self.marks, policy, place.direction, place.end, self.known));
+        let decide = group::chain(self.marks, policy, place.direction, place.end, self.known);
+        rules.extend(group::with_flow_log(self.settings.flow_log, decide));
         rules
     }
 

@@ -265,6 +265,9 @@ pub enum Match {
     },
 }
 
+/// NFLOG group of packets that policy drops.
+pub const FLOW_LOG_GROUP: u16 = 180;
+
 /// What a rule does.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
@@ -298,6 +301,8 @@ pub enum Action {
     Masquerade,
     /// Log with a prefix and go on.
     Log(Arc<str>),
+    /// Hand the packet's head to whoever has the NFLOG group of [`FLOW_LOG_GROUP`], and go on.
+    LogFlow,
 }
 
 /// Whose rule it is: what counters and explain speak in.

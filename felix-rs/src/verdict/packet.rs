@@ -49,10 +49,67 @@ impl Packet {
         Self { source, destination, protocol, source_port: 0, destination_port: 0, icmp: Some((kind, 0)) }
     }
 
+    /// The packet that begins with these octets, an IP header first; `None` if they are no such thing, or stop before the
+    /// ports. Of a fragment other than the first, ports read as 0.
+    #[must_use]
+    pub fn parse(octets: &[u8]) -> Option<Self> {
+        let (source, destination, protocol, payload) = match octets.first()? >> 4 {
+            4 => {
+                let header = octets.first_chunk::<20>()?;
+                let rest = octets.get(usize::from(header[0] & 0xf) * 4..)?;
+                let is_later = u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0;
+                let address = |at| octets.get(at..)?.first_chunk::<4>().map(|octets| IpAddr::from(*octets));
+                (address(12)?, address(16)?, header[9], (!is_later).then_some(rest))
+            }
+            6 => {
+                let address = |at| octets.get(at..)?.first_chunk::<16>().map(|octets| IpAddr::from(*octets));
+                let (protocol, rest) = behind_extensions(*octets.get(6)?, octets.get(40..)?)?;
+                (address(8)?, address(24)?, protocol, rest)
+            }
+            _ => return None,
+        };
+        let mut packet =
+            Self { source, destination, protocol, source_port: 0, destination_port: 0, icmp: None };
+        let Some(payload) = payload else { return Some(packet) };
+        if has_ports(protocol) {
+            let [a, b, c, d] = *payload.first_chunk::<4>()?;
+            packet.source_port = u16::from_be_bytes([a, b]);
+            packet.destination_port = u16::from_be_bytes([c, d]);
+        } else if matches!(protocol, ICMP | ICMPV6) {
+            let [kind, code] = *payload.first_chunk::<2>()?;
+            packet.icmp = Some((kind, code));
+        }
+        Some(packet)
+    }
+
     /// 4 or 6.
     #[must_use]
     pub fn ip_version(&self) -> u8 {
         if self.destination.is_ipv4() { 4 } else { 6 }
+    }
+}
+
+/// The upper-layer protocol of an IPv6 packet and its octets, which fragments other than the first don't have
+/// (RFC 8200, section 4).
+fn behind_extensions(mut next: u8, mut rest: &[u8]) -> Option<(u8, Option<&[u8]>)> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const DESTINATION: u8 = 60;
+    loop {
+        let length = match next {
+            HOP_BY_HOP | ROUTING | DESTINATION => (usize::from(*rest.get(1)?) + 1) * 8,
+            FRAGMENT => {
+                let offset = u16::from_be_bytes([*rest.get(2)?, *rest.get(3)?]) >> 3;
+                if offset != 0 {
+                    return Some((*rest.first()?, None));
+                }
+                8
+            }
+            _ => return Some((next, Some(rest))),
+        };
+        next = *rest.first()?;
+        rest = rest.get(length..)?;
     }
 }
 
@@ -88,5 +145,48 @@ impl fmt::Display for Packet {
             }
             None => write!(f, "protocol {protocol} {} -> {}", self.source, self.destination),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn v4(protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
+        let mut octets = vec![0x46, 0, 0, 0, 0, 0];
+        octets.extend(fragment.to_be_bytes());
+        octets.extend([64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 1, 1, 1, 1]);
+        octets.extend_from_slice(payload);
+        octets
+    }
+
+    fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
+        let mut octets = vec![0x60, 0, 0, 0, 0, 0, next, 64];
+        for last in [1, 2] {
+            octets.extend([0xfd; 15]);
+            octets.push(last);
+        }
+        octets.extend_from_slice(payload);
+        octets
+    }
+
+    #[test]
+    fn headers_are_read() {
+        let packet = Packet::parse(&v4(TCP, 0x4000, &[0xc0, 0, 0, 80])).unwrap();
+        let expected = Packet::to_port([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), TCP, 80);
+        assert_eq!(packet, expected, "behind options of the header");
+        assert_eq!(Packet::parse(&v4(TCP, 0, &[0xc0, 0])), None, "cut within the ports");
+        assert_eq!(Packet::parse(&v4(UDP, 5, &[])).unwrap().destination_port, 0, "a later fragment");
+        assert_eq!(Packet::parse(&v4(ICMP, 0, &[8, 0])).unwrap().icmp, Some((8, 0)));
+
+        let extensions = [UDP, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xc0, 0, 0, 53];
+        let packet = Packet::parse(&v6(0, &extensions)).unwrap();
+        assert_eq!((packet.protocol, packet.source_port, packet.destination_port), (UDP, 49152, 53));
+        let fragment = [TCP, 0, 0, 8, 0, 0, 0, 1, 1, 2, 3, 4];
+        let packet = Packet::parse(&v6(44, &fragment)).unwrap();
+        assert_eq!((packet.protocol, packet.destination_port), (TCP, 0));
+        assert_eq!(Packet::parse(&v6(ICMPV6, &[128, 0])).unwrap().icmp, Some((128, 0)));
+        assert_eq!(Packet::parse(&[]), None);
+        assert_eq!(Packet::parse(&[0x50; 40]), None);
     }
 }
