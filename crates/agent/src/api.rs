@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -10,6 +11,7 @@ use margay_control::cni::{
     AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest, GcRequest,
 };
 use margay_control::explain::{ExplainReply, ExplainRequest, ImpactReply, ImpactRequest};
+use margay_control::flows::FlowLine;
 use margay_control::status::{Endpoint, IpamStatus, Policy, ReleaseRequest, Released};
 use margay_daemon::server::Failure;
 use margay_datastore::Store;
@@ -17,6 +19,7 @@ use margay_routing::RouteTrace;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::explain;
+use crate::flow_log::Feed;
 use crate::node::{Answer, Request};
 use crate::policy::{self, Engine};
 
@@ -30,6 +33,8 @@ pub(crate) struct Api {
     /// For explanations, which look at the whole cluster; absent until it could be opened, and so long the node's
     /// task has not begun.
     pub(crate) store: Arc<OnceLock<Store>>,
+    /// The flow log.
+    pub(crate) feed: Feed,
 }
 
 impl Api {
@@ -62,6 +67,7 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/policy", get(policies))
         .route("/v1/policy/impact", post(impact))
         .route("/v1/explain", post(explain_flow))
+        .route("/v1/flows", get(flows))
         .with_state(api)
 }
 
@@ -125,6 +131,14 @@ async fn impact(
     Json(request): Json<ImpactRequest>,
 ) -> Result<Json<ImpactReply>, Failure> {
     explain::impact(api.store()?, request).await.map(Json)
+}
+
+async fn flows(State(api): State<Api>) -> Result<Body, Failure> {
+    let off = "the flow log is off: set flowLogsLocalReporter: Enabled in the FelixConfiguration";
+    let flows = api.feed.listen().ok_or_else(|| Failure::try_later(off))?;
+    Ok(margay_daemon::lines::body(flows, |missed| FlowLine::Lost {
+        lost: format!("this reader was too slow for {missed}"),
+    }))
 }
 
 async fn trace(api: &Api, destination: IpAddr) -> Result<RouteTrace, Failure> {

@@ -28,6 +28,9 @@ margay_daemon::keys! {
         /// Most next hops of BGP that one route uses together, 1 to 64
         #[arg(long, env = "MARGAY_MAXIMUM_PATHS", value_name = "N")]
         maximum_paths: usize,
+        /// Write the flow log (flowLogsLocalReporter) to this file too, one JSON object a line
+        #[arg(long, env = "MARGAY_FLOW_LOG_FILE", value_name = "FILE")]
+        flow_log_file: PathBuf,
         /// Cut established flows that a change of policy denies
         #[arg(long, env = "MARGAY_CUT_DENIED_FLOWS", value_name = "BOOL")]
         cut_denied_flows: bool,
@@ -82,6 +85,8 @@ pub(crate) struct Config {
     pub(crate) backend: Backend,
     /// Most next hops of a route.
     pub(crate) maximum_paths: usize,
+    /// Where the flow log is written to while it is on.
+    pub(crate) flow_log_file: Option<PathBuf>,
     /// A change of policy reaches established flows too.
     pub(crate) cut_denied_flows: bool,
 }
@@ -116,6 +121,7 @@ impl Config {
             spool_dir: keys.spool_dir.unwrap_or_else(|| margay_control::SPOOL_DIR.into()),
             backend: keys.backend.unwrap_or_default(),
             maximum_paths,
+            flow_log_file: keys.flow_log_file,
             cut_denied_flows: keys.cut_denied_flows.unwrap_or(false),
         })
     }

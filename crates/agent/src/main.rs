@@ -8,6 +8,7 @@ mod cluster;
 mod config;
 mod explain;
 mod fib;
+mod flow_log;
 mod flows;
 mod forwarding;
 mod journal;
@@ -61,14 +62,17 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
     let (slot, speaker) = watch::channel(None);
     let flows =
         config.cut_denied_flows.then(flows::Flows::spawn).transpose().map_err(|error| anyhow!(error))?;
-    let engine = policy::spawn(&config.node, health.clone(), flows).map_err(|error| anyhow!(error))?;
+    let flow_log = flow_log::FlowLog::new(config.flow_log_file.clone());
+    let feed = flow_log.feed();
+    let engine =
+        policy::spawn(&config.node, health.clone(), flows, flow_log).map_err(|error| anyhow!(error))?;
     let fib = Fib::open().context("opening the kernel's routing table (the agent needs CAP_NET_ADMIN)")?;
     let forwarding = Forwarding::spawn(fib, health.clone()).context("starting the forwarding thread")?;
 
     let routes =
         server::health_routes(health.clone(), server::metrics_of(&health, &speaker, config.peer_metrics));
     let opened = Arc::new(OnceLock::new());
-    let api = api::Api { node: requests, engine: engine.clone(), store: Arc::clone(&opened) };
+    let api = api::Api { node: requests, engine: engine.clone(), store: Arc::clone(&opened), feed };
     let router = routes.clone().merge(bgp::routes(speaker)).merge(api::routes(api));
     let _served = ports.serve(router, routes)?;
 

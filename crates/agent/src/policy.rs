@@ -14,6 +14,7 @@ use margay_daemon::health::Health;
 use margay_datastore::Unreadable;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::flow_log::FlowLog;
 use crate::flows::Flows;
 
 /// Inputs that may wait for the thread.
@@ -62,7 +63,12 @@ pub(crate) type Engine = mpsc::Sender<Input>;
 ///
 /// # Errors
 /// iptables or netlink are missing; the sentence says what to install or allow.
-pub(crate) fn spawn(node: &str, health: Health, flows: Option<Flows>) -> Result<Engine, String> {
+pub(crate) fn spawn(
+    node: &str,
+    health: Health,
+    flows: Option<Flows>,
+    flow_log: FlowLog,
+) -> Result<Engine, String> {
     let (sender, inputs) = mpsc::channel(QUEUE);
     let runtime = tokio::runtime::Handle::current();
     let applier = Applier::new(&Options::default()).map_err(|error| error.to_string())?;
@@ -79,6 +85,7 @@ pub(crate) fn spawn(node: &str, health: Health, flows: Option<Flows>) -> Result<
         problems: Problems::default(),
         health,
         flows,
+        flow_log,
     };
     std::thread::Builder::new()
         .name("policy".to_owned())
@@ -102,6 +109,7 @@ struct Thread {
     problems: Problems,
     health: Health,
     flows: Option<Flows>,
+    flow_log: FlowLog,
 }
 
 /// Whether the list of problems has to be made anew: not for every change, it grows with the policies.
@@ -150,6 +158,7 @@ impl Thread {
         match input {
             Input::Put(resource) => {
                 self.problems.object_changed();
+                self.flow_log.put(&resource);
                 self.calculator.update(&resource.key(), Some(&resource));
             }
             Input::Delete(key) => {
@@ -185,6 +194,9 @@ impl Thread {
         let delta = self.calculator.flush();
         let changed = delta != felix_rs::model::Delta::default();
         self.state.apply(&delta);
+        if changed {
+            self.flow_log.changed(&delta, &self.state, &self.calculator);
+        }
         if changed || self.problems == Problems::Due {
             self.report_problems();
         }

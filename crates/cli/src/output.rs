@@ -1,5 +1,7 @@
 //! What a command prints.
 
+use std::io::Write as _;
+
 use anyhow::Context;
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -55,6 +57,15 @@ impl Report {
     pub(crate) fn error(&mut self, complaint: impl std::fmt::Display) {
         self.complaints.push(format!("error: {complaint}"));
         self.failed = true;
+    }
+}
+
+/// Prints what cannot wait for the end of the command; false if nobody reads any more.
+pub(crate) fn print_now(text: &str) -> anyhow::Result<bool> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        written => Ok(written.map(|()| true)?),
     }
 }
 

@@ -22,6 +22,7 @@
 //! | `GET /v1/policy` | | `[`[`status::Policy`]`]` | agent |
 //! | `POST /v1/explain` | [`explain::ExplainRequest`] | [`explain::ExplainReply`] | agent |
 //! | `POST /v1/policy/impact` | [`explain::ImpactRequest`] | [`explain::ImpactReply`] | agent |
+//! | `GET /v1/flows` | | [`flows::FlowLine`] per line, without end | agent |
 //! | `GET /healthz`, `/readyz`, `/metrics` | | text | both |
 //!
 //! Routes: `prefix` is a prefix with all inside it, or an address (its longest match); `exact=true` only the prefix itself;
@@ -34,6 +35,7 @@ mod body;
 pub mod client;
 pub mod cni;
 pub mod explain;
+pub mod flows;
 pub mod status;
 
 pub use body::Lines;

@@ -6,6 +6,7 @@ pub mod config;
 pub mod health;
 pub mod instance;
 pub mod limits;
+pub mod lines;
 pub mod log;
 pub mod metrics;
 pub mod monitor;

@@ -71,7 +71,8 @@ fn new_uid() -> Option<String> {
 }
 
 /// `2006-01-02T15:04:05Z`; `None` for a clock before 1970.
-fn rfc3339(time: SystemTime) -> Option<String> {
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> Option<String> {
     let seconds = time.duration_since(UNIX_EPOCH).ok()?.as_secs();
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Days since 0000-03-01 in eras of 400 years, after Howard Hinnant's "chrono-Compatible Low-Level Date Algorithms".

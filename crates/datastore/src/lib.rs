@@ -18,6 +18,7 @@ mod store;
 mod syncer;
 
 pub use backend::{Backend, BackendWatch};
+pub use codec::rfc3339;
 pub use config::{EmbeddedConfig, EtcdConfig, StoreConfig};
 pub use error::{Error, Result};
 pub use layout::Scope;

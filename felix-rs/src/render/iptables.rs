@@ -8,7 +8,8 @@ use super::hash::{self, RuleHash};
 use super::log_prefix;
 use crate::rules::names::CHAIN_PREFIX;
 use crate::rules::{
-    Action, BaseRules, ChainName, Conntrack, FLOW_LOG_GROUP, Family, Hook, Match, Rule, SetType, Side, Table, TableRules,
+    Action, BaseRules, ChainName, Conntrack, FLOW_LOG_GROUP, Family, Hook, Match, Rule, SetType, Side, Table,
+    TableRules,
 };
 
 /// Longest comment of the kernel without its NUL (`XT_MAX_COMMENT_LEN`).

@@ -8,7 +8,8 @@ use super::hash::{self, RuleHash};
 use super::log_prefix;
 use crate::rules::names::CHAIN_PREFIX;
 use crate::rules::{
-    Action, BaseRules, ChainName, Conntrack, FLOW_LOG_GROUP, Family, Hook, Match, Member, Rule, SetName, SetType, Side, Table,
+    Action, BaseRules, ChainName, Conntrack, FLOW_LOG_GROUP, Family, Hook, Match, Member, Rule, SetName,
+    SetType, Side, Table,
 };
 
 /// Our table, in each family.

@@ -17,8 +17,8 @@ mod sets;
 
 pub use compile::{Changes, Compiler, SetUpdate};
 pub use language::{
-    Action, BaseRules, ChainName, Conntrack, DispatchBy, FLOW_LOG_GROUP, Family, Hook, Match, Member, Origin, Owner, Rule,
-    Set, SetName, SetType, Side, Table, TableId, TableRules,
+    Action, BaseRules, ChainName, Conntrack, DispatchBy, FLOW_LOG_GROUP, Family, Hook, Match, Member, Origin,
+    Owner, Rule, Set, SetName, SetType, Side, Table, TableId, TableRules,
 };
 pub use marks::{DEFAULT_MASK, Marks, MaskTooSmall};
 pub use sets::SetKey;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use margay_netlink::Netns;
 
@@ -186,6 +186,17 @@ pub(crate) fn wire(node: &Host, pod: &Host, interface: &str, v4: IpAddr, v6: IpA
          ip -6 neighbour replace {GATEWAY_V6} lladdr {GATEWAY_MAC} dev eth0 nud permanent
          ip -6 route add default via {GATEWAY_V6} dev eth0"
     ));
+    until_up(node, interface);
+    until_up(pod, "eth0");
+}
+
+/// Waits until a link is seen to have a carrier: before, it drops what it is given.
+fn until_up(host: &Host, interface: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !host.sh(&format!("ip -brief link show {interface}")).contains(" UP ") {
+        assert!(Instant::now() < deadline, "{interface} has no carrier");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Node, pods, and a host outside.
@@ -215,6 +226,8 @@ impl Lab {
              ip route add 10.0.0.0/16 via {NODE_UPLINK}
              ip route add 10.99.0.1/32 via {NODE_UPLINK}"
         ));
+        until_up(&node, "uplink0");
+        until_up(&outside, "uplink0");
         let mut lab = Self { node, outside, pods: Vec::new() };
         for name in names {
             lab.add(name);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use felix_rs::calc::Calculator;
 use felix_rs::model::BackendChoice;
@@ -49,10 +49,7 @@ impl Prober {
         let v6 = format!("fd00::{last}").parse().unwrap();
         wire(node, &host, &pod.interface(), pod.ip, v6);
         // No packet waits for a neighbour: one behind it would overtake it.
-        // Until a link is seen to have a carrier, it drops what it is given.
         let interface = pod.interface();
-        eventually(|| node.sh(&format!("ip -brief link show {interface}")).contains(" UP "));
-        eventually(|| host.sh("ip -brief link show eth0").contains(" UP "));
         let mac = host.sh("ip -brief link show eth0 | awk '{print $3}'");
         let mac = mac.trim();
         node.sh(&format!("ip neighbour replace {v4} lladdr {mac} dev {interface} nud permanent"));
@@ -119,14 +116,6 @@ fn internet_checksum(bytes: &[u8]) -> u16 {
 fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
     !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
-}
-
-fn eventually(mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "not after {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Stays on one processor.

@@ -5,6 +5,7 @@ mod cleanup;
 mod delete;
 mod endpoints;
 mod explain;
+mod flows;
 mod get;
 mod ipam;
 mod policy;
@@ -55,6 +56,8 @@ enum Command {
     Policy(policy::PolicyArgs),
     /// Why a flow is allowed or denied, and which way it takes
     Explain(explain::ExplainArgs),
+    /// Connections of this node's pods that policy let through, and packets it dropped, as they come
+    Flows(flows::FlowsArgs),
     /// Remove everything of Margay's from this node's kernel
     Cleanup(cleanup::CleanupArgs),
     /// State of the daemon on this node
@@ -77,6 +80,7 @@ impl Cli {
             Command::Endpoints(args) => args.run(global),
             Command::Policy(args) => args.run(global),
             Command::Explain(args) => args.run(global),
+            Command::Flows(args) => args.run(global),
             Command::Cleanup(args) => args.run(),
             Command::Status(args) => args.run(global),
             Command::Version(args) => args.run(global),
