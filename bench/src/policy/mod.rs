@@ -179,26 +179,35 @@ fn connect(extent: &Extent, backend: Backend, figures: &mut Figures) -> Result<(
     floor::conntrack_alone(&conntrack)?;
     let naive = Node::without_agent()?;
     floor::naive(&naive, extent.policies.outsiders)?;
-    let policies = Site::new("policies", extent.policies, &backend.felix(), &[])?;
-    let endpoints = Site::new("endpoints", extent.endpoints, &backend.felix(), &[])?;
-    let nodes = [&conntrack, &policies.node, &endpoints.node, &naive];
+    let policies = Site::new("policies", extent.policies, &backend.felix())?;
+    let endpoints = Site::new("endpoints", extent.endpoints, &backend.felix())?;
+    let logging: Vec<_> = backend.felix().into_iter().chain([("flowLogsLocalReporter", "Enabled")]).collect();
+    let logged = Site::new("flow-log", extent.policies, &logging)?;
+    let nodes = [&conntrack, &policies.node, &endpoints.node, &naive, &logged.node];
     let connects: Vec<_> =
         nodes.into_iter().map(|node| Connects::new(node, LAST_PORT)).collect::<Result<_>>()?;
     let times = compare(&connects, extent.rounds)?;
-    let names = ["conntrack alone", "1,000 policies", "and 10,000 endpoints, 250 here", "10,000 naive rules"];
+    let names = [
+        "conntrack alone",
+        "1,000 policies",
+        "and 10,000 endpoints, 250 here",
+        "10,000 naive rules",
+        "1,000 policies and the flow log",
+    ];
     for (name, (time, _)) in names.iter().zip(&times) {
         figures.add(format!("connect, {name}"), *time, "us", None);
     }
-    if let [_, (_, policies), (_, endpoints), (_, naive)] = times.as_slice() {
+    if let [_, (_, policies), (_, endpoints), (_, naive), (_, logged)] = times.as_slice() {
         figures.add("policies to conntrack alone", *policies, "x", Some(1.05));
         figures.add("endpoints to policies (no growth)", endpoints / policies, "x", Some(1.03));
         figures.add("naive rules to conntrack alone", *naive, "x", None);
+        figures.add("flow log to none", logged / policies, "x", None);
     }
     Ok(())
 }
 
 fn change(extent: &Extent, backend: Backend, figures: &mut Figures) -> Result<()> {
-    let mut site = Site::new("change", extent.endpoints, &backend.felix(), &[])?;
+    let mut site = Site::new("change", extent.endpoints, &backend.felix())?;
     let mut times = live::remote_pod(&site, extent.changes)?;
     figures.add("remote pod written to the datastore, p50", quantile(&mut times.write, 0.5), "ms", None);
     figures.add("remote pod appears, p50", quantile(&mut times.felt, 0.5), "ms", Some(5.0));
@@ -217,7 +226,7 @@ fn change(extent: &Extent, backend: Backend, figures: &mut Figures) -> Result<()
 }
 
 fn start(extent: &Extent, backend: Backend, figures: &mut Figures) -> Result<()> {
-    let mut site = Site::new("start", extent.start, &backend.felix(), &[])?;
+    let mut site = Site::new("start", extent.start, &backend.felix())?;
     let floor = floor::restore_all(&site.node.netns)?;
     site.kill();
     site.clean_kernel()?;

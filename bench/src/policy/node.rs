@@ -135,7 +135,6 @@ pub(super) struct Site {
     pub(super) size: Size,
     agent: Option<Child>,
     folder: Folder,
-    options: Vec<String>,
 }
 
 impl Drop for Site {
@@ -153,7 +152,7 @@ impl Site {
     ///
     /// # Errors
     /// The agent does not come up, or refuses a pod.
-    pub(super) fn new(name: &str, size: Size, felix: &[(&str, &str)], options: &[&str]) -> Result<Self> {
+    pub(super) fn new(name: &str, size: Size, felix: &[(&str, &str)]) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("margay-bench-policy-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let folder = Folder(folder);
@@ -167,8 +166,7 @@ impl Site {
             "metadata": {"name": "default"}, "spec": spec,
         });
         block_on(store.create(margay_api::Resource::from_json(&felix)?))??;
-        let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut site = Self { node: Node::bare()?, store, size, agent: None, folder, options };
+        let mut site = Self { node: Node::bare()?, store, size, agent: None, folder };
         site.start()?;
         site.wait_ready()?;
         for number in 0..size.local {
@@ -193,7 +191,7 @@ impl Site {
     /// Starts the agent with another search path.
     pub(super) fn start_with_path(&mut self, path: std::ffi::OsString) -> Result<()> {
         let mut command = self.command()?;
-        command.env("PATH", path).args(&self.options).stdout(Stdio::null());
+        command.env("PATH", path).stdout(Stdio::null());
         self.agent = Some(self.node.netns.spawn(&mut command)?);
         Ok(())
     }
@@ -204,6 +202,7 @@ impl Site {
         let at = |name: &str| self.folder.0.join(name);
         let mut command = Command::new(program);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.envs(std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MALLOC_")));
         command.arg("--datastore-path").arg(at("store.db")).arg("--socket").arg(at("agent.sock"));
         command.arg("--state-dir").arg(at("state")).arg("--spool-dir").arg(at("spool"));
         command.args(["--node", "node", "--log-level", "warn"]).arg(format!("--ipv4-address={NODE}"));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
 
+use super::iptables::programs::Variant;
 use super::sets::Sets;
 use super::{ApplyError, Count, Report, Step};
 use crate::rules::{DispatchBy, Origin, TableId, TableRules};
@@ -39,6 +40,11 @@ pub(super) trait Backend: fmt::Debug + Send {
 
     /// What the kernel holds of ours in the tables it writes, in words.
     fn holdings(&self) -> Vec<String>;
+
+    /// The variant of iptables whose tables held nothing of Calico's Felix when they were read.
+    fn without_felix(&self) -> Option<Variant> {
+        None
+    }
 
     /// How its rules find the group of a packet's endpoint.
     fn dispatch_by(&self) -> DispatchBy;

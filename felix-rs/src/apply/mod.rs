@@ -257,7 +257,8 @@ impl Applier {
         report.live = self.compiler.endpoints().cloned().collect();
         if self.in_sync {
             self.empty_others(&mut report)?;
-            self.takeover.finish(&self.options.folders(), &mut report)?;
+            let clean = self.backend.without_felix();
+            self.takeover.finish(&self.options.folders(), clean, &mut report)?;
         }
         Ok(report)
     }

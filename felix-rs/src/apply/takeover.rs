@@ -35,10 +35,16 @@ pub(super) struct Takeover {
 
 impl Takeover {
     /// Removes what is left; to be called when our rules are in the kernel. Once everything is gone this does nothing.
-    pub(super) fn finish(&mut self, folders: &[PathBuf], report: &mut Report) -> Result<(), ApplyError> {
+    /// The tables of the variant that is `clean` need not be read: with thousands of rules that takes long.
+    pub(super) fn finish(
+        &mut self,
+        folders: &[PathBuf],
+        clean: Option<Variant>,
+        report: &mut Report,
+    ) -> Result<(), ApplyError> {
         let before = (report.chains_deleted, report.sets_destroyed);
         if !self.rules_gone {
-            for variant in [Variant::Nft, Variant::Legacy] {
+            for variant in [Variant::Nft, Variant::Legacy].into_iter().filter(|v| Some(*v) != clean) {
                 if let Ok(programs) = Programs::find(folders, Some(variant)) {
                     remove_chains(&programs, report)?;
                 }
@@ -111,6 +117,11 @@ fn remove_chains(programs: &Programs, report: &mut Report) -> Result<(), ApplyEr
         report.chains_deleted += removal.chains;
     }
     Ok(())
+}
+
+/// Whether tables that `iptables-save` describes may hold something of Felix's.
+pub(super) fn may_hold(saved: &str) -> bool {
+    saved.contains(CHAIN) || saved.contains(COMMENT)
 }
 
 /// Input of `iptables-restore --noflush`.

@@ -2,16 +2,20 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use felix_rs::apply::Cutter;
+use felix_rs::apply::{Cutter, first_packet};
 use felix_rs::model::BackendChoice;
+use felix_rs::rules::FLOW_LOG_GROUP;
+use felix_rs::verdict::{Packet, Verdict, explain};
+use margay_netlink::flows::{Event, FlowEvents};
 
 use crate::lab::{Lab, Pod, UDP_PORT, echo};
 use crate::objects::Cluster;
 use crate::{Node, Scenario};
 
-pub(crate) const SCENARIOS: &[Scenario] = &[("denied_flows_are_cut", denied_flows_are_cut)];
+pub(crate) const SCENARIOS: &[Scenario] =
+    &[("denied_flows_are_cut", denied_flows_are_cut), ("flows_are_told", flows_are_told)];
 
 const PATIENCE: Duration = Duration::from_millis(400);
 
@@ -122,4 +126,49 @@ fn denied_flows_are_cut(backend: BackendChoice) {
     for address in [b.v4, b.v6] {
         assert!(a.tcp(address, 80) && c.udp(address), "new flows begin as ever");
     }
+}
+
+/// What the kernel tells of connections and dropped packets is what the evaluator says of them.
+fn flows_are_told(backend: BackendChoice) {
+    let lab = Lab::new(&["a", "b", "c"]);
+    let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
+    let mut cluster = Cluster::of(&lab);
+    cluster.take(&policy("kubernetes.io/metadata.name == 'c'"));
+    cluster.take(
+        "
+apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {name: default}
+spec: {flowLogsLocalReporter: Enabled}
+",
+    );
+    let mut node = Node::start(&lab, backend);
+    node.apply(&cluster.state);
+    let mut events = lab.node.netns.run(|| FlowEvents::open(FLOW_LOG_GROUP)).unwrap().unwrap();
+    for address in [b.v4, b.v6] {
+        assert!(!a.tcp(address, 80) && !a.udp(address), "denied");
+        assert!(c.tcp(address, 80) && c.udp(address), "allowed");
+        let mut told = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let wanted = [(a, 80, true), (a, UDP_PORT, true), (c, 80, false), (c, UDP_PORT, false)];
+        while !wanted.iter().all(|wanted| told.contains(&wanted_key(wanted, address))) {
+            assert!(Instant::now() < deadline, "only {told:?}");
+            let read = events.read(Duration::from_millis(100), |event| {
+                let (packet, dropped) = match event {
+                    Event::Begun(flow) => (first_packet(&flow), false),
+                    Event::Logged(head) => (Packet::parse(head).unwrap(), true),
+                };
+                let denied = explain(&cluster.state, &packet).verdict == Verdict::Deny;
+                assert!(packet.destination != address || denied == dropped, "{packet:?}");
+                told.push((packet.source, packet.destination, packet.destination_port, dropped));
+            });
+            read.unwrap();
+        }
+    }
+    let second = lab.node.netns.run(|| FlowEvents::open(FLOW_LOG_GROUP)).unwrap();
+    assert!(second.is_err(), "a group has one owner");
+}
+
+fn wanted_key((from, port, dropped): &(&Pod, u16, bool), to: IpAddr) -> (IpAddr, IpAddr, u16, bool) {
+    (if to.is_ipv4() { from.v4 } else { from.v6 }, to, *port, *dropped)
 }

@@ -32,7 +32,7 @@ use saved::{SavedRule, SavedTable};
 
 use super::backend::{Backend, Steps, Tables};
 use super::sets::Sets;
-use super::{ApplyError, Count, Report, Step};
+use super::{ApplyError, Count, Report, Step, takeover};
 use crate::render::hash::RuleHash;
 use crate::render::iptables;
 use crate::rules::{ChainName, DispatchBy, Family, Origin, Rule, Table, TableId};
@@ -58,6 +58,8 @@ pub(super) struct Iptables {
     dirty: BTreeSet<TableId>,
     /// Tables that may hold what nobody wants.
     unswept: BTreeSet<TableId>,
+    /// Calico's Felix may have left something there.
+    felix_left: bool,
 }
 
 impl std::fmt::Debug for Iptables {
@@ -78,6 +80,7 @@ impl Iptables {
             kernel: None,
             dirty: BTreeSet::new(),
             unswept: BTreeSet::new(),
+            felix_left: true,
         })
     }
 
@@ -212,6 +215,10 @@ impl Backend for Iptables {
         DispatchBy::Sets
     }
 
+    fn without_felix(&self) -> Option<Variant> {
+        self.programs.variant().filter(|_| !self.felix_left)
+    }
+
     fn name(&self) -> &'static str {
         match self.programs.variant() {
             Some(Variant::Nft) => "iptables-nft",
@@ -243,10 +250,12 @@ impl Backend for Iptables {
 
     fn read(&mut self, wanted: &Tables, steps: &mut Steps) -> Result<(), ApplyError> {
         let mut kernel = BTreeMap::new();
+        self.felix_left = false;
         for family in Family::ALL {
             let needed = wanted.keys().any(|(table, _)| *table == family);
             match self.programs.save(family) {
                 Ok(text) => {
+                    self.felix_left |= takeover::may_hold(&text);
                     kernel.extend(saved::parse(&text).into_iter().map(|(id, table)| ((family, id), table)));
                 }
                 Err(error) if needed || family == Family::V4 => return Err(error),
