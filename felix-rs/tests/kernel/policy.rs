@@ -148,7 +148,7 @@ fn spoofed_sources_are_dropped(backend: BackendChoice) {
             .netns
             .run(|| {
                 let ear = std::net::UdpSocket::bind("[::]:0").unwrap();
-                ear.set_read_timeout(Some(std::time::Duration::from_millis(400))).unwrap();
+                ear.set_read_timeout(Some(std::time::Duration::from_secs(2))).unwrap();
                 let at = ear.local_addr().unwrap().port();
                 (ear, at)
             })
