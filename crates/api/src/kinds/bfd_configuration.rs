@@ -21,6 +21,8 @@ string_enum! { exact
         BfdIfDirectlyConnected = "BFDIfDirectlyConnected",
         /// By BFD, multihop (RFC 5883) if the peer is elsewhere. Margay's; Calico has no such value.
         Bfd = "BFD",
+        /// The same, and there is no BGP session before the BFD session is up. Margay's.
+        BfdStrict = "BFDStrict",
     }
 }
 

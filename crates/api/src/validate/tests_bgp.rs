@@ -339,6 +339,11 @@ fn bfd_configuration() {
         ("{interfaces: [{matchPattern: '*', idleSendInterval: 72m}]}", "1ms to 4294 s"),
         ("{interfaces: [{matchPattern: '*', multiplier: 0}]}", "multiplier: use 1 to 255"),
         ("{interfaces: [{matchPattern: '*', multiplier: 256}]}", "256"),
+        (
+            "{interfaces: [{matchPattern: '*', minimumSentInterval: 1s}]}",
+            "spec.interfaces[0].minimumSentInterval: unknown field; did you mean minimumSendInterval?",
+        ),
+        ("{interface: []}", "spec.interface: unknown field; did you mean interfaces?"),
     ] {
         refused("BFDConfiguration", spec, expected);
     }
@@ -349,6 +354,6 @@ fn bfd_configuration() {
     refused(
         "BGPPeer",
         "{peerIP: 192.0.2.1, failureDetectionMode: Bfd}",
-        "is not one of None, BFDIfDirectlyConnected, BFD",
+        "is not one of None, BFDIfDirectlyConnected, BFD, BFDStrict",
     );
 }

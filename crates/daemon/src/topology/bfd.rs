@@ -26,13 +26,14 @@ pub(super) fn watch(
     direct: bool,
 ) -> Option<BfdConfig> {
     let direct = direct && subnets(me).any(|subnet| subnet.contains(&config.remote));
-    let multihop = match mode.unwrap_or_default() {
+    let mode = mode.unwrap_or_default();
+    match mode {
         FailureDetectionMode::None => return None,
         FailureDetectionMode::BfdIfDirectlyConnected if !direct => return None,
-        FailureDetectionMode::BfdIfDirectlyConnected | FailureDetectionMode::Bfd => !direct,
-    };
-    let session = SessionConfig { multihop, ..timers(cluster, me, config.local) };
-    Some(BfdConfig { session, strict: false })
+        _ => {}
+    }
+    let session = SessionConfig { multihop: !direct, ..timers(cluster, me, config.local) };
+    Some(BfdConfig { session, strict: mode == FailureDetectionMode::BfdStrict })
 }
 
 /// The first BFDConfiguration, by name, that is for the node and the interface with this address.

@@ -1,6 +1,6 @@
 use ipnet::IpNet;
 use margay_api::Metadata;
-use margay_api::kinds::NodeSpec;
+use margay_api::kinds::{NodeSpec, ReversePeering};
 use margay_api::yaml;
 use margay_bgp::policy::{Action, Policy, RouteView, Verdict};
 use margay_bgp::wire::PathAttributes;
@@ -107,6 +107,10 @@ spec: {nodeSelector: \"has(rack)\", peerSelector: \"has(hub)\", keepaliveTime: 4
     assert_eq!(rr2.peers.len(), 4, "it serves the others all the same");
     assert!(peer_named(&topology("rr1", &cluster), "n1").is_none());
     assert_eq!(topology("n2", &cluster).peers.len(), 2, "others keep finding reflectors");
+    // `Manual`: the other end is somebody else's to configure.
+    cluster.peers.get_mut("rack").unwrap().spec.reverse_peering = Some(ReversePeering::Manual);
+    assert_eq!(sessions(&topology("n1", &cluster)).len(), 1);
+    assert_eq!(peer_named(&topology("rr2", &cluster), "n1").map(|peer| peer.timers.hold), None);
 }
 
 #[test]
@@ -723,6 +727,11 @@ spec: {peerIP: 10.0.0.253, asNumber: 65001, reachableBy: 10.0.0.254, failureDete
 ---
 apiVersion: projectcalico.org/v3
 kind: BGPPeer
+metadata: {name: patient}
+spec: {peerIP: 10.0.0.252, asNumber: 65001, failureDetectionMode: BFDStrict}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
 metadata: {name: far}
 spec: {peerIP: 192.0.2.1, asNumber: 65001, failureDetectionMode: BFDIfDirectlyConnected, restartMode: GracefulRestart}
 ";
@@ -736,8 +745,8 @@ fn sessions_are_watched_where_and_as_fast_as_objects_say() {
     };
     let sessions = watched(&cluster);
     // n3 and the far router are in other subnets.
-    assert_eq!(sessions.keys().collect::<Vec<_>>(), ["behind", "n2", "tor"]);
-    assert_eq!(sessions.values().map(|session| session.multihop).collect::<Vec<_>>(), [true, false, false]);
+    assert_eq!(sessions.keys().collect::<Vec<_>>(), ["behind", "n2", "patient", "tor"]);
+    assert_eq!(sessions.values().map(|session| session.multihop).collect::<Vec<_>>(), [true, false, false, false]);
     // The interface is not known, so only `*` fits; what is absent is as documented.
     let ms = Duration::from_millis;
     let any = sessions["n2"];
@@ -755,4 +764,6 @@ fn sessions_are_watched_where_and_as_fast_as_objects_say() {
     let n1 = topology("n1", &cluster);
     let far = peer_named(&n1, "far").unwrap();
     assert_eq!(far.graceful_restart.long_lived, None);
+    let strict = |name| peer_named(&n1, name).unwrap().bfd.map(|bfd| bfd.strict);
+    assert_eq!(["far", "tor", "patient"].map(strict), [None, Some(false), Some(true)]);
 }
