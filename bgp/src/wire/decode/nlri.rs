@@ -9,19 +9,11 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 ///
 /// # Errors
 /// The offset in `field` of a prefix that is too long or cut off.
-pub(super) fn parse(mut field: &[u8], ipv6: bool, path_ids: bool, out: &mut NlriVec) -> Result<(), usize> {
-    let whole = field.len();
+pub(super) fn parse(field: &[u8], ipv6: bool, path_ids: bool, out: &mut NlriVec) -> Result<(), usize> {
     out.reserve(count(field, path_ids));
-    while !field.is_empty() {
-        match one(field, ipv6, path_ids) {
-            Some((nlri, rest)) => {
-                out.push(nlri);
-                field = rest;
-            }
-            None => return Err(whole - field.len()),
-        }
-    }
-    Ok(())
+    let mut prefixes = Prefixes { rest: field, ipv6, path_ids };
+    out.extend(&mut prefixes);
+    if prefixes.rest.is_empty() { Ok(()) } else { Err(field.len() - prefixes.rest.len()) }
 }
 
 /// How many prefixes `field` has, if it is in order.
@@ -35,32 +27,54 @@ fn count(mut field: &[u8], path_ids: bool) -> usize {
     count
 }
 
-/// The first prefix of `input` and the rest; none when it is malformed.
-fn one(input: &[u8], ipv6: bool, path_ids: bool) -> Option<(Nlri, &[u8])> {
-    let (path_id, input) = if path_ids {
-        let (id, input) = input.split_first_chunk()?;
-        (Some(u32::from_be_bytes(*id)), input)
-    } else {
-        (None, input)
-    };
-    let (len, input) = input.split_first()?;
-    let (octets, rest) = input.split_at_checked(usize::from(len.div_ceil(8)))?;
-    let prefix = if ipv6 { ipv6_prefix(octets, *len) } else { ipv4_prefix(octets, *len) };
-    Some((Nlri { prefix: prefix?, path_id }, rest))
+/// Prefixes one after the other, up to the first that is malformed.
+struct Prefixes<'a> {
+    rest: &'a [u8],
+    ipv6: bool,
+    path_ids: bool,
+}
+
+impl Iterator for Prefixes<'_> {
+    type Item = Nlri;
+
+    fn next(&mut self) -> Option<Nlri> {
+        let (path_id, input) = if self.path_ids {
+            let (id, input) = self.rest.split_first_chunk()?;
+            (Some(u32::from_be_bytes(*id)), input)
+        } else {
+            (None, self.rest)
+        };
+        let (len, input) = input.split_first()?;
+        let (octets, rest) = input.split_at_checked(usize::from(len.div_ceil(8)))?;
+        let prefix =
+            if self.ipv6 { ipv6_prefix(octets, input, *len) } else { ipv4_prefix(octets, input, *len) };
+        let nlri = Nlri { prefix: prefix?, path_id };
+        self.rest = rest;
+        Some(nlri)
+    }
 }
 
 /// None when `len` is above 32. Bits behind the prefix are not significant and are cleared.
-fn ipv4_prefix(octets: &[u8], len: u8) -> Option<IpNet> {
-    let mut address = [0; 4];
-    address.get_mut(..octets.len())?.copy_from_slice(octets);
-    let prefix = Ipv4Net::new(Ipv4Addr::from(address), len).ok()?;
-    Some(IpNet::V4(prefix.trunc()))
+fn ipv4_prefix(octets: &[u8], input: &[u8], len: u8) -> Option<IpNet> {
+    let host = u32::MAX.checked_shr(len.into()).unwrap_or(0);
+    let address = u32::from_be_bytes(filled(octets, input)?) & !host;
+    Some(IpNet::V4(Ipv4Net::new(Ipv4Addr::from_bits(address), len).ok()?))
 }
 
 /// None when `len` is above 128.
-fn ipv6_prefix(octets: &[u8], len: u8) -> Option<IpNet> {
-    let mut address = [0; 16];
+fn ipv6_prefix(octets: &[u8], input: &[u8], len: u8) -> Option<IpNet> {
+    let host = u128::MAX.checked_shr(len.into()).unwrap_or(0);
+    let address = u128::from_be_bytes(filled(octets, input)?) & !host;
+    Some(IpNet::V6(Ipv6Net::new(Ipv6Addr::from_bits(address), len).ok()?))
+}
+
+/// The octets of a prefix, filled up to those of an address: with whatever follows where there is enough, because that is
+/// one load and no copy of a length that differs each time.
+fn filled<const N: usize>(octets: &[u8], input: &[u8]) -> Option<[u8; N]> {
+    if let Some(whole) = input.first_chunk() {
+        return Some(*whole);
+    }
+    let mut address = [0; N];
     address.get_mut(..octets.len())?.copy_from_slice(octets);
-    let prefix = Ipv6Net::new(Ipv6Addr::from(address), len).ok()?;
-    Some(IpNet::V6(prefix.trunc()))
+    Some(address)
 }
