@@ -10,14 +10,15 @@ use crate::status::{Event, RouteChange};
 use crate::time::{Rng, Time};
 use bytes::Bytes;
 use ipnet::IpNet;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 mod link;
+mod queue;
 
 use link::{Item, Link};
+use queue::{Happening, Queue};
 
 /// Number of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,24 +71,11 @@ struct Node {
     logs: Vec<Log>,
 }
 
-#[derive(Debug)]
-enum Happening {
-    Wake(NodeId),
-    /// Boxed: most of what is planned is arrivals, and there are many.
-    Dialled(Box<(NodeId, ConnId, SocketAddr, IpAddr)>),
-    Connected(usize),
-    Refused(NodeId, ConnId),
-    /// Link, direction (index of the sending end).
-    Arrives(usize, usize, Item),
-    Broken(NodeId, ConnId),
-}
-
 /// The simulated world.
 #[derive(Debug)]
 pub struct Sim {
     now: Time,
-    sequence: u64,
-    queue: BinaryHeap<Reverse<Planned>>,
+    queue: Queue,
     nodes: Vec<Node>,
     by_address: BTreeMap<IpAddr, NodeId>,
     links: Vec<Link>,
@@ -97,42 +85,13 @@ pub struct Sim {
     recorder: Option<Recorder>,
 }
 
-/// In order of time, then of planning.
-#[derive(Debug)]
-struct Planned {
-    at: Time,
-    sequence: u64,
-    happening: Happening,
-}
-
-impl PartialEq for Planned {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Planned {}
-
-impl PartialOrd for Planned {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Planned {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
-}
-
 impl Sim {
     /// An empty world.
     #[must_use]
     pub fn new(seed: u64, config: NetConfig) -> Self {
         Self {
             now: Time::ZERO,
-            sequence: 0,
-            queue: BinaryHeap::new(),
+            queue: Queue::default(),
             nodes: Vec::new(),
             by_address: BTreeMap::new(),
             links: Vec::new(),
@@ -339,11 +298,9 @@ impl Sim {
     /// Lets time pass.
     pub fn run_for(&mut self, time: Duration) {
         let end = self.now + time;
-        while self.queue.peek().is_some_and(|Reverse(planned)| planned.at <= end) {
-            if let Some(Reverse(planned)) = self.queue.pop() {
-                self.now = self.now.max(planned.at);
-                self.happen(planned.happening);
-            }
+        while let Some((at, happening)) = self.queue.pop(end) {
+            self.now = self.now.max(at);
+            self.happen(happening);
         }
         self.now = end;
     }
@@ -361,8 +318,7 @@ impl Sim {
     }
 
     fn schedule(&mut self, at: Time, happening: Happening) {
-        self.sequence += 1;
-        self.queue.push(Reverse(Planned { at, sequence: self.sequence, happening }));
+        self.queue.push(at, happening);
     }
 
     fn latency(&mut self) -> Duration {

@@ -3,6 +3,7 @@
 mod auth;
 mod bfd;
 mod changes;
+mod commands;
 mod conn;
 mod handle;
 mod handover;
@@ -14,6 +15,7 @@ mod protect;
 mod service;
 mod socket;
 mod stations;
+mod trace;
 
 pub use crate::io::StopMode;
 pub use bfd::BfdHandover;

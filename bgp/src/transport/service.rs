@@ -7,11 +7,11 @@ use super::handle::{BgpHandle, Command};
 use super::handover::Frozen;
 use super::keys::Listeners;
 use super::outbox::Outbox;
-use super::pages;
 use super::socket;
 use super::stations::{Monitoring, Station};
+use super::trace;
 use crate::config::SpeakerConfig;
-use crate::io::{ConnId, Input, Log, Output, StopMode};
+use crate::io::{ConnId, Input, Output, StopMode};
 use crate::monitor::StationId;
 use crate::speaker::Speaker;
 use crate::status::Event;
@@ -55,7 +55,7 @@ pub struct BgpService {
     stations: Vec<Station>,
     records: Option<mpsc::Sender<Bytes>>,
     pub(super) monitoring: Monitoring,
-    changes: Changes,
+    pub(super) changes: Changes,
 }
 
 /// What the task of a service waits for, and whom it tells.
@@ -214,7 +214,7 @@ impl BgpService {
         }
     }
 
-    fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, input: Input) {
         let now = self.now();
         self.speaker.handle(now, input);
     }
@@ -258,88 +258,6 @@ impl BgpService {
             self.command(command);
         }
         true
-    }
-
-    fn command(&mut self, command: Command) {
-        // Whoever asked may have gone meanwhile; that is no error.
-        macro_rules! answer {
-            ($answer:expr, $value:expr) => {{
-                let _gone = $answer.send($value);
-            }};
-        }
-        match command {
-            Command::SetPeers(peers, answer) => {
-                self.input(Input::SetPeers(peers));
-                answer!(answer, ());
-            }
-            Command::SetPeer(peer, answer) => {
-                self.input(Input::SetPeer(peer));
-                answer!(answer, ());
-            }
-            Command::RemovePeer(remote, answer) => {
-                self.input(Input::RemovePeer(remote));
-                answer!(answer, ());
-            }
-            Command::ReleasePeer(remote, answer) => {
-                self.input(Input::ReleasePeer(remote));
-                answer!(answer, ());
-            }
-            Command::Replacement(leaving, gone, answer) => {
-                answer!(answer, self.speaker.replacement(&leaving, &gone));
-            }
-            Command::SetRanges(ranges, answer) => {
-                self.input(Input::SetRanges(ranges));
-                answer!(answer, ());
-            }
-            Command::SetOriginated(routes, answer) => {
-                self.input(Input::SetOriginated(routes));
-                answer!(answer, ());
-            }
-            Command::SetNextHops(states, answer) => {
-                self.input(Input::SetNextHops(states));
-                answer!(answer, ());
-            }
-            Command::PruneStale(remote, answer) => {
-                self.input(Input::PruneStale(remote));
-                answer!(answer, ());
-            }
-            Command::Drain(draining, answer) => {
-                self.input(Input::Drain(draining));
-                answer!(answer, ());
-            }
-            // Ages are counted from the speaker's own time, which is that of its last input.
-            Command::Peers(answer) => {
-                self.input(Input::Tick);
-                answer!(answer, self.speaker.peers());
-            }
-            Command::Routes(query, answer) => {
-                self.input(Input::Tick);
-                answer!(answer, self.speaker.routes(&query));
-            }
-            Command::Prefixes(query, from, answer) => {
-                answer!(answer, self.speaker.prefixes(&query, from, pages::LIST));
-            }
-            Command::Paths(query, prefixes, answer) => {
-                let paths = |prefix| self.speaker.paths(prefix, &query);
-                answer!(answer, prefixes.iter().flat_map(paths).collect());
-            }
-            Command::Dump(cursor, answer) => answer!(answer, self.speaker.dump_page(cursor, pages::DUMP)),
-            Command::Totals(answer) => {
-                self.input(Input::Tick);
-                answer!(answer, self.speaker.totals());
-            }
-            Command::Watch(answer) => {
-                let receiver = self.changes.watch();
-                self.input(Input::Watch(true));
-                answer!(answer, receiver);
-            }
-            Command::Explain(prefix, answer) => answer!(answer, self.speaker.explain(prefix)),
-            Command::Advertised(remote, answer) => answer!(answer, self.speaker.advertised(remote)),
-            Command::Pending(answer) => answer!(answer, self.speaker.pending()),
-            // Handled by the caller: they end the task or hold it up.
-            Command::Stop(_, answer) | Command::Thaw(_, answer) => answer!(answer, ()),
-            Command::Freeze(_) => {}
-        }
     }
 
     pub(super) fn io_event(&mut self, event: IoEvent) {
@@ -456,13 +374,13 @@ impl BgpService {
                     Output::Authenticate { from, password } => self.listeners.authenticate(from, password),
                     Output::Bfd { remote, interface, session } => self.bfd.set(remote, interface, session),
                     Output::Event(event) => {
-                        trace_event(&event);
+                        trace::event(&event);
                         if let Event::PeerChanged { remote, .. } = &event {
                             self.changes.peer(&self.speaker, *remote);
                         }
                         self.outbox.push(event);
                     }
-                    Output::Log(log) => trace_log(&log),
+                    Output::Log(log) => trace::log(&log),
                 }
             }
             if idle {
@@ -567,57 +485,5 @@ async fn accept(listener: Arc<TcpListener>, io: mpsc::Sender<IoEvent>) {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
-    }
-}
-
-fn trace_event(event: &Event) {
-    match event {
-        Event::PeerChanged { remote, state, reason } => {
-            let important =
-                *state == crate::status::PeerState::Established || *state == crate::status::PeerState::Idle;
-            if important {
-                tracing::info!(peer = %remote, %state, %reason, "BGP session");
-            } else {
-                tracing::debug!(peer = %remote, %state, %reason, "BGP session");
-            }
-        }
-        Event::BfdChanged { remote, state, reason } => {
-            tracing::info!(peer = %remote, %state, %reason, "BFD session")
-        }
-        Event::InSync => tracing::info!("BGP table is in sync"),
-        Event::NextHops(uses) => tracing::debug!(count = uses.len(), "BGP next hops to watch"),
-        Event::RouteChanges(changes) => tracing::debug!(count = changes.len(), "BGP routes changed"),
-    }
-}
-
-fn trace_log(log: &Log) {
-    match log {
-        Log::Parked(remote) => {
-            tracing::info!(%remote, "BGP connection from an address that is not configured (yet) waits");
-        }
-        Log::ParkedDropped(remote, why) => tracing::info!(%remote, why, "waiting BGP connection dropped"),
-        Log::Refused(remote, why) => tracing::warn!(%remote, why, "BGP connection refused"),
-        Log::Malformed(peer, what) => tracing::warn!(%peer, what, "malformed UPDATE"),
-        Log::Unauthorised(peer, first, count) => {
-            tracing::warn!(%peer, %first, count, "peer announces prefixes that are not its own: filtered");
-        }
-        Log::Unroutable(peer, first, count) => {
-            tracing::warn!(%peer, %first, count, "peer announces prefixes that no route can lead to: ignored");
-        }
-        Log::UnknownRefresh(peer, subtype) => {
-            tracing::warn!(%peer, subtype, "ROUTE-REFRESH of an unknown subtype: ignored");
-        }
-        Log::NearLimit(peer, held, limit) => {
-            tracing::warn!(%peer, held, limit, "peer nears its prefix limit")
-        }
-        Log::OverLimit(peer, held, limit) => {
-            tracing::error!(%peer, held, limit, "peer exceeds its prefix limit and is cut off")
-        }
-        Log::EarlyRefresh(peer) => tracing::warn!(%peer, "route refresh begins before End-of-RIB: ignored"),
-        Log::RefreshUnfinished(peer) => {
-            tracing::warn!(%peer, "route refresh was not finished in time: what was not repeated is removed");
-        }
-        Log::Resync(peer) => tracing::warn!(%peer, "peer fell behind and is sent the whole table again"),
-        Log::Complete(why) => tracing::info!(why, "table is complete: advertising begins"),
     }
 }
