@@ -110,6 +110,10 @@ const CASES: &[(&str, Place)] = &[
     ),
     ("routers::restarts_on_either_side", Inside(routers::restarts_on_either_side)),
     ("topology::reflectors_are_upgraded_in_place", Inside(topology::reflectors_are_upgraded_in_place)),
+    (
+        "topology::agents_and_reflectors_share_machines",
+        Inside(topology::agents_and_reflectors_share_machines),
+    ),
     ("topology::a_reflector_that_never_comes_up", Inside(topology::a_reflector_that_never_comes_up)),
     ("cleanup::nothing_stays_behind", Inside(cleanup::nothing_stays_behind)),
     ("health::ready_and_stopping", Inside(health::ready_and_stopping)),

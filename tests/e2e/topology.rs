@@ -183,6 +183,35 @@ pub(crate) fn reflectors_are_upgraded_in_place(labs: &mut Labs) -> Result<()> {
     talk.ends(&cluster)
 }
 
+/// Two of the three machines run a reflector beside their agent: it has an address of its own, and each listens on its own.
+pub(crate) fn agents_and_reflectors_share_machines(labs: &mut Labs) -> Result<()> {
+    const REFLECTORS: [(&str, &str); 2] = [("rr-a", "172.30.1.31/24"), ("rr-b", "172.30.1.32/24")];
+    let cluster = begin(labs)?;
+    applied(
+        &cluster,
+        "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata: {name: default}\n\
+         spec: {bindMode: NodeIP}\n",
+    )?;
+    let talk = Talk::begins(&cluster)?;
+    let mut processes = Vec::new();
+    for ((name, address), node) in REFLECTORS.iter().zip(NODES) {
+        cluster.run_in(node, "ip", &["address", "add", address, "dev", "eth1"])?;
+        let command = cluster.reflector(name, address)?;
+        processes.push(cluster.node(node)?.spawn(name, command, &cluster.folder(name).join("log"))?);
+    }
+    let both = REFLECTORS.map(|(name, _)| name);
+    wait_peers(&cluster, |_| names(&both))?;
+    talk.goes_on(50)?;
+    for daemon in NODES.iter().chain(&both) {
+        let status = cluster.status(daemon)?;
+        ensure!(status.ready && status.problems.is_empty(), "{daemon}: {status:#?}");
+    }
+    // One dies; the other serves everybody.
+    processes.remove(0).kill()?;
+    talk.goes_on(100)?;
+    talk.ends(&cluster)
+}
+
 /// A reflector that is registered and never comes up: nodes say so, and give up neither it nor the mesh.
 pub(crate) fn a_reflector_that_never_comes_up(labs: &mut Labs) -> Result<()> {
     let cluster = begin(labs)?;

@@ -186,6 +186,15 @@ impl Cluster {
         Ok(command)
     }
 
+    /// A reflector that is no node of the lab, ready to be started on some machine of it that has the address.
+    pub fn reflector(&self, name: &str, address: &str) -> Result<Command> {
+        std::fs::create_dir_all(self.folder(name))?;
+        let mut command = Command::new(self.program("margay-route-reflector")?);
+        command.args(["--node", name, "--ipv4-address", address]);
+        command.arg("--socket").arg(self.socket(name)).args(self.datastore_arguments());
+        Ok(command)
+    }
+
     /// Starts a node's daemon.
     pub fn start(&mut self, node: &str) -> Result<()> {
         self.start_with(node, &[])
