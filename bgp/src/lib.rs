@@ -40,7 +40,7 @@ pub use security::{Password, PasswordError, SocketOptions};
 pub use speaker::Speaker;
 pub use status::{
     AdvertisedTo, Event, Explanation, FamilyStatus, ForwardingHop, GroupStatus, Imported, MessageCounters,
-    NegotiatedStatus, NextHopState, NextHopUse, PeerState, PeerStatus, PrefixPage, Replacement, RouteChange,
-    RouteInfo, RouteQuery, RouteSource, Totals,
+    MessageTypes, NegotiatedStatus, NextHopState, NextHopUse, PeerState, PeerStatus, PrefixPage, Replacement,
+    RouteChange, RouteInfo, RouteQuery, RouteSource, Totals,
 };
 pub use time::Time;

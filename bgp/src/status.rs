@@ -5,6 +5,7 @@ use crate::config::PeerKind;
 use crate::family::Family;
 use crate::monitor::StationStatus;
 use crate::policy::Trace;
+use crate::wire::MessageType;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,13 +135,42 @@ pub struct FamilyStatus {
     pub end_of_rib_sent: bool,
 }
 
-/// Messages by type.
+/// Messages by type (RFC 4271 section 4, RFC 2918).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "named after the types")]
+pub struct MessageTypes {
+    pub open: u64,
+    pub update: u64,
+    pub notification: u64,
+    pub keepalive: u64,
+    pub route_refresh: u64,
+}
+
+impl MessageTypes {
+    pub(crate) fn count(&mut self, kind: MessageType) {
+        *match kind {
+            MessageType::Open => &mut self.open,
+            MessageType::Update => &mut self.update,
+            MessageType::Notification => &mut self.notification,
+            MessageType::Keepalive => &mut self.keepalive,
+            MessageType::RouteRefresh => &mut self.route_refresh,
+        } += 1;
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.open + self.update + self.notification + self.keepalive + self.route_refresh
+    }
+}
+
+/// What went over a peer's connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageCounters {
-    /// UPDATEs received.
-    pub updates_in: u64,
-    /// All messages received.
-    pub messages_in: u64,
+    /// Messages received.
+    pub received: MessageTypes,
+    /// Messages sent, those aside that the peer's group is sent ([`GroupStatus::messages`]).
+    pub sent: MessageTypes,
     /// Octets sent.
     pub bytes_out: u64,
     /// Octets received.
@@ -226,6 +256,8 @@ pub struct GroupStatus {
     pub members: u64,
     /// Octets of changes held for members that lag.
     pub log_bytes: u64,
+    /// UPDATEs with changes so far: each member is sent all of them, or the whole table when it comes and when it lags.
+    pub messages: u64,
     /// Prefixes advertised.
     pub advertised: u64,
 }

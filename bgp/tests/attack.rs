@@ -336,7 +336,7 @@ async fn a_client_that_floods() {
     })
     .await;
     let status = scene.status(BAD).await;
-    assert!(status.messages.updates_in >= u64::from(rounds), "{:?}", status.messages);
+    assert!(status.messages.received.update >= u64::from(rounds), "{:?}", status.messages);
     scene.unharmed(96).await;
 }
 

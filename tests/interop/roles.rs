@@ -47,7 +47,7 @@ fn refreshed(foreign: &Foreign, asked: &Speaker, asking: &PeerConfig, others: &[
         let changed = PeerConfig { allow_own_as: asking.allow_own_as + 1, ..asking.clone() };
         asked.set_peers([&[changed], others].concat())?;
         asked.until(FOREIGN, "it sends its routes again", |peer| {
-            peer.messages.updates_in >= before.messages.updates_in + 2
+            peer.messages.received.update >= before.messages.received.update + 2
         })?;
     }
     same("sessions made", &asked.peer(FOREIGN)?.established_count, &1)

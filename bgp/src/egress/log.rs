@@ -28,6 +28,18 @@ pub(crate) struct Log {
     open_bytes: usize,
     tail: u64,
     head: u64,
+    messages: u64,
+}
+
+/// Messages in a piece, by their length fields (RFC 4271 section 4.1).
+fn count(mut data: &[u8]) -> u64 {
+    let mut messages = 0;
+    while let Some(&[high, low]) = data.get(16..18) {
+        messages += 1;
+        let len = usize::from(u16::from_be_bytes([high, low]));
+        data = data.get(len.max(19)..).unwrap_or_default();
+    }
+    messages
 }
 
 impl Log {
@@ -39,6 +51,11 @@ impl Log {
     /// The oldest position that can still be read.
     pub(crate) fn tail(&self) -> u64 {
         self.tail
+    }
+
+    /// Messages ever appended.
+    pub(crate) fn messages(&self) -> u64 {
+        self.messages
     }
 
     /// Octets held.
@@ -56,6 +73,7 @@ impl Log {
                 self.seal();
             }
             let len = data.len();
+            self.messages += count(&data);
             self.pieces.push_back(Piece { start: self.head, data });
             self.head += len as u64;
             self.open += 1;
@@ -129,6 +147,15 @@ mod tests {
         }
         assert_eq!(position, log.head());
         out
+    }
+
+    #[test]
+    fn messages_are_counted() {
+        let keepalive = || [&[0xff; 16][..], &[0, 19, 4]].concat();
+        let long = [&[0xff; 16][..], &[1, 0, 2], &[0; 256 - 19]].concat();
+        let mut log = Log::default();
+        log.append([keepalive(), [keepalive(), long, keepalive()].concat()].map(Bytes::from));
+        assert_eq!(log.messages(), 4);
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use crate::session::fsm::{self, Action, Event as FsmEvent};
 use crate::session::negotiate;
 use crate::session::restart::Loss;
 use crate::status::{Event, PeerState};
-use crate::wire::{CeaseSubcode, Message, Notification, NotificationCode};
+use crate::wire::{CeaseSubcode, Message, MessageType, Notification, NotificationCode};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -147,6 +147,7 @@ impl Speaker {
                     self.watchers.open_sent(number, &bytes);
                 }
                 conn.control.push_back(bytes);
+                peer.counters.sent.count(message.message_type());
             }
         }
         if slot == Slot::Main && peer.is_up() {
@@ -199,6 +200,7 @@ impl Speaker {
             if let Some(conn) = peer.conn_mut(slot) {
                 let bytes = egress::control(&Message::Notification(notification), &conn.negotiated(before));
                 conn.control.push_back(bytes);
+                peer.counters.sent.count(MessageType::Notification);
             }
         }
         self.drain_control(id, slot);

@@ -79,8 +79,8 @@ impl Speaker {
             };
             let taken = data.len() - rest.len();
             data = data.get(taken..).unwrap_or_default();
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.counters.messages_in += 1;
+            if let (Some(peer), Some(kind)) = (self.peers.get_mut(&id), kind) {
+                peer.counters.received.count(kind);
             }
             match decoded {
                 Ok(decoded) => self.message(id, slot, decoded),

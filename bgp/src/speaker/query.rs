@@ -242,6 +242,7 @@ impl Speaker {
             id: id.0,
             members: members as u64,
             log_bytes: group.log.bytes(),
+            messages: group.log.messages(),
             advertised: Family::ALL.into_iter().map(|family| group.advertised(family)).sum(),
         });
         Totals {

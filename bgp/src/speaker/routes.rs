@@ -98,7 +98,6 @@ impl LoopbackOf for IpAddr {
 impl Speaker {
     pub(super) fn update_received(&mut self, id: SourceId, update: &Update) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.counters.updates_in += 1;
         let config = Arc::clone(&peer.config);
         for nlri in &update.withdrawn {
             self.rib.withdraw(id, nlri.prefix, nlri.path_id.unwrap_or(0));

@@ -3,7 +3,7 @@ use crate::config::{EgressLimits, MaxPrefix, PeerConfig, PeerKind, PendingLimits
 use crate::family::Family;
 use crate::io::{Input, Log};
 use crate::policy::{Action, Filter, Policy, Rule};
-use crate::status::{Event, PeerState};
+use crate::status::{Event, MessageTypes, PeerState};
 use crate::wire::{
     Capability, CeaseSubcode, Community, Message, Notification, NotificationCode, OpenSubcode,
     PathAttributes, RefreshKind, RouteRefresh, Update,
@@ -63,6 +63,18 @@ fn a_peer_with_another_as_is_refused() {
     rig.input(Input::Closed { conn, reason: "gone".to_owned() });
     assert_eq!(rig.peer(1).last_error.unwrap(), "gone");
     assert!(rig.peer(1).last_reset.unwrap().contains("64999"));
+}
+
+#[test]
+fn messages_are_counted_by_type() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let conn = rig.up(1);
+    rig.send(conn, &announce(1, &["10.1.0.0/24"], plain()));
+    rig.send(conn, &Message::Notification(Notification::cease(CeaseSubcode::HardReset)));
+    let counters = rig.peer(1).messages;
+    let once = MessageTypes { open: 1, update: 1, notification: 1, keepalive: 1, route_refresh: 0 };
+    assert_eq!((counters.received, counters.received.total()), (once, 4));
+    assert_eq!(counters.sent, MessageTypes { update: 0, notification: 0, ..once });
 }
 
 #[test]

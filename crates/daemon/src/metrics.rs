@@ -2,7 +2,7 @@
 
 use margay_bgp::bfd::State;
 use margay_bgp::transport::BgpHandle;
-use margay_bgp::{FamilyStatus, MessageCounters, PeerState, PeerStatus, Totals};
+use margay_bgp::{FamilyStatus, MessageCounters, MessageTypes, PeerState, PeerStatus, Totals};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -100,14 +100,19 @@ fn tables(registry: &mut Registry, peers: &[PeerStatus], totals: &Totals) {
 type Reading<T> = fn(&T) -> u64;
 
 fn groups(registry: &mut Registry, totals: &Totals) {
-    let values: [(_, _, Reading<margay_bgp::GroupStatus>); 3] = [
-        ("bgp_group_members", "Peers in the update group", |group| group.members),
-        ("bgp_group_log_bytes", "Octets of changes held for members that lag", |group| group.log_bytes),
-        ("bgp_group_advertised_prefixes", "Prefixes advertised to the group", |group| group.advertised),
+    let values: [(_, _, _, Reading<margay_bgp::GroupStatus>); 4] = [
+        ("bgp_group_members", "Peers in the update group", false, |group| group.members),
+        ("bgp_group_log_bytes", "Octets of changes held for members that lag", false, |group| {
+            group.log_bytes
+        }),
+        ("bgp_group_messages", "UPDATEs with changes, each for all members", true, |group| group.messages),
+        ("bgp_group_advertised_prefixes", "Prefixes advertised to the group", false, |group| {
+            group.advertised
+        }),
     ];
-    for (name, help, value) in values {
+    for (name, help, counts, value) in values {
         let values = totals.groups.iter().map(|group| ([("group", group.id.to_string())], value(group)));
-        registry.register(name, help, Values { counts: false, values: values.collect() });
+        registry.register(name, help, Values { counts, values: values.collect() });
     }
 }
 
@@ -158,9 +163,8 @@ fn sessions(registry: &mut Registry, peers: &[PeerStatus]) {
         let values = peers.iter().map(|peer| ([("peer", peer.remote.to_string())], value(peer)));
         registry.register(name, help, Values { counts, values: values.collect() });
     }
-    let counters: [(_, _, Reading<MessageCounters>); 8] = [
-        ("bgp_peer_messages_received", "Messages received", |it| it.messages_in),
-        ("bgp_peer_updates_received", "UPDATEs received", |it| it.updates_in),
+    messages(registry, peers);
+    let counters: [(_, _, Reading<MessageCounters>); 6] = [
         ("bgp_peer_bytes_received", "Octets received", |it| it.bytes_in),
         ("bgp_peer_bytes_sent", "Octets sent", |it| it.bytes_out),
         ("bgp_peer_unauthorised_prefixes", "Prefixes refused because the peer may not announce them", |it| {
@@ -205,6 +209,28 @@ fn sessions(registry: &mut Registry, peers: &[PeerStatus]) {
         help,
         Values { counts: false, values: errors.collect() },
     );
+}
+
+/// By type. UPDATEs are sent to groups: see `bgp_group_messages`.
+fn messages(registry: &mut Registry, peers: &[PeerStatus]) {
+    let types: [(_, Reading<MessageTypes>); 5] = [
+        ("open", |it| it.open),
+        ("update", |it| it.update),
+        ("notification", |it| it.notification),
+        ("keepalive", |it| it.keepalive),
+        ("route-refresh", |it| it.route_refresh),
+    ];
+    let directions: [(_, _, fn(&MessageCounters) -> &MessageTypes); 2] = [
+        ("bgp_peer_messages_received", "Messages received", |it| &it.received),
+        ("bgp_peer_messages_sent", "Messages sent, but for those that the group is sent", |it| &it.sent),
+    ];
+    for (name, help, direction) in directions {
+        let values = peers.iter().flat_map(|peer| {
+            let labels = |name: &str| [("peer", peer.remote.to_string()), ("type", name.to_owned())];
+            types.map(|(name, value)| (labels(name), value(direction(&peer.messages))))
+        });
+        registry.register(name, help, Values { counts: true, values: values.collect() });
+    }
 }
 
 fn families(registry: &mut Registry, peers: &[PeerStatus]) {

@@ -136,6 +136,8 @@ async fn large_tables_are_streamed_and_watched() {
     check_exposition(&text);
     assert!(text.contains(&format!("margay_bgp_rib_prefixes {}\n", ROUTES - 1)), "{text}");
     assert!(text.contains("margay_bgp_peer_up{peer=\"127.79.0.2\"} 0\n"), "{text}");
+    let sent = "margay_bgp_peer_messages_sent_total{peer=\"127.79.0.2\",type=\"notification\"} 0\n";
+    assert!(text.contains(sent), "{text}");
     let sums = metrics::text(&health, Some(handle), false).await;
     check_exposition(&sums);
     assert!(!sums.contains("127.79.0.2") && sums.contains("margay_bgp_peers 1\n"), "{sums}");

@@ -44,8 +44,8 @@ pub(super) fn peer(status: &PeerStatus) -> Peer {
         established_count: status.established_count,
         families: families.collect(),
         messages: Messages {
-            received: status.messages.messages_in,
-            updates_received: status.messages.updates_in,
+            received: status.messages.received.total(),
+            updates_received: status.messages.received.update,
             bytes_received: status.messages.bytes_in,
             bytes_sent: status.messages.bytes_out,
             unauthorised: status.messages.unauthorised,

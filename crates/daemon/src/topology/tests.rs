@@ -746,7 +746,10 @@ fn sessions_are_watched_where_and_as_fast_as_objects_say() {
     let sessions = watched(&cluster);
     // n3 and the far router are in other subnets.
     assert_eq!(sessions.keys().collect::<Vec<_>>(), ["behind", "n2", "patient", "tor"]);
-    assert_eq!(sessions.values().map(|session| session.multihop).collect::<Vec<_>>(), [true, false, false, false]);
+    assert_eq!(
+        sessions.values().map(|session| session.multihop).collect::<Vec<_>>(),
+        [true, false, false, false]
+    );
     // The interface is not known, so only `*` fits; what is absent is as documented.
     let ms = Duration::from_millis;
     let any = sessions["n2"];
