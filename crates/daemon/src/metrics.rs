@@ -220,7 +220,8 @@ fn messages(registry: &mut Registry, peers: &[PeerStatus]) {
         ("keepalive", |it| it.keepalive),
         ("route-refresh", |it| it.route_refresh),
     ];
-    let directions: [(_, _, fn(&MessageCounters) -> &MessageTypes); 2] = [
+    type Direction = fn(&MessageCounters) -> &MessageTypes;
+    let directions: [(_, _, Direction); 2] = [
         ("bgp_peer_messages_received", "Messages received", |it| &it.received),
         ("bgp_peer_messages_sent", "Messages sent, but for those that the group is sent", |it| &it.sent),
     ];
