@@ -11,9 +11,17 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 /// The offset in `field` of a prefix that is too long or cut off.
 pub(super) fn parse(field: &[u8], ipv6: bool, path_ids: bool, out: &mut NlriVec) -> Result<(), usize> {
     out.reserve(count(field, path_ids));
-    let mut prefixes = Prefixes { rest: field, ipv6, path_ids };
-    out.extend(&mut prefixes);
-    if prefixes.rest.is_empty() { Ok(()) } else { Err(field.len() - prefixes.rest.len()) }
+    let mut rest = field;
+    while !rest.is_empty() {
+        match one(rest, ipv6, path_ids) {
+            Some((nlri, behind)) => {
+                out.push(nlri);
+                rest = behind;
+            }
+            None => return Err(field.len() - rest.len()),
+        }
+    }
+    Ok(())
 }
 
 /// How many prefixes `field` has, if it is in order.
@@ -27,31 +35,18 @@ fn count(mut field: &[u8], path_ids: bool) -> usize {
     count
 }
 
-/// Prefixes one after the other, up to the first that is malformed.
-struct Prefixes<'a> {
-    rest: &'a [u8],
-    ipv6: bool,
-    path_ids: bool,
-}
-
-impl Iterator for Prefixes<'_> {
-    type Item = Nlri;
-
-    fn next(&mut self) -> Option<Nlri> {
-        let (path_id, input) = if self.path_ids {
-            let (id, input) = self.rest.split_first_chunk()?;
-            (Some(u32::from_be_bytes(*id)), input)
-        } else {
-            (None, self.rest)
-        };
-        let (len, input) = input.split_first()?;
-        let (octets, rest) = input.split_at_checked(usize::from(len.div_ceil(8)))?;
-        let prefix =
-            if self.ipv6 { ipv6_prefix(octets, input, *len) } else { ipv4_prefix(octets, input, *len) };
-        let nlri = Nlri { prefix: prefix?, path_id };
-        self.rest = rest;
-        Some(nlri)
-    }
+/// The first prefix of `input` and the rest; none when it is malformed.
+fn one(input: &[u8], ipv6: bool, path_ids: bool) -> Option<(Nlri, &[u8])> {
+    let (path_id, input) = if path_ids {
+        let (id, input) = input.split_first_chunk()?;
+        (Some(u32::from_be_bytes(*id)), input)
+    } else {
+        (None, input)
+    };
+    let (len, input) = input.split_first()?;
+    let (octets, rest) = input.split_at_checked(usize::from(len.div_ceil(8)))?;
+    let prefix = if ipv6 { ipv6_prefix(octets, input, *len) } else { ipv4_prefix(octets, input, *len) };
+    Some((Nlri { prefix: prefix?, path_id }, rest))
 }
 
 /// None when `len` is above 32. Bits behind the prefix are not significant and are cleared.
