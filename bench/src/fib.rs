@@ -27,9 +27,9 @@ use serde::Serialize;
 /// Protocol of the agent's routes to other nodes.
 const CLUSTER: u8 = 181;
 const AS: u32 = 64512;
-const AGENT: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 1);
+pub(crate) const AGENT: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 1);
 const REFLECTOR: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 2);
-const SUBNET: u8 = 16;
+pub(crate) const SUBNET: u8 = 16;
 /// Longest wait for a session or a table.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The agent may take this many times as long as the raw batch.
@@ -101,7 +101,7 @@ fn block(node: u32, number: u32, per_node: u32) -> Ipv4Net {
 }
 
 /// The node's namespace and the reflector's, joined.
-fn lab() -> Result<(Netns, Netns)> {
+pub(crate) fn lab() -> Result<(Netns, Netns)> {
     let (here, there) = (Netns::new()?, Netns::new()?);
     let mut near = Netlink::open_in(&here)?;
     let mut far = Netlink::open_in(&there)?;
@@ -146,7 +146,7 @@ fn raw(nodes: u32, blocks: u32) -> Result<f64> {
 }
 
 /// Ends the agent, however the run ends.
-struct Agent(Child);
+pub(crate) struct Agent(pub(crate) Child);
 
 impl Drop for Agent {
     fn drop(&mut self) {

@@ -14,6 +14,7 @@ mod fib;
 mod lab;
 mod mirror;
 mod plan;
+mod pod;
 mod policy;
 mod process;
 mod report;
@@ -56,6 +57,8 @@ enum What {
     /// The policy calculation alone, for a cluster of so many endpoints and policies
     #[command(hide = true)]
     Calculate(policy::Calculation),
+    /// A pod's start and end: the CNI plugin, beside those of containernetworking
+    Pod(pod::Flags),
     /// The mirror itself, in the namespace of the process under test
     #[command(hide = true)]
     Mirror,
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         What::Fib(flags) => fib::run(&flags),
         What::Policy(flags) => policy::run(&flags),
         What::Calculate(flags) => policy::calculate(&flags).map(|()| true),
+        What::Pod(flags) => pod::run(&flags),
         What::Mirror => mirror::run().map(|()| true),
     };
     match outcome {

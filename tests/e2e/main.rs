@@ -97,6 +97,7 @@ const CASES: &[(&str, Place)] = &[
     ("datastore::cannot_be_opened", Inside(datastore::cannot_be_opened)),
     ("input::an_agent_without_an_address_waits", Inside(input::an_agent_without_an_address_waits)),
     ("pools::no_block_left", Inside(pools::no_block_left)),
+    ("pools::switched_with_packets_under_way", Inside(pools::switched_with_packets_under_way)),
     ("pools::no_address_left", Inside(pools::no_address_left)),
     ("ipam::empty_blocks_are_given_back", Inside(ipam::empty_blocks_are_given_back)),
     ("ipam::dead_nodes_are_collected", Inside(ipam::dead_nodes_are_collected)),

@@ -2,13 +2,14 @@
 
 use anyhow::{Context, Result, ensure};
 use margay_control::status::IpamStatus;
+use margay_lab::probe::{Protocol, Stream};
 use margay_netlink::Netns;
 use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{Pod, container_id};
 
 use crate::labs::{
-    Labs, PATIENCE, TWO_NODES, applied, cni_error, interfaces, kernel_state, margay, no_pods, pod_addresses,
-    same,
+    Labs, PATIENCE, PROBE_EVERY, TWO_NODES, applied, cni_error, interfaces, kernel_state, margay, no_pods,
+    none_lost, pod_addresses, same, send_more,
 };
 
 /// A pool of one block of eight addresses.
@@ -16,6 +17,13 @@ const SMALL: &str = "apiVersion: projectcalico.org/v3
 kind: IPPool
 metadata: {name: small}
 spec: {cidr: 10.66.0.0/29, blockSize: 29}
+";
+
+/// A pool that is switched while packets flow.
+const SWITCHED: &str = "apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: switched}
+spec: {cidr: 10.65.0.0/16, blockSize: 26, vxlanMode: Never}
 ";
 
 /// node1 has the only block.
@@ -98,4 +106,47 @@ pub(crate) fn no_address_left(labs: &mut Labs) -> Result<()> {
         runtime.delete(pod)?;
     }
     no_pods(&cluster, "node1")
+}
+
+/// From no encapsulation to VXLAN and back, with probes in both directions: not one is lost.
+pub(crate) fn switched_with_packets_under_way(labs: &mut Labs) -> Result<()> {
+    let mut cluster = labs.alone(TWO_NODES, Datastore::Embedded)?;
+    applied(&cluster, SWITCHED)?;
+    for node in ["node1", "node2"] {
+        cluster.start(node)?;
+    }
+    for node in ["node1", "node2"] {
+        cluster.wait_ready(node, PATIENCE)?;
+    }
+    let near = cluster.runtime("node1")?.add("default", "near")?;
+    let far = cluster.runtime("node2")?.add("default", "far")?;
+    let ways = [("node1", &far), ("node2", &near)];
+    let way = |node: &str, to: &Pod| cluster.run_in(node, "ip", &["route", "get", &to.address.to_string()]);
+    let tunnelled = |wanted: bool| -> Result<()> {
+        wait(PATIENCE, || {
+            let both = ways.iter().map(|(node, to)| way(node, to)).collect::<Result<Vec<_>>>()?;
+            Ok(both.iter().all(|way| way.contains("vxlan.mgy") == wanted && way.contains("172.30") != wanted))
+        })
+        .with_context(|| format!("{:?}", way("node1", &far)))
+    };
+    tunnelled(false)?;
+    let streams = [
+        Stream::start(&near.netns, far.address, Protocol::Icmp, PROBE_EVERY)?,
+        Stream::start(&far.netns, near.address, Protocol::Icmp, PROBE_EVERY)?,
+    ];
+    for (mode, through_tunnel) in
+        [("Always", true), ("CrossSubnet", false), ("Always", true), ("Never", false)]
+    {
+        applied(&cluster, &SWITCHED.replace("Never", mode))?;
+        tunnelled(through_tunnel).with_context(|| format!("vxlanMode: {mode}"))?;
+        streams.iter().try_for_each(|stream| send_more(stream, 50))?;
+    }
+    for stream in streams {
+        none_lost(stream)?;
+    }
+    for (node, pod) in [("node1", near), ("node2", far)] {
+        cluster.runtime(node)?.delete(pod)?;
+        no_pods(&cluster, node)?;
+    }
+    Ok(())
 }

@@ -2,15 +2,20 @@
 
 use std::process::Command;
 
-use crate::{Outcome, cargo, packages};
+use crate::{Outcome, cargo, dist, packages};
 
 pub(crate) fn run(arguments: &[String]) -> Outcome {
     // The others are compared with when they are there; only what is needed for our own is installed.
     packages::ensure(&[packages::BUILD])?;
     let packages = ["--package=margay-route-reflector", "--package=margay-agent", "--package=margay-bench"];
     cargo::run(&[["build", "--release"].as_slice(), &packages, &["--bins"]].concat(), &[])?;
-    let status = Command::new(cargo::release_binaries().join("margay-bench"))
-        .args(arguments)
+    let mut command = Command::new(cargo::release_binaries().join("margay-bench"));
+    command.args(arguments);
+    if arguments.first().is_some_and(|what| what == "pod") {
+        packages::ensure(&[packages::NETWORK, packages::RUNTIMES])?;
+        command.arg("--shim").arg(dist::shim()?);
+    }
+    let status = command
         .current_dir(cargo::root())
         .status()
         .map_err(|error| format!("cannot run the benchmark: {error}"))?;

@@ -32,14 +32,14 @@ pub(crate) enum Write {
 type Pending = Arc<Mutex<BTreeMap<Key, Write>>>;
 
 /// Where writes are queued.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Writer {
     pending: Pending,
     wake: mpsc::Sender<()>,
 }
 
 impl Writer {
-    /// Starts writing to `store`, until dropped.
+    /// Starts writing to `store`, until the last of its clones is dropped.
     pub(crate) fn spawn(store: Store) -> Self {
         let pending = Pending::default();
         let (wake, woken) = mpsc::channel(1);

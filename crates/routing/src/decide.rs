@@ -33,6 +33,7 @@ pub enum Reason {
     Plain { pool: Option<String>, next_hop: IpAddr, node: Option<String>, source: Source, stale: bool },
     SameSubnet { pool: String, node: String, source: Source },
     Tunnel { pool: String, node: String, encapsulation: Encapsulation, cross_subnet: bool, source: Source },
+    TunnelNotYet { pool: String, node: String, next_hop: IpAddr },
     InsideOwnBlock { block: IpNet, next_hop: Option<IpAddr> },
     NextHopIsThisNode { next_hop: IpAddr },
     NextHopUnreachable { next_hop: IpAddr },
@@ -65,6 +66,7 @@ impl Reason {
             | Self::Plain { .. }
             | Self::SameSubnet { .. }
             | Self::Tunnel { .. }
+            | Self::TunnelNotYet { .. }
             | Self::NextHopIsThisNode { .. }
             | Self::StaleAndGone { .. }
             | Self::NotLearned { .. }
@@ -126,6 +128,10 @@ impl fmt::Display for Reason {
                     "Always"
                 })
             }
+            Self::TunnelNotYet { pool, node, next_hop } => write!(
+                f,
+                "to node {node} ({next_hop}) by BGP until both nodes have the tunnel that IPPool({pool}) asks for"
+            ),
             Self::InsideOwnBlock { block, next_hop } => {
                 write!(f, "refused: it is inside this node's own block {block}")?;
                 match next_hop {
@@ -399,6 +405,20 @@ fn vxlan(cx: &Context, prefix: IpNet, pool: &Pool, learned: Option<&Learned>) ->
             })
             .collect();
         let decision = Decision::via(prefix, hops, cx.settings.max_paths);
+        if decision.route.is_some() {
+            return decision;
+        }
+    }
+    if let (Err(Reason::NodeWithoutTunnel { .. } | Reason::OwnTunnelMissing { .. }), Some(learned)) =
+        (&by_datastore.0, learned)
+    {
+        // The pool is being switched: the way it had is better than none.
+        let hops = learned.next_hops.iter().map(|hop| {
+            let (pool_name, next_hop) = (pool.name.clone(), hop.address);
+            let why = Reason::TunnelNotYet { pool: pool_name, node: owner.clone(), next_hop };
+            (learned_hops(cx, Some(pool), hop), why)
+        });
+        let decision = Decision::via(prefix, hops.collect(), cx.settings.max_paths);
         if decision.route.is_some() {
             return decision;
         }

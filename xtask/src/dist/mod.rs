@@ -42,21 +42,30 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
 
 /// Builds every program as one static file.
 fn build() -> Outcome {
+    ["release", "cni"].into_iter().try_for_each(build_profile)
+}
+
+fn build_profile(profile: &str) -> Outcome {
     let host = cargo::host()?;
     // With an explicit target the flag does not reach build scripts and procedural macros, which can't be static.
     let target = format!("--target={host}");
     let flags = format!("{} -C target-feature=+crt-static", std::env::var("RUSTFLAGS").unwrap_or_default());
     let environment = [("RUSTFLAGS", flags.trim())];
-    for profile in ["release", "cni"] {
-        let profile_flag = format!("--profile={profile}");
-        let mut arguments = vec!["build".to_owned(), "--locked".to_owned(), target.clone(), profile_flag];
-        let of_profile = PROGRAMS.iter().filter(|(_, _, wanted)| *wanted == profile);
-        arguments.extend(of_profile.map(|(package, _, _)| format!("--package={package}")));
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        println!("building with profile {profile}");
-        cargo::run(&arguments, &environment)?;
-    }
-    Ok(())
+    let profile_flag = format!("--profile={profile}");
+    let mut arguments = vec!["build".to_owned(), "--locked".to_owned(), target, profile_flag];
+    let of_profile = PROGRAMS.iter().filter(|(_, _, wanted)| *wanted == profile);
+    arguments.extend(of_profile.map(|(package, _, _)| format!("--package={package}")));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    println!("building with profile {profile}");
+    cargo::run(&arguments, &environment)
+}
+
+/// The CNI shim as it is delivered, no larger than it may be.
+pub(crate) fn shim() -> Result<PathBuf, String> {
+    build_profile("cni")?;
+    let shim = cargo::target().join(cargo::host()?).join("cni").join(SHIM);
+    check_shim(&shim)?;
+    Ok(shim)
 }
 
 /// Puts the programs side by side into `folder`.

@@ -14,6 +14,7 @@ mod tunnels;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use margay_netlink::delta::{Change, Tracker};
@@ -35,6 +36,9 @@ const OURS: [u8; 2] = [Protocol::Pods.number(), Protocol::Cluster.number()];
 
 /// Routes written before notifications are read: so many fit into the monitor's buffer together with others'.
 const CHUNK: usize = 4096;
+
+/// How long a tunnel device is kept when no pool needs it any more: other nodes may not have heard of it yet.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// A wanted route, with the nexthop objects it holds.
 #[derive(Debug)]
@@ -58,6 +62,8 @@ pub(crate) struct Fib {
     /// Absent on a kernel that has none: each route then carries its next hops itself.
     nexthops: Option<Nexthops>,
     tunnels: Arc<Tunnels>,
+    /// When other tunnels were last wanted.
+    tunnels_since: Instant,
     entries: Entries,
     /// Devices and their entries have to be looked at.
     tunnels_suspect: bool,
@@ -137,6 +143,7 @@ impl Fib {
             routes,
             nexthops,
             tunnels: Arc::default(),
+            tunnels_since: Instant::now(),
             entries: Entries::default(),
             tunnels_suspect: true,
             suspect: true,
@@ -314,6 +321,7 @@ impl Fib {
     /// Wants these tunnels.
     pub(crate) fn want_tunnels(&mut self, tunnels: Arc<Tunnels>) {
         self.tunnels = tunnels;
+        self.tunnels_since = Instant::now();
         self.tunnels_suspect = true;
     }
 
@@ -399,6 +407,8 @@ impl Fib {
                 let errors = nexthops.sweep(&mut self.netlink, || in_use().collect());
                 report.errors.extend(errors.iter().map(ToString::to_string));
             }
+        }
+        if complete && self.tunnels_since.elapsed() >= LINGER {
             let errors = tunnels::sweep_devices(&mut self.netlink, &self.tunnels, &self.kernel);
             report.errors.extend(errors.iter().map(ToString::to_string));
         }

@@ -1,6 +1,7 @@
 //! Blocks: claimed from the datastore when needed, adopted when the journal was lost, given up when lost.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use margay_api::{IpPool, IpamBlock, Kind, Node as NodeResource, Resource};
@@ -18,6 +19,9 @@ use crate::writer::Write;
 
 /// Times a claim is planned anew after another node was faster.
 const ATTEMPTS: u32 = 64;
+
+/// Longest wait for tunnel devices before the cluster is told of them.
+const DEVICE_TIME: Duration = Duration::from_secs(10);
 
 impl Node {
     /// Keeps allocator and datastore in agreement about which blocks are ours; makes sure there is one per family
@@ -197,11 +201,18 @@ impl Node {
         }
     }
 
-    /// Writes the node's own object and uses it at once.
+    /// Uses the node's own object at once, and writes it once its tunnels are there: when others hear of them, they send.
     fn write_own_node(&mut self, node: NodeResource) {
-        self.writer.push(self.own_key(), Write::OwnNode(Box::new(node.clone())));
-        self.cluster.bgp.nodes.insert(self.config.node.clone(), node);
+        self.cluster.bgp.nodes.insert(self.config.node.clone(), node.clone());
         self.cluster_changed();
+        let generation = self.update_routes();
+        let (mut reached, writer, key) = (self.forwarding.reached(), self.writer.clone(), self.own_key());
+        tokio::spawn(async move {
+            let made = reached.wait_for(|reached| reached.has(generation, &[]));
+            // A kernel that refuses is said to be so elsewhere.
+            let _late = tokio::time::timeout(DEVICE_TIME, made).await;
+            writer.push(key, Write::OwnNode(Box::new(node)));
+        });
     }
 
     fn tunnel_address(
