@@ -9,8 +9,8 @@ use std::os::fd::AsFd;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use margay_netlink::{
-    Address, AddressOptions, Error, IgnoreMissing, Link, Mac, Netlink, Netns, Result, Route, RouteFilter,
-    RouteTarget, VethEnd, sysctl,
+    Address, AddressOptions, Error, IgnoreMissing, Link, LinkChange, Mac, Netlink, Netns, Result, Route,
+    RouteFilter, RouteTarget, VethEnd, sysctl,
 };
 
 /// The gateway every pod sees for IPv4, as in Calico.
@@ -185,6 +185,40 @@ impl Wiring<'_> {
             Some(_) => {}
         }
         Ok(wrong)
+    }
+}
+
+/// A pair that [`Wiring::build`] made.
+#[derive(Debug, Clone, Copy)]
+pub struct Wired<'a> {
+    /// Name of the host side.
+    pub host_ifname: &'a str,
+    /// Name inside the container.
+    pub ifname: &'a str,
+    /// MAC inside the container: another interface of that name isn't touched.
+    pub mac: Option<Mac>,
+}
+
+impl Wired<'_> {
+    /// Changes the MTU of both ends, octets. The one that would receive what it is too small for is changed last; without
+    /// the container's namespace the host side stays too.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn set_mtu(&self, pod: Option<&Netns>, mtu: u32) -> Result<()> {
+        let Some(pod) = pod else { return Ok(()) };
+        let (mut host, mut inside) = (Netlink::open()?, Netlink::open_in(pod)?);
+        let near = host.link(self.host_ifname)?.filter(is_veth);
+        let far = inside.link(self.ifname)?.filter(|link| is_veth(link) && link.mac == self.mac);
+        let (Some(near), Some(far)) = (near, far) else { return Ok(()) };
+        let change = LinkChange { mtu: Some(mtu), ..LinkChange::default() };
+        if mtu < near.mtu {
+            inside.change_link(far.index, &change)?;
+            host.change_link(near.index, &change)
+        } else {
+            host.change_link(near.index, &change)?;
+            inside.change_link(far.index, &change)
+        }
     }
 }
 

@@ -1,11 +1,22 @@
 //! What gives addresses and blocks back, and what tells that something was left.
 
-use anyhow::{Context, Result, ensure};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result, anyhow, ensure};
 use margay_control::status::IpamStatus;
+use margay_lab::Process;
+use margay_netlink::Netns;
 use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{Pod, said};
+use serde_json::Value;
 
 use crate::labs::{Labs, PATIENCE, TWO_NODES, applied, margay, no_pods, pod_addresses};
+
+/// Nodes of the crowd, and pods of each.
+const NODES: usize = 16;
+const PODS: usize = 6;
 
 /// A pool with blocks of four addresses.
 const SMALL: &str = "apiVersion: projectcalico.org/v3
@@ -129,4 +140,134 @@ pub(crate) fn split_and_configured(labs: &mut Labs) -> Result<()> {
         runtime.delete(pod)?;
     }
     no_pods(&cluster, "node1")
+}
+
+/// A lab of nodes in one subnet, beside the machine of etcd.
+fn crowd(labs: &mut Labs) -> Result<Cluster> {
+    let mut text =
+        "name: crowd\ntopology:\n  defaults: {kind: linux, image: alpine}\n  nodes:\n    sw1: {kind: bridge}\n"
+            .to_owned();
+    let mut links = "  links:\n    - endpoints: [\"r1:eth1\", \"sw1:r1\"]\n".to_owned();
+    text.push_str("    r1: {exec: [ip address add 172.30.1.1/24 dev eth1]}\n");
+    for number in 1..=NODES {
+        let address = format!("172.30.1.{}/24", 10 + number);
+        text.push_str(&format!(
+            "    n{number}: {{labels: {{margay.role: node, margay.address: {address}}}, \
+             exec: [ip address add {address} dev eth1]}}\n"
+        ));
+        links.push_str(&format!("    - endpoints: [\"n{number}:eth1\", \"sw1:n{number}\"]\n"));
+    }
+    let folder = std::path::Path::new("/run/e2e");
+    std::fs::create_dir_all(folder)?;
+    let file = folder.join("crowd.clab.yml");
+    std::fs::write(&file, text + &links)?;
+    labs.alone(&file.to_string_lossy(), Datastore::Etcd)
+}
+
+/// Agents that come and go.
+struct Agents<'a> {
+    cluster: &'a Cluster,
+    running: Vec<Mutex<Process>>,
+}
+
+impl<'a> Agents<'a> {
+    fn start(cluster: &'a Cluster) -> Result<Self> {
+        let running =
+            (1..=NODES).map(|number| Ok(Mutex::new(spawn(cluster, number)?))).collect::<Result<_>>()?;
+        Ok(Self { cluster, running })
+    }
+
+    /// Kills one and starts another in its place.
+    fn replace(&self, number: usize) -> Result<()> {
+        let mut running = self.running[number - 1].lock().unwrap_or_else(PoisonError::into_inner);
+        running.kill()?;
+        *running = spawn(self.cluster, number)?;
+        Ok(())
+    }
+}
+
+fn spawn(cluster: &Cluster, number: usize) -> Result<Process> {
+    let node = format!("n{number}");
+    let command = cluster.daemon(&node)?;
+    Ok(cluster.node(&node)?.spawn(&node, command, &cluster.folder(&node).join("log"))?)
+}
+
+/// Adds a pod as a runtime does: what fails is deleted and tried again.
+fn add(cluster: &Cluster, node: &str, pod: &str) -> Result<(IpAddr, Netns)> {
+    let runtime = cluster.runtime(node)?;
+    let mut added = None;
+    wait(2 * PATIENCE, || {
+        let netns = Netns::new()?;
+        let path = netns.path().to_string_lossy().into_owned();
+        let output = runtime.call("ADD", pod, Some(("default", pod)), &path)?;
+        let answer: Value = serde_json::from_slice(&output.stdout).with_context(|| said(&output))?;
+        if output.status.success() {
+            let address =
+                answer["ips"][0]["address"].as_str().and_then(|text| text.split('/').next()?.parse().ok());
+            added = Some((address.with_context(|| format!("no address: {answer}"))?, netns));
+            return Ok(true);
+        }
+        let output = runtime.call("DEL", pod, Some(("default", pod)), &path)?;
+        ensure!(output.status.success(), "DEL of {pod}: {}", said(&output));
+        Ok(false)
+    })
+    .with_context(|| format!("ADD of {pod} on {node}"))?;
+    added.context("nothing added")
+}
+
+/// Every address has one owner, although everybody asks at once and agents and etcd are killed meanwhile; and
+/// nothing is left in the end.
+pub(crate) fn a_crowd_with_deaths(labs: &mut Labs) -> Result<()> {
+    let cluster = crowd(labs)?;
+    cluster.start_datastore()?;
+    // Who peers with whom is not what this is about.
+    let objects = "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata: {name: default}\n\
+         spec: {nodeToNodeMeshEnabled: false}\n---\n"
+        .to_owned()
+        + &SMALL.replace("10.66.0.0/27", "10.66.0.0/23");
+    wait(PATIENCE, || Ok(applied(&cluster, &objects).is_ok()))?;
+    let agents = Agents::start(&cluster)?;
+    let (cluster, agents) = (&cluster, &agents);
+    let pods: Vec<(IpAddr, Netns)> = std::thread::scope(|scope| -> Result<Vec<_>> {
+        let threads: Vec<_> = (1..=NODES)
+            .map(|number| {
+                scope.spawn(move || -> Result<Vec<_>> {
+                    (0..PODS)
+                        .map(|pod| add(cluster, &format!("n{number}"), &format!("p-{number}-{pod}")))
+                        .collect()
+                })
+            })
+            .collect();
+        let named = || -> Result<usize> { Ok(margay(cluster, &["get", "ipamblocks"])?.lines().count()) };
+        for (number, blocks) in [(3, NODES / 2), (9, NODES), (14, NODES + NODES / 2)] {
+            // Spread over the time it takes, whatever that is.
+            wait(2 * PATIENCE, || Ok(named().unwrap_or(0) > blocks)).context("blocks are claimed")?;
+            agents.replace(number)?;
+            if number == 9 {
+                cluster.kill_datastore()?;
+                cluster.start_datastore()?;
+            }
+        }
+        let mut all = Vec::new();
+        for thread in threads {
+            all.extend(thread.join().map_err(|_panic| anyhow!("a panic"))??);
+        }
+        Ok(all)
+    })?;
+    let addresses: BTreeSet<IpAddr> = pods.iter().map(|(address, _)| *address).collect();
+    ensure!(
+        addresses.len() == NODES * PODS && pods.len() == NODES * PODS,
+        "{} addresses for {} pods",
+        addresses.len(),
+        pods.len()
+    );
+    wait_clean(cluster)?;
+    for (number, pod) in (1..=NODES).flat_map(|number| (0..PODS).map(move |pod| (number, pod))) {
+        let id = format!("p-{number}-{pod}");
+        let output = cluster.runtime(&format!("n{number}"))?.call("DEL", &id, Some(("default", &id)), "")?;
+        ensure!(output.status.success(), "DEL of {id}: {}", said(&output));
+    }
+    let used = || -> Result<String> { margay(cluster, &["get", "workloadendpoints", "-A"]) };
+    wait(PATIENCE, || Ok(!used()?.contains("p-"))).with_context(|| format!("{:?}", used()))?;
+    wait_clean(cluster)
 }

@@ -101,6 +101,7 @@ const CASES: &[(&str, Place)] = &[
     ("pools::no_address_left", Inside(pools::no_address_left)),
     ("ipam::empty_blocks_are_given_back", Inside(ipam::empty_blocks_are_given_back)),
     ("ipam::dead_nodes_are_collected", Inside(ipam::dead_nodes_are_collected)),
+    ("ipam::a_crowd_with_deaths", Inside(ipam::a_crowd_with_deaths)),
     ("ipam::split_and_configured", Inside(ipam::split_and_configured)),
     ("ipip::a_kernel_without_it", Inside(ipip::a_kernel_without_it)),
     ("backend::vxlan_needs_no_bgp", Inside(backend::vxlan_needs_no_bgp)),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -47,7 +48,7 @@ pub struct Cluster {
     repository: PathBuf,
     roles: BTreeMap<String, (Role, IpNet)>,
     daemons: BTreeMap<String, Process>,
-    etcd: Option<Process>,
+    etcd: Mutex<Option<Process>>,
 }
 
 /// Address of the node that runs etcd, and its name.
@@ -78,7 +79,7 @@ impl Cluster {
         }
         let folder = folder.to_path_buf();
         let daemons = BTreeMap::new();
-        Ok(Self { lab, datastore, folder, binaries, repository, roles, daemons, etcd: None })
+        Ok(Self { lab, datastore, folder, binaries, repository, roles, daemons, etcd: Mutex::default() })
     }
 
     /// A file of one of our programs.
@@ -124,7 +125,7 @@ impl Cluster {
     }
 
     /// Starts etcd, if that is the datastore.
-    pub fn start_datastore(&mut self) -> Result<()> {
+    pub fn start_datastore(&self) -> Result<()> {
         if self.datastore == Datastore::Embedded {
             return Ok(());
         }
@@ -139,13 +140,13 @@ impl Cluster {
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
             .args(["--listen-peer-urls", "http://127.0.0.1:2380"]);
         let process = self.node(node)?.spawn("etcd", etcd, &folder.join("log"))?;
-        self.etcd = Some(process);
+        *self.etcd.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
         Ok(())
     }
 
     /// Kills the datastore, as a machine that dies does.
-    pub fn kill_datastore(&mut self) -> Result<()> {
-        if let Some(mut etcd) = self.etcd.take() {
+    pub fn kill_datastore(&self) -> Result<()> {
+        if let Some(mut etcd) = self.etcd.lock().unwrap_or_else(PoisonError::into_inner).take() {
             etcd.kill()?;
         }
         Ok(())

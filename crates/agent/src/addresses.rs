@@ -54,7 +54,7 @@ impl Addresses {
                     }
                 }
                 Entry::Attachment(AttachmentEntry::Attach(attached)) => {
-                    addresses.attached.insert(handle_of(&attached.attachment), attached);
+                    addresses.attached.insert(handle_of(&attached.attachment), *attached);
                 }
                 Entry::Attachment(AttachmentEntry::Detach { handle }) => {
                     addresses.attached.remove(&Handle::from_text(handle));
@@ -89,7 +89,7 @@ impl Addresses {
 
     /// Writes down that an interface is to be live.
     pub(crate) fn attach(&mut self, attached: Attached) -> Result<(), AddressError> {
-        self.journal.append(&Entry::Attachment(AttachmentEntry::Attach(attached.clone())))?;
+        self.journal.append(&Entry::Attachment(AttachmentEntry::Attach(Box::new(attached.clone()))))?;
         self.attached.insert(handle_of(&attached.attachment), attached);
         Ok(())
     }
@@ -146,7 +146,8 @@ impl Addresses {
 
     fn compact(&mut self) -> io::Result<()> {
         let records = self.allocator.compact().into_iter().map(Entry::Address);
-        let attached = self.attached.values().cloned().map(AttachmentEntry::Attach).map(Entry::Attachment);
+        let attached =
+            self.attached.values().cloned().map(Box::new).map(AttachmentEntry::Attach).map(Entry::Attachment);
         let entries: Vec<Entry> = records.chain(attached).collect();
         self.journal.rewrite(&entries)
     }
@@ -198,6 +199,7 @@ mod tests {
                 addresses: a.clone(),
                 interface: "mgya".into(),
                 mac: "ee:ee:ee:ee:ee:ee".into(),
+                netns: String::new(),
             })
             .unwrap();
         first.release(&handle_of(&attachment("b"))).unwrap();

@@ -29,6 +29,9 @@ pub(crate) struct Attached {
     pub(crate) interface: String,
     /// MAC address of the pod's side.
     pub(crate) mac: String,
+    /// Path of the pod's network namespace, as the runtime gave it.
+    #[serde(default)]
+    pub(crate) netns: String,
 }
 
 /// The WorkloadEndpoint of an attachment, with labels and ports of its Pod object when there is one.

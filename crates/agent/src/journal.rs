@@ -30,7 +30,7 @@ pub(crate) enum Entry {
 #[serde(tag = "op", rename_all = "lowercase")]
 pub(crate) enum AttachmentEntry {
     /// The interface exists and is to be live.
-    Attach(Attached),
+    Attach(Box<Attached>),
     /// It is gone.
     Detach {
         /// Handle of its addresses.

@@ -1,6 +1,7 @@
 //! `margay-agent`: one process per node that joins datastore, BGP, IPAM, policy, routes and CNI.
 
 mod addresses;
+mod annotations;
 mod api;
 mod attachments;
 mod cleanup;

@@ -53,6 +53,7 @@ impl Reason {
     fn is_problem(&self) -> bool {
         match self {
             Self::InsideOwnBlock { .. }
+            | Self::TunnelNotYet { .. }
             | Self::NextHopUnreachable { .. }
             | Self::NextHopIsNoNode { .. }
             | Self::UnknownNode { .. }
@@ -66,7 +67,6 @@ impl Reason {
             | Self::Plain { .. }
             | Self::SameSubnet { .. }
             | Self::Tunnel { .. }
-            | Self::TunnelNotYet { .. }
             | Self::NextHopIsThisNode { .. }
             | Self::StaleAndGone { .. }
             | Self::NotLearned { .. }

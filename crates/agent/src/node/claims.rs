@@ -96,12 +96,12 @@ impl Node {
             .iter()
             .any(|pool| Family::of(&pool.spec.cidr) == family && !pool.spec.disabled);
         if !has_block && offered {
-            self.claim(family);
+            self.claim(family, None);
         }
     }
 
-    /// Claims one more block, in a task of its own.
-    pub(super) fn claim(&mut self, family: Family) {
+    /// Claims one more block, the one with this address if there is one, in a task of its own.
+    pub(super) fn claim(&mut self, family: Family, containing: Option<IpAddr>) {
         if self.claiming.contains(&family) {
             return;
         }
@@ -111,6 +111,7 @@ impl Node {
             node: self.config.node.clone(),
             labels: self.own_labels(),
             family,
+            containing,
             pools: self.cluster.bgp.pools_in_force().into_iter().cloned().collect(),
             reserved: self.cluster.reserved(),
             max_blocks: self.cluster.ipam.as_ref().and_then(|conf| conf.spec.max_blocks_per_host),
@@ -281,6 +282,7 @@ struct ClaimTask {
     node: String,
     labels: std::collections::BTreeMap<String, String>,
     family: Family,
+    containing: Option<IpAddr>,
     pools: Vec<IpPool>,
     reserved: Vec<IpNet>,
     max_blocks: Option<u32>,
@@ -324,7 +326,7 @@ impl ClaimTask {
                 eligible: &eligible,
                 blocks: &blocks,
                 reserved: &reserved,
-                containing: None,
+                containing: self.containing,
                 max_blocks: self.max_blocks,
             })
             .map_err(|error| error.to_string())?;

@@ -1,12 +1,13 @@
 //! The CNI verbs.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use margay_api::{Key, Kind, Pod};
 use margay_cni::spool::Spool;
-use margay_cni::wiring::remove_host_side;
+use margay_cni::wiring::{Wired, remove_host_side};
 use margay_control::cni::{
     AddReply, AddRequest, Attachment, CheckReply, CheckRequest, CommitReply, CommitRequest, GcRequest,
 };
@@ -15,12 +16,13 @@ use margay_ipam::{
     AssignError, Attributes, Eligible, Family, Handle, PoolQuery, Purpose, RangeSet,
     Request as AddressRequest, eligible_pools,
 };
-use margay_netlink::Netlink;
+use margay_netlink::{Netlink, Netns};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
-use super::{Answer, Node, Waiting, reply};
+use super::{Answer, Node, Reserved, Waiting, reply};
 use crate::addresses::{AddressError, handle_of, now};
+use crate::annotations::{Asked, asked};
 use crate::attachments::Attached;
 use crate::policy;
 use crate::writer::Write;
@@ -38,7 +40,8 @@ const NOT_RESERVED: u32 = 104;
 /// How the attempt to give addresses ended.
 enum Outcome {
     Done(Result<AddReply, Failure>),
-    NeedsBlock(Family),
+    /// One more; with an address, the one that has it.
+    NeedsBlock(Family, Option<IpAddr>),
 }
 
 impl Node {
@@ -50,9 +53,9 @@ impl Node {
         }
         match self.try_add(&request) {
             Outcome::Done(outcome) => reply(answer, outcome),
-            Outcome::NeedsBlock(family) => {
+            Outcome::NeedsBlock(family, containing) => {
                 self.waiting.push(Waiting { request, answer });
-                self.claim(family);
+                self.claim(family, containing);
             }
         }
     }
@@ -62,12 +65,12 @@ impl Node {
         for Waiting { request, answer } in std::mem::take(&mut self.waiting) {
             match (self.try_add(&request), problem) {
                 (Outcome::Done(outcome), _) => reply(answer, outcome),
-                (Outcome::NeedsBlock(_), Some(problem)) => {
+                (Outcome::NeedsBlock(..), Some(problem)) => {
                     reply(answer, Err(Failure::refused(NO_ADDRESS, problem)));
                 }
-                (Outcome::NeedsBlock(family), None) => {
+                (Outcome::NeedsBlock(family, containing), None) => {
                     self.waiting.push(Waiting { request, answer });
-                    self.claim(family);
+                    self.claim(family, containing);
                 }
             }
         }
@@ -86,10 +89,14 @@ impl Node {
         let namespace_labels = self.cluster.namespace_labels(&namespace);
         let node_labels = self.own_labels();
         let pools = self.cluster.bgp.pools_in_force();
+        let asked = match self.asked(&namespace, &pod) {
+            Ok(asked) => asked,
+            Err(message) => return Outcome::Done(Err(Failure::refused(NO_ADDRESS, message))),
+        };
         let query = PoolQuery {
             node: &node_labels,
             purpose: Purpose::Workload { namespace: &namespace_labels },
-            requested: &request.pools,
+            requested: if asked.pools.is_empty() { &request.pools } else { &asked.pools },
         };
         let eligible = match eligible_pools(&pools, &query) {
             Ok(eligible) => eligible,
@@ -119,7 +126,7 @@ impl Node {
                 kind: None,
             },
             families: &families,
-            addresses: &request.requested_ips,
+            addresses: if asked.addresses.is_empty() { &request.requested_ips } else { &asked.addresses },
             pools: &cidrs,
             reserved: &RangeSet::new(&reserved),
             now: now(),
@@ -127,15 +134,21 @@ impl Node {
         };
         match self.addresses.assign(&wanted) {
             Ok(addresses) => {
-                self.reserved_labels.insert(handle_of(&request.attachment), request.labels.clone());
+                let reserved = Reserved { labels: request.labels.clone(), netns: request.netns.clone() };
+                self.reserved.insert(handle_of(&request.attachment), reserved);
                 Outcome::Done(Ok(AddReply {
                     addresses: addresses.into_iter().map(Into::into).collect(),
                     host_ifname: interface_name(&request.attachment),
-                    mac: request.mac.clone(),
+                    mac: asked.mac.or_else(|| request.mac.clone()),
                     mtu: self.router.tunnels().pod_mtu,
                 }))
             }
-            Err(AddressError::Assign(AssignError::NeedBlock { family, .. })) => Outcome::NeedsBlock(family),
+            Err(AddressError::Assign(AssignError::NeedBlock { family, .. })) => {
+                Outcome::NeedsBlock(family, None)
+            }
+            Err(AddressError::Assign(AssignError::NotOurs { address, .. })) => {
+                Outcome::NeedsBlock(Family::of_addr(&address), Some(address))
+            }
             Err(error) => Outcome::Done(Err(Failure::refused(NO_ADDRESS, error.to_string()))),
         }
     }
@@ -148,10 +161,12 @@ impl Node {
             let message = "nothing is reserved for this attachment: ADD must be asked for first";
             return reply(answer, Err(Failure::refused(NOT_RESERVED, message)));
         };
+        let Reserved { labels, netns } = self.reserved.remove(&handle).unwrap_or_default();
         let attached = Attached {
+            netns,
             namespace: owned.attributes.namespace.clone().unwrap_or_default(),
             pod: owned.attributes.pod.clone().unwrap_or_default(),
-            labels: self.reserved_labels.remove(&handle).unwrap_or_default(),
+            labels,
             addresses: owned.addresses.clone(),
             interface: request.host_ifname,
             mac: request.mac,
@@ -195,7 +210,7 @@ impl Node {
 
     /// DEL, and what undoes a failed ADD: knows nothing of the attachment is a success.
     pub(super) async fn release(&mut self, handle: &Handle) -> Result<(), Failure> {
-        self.reserved_labels.remove(handle);
+        self.reserved.remove(handle);
         if let Some(attached) = self.addresses.attached().get(handle)
             && let Err(error) = remove_host_side(&attached.interface)
         {
@@ -364,6 +379,39 @@ impl Node {
         for attached in self.addresses.attached().values() {
             let endpoint = attachments::endpoint(&self.config.node, attached, self.pod_of(attached));
             self.writer.push(endpoint.key(), Write::Apply(Box::new(endpoint.into())));
+        }
+    }
+
+    /// What the annotations of a pod ask for.
+    fn asked(&self, namespace: &str, pod: &str) -> Result<Asked, String> {
+        let none = std::collections::BTreeMap::new();
+        let of_pod = self.cluster.pods.get(&(namespace.to_owned(), pod.to_owned()));
+        let of_namespace = self.cluster.namespaces.get(namespace);
+        asked(
+            of_pod.map_or(&none, |pod| &pod.metadata.annotations),
+            of_namespace.map_or(&none, |namespace| &namespace.metadata.annotations),
+        )
+    }
+
+    /// Pods that run get the MTU that new ones would get: what they send has to fit through the tunnels there are now.
+    pub(super) fn follow_mtu(&mut self) {
+        let mtu = self.router.tunnels().pod_mtu;
+        let known = self.own_address().and_then(|address| self.forwarding.underlay().uplink(address));
+        if !self.in_sync || known.is_none() || self.pod_mtu == Some(mtu) {
+            return;
+        }
+        self.pod_mtu = Some(mtu);
+        for attached in self.addresses.attached().values() {
+            let wired = Wired {
+                host_ifname: &attached.interface,
+                ifname: &attached.attachment.ifname,
+                mac: attached.mac.parse().ok(),
+            };
+            // A namespace that cannot be reached from here keeps its own side as it is.
+            let pod = Netns::open(&attached.netns).ok();
+            if let Err(error) = wired.set_mtu(pod.as_ref(), mtu) {
+                tracing::warn!("MTU {mtu} for pod {}/{}: {error}", attached.namespace, attached.pod);
+            }
         }
     }
 

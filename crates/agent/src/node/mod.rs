@@ -85,6 +85,13 @@ struct Waiting {
     answer: Answer<AddReply>,
 }
 
+/// What the CNI call said that matters later.
+#[derive(Debug, Default)]
+struct Reserved {
+    labels: BTreeMap<String, String>,
+    netns: String,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -107,8 +114,10 @@ pub(crate) struct Node {
     /// Communities of this node's own routes.
     advertisements: Vec<Advertisement>,
     waiting: Vec<Waiting>,
-    /// Labels of the CNI call, between the two phases of an ADD.
-    reserved_labels: BTreeMap<Handle, BTreeMap<String, String>>,
+    /// What is kept between the two phases of an ADD.
+    reserved: BTreeMap<Handle, Reserved>,
+    /// MTU that the pods' interfaces were given last.
+    pod_mtu: Option<u32>,
     claiming: Vec<Family>,
     claim_problems: BTreeMap<Family, String>,
     leftovers: Leftovers,
@@ -153,7 +162,8 @@ impl Node {
             gateways: BTreeMap::new(),
             advertisements: Vec::new(),
             waiting: Vec::new(),
-            reserved_labels: BTreeMap::new(),
+            reserved: BTreeMap::new(),
+            pod_mtu: None,
             claiming: Vec::new(),
             claim_problems: BTreeMap::new(),
             leftovers: Leftovers::default(),

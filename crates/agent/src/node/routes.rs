@@ -31,6 +31,7 @@ impl Node {
             self.report_route_problems();
         }
         let tunnels = changes.tunnels.then(|| Arc::new(self.router.tunnels().clone()));
+        self.follow_mtu();
         let complete = self.in_sync && (!self.speaks_bgp() || self.speaker.is_complete());
         self.forwarding.want(changes.routes, tunnels, complete)
     }
