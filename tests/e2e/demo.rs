@@ -40,6 +40,14 @@ fn steps(labs: &mut Labs, datastore: Datastore) -> Result<()> {
         let (_, check) = scenario.explain(from, to, "tcp/8080", &words)?;
         all_hold(&[check])?;
     }
+    for (node, from, to, words) in [
+        ("node1", "shop/backend", "shop/database", "kernel ALLOWED the packet, as"),
+        ("node3", "guest/crawler", "shop/backend", "kernel DENIED the packet, as"),
+    ] {
+        let arguments = ["explain", "--from", from, "--to", to, "--port", "tcp/8080", "--verify"];
+        let verified = said(&scenario.cluster.margay_on(node, &arguments)?);
+        ensure!(verified.contains(words), "{from} to {to} on {node}: {verified}");
+    }
     all_hold(&scenario.survive(&report)?)?;
     all_hold(&scenario.detach(&report)?)?;
     margay(&scenario.cluster, &["delete", "-f", POLICIES]).map(|_| ())

@@ -120,10 +120,17 @@ async fn explain_flow(
     State(api): State<Api>,
     Json(request): Json<ExplainRequest>,
 ) -> Result<Json<ExplainReply>, Failure> {
+    let verify = request.verify;
     let flow = explain::Flow::resolve(api.store()?, request).await?;
     let trace = trace(&api, flow.destination()).await?;
     let counted = policy::snapshot(&api.engine).await;
-    Ok(Json(flow.explain(&trace, counted.as_deref())))
+    let mut reply = flow.explain(&trace, counted.as_deref());
+    if verify {
+        let namespace = api.ask(|answer| Request::Namespace(flow.source(), answer)).await?;
+        let here = counted.ok_or_else(|| Failure::try_later("the policy thread has ended"))?;
+        reply.verified = Some(flow.verify(namespace, &here).await?);
+    }
+    Ok(Json(reply))
 }
 
 async fn impact(

@@ -9,13 +9,14 @@ use felix_rs::rules::{Origin, Owner};
 use felix_rs::verdict::{self, Decision, Explanation, Packet, Verdict};
 use margay_api::{Kind, Resource, WorkloadEndpoint};
 use margay_control::explain::{
-    End, ExplainReply, ExplainRequest, ImpactChange, ImpactReply, ImpactRequest, Party,
+    End, ExplainReply, ExplainRequest, ImpactChange, ImpactReply, ImpactRequest, Party, Verified,
 };
 use margay_daemon::server::Failure;
 use margay_datastore::Store;
 use margay_routing::RouteTrace;
 
 use crate::policy::Snapshot;
+use crate::verify;
 
 /// Kinds a verdict depends on.
 const KINDS: [Kind; 19] = [
@@ -71,6 +72,20 @@ impl Flow {
         self.packet.destination
     }
 
+    /// Who sends.
+    pub(crate) const fn source(&self) -> IpAddr {
+        self.packet.source
+    }
+
+    /// Sends the packet from the pod whose namespace is at `namespace`, and compares.
+    pub(crate) async fn verify(&self, namespace: String, here: &Snapshot) -> Result<Verified, Failure> {
+        let packet = self.packet;
+        let expected = verdict::explain(&here.state, &packet).verdict == Verdict::Allow;
+        let passed = tokio::task::spawn_blocking(move || verify::passes(&namespace, &packet)).await;
+        let passed = passed.map_err(|error| error.to_string()).flatten().map_err(Failure::try_later)?;
+        Ok(Verified { expected, passed })
+    }
+
     /// The verdict in words, with the route from this node and the counters of rules that are on it.
     pub(crate) fn explain(&self, route: &RouteTrace, counted: Option<&Snapshot>) -> ExplainReply {
         let explanation = verdict::explain(&self.state, &self.packet);
@@ -92,6 +107,7 @@ impl Flow {
             summary: summary(&explanation, &text),
             ends: ends.collect(),
             route: route.route.as_ref().map(ToString::to_string),
+            verified: None,
         }
     }
 }

@@ -15,6 +15,7 @@ mod forwarding;
 mod journal;
 mod node;
 mod policy;
+mod verify;
 mod writer;
 
 use std::process::ExitCode;

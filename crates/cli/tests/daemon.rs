@@ -242,6 +242,7 @@ fn explain_says_what_decided() {
             packets: Some(3),
         }],
         route: Some("10.65.1.1/32 dev mgyabc scope link proto 180".into()),
+        verified: None,
     };
     let args = ["explain", "--from", "shop/client", "--to", "10.65.1.1", "--port", "tcp/80"];
     let (status, out, request) = ask(&lab, &args, &reply);
@@ -257,7 +258,7 @@ fn explain_says_what_decided() {
         serde_json::from_str::<serde_json::Value>(sent).unwrap(),
         serde_json::json!({
             "from": { "pod": { "namespace": "shop", "name": "client" } },
-            "to": { "address": "10.65.1.1" }, "protocol": 6, "port": 80,
+            "to": { "address": "10.65.1.1" }, "protocol": 6, "port": 80, "verify": false,
         })
     );
     let (status, out, _) = ask(&lab, &[args.as_slice(), &["--exit-code", "-o", "wide"]].concat(), &reply);

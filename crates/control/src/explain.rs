@@ -15,6 +15,9 @@ pub struct ExplainRequest {
     pub protocol: u8,
     /// Destination port, for protocols with ports.
     pub port: Option<u16>,
+    /// Send the first packet from the source, which must be a pod of this node.
+    #[serde(default)]
+    pub verify: bool,
 }
 
 /// One end of a flow.
@@ -43,6 +46,18 @@ pub struct ExplainReply {
     pub ends: Vec<End>,
     /// The way the packet takes from this node.
     pub route: Option<String>,
+    /// What the kernel did with the packet, if it was to be sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
+}
+
+/// What became of a packet on this node, whose rules are those of its own pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// The policies of this node's ends allow it.
+    pub expected: bool,
+    /// The kernel let it through.
+    pub passed: bool,
 }
 
 /// The verdict at one end.

@@ -45,6 +45,17 @@ enum Outcome {
 }
 
 impl Node {
+    /// Path of the network namespace of the pod with an address.
+    pub(super) fn namespace_of(&self, address: IpAddr) -> Result<String, Failure> {
+        let mut attached = self.addresses.attached().values();
+        let pod = attached.find(|attached| attached.addresses.contains(&address));
+        let netns = pod.map(|attached| attached.netns.clone()).filter(|netns| !netns.is_empty());
+        netns.ok_or_else(|| {
+            let message = format!("{address} is not of a pod of this node: verify where the source runs");
+            Failure::bad_request(message)
+        })
+    }
+
     /// ADD, phase one.
     pub(super) async fn add(&mut self, request: Box<AddRequest>, answer: Answer<AddReply>) {
         if !self.in_sync {

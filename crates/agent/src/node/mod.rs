@@ -63,6 +63,8 @@ pub(crate) enum Request {
     Endpoints(Answer<Vec<Endpoint>>),
     /// Enforced policies.
     Policies(Answer<Vec<Policy>>),
+    /// Path of the network namespace of the pod with an address.
+    Namespace(IpAddr, Answer<String>),
     /// The way to an address.
     Trace(IpAddr, Answer<RouteTrace>),
 }
@@ -320,6 +322,7 @@ impl Node {
             Request::Ipam(answer) => reply(answer, Ok(self.ipam_status())),
             Request::Endpoints(answer) => self.endpoints(answer),
             Request::Policies(answer) => self.policies(answer),
+            Request::Namespace(address, answer) => reply(answer, self.namespace_of(address)),
             Request::Trace(destination, answer) => reply(answer, Ok(self.trace(destination))),
         }
     }

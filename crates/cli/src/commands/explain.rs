@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use margay_control::explain::{End, ExplainReply, ExplainRequest, Party};
+use margay_control::explain::{End, ExplainReply, ExplainRequest, Party, Verified};
 
 use super::daemon;
 use crate::config::GlobalArgs;
@@ -19,6 +19,9 @@ pub(crate) struct ExplainArgs {
     /// Protocol and destination port: tcp/80, udp/53, sctp/9, icmp, or a protocol number
     #[arg(long, value_name = "PROTOCOL/PORT", default_value = "tcp/80", value_parser = port)]
     port: Flow,
+    /// Send the packet from the source, a pod of this node, and compare (tcp, udp); exit with 1 when the kernel differs
+    #[arg(long)]
+    verify: bool,
     /// Exit with 1 when the flow is denied
     #[arg(long)]
     exit_code: bool,
@@ -86,10 +89,12 @@ impl ExplainArgs {
             to: self.to.clone(),
             protocol: self.port.protocol,
             port: self.port.port,
+            verify: self.verify,
         };
         let reply: ExplainReply = daemon(global)?.post("/v1/explain", &request)?;
         let text = render(self.output.output, &reply, |wide| show(&reply, wide))?;
-        Ok(Report { text, failed: self.exit_code && !reply.allowed, ..Report::default() })
+        let differs = reply.verified.is_some_and(|verified| verified.expected != verified.passed);
+        Ok(Report { text, failed: differs || self.exit_code && !reply.allowed, ..Report::default() })
     }
 }
 
@@ -107,6 +112,12 @@ fn show(reply: &ExplainReply, wide: bool) -> String {
         text.push_str("\nroute: ");
         text.push_str(&route.replace('\n', "\n  "));
         text.push('\n');
+    }
+    if let Some(Verified { expected, passed }) = reply.verified {
+        let (same, kernel) = (if expected == passed { "as" } else { "NOT as" }, verdict(passed));
+        text.push_str(&format!(
+            "\nverified: this node's kernel {kernel} the packet, {same} its policies say\n"
+        ));
     }
     text
 }
