@@ -1,7 +1,7 @@
 //! The thread that cuts established flows which a change of policy denies (`cutDeniedFlows`): reading conntrack takes
 //! long, and no pod waits for it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use felix_rs::apply::Cutter;
 use felix_rs::model::{Delta, EnforcedState};
@@ -12,6 +12,9 @@ const QUEUE: usize = 64;
 
 /// Conntrack is read at most once in this time, however often policy changes.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the ends of a cut connection may go on sending: TCP gives up after 924 s (`tcp_retries2`).
+const MEMORY: Duration = Duration::from_secs(1000);
 
 /// What the kernel enforces now.
 enum Told {
@@ -66,9 +69,10 @@ impl Flows {
 }
 
 fn run(mut cutter: Cutter, mut inputs: mpsc::Receiver<Told>) {
+    let mut relax_at = None;
     loop {
         // What failed is tried again, also when nothing new comes.
-        if cutter.is_idle() {
+        if cutter.is_idle() && relax_at.is_none() {
             let Some(told) = inputs.blocking_recv() else { return };
             take(&mut cutter, told);
         }
@@ -77,8 +81,17 @@ fn run(mut cutter: Cutter, mut inputs: mpsc::Receiver<Told>) {
         }
         match cutter.cut() {
             Ok(0) => {}
-            Ok(count) => tracing::info!("cut {count} established flows that policy denies now"),
+            Ok(count) => {
+                relax_at = Some(Instant::now() + MEMORY);
+                tracing::info!("cut {count} established flows that policy denies now");
+            }
             Err(error) => tracing::warn!("cannot cut established flows that policy denies now: {error}"),
+        }
+        if relax_at.is_some_and(|at| at <= Instant::now()) {
+            match cutter.relax() {
+                Ok(()) => relax_at = None,
+                Err(error) => tracing::warn!("cannot let conntrack take up connections again: {error}"),
+            }
         }
         std::thread::sleep(PAUSE);
     }

@@ -88,3 +88,28 @@ pub fn event(kind: u16, payload: &[u8]) -> Option<Event<'_>> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_head_of_a_packet_is_found() {
+        let mut payload = vec![2, 0, 0, 180];
+        push_attribute(&mut payload, 1, &[8, 0, 3, 0]);
+        push_attribute(&mut payload, PAYLOAD, b"head");
+        assert_eq!(event(PACKET, &payload), Some(Event::Logged(b"head")));
+        assert_eq!(event(CONFIGURE, &payload), None);
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(kind in any::<u16>(), bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            for kind in [kind, CONNECTION, PACKET] {
+                let _any = event(kind, &bytes);
+            }
+        }
+    }
+}

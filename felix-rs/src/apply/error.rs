@@ -40,6 +40,14 @@ pub enum ApplyError {
         /// The line of its input that it complained about.
         line: Option<String>,
     },
+    /// A program did not end.
+    #[error("{} hangs: ended after {patience:?} (is another program holding /run/xtables.lock?)", program.display())]
+    Hung {
+        /// Which.
+        program: PathBuf,
+        /// How long it was waited for.
+        patience: Duration,
+    },
     /// Sets over netlink.
     #[error(transparent)]
     Sets(#[from] IpsetError),

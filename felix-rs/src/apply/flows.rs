@@ -16,7 +16,12 @@ pub struct Cutter {
     affected: Affected,
     conntrack: Conntrack,
     netlink: Netlink,
+    /// What `nf_conntrack_tcp_loose` was before the first cut.
+    loose: Option<String>,
 }
+
+/// Where the kernel has it.
+const LOOSE: [&str; 3] = ["net", "netfilter", "nf_conntrack_tcp_loose"];
 
 impl Cutter {
     /// For the namespace of the calling thread.
@@ -25,7 +30,13 @@ impl Cutter {
     /// The kernel has no netfilter netlink.
     pub fn new() -> Result<Self> {
         let (conntrack, netlink) = (Conntrack::open()?, Netlink::open()?);
-        Ok(Self { state: EnforcedState::default(), affected: Affected::default(), conntrack, netlink })
+        Ok(Self {
+            state: EnforcedState::default(),
+            affected: Affected::default(),
+            conntrack,
+            netlink,
+            loose: None,
+        })
     }
 
     /// The kernel enforces this state now; what it was before is not known.
@@ -46,6 +57,17 @@ impl Cutter {
         self.affected.is_empty()
     }
 
+    /// Gives back what [`Self::cut`] has changed; to be called once the ends of what was cut have given up.
+    ///
+    /// # Errors
+    /// The kernel's; what was changed stays so.
+    pub fn relax(&mut self) -> Result<()> {
+        let Some(before) = &self.loose else { return Ok(()) };
+        sysctl::write(&LOOSE, before.trim())?;
+        self.loose = None;
+        Ok(())
+    }
+
     /// Looks at all tracked connections once, and cuts the affected ones that policy denies; how many.
     ///
     /// From the first time on conntrack takes up no TCP connection in its middle (`nf_conntrack_tcp_loose`): the server's
@@ -58,7 +80,10 @@ impl Cutter {
         if self.is_idle() {
             return Ok(0);
         }
-        sysctl::write(&["net", "netfilter", "nf_conntrack_tcp_loose"], "0")?;
+        if self.loose.is_none() {
+            self.loose = Some(sysctl::read(&LOOSE)?);
+        }
+        sysctl::write(&LOOSE, "0")?;
         let own: BTreeSet<IpAddr> =
             self.netlink.addresses(None)?.iter().map(|address| address.net.addr()).collect();
         let judge = Judge::new(&self.state, &self.affected, &own);

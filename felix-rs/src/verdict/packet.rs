@@ -170,6 +170,14 @@ mod tests {
         octets
     }
 
+    proptest::proptest! {
+        #[test]
+        fn random_octets_never_panic(version in 4..7u8, mut octets in proptest::collection::vec(0..=255u8, 1..120)) {
+            octets[0] = version << 4 | octets[0] & 0xf;
+            let _any = Packet::parse(&octets);
+        }
+    }
+
     #[test]
     fn headers_are_read() {
         let packet = Packet::parse(&v4(TCP, 0x4000, &[0xc0, 0, 0, 80])).unwrap();

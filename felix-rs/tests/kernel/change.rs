@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use felix_rs::apply::{ApplyError, Options};
@@ -9,6 +11,7 @@ use felix_rs::model::{
     BackendChoice, Delta, Direction, EnforcedState, RuleAction, SetChange, SetId, SetMember, TierDefault,
 };
 use felix_rs::rules::{Family, Origin, Owner, SetName, names};
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::lab::{Lab, echo};
 use crate::states::{Build as _, endpoint, endpoint_id, in_set, open, policy, policy_id, ports, rule, tier};
@@ -31,6 +34,9 @@ pub(crate) const IPTABLES: &[Scenario] = &[
     ("failing_program_is_retried", failing_program_is_retried),
     ("full_set_is_enlarged", full_set_is_enlarged),
 ];
+
+/// About the lock that users of iptables-legacy share.
+pub(crate) const LEGACY: &[Scenario] = &[("lock_held_by_another_is_waited_for", lock_held_by_another)];
 
 /// b takes port 80 from the set `clients` only.
 pub(crate) fn guarded(lab: &Lab, clients: &[&str]) -> EnforcedState {
@@ -285,6 +291,38 @@ fn killed_after_each_step_still_enforces(backend: BackendChoice) {
     assert!(steps >= least, "only {steps} steps were seen");
 }
 
+/// A program of a folder of our own.
+fn program(folder: &Path, name: &str, body: &str) {
+    let path = folder.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The lock is a file of the test's own, and waited for shorter than in earnest.
+fn lock_held_by_another(_: BackendChoice) {
+    let lab = Lab::new(&["a", "b"]);
+    let folder = std::env::temp_dir().join(format!("margay-felix-lock-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let lock = folder.join("xtables.lock");
+    for family in ["iptables", "ip6tables"] {
+        program(&folder, &format!("{family}-save"), &format!("exec {family}-legacy-save \"$@\""));
+        let restore = format!("{family}-legacy-restore --noflush --wait 1");
+        let body = format!("exec env XTABLES_LOCKFILE={} {restore}", lock.display());
+        program(&folder, &format!("{family}-restore"), &body);
+    }
+    let options = Options { folders: Some(vec![folder.clone()]), ..Options::default() };
+    let mut node = Node::start_with(&lab, &options);
+    let file = std::fs::File::create(&lock).unwrap();
+    let held = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+    let failure = node.try_apply(&guarded(&lab, &["a"])).unwrap_err();
+    assert!(failure.to_string().contains("xtables lock"), "{failure}");
+    assert!(node.run(felix_rs::apply::Applier::retry).unwrap_err().attempt == 2);
+    drop(held);
+    assert_eq!(node.run(felix_rs::apply::Applier::retry).unwrap().live.len(), 2);
+    assert!(lab.pod("a").tcp(lab.pod("b").v4, 80) && !lab.pod("a").tcp(lab.pod("b").v4, 8080));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 /// Programs in a folder of our own: restore fails until a file says otherwise.
 fn failing_program_is_retried(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b"]);
@@ -292,12 +330,7 @@ fn failing_program_is_retried(backend: BackendChoice) {
     std::fs::create_dir_all(&folder).unwrap();
     let v = infix(backend);
     for family in ["iptables", "ip6tables"] {
-        let write = |verb: &str, body: &str| {
-            use std::os::unix::fs::PermissionsExt as _;
-            let path = folder.join(format!("{family}-{verb}"));
-            std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        };
+        let write = |verb: &str, body: &str| program(&folder, &format!("{family}-{verb}"), body);
         write("save", &format!("exec {family}-{v}-save \"$@\""));
         let ready = folder.join("ready");
         let body = format!(

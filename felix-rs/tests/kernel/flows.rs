@@ -126,6 +126,10 @@ fn denied_flows_are_cut(backend: BackendChoice) {
     for address in [b.v4, b.v6] {
         assert!(a.tcp(address, 80) && c.udp(address), "new flows begin as ever");
     }
+    let loose = || lab.node.sh("cat /proc/sys/net/netfilter/nf_conntrack_tcp_loose");
+    assert_eq!(loose(), "0\n");
+    lab.node.netns.run(|| cutter.relax()).unwrap().unwrap();
+    assert_eq!(loose(), "1\n", "as it was");
 }
 
 /// What the kernel tells of connections and dropped packets is what the evaluator says of them.

@@ -135,6 +135,7 @@ fn main() {
         (flows::SCENARIOS, &all[..]),
         (change::SCENARIOS, &all[..]),
         (change::IPTABLES, iptables),
+        (change::LEGACY, &all[1..2]),
         (nftables::SCENARIOS, nftables),
         (takeover::SCENARIOS, &all[..]),
         (vectors::SCENARIOS, &all[..]),

@@ -431,7 +431,7 @@ impl Node {
     }
 
     /// Labels of this node's Node object.
-    pub(super) fn own_labels(&self) -> std::collections::BTreeMap<String, String> {
+    pub(super) fn own_labels(&self) -> BTreeMap<String, String> {
         let node = self.cluster.bgp.nodes.get(&self.config.node);
         node.map(|node| node.metadata.labels.clone()).unwrap_or_default()
     }
