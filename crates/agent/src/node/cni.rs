@@ -1,6 +1,6 @@
 //! The CNI verbs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -395,7 +395,7 @@ impl Node {
 
     /// What the annotations of a pod ask for.
     fn asked(&self, namespace: &str, pod: &str) -> Result<Asked, String> {
-        let none = std::collections::BTreeMap::new();
+        let none = BTreeMap::new();
         let of_pod = self.cluster.pods.get(&(namespace.to_owned(), pod.to_owned()));
         let of_namespace = self.cluster.namespaces.get(namespace);
         asked(
