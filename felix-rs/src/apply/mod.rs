@@ -314,6 +314,13 @@ impl Applier {
     }
 }
 
+/// Reads a text as that of `iptables-save -c` in every way it is read, for the fuzz target.
+#[doc(hidden)]
+pub fn read_saved(text: &str) {
+    iptables::read_saved(text);
+    takeover::read_saved(text);
+}
+
 /// Opens the backend that was chosen.
 fn open(choice: BackendChoice, folders: &[PathBuf]) -> Result<Box<dyn Backend>, ApplyError> {
     let variant = match choice {

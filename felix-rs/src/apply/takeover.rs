@@ -124,6 +124,11 @@ pub(super) fn may_hold(saved: &str) -> bool {
     saved.contains(CHAIN) || saved.contains(COMMENT)
 }
 
+/// See [`super::read_saved`].
+pub(super) fn read_saved(text: &str) {
+    drop(removal(text));
+}
+
 /// Input of `iptables-restore --noflush`.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Removal {
