@@ -13,7 +13,7 @@ use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{PORT, Pod};
 use socket2::{Domain, Socket, Type};
 
-use crate::labs::{Labs, PATIENCE, TWO_NODES, applied, no_pods, none_lost, send_more};
+use crate::labs::{Labs, PATIENCE, TWO_NODES, applied, no_pods, send_more};
 
 /// IPIP everywhere.
 const ALWAYS: &str = "apiVersion: projectcalico.org/v3
@@ -149,7 +149,11 @@ pub(crate) fn between_nodes(labs: &mut Labs) -> Result<()> {
         let seen = wire.seen() - before;
         ensure!((seen > 0) == tunnelled, "{mode}: {seen} packets in the tunnel");
     }
-    none_lost(stream).context("switched with probes running")?;
+    // The last ones may be under way for long in an emulated machine; those before had seconds.
+    let settled = stream.sent();
+    send_more(&stream, 40)?;
+    let lost: Vec<u64> = stream.stop()?.lost.into_iter().filter(|number| *number < settled).collect();
+    ensure!(lost.is_empty(), "lost while the pool was switched: {lost:?} of {settled}");
     cluster.runtime("node1")?.delete(near)?;
     cluster.runtime("node2")?.delete(far)?;
     no_pods(&cluster, "node1")
