@@ -53,7 +53,7 @@ fn clients_see_nothing() {
     assert_eq!(rig.routes(), routes);
     assert_eq!((rig.said(first), rig.said(second)), (vec![], vec![]));
     for (before, after) in peers.iter().zip(rig.speaker.peers()) {
-        let uptime = |peer: &crate::PeerStatus| (peer.established_count, peer.families.clone());
+        let uptime = |peer: &PeerStatus| (peer.established_count, peer.families.clone());
         assert_eq!(
             (before.remote, before.state == PeerState::Established),
             (after.remote, after.state == PeerState::Established)
