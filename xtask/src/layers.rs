@@ -33,7 +33,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("crates/cli", &["margay-api", "margay-control", "margay-datastore", "margay-ipam"]),
     ("crates/daemon", &["margay-api", "margay-bgp", "margay-control", "margay-datastore"]),
-    ("bench", &["margay-api", "margay-bgp", "margay-datastore", "margay-netlink"]),
+    (
+        "bench",
+        &["felix-rs", "margay-api", "margay-bgp", "margay-control", "margay-datastore", "margay-netlink"],
+    ),
     ("tests", &["margay-api", "margay-control", "margay-lab", "margay-netlink"]),
 ];
 

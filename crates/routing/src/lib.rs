@@ -22,18 +22,20 @@ mod desired;
 mod input;
 mod mac;
 mod read;
+mod reason;
 mod router;
 mod tunnels;
 mod underlay;
 mod vtep;
 
-pub use decide::{Decision, Reason, Source};
+pub use decide::Decision;
 pub use desired::{
     Changes, Encapsulation, FdbEntry, Hop, HopKey, IpipDevice, NatOutgoing, Neighbour, Problem, Protocol,
     Route, Target, Tunnels, VxlanDevice,
 };
 pub use input::{Backend, BgpRoute, Family, NextHop, Settings, UnderlayRoute, Uplink};
 pub use mac::vtep_mac;
+pub use reason::{Reason, Source};
 pub use router::{RouteTrace, Router};
 pub use vtep::{tunnels_needed, with_tunnel_address};
 
