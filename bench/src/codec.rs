@@ -11,7 +11,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use margay_bgp::wire::{Framer, Message, decode};
 
 use crate::plan::{Plan, SESSION};
-use crate::scenario::percentile;
+use crate::scenario::quantile;
 
 /// Octets of each shape of stream.
 const STREAM: usize = 4 << 20;
@@ -102,7 +102,7 @@ pub(crate) fn run() -> Result<()> {
                 Ok(())
             })?);
         }
-        let medians = times.map(|mut times| percentile(&mut times, 0.5).unwrap_or(f64::NAN));
+        let medians = times.map(|times| quantile(&times, 0.5));
         for (codec, figures) in [("margay", &medians[..2]), ("bgpkit-parser", &medians[2..])] {
             let mut row = vec![name.to_owned(), codec.to_owned()];
             for seconds in figures {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use ipnet::{IpNet, Ipv4Net};
 use margay_api::kinds::{IpPoolSpec, NodeBgp, NodeSpec};
 use margay_api::{IpPool, Metadata, Node};
@@ -23,6 +23,9 @@ use margay_netlink::{
     RouteFilter, RouteTarget, VethEnd,
 };
 use serde::Serialize;
+
+use crate::form::Form;
+use crate::scenario::quantile;
 
 /// Protocol of the agent's routes to other nodes.
 const CLUSTER: u8 = 181;
@@ -38,15 +41,8 @@ const GOAL: f64 = 1.5;
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Flags {
-    /// Small size: shows that everything is right, not how fast it is
-    #[arg(long)]
-    quick: bool,
-    /// Fail when the agent misses the goal
-    #[arg(long, conflicts_with = "quick")]
-    check: bool,
-    /// Write the figures to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    form: Form,
     /// Runs of each, interleaved; medians count (default 5, quick 1)
     #[arg(long, value_name = "N")]
     runs: Option<usize>,
@@ -61,8 +57,8 @@ struct Figures {
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<bool> {
-    let (nodes, blocks) = if flags.quick { (10, 10) } else { (100, 100) };
-    let runs = flags.runs.unwrap_or(if flags.quick { 1 } else { 5 });
+    let (nodes, blocks) = if flags.form.quick { (10, 10) } else { (100, 100) };
+    let runs = flags.runs.unwrap_or(if flags.form.quick { 1 } else { 5 });
     let mut figures = Figures { blocks: nodes * blocks, ..Figures::default() };
     for run in 1..=runs {
         let raw = raw(nodes, blocks)?;
@@ -71,23 +67,13 @@ pub(crate) fn run(flags: &Flags) -> Result<bool> {
         figures.raw.push(raw);
         figures.agent.push(agent);
     }
-    let (raw, agent) = (median(&figures.raw), median(&figures.agent));
+    let (raw, agent) = (quantile(&figures.raw, 0.5), quantile(&figures.agent, 0.5));
     let ratio = agent / raw;
     println!("{} routes from BGP into the kernel", figures.blocks);
     println!("  raw netlink batches  {:7.1} ms", raw * 1e3);
     println!("  agent                {:7.1} ms   {ratio:.2} x raw (goal: {GOAL} x)", agent * 1e3);
-    if let Some(path) = &flags.json {
-        let json = serde_json::json!({ "figures": figures, "ratio": ratio, "goal": GOAL });
-        std::fs::write(path, serde_json::to_string_pretty(&json)?)
-            .with_context(|| format!("writing {}", path.display()))?;
-    }
-    Ok(!flags.check || ratio <= GOAL)
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    flags.form.keep(&serde_json::json!({ "figures": figures, "ratio": ratio, "goal": GOAL }))?;
+    Ok(!flags.form.check || ratio <= GOAL)
 }
 
 /// Address of a node other than the one measured.

@@ -11,6 +11,7 @@ mod book;
 mod codec;
 mod core;
 mod fib;
+mod form;
 mod lab;
 mod mirror;
 mod plan;
@@ -23,13 +24,13 @@ mod state;
 mod subject;
 mod swarm;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::form::Form;
 use crate::report::Record;
 use crate::scenario::{FULL, Figures, QUICK, Scenario};
 use crate::subject::Subject;
@@ -66,15 +67,8 @@ enum What {
 
 #[derive(Debug, clap::Args)]
 struct Rr {
-    /// Small sizes: shows that everything is right, not how fast it is
-    #[arg(long)]
-    quick: bool,
-    /// Fail when ours misses a goal
-    #[arg(long, conflicts_with = "quick")]
-    check: bool,
-    /// Write every figure of every run to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    form: Form,
     /// Runs of each, interleaved; medians count (default 3, quick 1)
     #[arg(long, value_name = "N")]
     runs: Option<usize>,
@@ -111,7 +105,7 @@ fn rr(flags: &Rr) -> Result<bool> {
     // Thousands of sockets, here and in the processes under test.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raising the limit of open files")?;
-    let scenarios = if flags.quick { QUICK } else { FULL };
+    let scenarios = if flags.form.quick { QUICK } else { FULL };
     let wanted = |scenario: &&Scenario| {
         flags.scenario.as_ref().is_none_or(|part| scenario.name.contains(part.as_str()))
     };
@@ -124,7 +118,7 @@ fn rr(flags: &Rr) -> Result<bool> {
             Some(why) => eprintln!("not measured: {subject:?}: {why}"),
         }
     }
-    let runs = flags.runs.unwrap_or(if flags.quick { 1 } else { 3 });
+    let runs = flags.runs.unwrap_or(if flags.form.quick { 1 } else { 3 });
     let mut records: Vec<Record> = Vec::new();
     for scenario in scenarios.iter().filter(wanted) {
         for run in 1..=runs {
@@ -151,13 +145,9 @@ fn rr(flags: &Rr) -> Result<bool> {
     }
     let rows = report::rows(&records);
     println!("{}", report::table(&rows));
-    if let Some(path) = &flags.json {
-        let cores = std::thread::available_parallelism()?.get();
-        let json = serde_json::json!({ "cores": cores, "runs": records, "rows": rows });
-        std::fs::write(path, serde_json::to_string_pretty(&json)?)
-            .with_context(|| format!("writing {}", path.display()))?;
-    }
-    let missed = if flags.check { report::missed(&rows) } else { report::wrong(&rows) };
+    let cores = std::thread::available_parallelism()?.get();
+    flags.form.keep(&serde_json::json!({ "cores": cores, "runs": records, "rows": rows }))?;
+    let missed = if flags.form.check { report::missed(&rows) } else { report::wrong(&rows) };
     missed.iter().for_each(|line| println!("missed: {line}"));
     Ok(missed.is_empty())
 }

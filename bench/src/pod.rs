@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use margay_api::kinds::IpPoolSpec;
 use margay_api::{IpPool, Metadata};
 use margay_datastore::{Store, StoreConfig};
@@ -17,6 +17,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::fib::{AGENT, Agent, SUBNET, lab};
+use crate::form::Form;
+use crate::scenario::quantile;
 
 /// Longest wait for the agent.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,15 +32,8 @@ const BURST: usize = 100;
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Flags {
-    /// Few pods: shows that everything is right, not how fast it is
-    #[arg(long)]
-    quick: bool,
-    /// Fail when a goal is missed
-    #[arg(long, conflicts_with = "quick")]
-    check: bool,
-    /// Write the figures to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    form: Form,
     /// Pods of each (default 200, quick 10)
     #[arg(long, value_name = "N")]
     pods: Option<usize>,
@@ -80,7 +75,7 @@ struct Line {
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<bool> {
-    let pods = flags.pods.unwrap_or(if flags.quick { 10 } else { 200 });
+    let pods = flags.pods.unwrap_or(if flags.form.quick { 10 } else { 200 });
     let own = std::env::current_exe()?;
     let shim = flags.shim.clone().unwrap_or_else(|| own.with_file_name("margay-cni"));
     ensure!(shim.exists(), "{} is not there: build the package margay-cni", shim.display());
@@ -99,12 +94,8 @@ pub(crate) fn run(flags: &Flags) -> Result<bool> {
             line.what, line.ours, line.measured, line.goal
         );
     }
-    if let Some(path) = &flags.json {
-        let json = json!({ "pods": pods, "figures": figures, "lines": lines });
-        std::fs::write(path, serde_json::to_string_pretty(&json)?)
-            .with_context(|| format!("writing {}", path.display()))?;
-    }
-    Ok(!flags.check || lines.iter().all(|line| line.measured <= line.goal))
+    flags.form.keep(&json!({ "pods": pods, "figures": figures, "lines": lines }))?;
+    Ok(!flags.form.check || lines.iter().all(|line| line.measured <= line.goal))
 }
 
 fn lines(figures: &Figures) -> Vec<Line> {
@@ -125,19 +116,6 @@ fn lines(figures: &Figures) -> Vec<Line> {
             goal: 1000.0,
         },
     ]
-}
-
-/// The value that this part of the values does not exceed.
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a part of the number of values is one of their places"
-)]
-fn quantile(values: &[f64], part: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let place = (part * sorted.len() as f64).ceil() as usize;
-    sorted.get(place.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
 fn measure(shim: &Path, folder: &Path, pods: usize) -> Result<Figures> {
@@ -280,17 +258,5 @@ impl Plugin {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(time)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quantile;
-
-    #[test]
-    fn quantiles_are_measured_values() {
-        let values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
-        assert_eq!([0.5, 0.99, 1.0].map(|part| quantile(&values, part)), [50.0, 99.0, 100.0]);
-        assert_eq!(quantile(&[7.0], 0.5), 7.0);
     }
 }

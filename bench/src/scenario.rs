@@ -128,6 +128,11 @@ pub(crate) fn percentile(values: &mut [f64], share: f64) -> Option<f64> {
     values.get(index.min(values.len().saturating_sub(1))).copied()
 }
 
+/// The same of values that stay in their order; NaN where there are none.
+pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
+    percentile(&mut values.to_vec(), share).unwrap_or(f64::NAN)
+}
+
 /// Runs a scenario against a subject. What was measured before something went wrong is kept in `figures`.
 ///
 /// # Errors
@@ -350,5 +355,8 @@ mod tests {
         assert_eq!(super::percentile(&mut values, 0.5), Some(3.0));
         assert_eq!(super::percentile(&mut values, 0.99), Some(5.0));
         assert_eq!(super::percentile(&mut [], 0.5), None);
+        let values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!([0.5, 0.99, 1.0].map(|part| super::quantile(&values, part)), [50.0, 99.0, 100.0]);
+        assert_eq!(super::quantile(&[7.0], 0.5), 7.0);
     }
 }

@@ -3,9 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use margay_lab::probe::{Protocol, Stream};
 use margay_tests::cluster::{Cluster, Datastore, wait};
-use margay_tests::pods::{PORT, Pod};
+use margay_tests::pods::PORT;
 
-use crate::labs::{Labs, PATIENCE, PROBE_EVERY, TWO_NODES, applied, none_lost, send_more, wait_problem};
+use crate::labs::{
+    Labs, PATIENCE, PROBE_EVERY, TWO_NODES, applied, none_lost, send_more, wait_answered, wait_problem,
+};
 
 const NODES: [&str; 2] = ["node1", "node2"];
 
@@ -19,17 +21,6 @@ fn pool(mode: &str) -> String {
 fn restart(cluster: &mut Cluster, node: &str, backend: &str) -> Result<()> {
     cluster.stop(node)?;
     cluster.start_with(node, &["--backend", backend])
-}
-
-/// Waits until every probe between the two is answered.
-fn reaches(from: &Pod, to: &Pod) -> Result<()> {
-    wait(PATIENCE, || {
-        let trial = Stream::start(&from.netns, to.address, Protocol::Udp(PORT), PROBE_EVERY)?;
-        send_more(&trial, 3)?;
-        let report = trial.stop()?;
-        Ok(report.received == report.sent)
-    })
-    .with_context(|| format!("{} reaches {}", from.full_name(), to.full_name()))
 }
 
 fn listens(cluster: &Cluster, node: &str) -> Result<bool> {
@@ -49,7 +40,7 @@ pub(crate) fn vxlan_needs_no_bgp(labs: &mut Labs) -> Result<()> {
     }
     let one = cluster.runtime("node1")?.add("shop", "one")?;
     let two = cluster.runtime("node2")?.add("shop", "two")?;
-    reaches(&one, &two)?;
+    wait_answered(&one, &two)?;
     let probes = Stream::start(&one.netns, two.address, Protocol::Udp(PORT), PROBE_EVERY)?;
     let routes = cluster.run_in("node1", "ip", &["route", "show", "proto", "181"])?;
     ensure!(routes.contains("dev vxlan.mgy"), "{routes}");
@@ -73,7 +64,7 @@ pub(crate) fn vxlan_needs_no_bgp(labs: &mut Labs) -> Result<()> {
     restart(&mut cluster, "node1", "none")?;
     cluster.wait_ready("node1", PATIENCE)?;
     let near = cluster.runtime("node1")?.add("shop", "near")?;
-    reaches(&one, &near)?;
+    wait_answered(&one, &near)?;
     let routes = || cluster.run_in("node1", "ip", &["route", "show", "proto", "181"]);
     wait(PATIENCE, || Ok(routes()?.lines().all(|line| line.starts_with("blackhole"))))
         .with_context(|| format!("only the own block: {:?}", routes()))?;

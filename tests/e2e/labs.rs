@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use margay_control::bgp::Peer;
 use margay_control::status::{Endpoint, IpamStatus, Problem};
-use margay_lab::probe::Stream;
+use margay_lab::probe::{Protocol, Stream};
 use margay_netlink::{Netlink, Netns};
 use margay_tests::cluster::{Cluster, Datastore, wait};
-use margay_tests::pods::{Pod, said};
+use margay_tests::pods::{PORT, Pod, said};
 use margay_tests::report::{Check, Report};
 use margay_tests::scenario::Scenario;
 use serde_json::Value;
@@ -212,6 +212,17 @@ pub(crate) fn sessions(cluster: &Cluster, node: &str) -> Result<Vec<Peer>> {
 pub(crate) fn send_more(stream: &Stream, count: u64) -> Result<()> {
     let goal = stream.sent() + count;
     wait(PATIENCE, || Ok(stream.sent() >= goal)).context("the stream of probes does not go on")
+}
+
+/// Waits until every datagram from one pod to the other's server is answered.
+pub(crate) fn wait_answered(from: &Pod, to: &Pod) -> Result<()> {
+    wait(PATIENCE, || {
+        let trial = Stream::start(&from.netns, to.address, Protocol::Udp(PORT), PROBE_EVERY)?;
+        send_more(&trial, 3)?;
+        let report = trial.stop()?;
+        Ok(report.received == report.sent)
+    })
+    .with_context(|| format!("{} reaches {}", from.full_name(), to.full_name()))
 }
 
 /// Ends a stream of which every probe must have been answered.

@@ -7,7 +7,9 @@ use margay_lab::probe::{Protocol, Stream};
 use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{PORT, Pod};
 
-use crate::labs::{Labs, PATIENCE, PROBE_EVERY, applied, margay, none_lost, send_more, sessions};
+use crate::labs::{
+    Labs, PATIENCE, PROBE_EVERY, applied, margay, none_lost, send_more, sessions, wait_answered,
+};
 
 /// Three nodes, machines for five reflectors, and a router.
 const LAB: &str = "tests/labs/reflectors.clab.yml";
@@ -63,14 +65,8 @@ impl Talk {
         for (at, pod) in pods.iter().enumerate() {
             let next = pods.get((at + 1) % pods.len()).context("no pod")?;
             // The blocks of the others must be known before every probe counts.
-            let protocol = Protocol::Udp(PORT);
-            wait(PATIENCE, || {
-                let trial = Stream::start(&pod.netns, next.address, protocol, PROBE_EVERY)?;
-                send_more(&trial, 3)?;
-                let report = trial.stop()?;
-                Ok(report.received == report.sent)
-            })?;
-            streams.push(Stream::start(&pod.netns, next.address, protocol, PROBE_EVERY)?);
+            wait_answered(pod, next)?;
+            streams.push(Stream::start(&pod.netns, next.address, Protocol::Udp(PORT), PROBE_EVERY)?);
         }
         Ok(Self { pods, streams })
     }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use socket2::SockRef;
 
 use super::node::Node;
-use crate::scenario::percentile;
+use crate::scenario::quantile;
 
 /// Connections of one round, of which the median counts.
 const ROUND: usize = 400;
@@ -32,9 +32,8 @@ impl<'a> Connects<'a> {
 
     /// Median of a round, microseconds.
     pub(super) fn round(&self) -> Result<f64> {
-        let mut times =
-            self.node.client.run(|| (0..ROUND).map(|_| self.one()).collect::<Result<Vec<_>>>())??;
-        Ok(percentile(&mut times, 0.5).unwrap_or(f64::NAN))
+        let times = self.node.client.run(|| (0..ROUND).map(|_| self.one()).collect::<Result<Vec<_>>>())??;
+        Ok(quantile(&times, 0.5))
     }
 
     fn one(&self) -> Result<f64> {
@@ -60,10 +59,10 @@ pub(super) fn compare(nodes: &[Connects<'_>], rounds: usize) -> Result<Vec<(f64,
         }
     }
     let base = times.first().cloned().unwrap_or_default();
-    let figures = times.iter_mut().map(|times| {
-        let mut ratios: Vec<f64> = times.iter().zip(&base).map(|(time, base)| time / base).collect();
-        let median = |values: &mut [f64]| percentile(values, 0.5).unwrap_or(f64::NAN);
-        (median(times), median(&mut ratios))
+    let figures = times.iter().map(|times| {
+        let ratios: Vec<f64> = times.iter().zip(&base).map(|(time, base)| time / base).collect();
+        let median = |values: &[f64]| quantile(values, 0.5);
+        (median(times), median(&ratios))
     });
     Ok(figures.collect())
 }

@@ -16,8 +16,9 @@ use cluster::Size;
 use latency::{Connects, compare};
 use node::{Node, Site};
 
+use crate::form::Form;
 use crate::process::{current_kib_of, peak_kib_of};
-use crate::scenario::percentile;
+use crate::scenario::quantile;
 
 /// Port that the last of the policies that select the server lets clients connect to.
 const LAST_PORT: u16 = 83;
@@ -27,15 +28,8 @@ const SELECTED: u32 = 100;
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Flags {
-    /// Small sizes: shows that everything is right, not how fast it is
-    #[arg(long)]
-    quick: bool,
-    /// Fail when a goal is missed
-    #[arg(long, conflicts_with = "quick")]
-    check: bool,
-    /// Write the figures to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    form: Form,
     /// What writes the rules
     #[arg(long, value_enum, default_value_t = Backend::IptablesNft)]
     backend: Backend,
@@ -141,16 +135,12 @@ impl Extent {
     };
 }
 
-fn quantile(values: &mut [f64], share: f64) -> f64 {
-    percentile(values, share).unwrap_or(f64::NAN)
-}
-
 /// Takes some figures.
 type Group = fn(&Extent, Backend, &mut Figures) -> Result<()>;
 
 /// Measures and prints.
 pub(crate) fn run(flags: &Flags) -> Result<bool> {
-    let extent = if flags.quick { Extent::QUICK } else { Extent::FULL };
+    let extent = if flags.form.quick { Extent::QUICK } else { Extent::FULL };
     let mut figures = Figures::default();
     let groups: [(&str, Group); 4] =
         [("connect", connect), ("change", change), ("start", start), ("calculation", calculation)];
@@ -160,14 +150,10 @@ pub(crate) fn run(flags: &Flags) -> Result<bool> {
         }
     }
     println!("{}", figures.table());
-    if let Some(path) = &flags.json {
-        let cores = std::thread::available_parallelism()?.get();
-        let backend = format!("{:?}", flags.backend);
-        let json = serde_json::json!({ "cores": cores, "backend": backend, "figures": figures.0 });
-        std::fs::write(path, serde_json::to_string_pretty(&json)?)
-            .with_context(|| format!("writing {}", path.display()))?;
-    }
-    if !flags.check {
+    let cores = std::thread::available_parallelism()?.get();
+    let backend = format!("{:?}", flags.backend);
+    flags.form.keep(&serde_json::json!({ "cores": cores, "backend": backend, "figures": figures.0 }))?;
+    if !flags.form.check {
         return Ok(true);
     }
     figures.missed().for_each(|line| println!("missed: {}", line.what));
@@ -208,22 +194,22 @@ fn connect(extent: &Extent, backend: Backend, figures: &mut Figures) -> Result<(
 
 fn change(extent: &Extent, backend: Backend, figures: &mut Figures) -> Result<()> {
     let mut site = Site::new("change", extent.endpoints, &backend.felix())?;
-    let mut times = live::remote_pod(&site, extent.changes)?;
-    figures.add("remote pod written to the datastore, p50", quantile(&mut times.write, 0.5), "ms", None);
-    figures.add("remote pod appears, p50", quantile(&mut times.felt, 0.5), "ms", Some(5.0));
-    figures.add("remote pod appears, p99", quantile(&mut times.felt, 0.99), "ms", Some(20.0));
-    let mut times = floor::ipset_add(&site.node.netns, extent.changes)?;
-    figures.add("executing ipset add, p50", quantile(&mut times, 0.5), "ms", None);
-    let mut times = live::policy(&site, extent.selected, extent.changes)?.felt;
-    let median = quantile(&mut times, 0.5);
+    let times = live::remote_pod(&site, extent.changes)?;
+    figures.add("remote pod written to the datastore, p50", quantile(&times.write, 0.5), "ms", None);
+    figures.add("remote pod appears, p50", quantile(&times.felt, 0.5), "ms", Some(5.0));
+    figures.add("remote pod appears, p99", quantile(&times.felt, 0.99), "ms", Some(20.0));
+    let times = floor::ipset_add(&site.node.netns, extent.changes)?;
+    figures.add("executing ipset add, p50", quantile(&times, 0.5), "ms", None);
+    let times = live::policy(&site, extent.selected, extent.changes)?.felt;
+    let median = quantile(&times, 0.5);
     figures.add("new policy for 100 endpoints, p50", median, "ms", None);
-    figures.add("new policy for 100 endpoints, p99", quantile(&mut times, 0.99), "ms", Some(100.0));
+    figures.add("new policy for 100 endpoints, p99", quantile(&times, 0.99), "ms", Some(100.0));
     if backend == Backend::Nftables {
         // What `nft` is given deletes by name: it can be given once only.
         return Ok(());
     }
-    let mut times = floor::policy(&mut site, extent.selected, extent.changes.min(20))?;
-    let bare = quantile(&mut times, 0.5);
+    let times = floor::policy(&mut site, extent.selected, extent.changes.min(20))?;
+    let bare = quantile(&times, 0.5);
     figures.add("bare programs for the same policy, p50", bare, "ms", None);
     figures.add("new policy to bare programs", median / bare, "x", Some(2.0));
     Ok(())

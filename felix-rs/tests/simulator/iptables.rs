@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::Passing;
+use crate::{Outcome, Passing, tokens};
 
 /// One table: chains of tokenised rules.
 #[derive(Debug, Default)]
@@ -14,23 +14,6 @@ pub(crate) struct Kernel {
     chains: BTreeMap<String, Vec<Vec<String>>>,
     /// Members as `ipset save` writes them.
     sets: BTreeMap<String, Vec<String>>,
-}
-
-enum Outcome {
-    Decided(bool),
-    Return,
-}
-
-fn tokens(line: &str) -> Vec<String> {
-    let mut tokens = Vec::new();
-    for (number, part) in line.split('"').enumerate() {
-        if number % 2 == 1 {
-            tokens.push(part.to_owned());
-        } else {
-            tokens.extend(part.split_whitespace().map(str::to_owned));
-        }
-    }
-    tokens
 }
 
 impl Kernel {

@@ -24,6 +24,25 @@ use iptables::Kernel;
 use nftables::Nft;
 use proptest::prelude::*;
 
+/// How a chain ends for a packet.
+enum Outcome {
+    Decided(bool),
+    Return,
+}
+
+/// The words of a line; what is quoted is one.
+fn tokens(line: &str) -> Vec<String> {
+    let mut tokens = Vec::new();
+    for (number, part) in line.split('"').enumerate() {
+        if number % 2 == 1 {
+            tokens.push(part.to_owned());
+        } else {
+            tokens.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    tokens
+}
+
 const PODS: u8 = 4;
 const POLICIES: u8 = 5;
 

@@ -5,18 +5,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::Passing;
+use crate::{Outcome, Passing, tokens};
 
 /// Our table of one family: chains of tokenised rules, elements of sets and maps.
 #[derive(Debug, Default)]
 pub(crate) struct Nft {
     chains: BTreeMap<String, Vec<Vec<String>>>,
     sets: BTreeMap<String, Vec<String>>,
-}
-
-enum Outcome {
-    Decided(bool),
-    Return,
 }
 
 /// What happens behind the matches of a rule.
@@ -26,18 +21,6 @@ enum Then {
     Outcome(Outcome),
     Jump(String),
     Goto(String),
-}
-
-fn tokens(line: &str) -> Vec<String> {
-    let mut tokens = Vec::new();
-    for (number, part) in line.split('"').enumerate() {
-        if number % 2 == 1 {
-            tokens.push(part.to_owned());
-        } else {
-            tokens.extend(part.split_whitespace().map(str::to_owned));
-        }
-    }
-    tokens
 }
 
 /// The tokens of a rule that are still to be read.
