@@ -132,6 +132,10 @@ pub(crate) fn split_and_configured(labs: &mut Labs) -> Result<()> {
     let after = runtime.add("default", "after")?;
     let freed = after.address;
     runtime.delete(after)?;
+    // The agent hears of the setting in its own time.
+    let ipam = || cluster.client("node1").get::<IpamStatus>("/v1/ipam");
+    wait(PATIENCE, || Ok(ipam()?.blocks.iter().map(|block| block.cooling).sum::<u64>() == 1))
+        .with_context(|| format!("{freed} does not rest: {:?}", ipam()))?;
     let pods: Vec<Pod> =
         (0..4).map(|number| runtime.add("default", &format!("pod-{number}"))).collect::<Result<_>>()?;
     ensure!(pods.iter().all(|pod| pod.address != freed), "{freed} did not rest");

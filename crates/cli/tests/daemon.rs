@@ -164,6 +164,7 @@ fn addresses_endpoints_and_policies() {
             cidr: "10.65.1.0/24".parse().unwrap(),
             pool: "default".into(),
             used: 2,
+            cooling: 1,
             total: 256,
         }],
         addresses: vec![IpamAddress {
@@ -173,7 +174,11 @@ fn addresses_endpoints_and_policies() {
         }],
     };
     let (_, out, _) = ask(&lab, &["ipam", "show"], &ipam);
-    assert!(out.contains("10.65.1.0/24  default  256") && out.contains("shop/web-0"), "{out}");
+    assert!(
+        out.contains("10.65.1.0/24  default  256        2 (0%)      1        253")
+            && out.contains("shop/web-0"),
+        "{out}"
+    );
     let (_, out, _) = ask(&lab, &["ipam", "show", "-o", "yaml"], &ipam);
     assert!(out.contains("node: n1") && out.contains("pool: default"), "{out}");
 

@@ -63,6 +63,8 @@ pub struct IpamBlock {
     pub pool: String,
     /// Addresses in use.
     pub used: u64,
+    /// Released addresses that rest before anybody gets them again (`IPAMConfiguration.ipCooldownSeconds`).
+    pub cooling: u64,
     /// Addresses in all (saturating).
     pub total: u64,
 }

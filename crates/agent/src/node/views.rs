@@ -31,6 +31,7 @@ impl Node {
                     cidr: usage.cidr,
                     pool: pool_of(&usage.cidr),
                     used: count(usage.used),
+                    cooling: count(usage.cooling),
                     total: count(usage.total),
                 })
                 .collect(),

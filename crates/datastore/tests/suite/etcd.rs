@@ -161,7 +161,9 @@ async fn another_cluster_ends_old_positions() {
 }
 
 async fn a_full_disk_quota_is_reported() {
-    let mut server = EtcdServer::stopped().with(&["--quota-backend-bytes", "4000000"], false);
+    // The quota is held against what was committed to disk: by default up to 100 ms and 10,000 writes behind.
+    let quota = ["--quota-backend-bytes", "4000000", "--backend-batch-limit", "1"];
+    let mut server = EtcdServer::stopped().with(&quota, false);
     assert!(server.start());
     let store = Backend::connect(&server.config()).await.unwrap();
     eventually("etcd is up", || async { store.revision().await.ok() }).await;

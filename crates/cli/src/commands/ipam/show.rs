@@ -138,17 +138,18 @@ fn who(holders: &[Holder]) -> String {
 
 fn show(status: &IpamStatus, wide: bool) -> String {
     let blocks = status.blocks.iter().map(|block| {
-        let free = block.total.saturating_sub(block.used);
+        let free = block.total.saturating_sub(block.used).saturating_sub(block.cooling);
         let percent = (block.used * 100).checked_div(block.total).unwrap_or(0);
         [
             block.cidr.to_string(),
             block.pool.clone(),
             block.total.to_string(),
             format!("{} ({percent}%)", block.used),
+            block.cooling.to_string(),
             free.to_string(),
         ]
     });
-    let heads = ["BLOCK", "POOL", "IPS TOTAL", "IPS IN USE", "IPS FREE"];
+    let heads = ["BLOCK", "POOL", "IPS TOTAL", "IPS IN USE", "COOLING", "IPS FREE"];
     let blocks = table(heads, blocks.collect(), "blocks");
     let short = |handle: &str| {
         if wide || handle.chars().count() <= 40 {
