@@ -5,7 +5,7 @@
 //! explain, counters and flow logs speak in them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -285,6 +285,19 @@ pub struct FailsafePort {
     pub net: Option<IpNet>,
 }
 
+/// How natOutgoing rewrites a packet: `nat…` fields of FelixConfiguration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SourceNat {
+    /// `natOutgoingAddress`: the new source of IPv4 packets; absent: the address of the interface they leave by.
+    pub address: Option<Ipv4Addr>,
+    /// `natPortRange`: source ports of TCP, UDP and SCTP; absent: any.
+    pub ports: Option<PortRange>,
+    /// `natOutgoingExclusions: IPPoolsAndHostIPs`: packets to nodes keep their source too.
+    pub spares_nodes: bool,
+    /// `iptablesNATOutgoingInterfaceFilter`: only packets that leave by this interface (`eth+`: whose name begins so).
+    pub interface: Option<Arc<str>>,
+}
+
 /// Settings of the node that shape its fixed rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NodeSettings {
@@ -306,6 +319,8 @@ pub struct NodeSettings {
     pub own_addresses: BTreeSet<IpAddr>,
     /// Networks of pools with natOutgoing.
     pub nat_outgoing: BTreeSet<IpNet>,
+    /// How it is done.
+    pub source_nat: SourceNat,
     /// Networks of all pools: destinations that are never masqueraded.
     pub pools: BTreeSet<IpNet>,
     /// `disableConntrackInvalidCheck` of FelixConfiguration.
@@ -346,6 +361,7 @@ impl Default for NodeSettings {
             node_addresses: BTreeSet::new(),
             own_addresses: BTreeSet::new(),
             nat_outgoing: BTreeSet::new(),
+            source_nat: SourceNat::default(),
             pools: BTreeSet::new(),
             allow_invalid: false,
             flow_log: false,

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use margay_api::kinds::{
     AllowedUse, EncapMode, EndpointToHostAction as ToHost, FelixConfigurationSpec, IpPoolSpec,
-    IptablesBackend, NftablesMode, ProtoPort, Toggle, disjoint_pools,
+    IptablesBackend, NatOutgoingExclusions, NftablesMode, ProtoPort, Toggle, disjoint_pools,
 };
 use margay_api::selector::Selector;
-use margay_api::types::Protocol;
+use margay_api::types::{Port, Protocol};
 use margay_api::{FelixConfiguration, IpPool, Node};
 
 use super::Scope;
 use super::catalog::labels_of;
 use super::facts::{Facts, LabelMap};
-use crate::model::{BackendChoice, EndpointToHostAction, FailsafePort, NodeSettings};
+use crate::model::{BackendChoice, EndpointToHostAction, FailsafePort, NodeSettings, PortRange, SourceNat};
 use crate::verdict::{TCP, UDP};
 
 /// `nftablesMode: Enabled` wins over `iptablesBackend`. `Auto` is iptables, as long as it is installed.
@@ -148,6 +148,7 @@ impl SettingsSource {
         if let Some(nets) = first(layers, |spec| spec.external_nodes_list.as_ref()) {
             settings.node_addresses.extend(nets.iter().filter(|net| is_host(net)).map(IpNet::addr));
         }
+        settings.source_nat = source_nat(layers);
         // Pools for load balancers only hold no pods and are no reason to leave a packet's source alone.
         let for_pods = |pool: &&IpPoolSpec| {
             pool.allowed_uses.is_empty()
@@ -168,6 +169,19 @@ fn first<'a, T: 'a>(
     field: impl Fn(&'a FelixConfigurationSpec) -> Option<T>,
 ) -> Option<T> {
     layers.iter().find_map(|spec| field(spec))
+}
+
+fn source_nat(layers: &[&FelixConfigurationSpec]) -> SourceNat {
+    let exclusions = first(layers, |spec| spec.nat_outgoing_exclusions);
+    let ports = first(layers, |spec| spec.nat_port_range.as_ref()).and_then(Port::bounds);
+    let filter = first(layers, |spec| spec.iptables_nat_outgoing_interface_filter.as_deref());
+    SourceNat {
+        address: first(layers, |spec| spec.nat_outgoing_address),
+        // Felix's 0: any port.
+        ports: ports.filter(|ports| *ports != (0, 0)).map(|(first, last)| PortRange { first, last }),
+        spares_nodes: exclusions == Some(NatOutgoingExclusions::IpPoolsAndHostIps),
+        interface: filter.filter(|name| !name.is_empty()).map(Into::into),
+    }
 }
 
 fn is_host(net: &IpNet) -> bool {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use margay_api::{Key, Kind, yaml};
 
 use super::{Calculator, Scope};
-use crate::model::{EndpointId, EnforcedState, SetMember};
+use crate::model::{EndpointId, EnforcedState, PortRange, SetMember, SourceNat};
 use crate::verdict::{Decision, End, Packet, TCP, Verdict, explain};
 
 mod cluster;
@@ -447,6 +447,31 @@ spec: {selector: role == 'node', applyOnForward: true, ingress: [{action: Allow}
     assert_eq!(names(&endpoint.pre_dnat), ["early"]);
     assert_eq!(names(&endpoint.forward), ["forward"]);
     assert_eq!(cluster.state.settings.failsafe_inbound.len(), 9);
+}
+
+#[test]
+fn how_nat_outgoing_is_done_is_asked_of_felix_configuration() {
+    let mut cluster = Cluster::of(PODS);
+    assert_eq!(cluster.state.settings.source_nat, SourceNat::default());
+    cluster.apply(
+        "
+apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {name: default}
+spec:
+  natOutgoingAddress: 192.0.2.77
+  natOutgoingExclusions: IPPoolsAndHostIPs
+  natPortRange: '32768:40000'
+  iptablesNATOutgoingInterfaceFilter: eth+
+",
+    );
+    let expected = SourceNat {
+        address: Some([192, 0, 2, 77].into()),
+        ports: Some(PortRange { first: 32_768, last: 40_000 }),
+        spares_nodes: true,
+        interface: Some("eth+".into()),
+    };
+    assert_eq!(cluster.state.settings.source_nat, expected);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::hash::{self, RuleHash};
-use super::log_prefix;
+use super::{log_prefix, port_range};
 use crate::rules::names::CHAIN_PREFIX;
 use crate::rules::{
     Action, BaseRules, ChainName, Conntrack, FLOW_LOG_GROUP, Family, Hook, Match, Rule, SetType, Side, Table,
@@ -119,16 +119,7 @@ fn write_match(text: &mut String, family: Family, part: &Match) {
             write!(text, "-m set {}--match-set {} {flags}", not(*negated), set.kernel_name(family))
         }
         Match::Ports { side, ranges, negated } => {
-            let ports: Vec<_> = ranges
-                .iter()
-                .map(|range| {
-                    if range.first == range.last {
-                        range.first.to_string()
-                    } else {
-                        format!("{}:{}", range.first, range.last)
-                    }
-                })
-                .collect();
+            let ports: Vec<_> = ranges.iter().map(|range| port_range(range, ':')).collect();
             let option = pick(*side, "--sports", "--dports");
             write!(text, "-m multiport {}{option} {}", not(*negated), ports.join(","))
         }
@@ -172,7 +163,16 @@ fn write_action(text: &mut String, action: &Action) {
         Action::SetMark(bits) => write!(text, "-j MARK --set-xmark {bits:#x}/{bits:#x}"),
         Action::ClearMark(bits) => write!(text, "-j MARK --set-xmark 0x0/{bits:#x}"),
         Action::NoTrack => write!(text, "-j CT --notrack"),
-        Action::Masquerade => write!(text, "-j MASQUERADE --random-fully"),
+        Action::SourceNat { to, ports } => {
+            let ports = ports.map(|ports| port_range(&ports, '-'));
+            let _infallible = match (to, ports) {
+                (None, None) => write!(text, "-j MASQUERADE"),
+                (None, Some(ports)) => write!(text, "-j MASQUERADE --to-ports {ports}"),
+                (Some(to), None) => write!(text, "-j SNAT --to-source {to}"),
+                (Some(to), Some(ports)) => write!(text, "-j SNAT --to-source {to}:{ports}"),
+            };
+            write!(text, " --random-fully")
+        }
         Action::LogFlow => write!(text, "-j NFLOG --nflog-group {FLOW_LOG_GROUP}"),
         Action::Log(prefix) => {
             write!(text, "-j LOG --log-prefix \"{}: \" --log-level 5", log_prefix(prefix, MAX_LOG_PREFIX))

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use super::hash::{self, RuleHash};
-use super::log_prefix;
+use super::{log_prefix, port_range};
 use crate::rules::names::CHAIN_PREFIX;
 use crate::rules::{
     Action, BaseRules, ChainName, Conntrack, FLOW_LOG_GROUP, Family, Hook, Match, Member, Rule, SetName,
@@ -180,16 +180,7 @@ fn write_match(text: &mut String, family: Family, part: &Match) {
             write!(text, "{key} {}@{name}", not(*negated))
         }
         Match::Ports { side, ranges, negated } => {
-            let ports: Vec<_> = ranges
-                .iter()
-                .map(|range| {
-                    if range.first == range.last {
-                        range.first.to_string()
-                    } else {
-                        format!("{}-{}", range.first, range.last)
-                    }
-                })
-                .collect();
+            let ports: Vec<_> = ranges.iter().map(|range| port_range(range, '-')).collect();
             write!(text, "{} {}{{ {} }}", port(*side), not(*negated), ports.join(", "))
         }
         Match::Icmp { icmp, negated } => {
@@ -236,7 +227,16 @@ fn write_action(text: &mut String, family: Family, table: Table, action: &Action
         Action::SetMark(bits) => write!(text, "counter meta mark set meta mark | {bits:#x}"),
         Action::ClearMark(bits) => write!(text, "counter meta mark set meta mark & {:#x}", !bits),
         Action::NoTrack => write!(text, "counter notrack"),
-        Action::Masquerade => write!(text, "counter masquerade fully-random"),
+        Action::SourceNat { to, ports } => {
+            let ports = ports.map(|ports| port_range(&ports, '-'));
+            let _infallible = match (to, ports) {
+                (None, None) => write!(text, "counter masquerade"),
+                (None, Some(ports)) => write!(text, "counter masquerade to :{ports}"),
+                (Some(to), None) => write!(text, "counter snat to {to}"),
+                (Some(to), Some(ports)) => write!(text, "counter snat to {to}:{ports}"),
+            };
+            write!(text, " fully-random")
+        }
         Action::LogFlow => write!(text, "log group {FLOW_LOG_GROUP}"),
         Action::Log(prefix) => {
             write!(text, "counter log prefix \"{}: \" level notice", log_prefix(prefix, MAX_LOG_PREFIX))

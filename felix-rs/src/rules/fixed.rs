@@ -11,7 +11,8 @@ use super::language::{
 };
 use super::marks::Marks;
 use super::names;
-use crate::model::{Direction, EndpointToHostAction, IcmpMatch, NodeSettings, PortRange};
+use crate::model::{Direction, EndpointToHostAction, IcmpMatch, NodeSettings, PortRange, SourceNat};
+use crate::verdict::{SCTP, TCP, UDP};
 
 /// Set of every pod's (source, interface): who may send.
 pub(super) const SET_PODS: &str = "pods";
@@ -22,7 +23,6 @@ pub(super) const SET_NAT_POOLS: &str = "nat-pools";
 /// Set of all pools.
 pub(super) const SET_POOLS: &str = "pools";
 
-const UDP: u8 = 17;
 const IPIP: u8 = 4;
 const ICMPV6: u8 = 58;
 /// IANA's port of VXLAN: what pods may not send to even where the node itself uses no VXLAN.
@@ -45,7 +45,7 @@ pub(super) fn tables(inputs: &Inputs<'_>, family: Family) -> BTreeMap<Table, Tab
     tables.insert(Table::Raw, raw(inputs, family));
     tables.insert(Table::Filter, filter(inputs, family));
     if inputs.settings.nat_outgoing.iter().any(|net| family.has_net(net)) {
-        tables.insert(Table::Nat, nat());
+        tables.insert(Table::Nat, nat(&inputs.settings.source_nat, family));
     }
     tables
 }
@@ -252,21 +252,28 @@ fn workload_to_host(inputs: &Inputs<'_>, family: Family) -> Vec<Rule> {
     rules
 }
 
-fn nat() -> TableRules {
+fn nat(wanted: &SourceNat, family: Family) -> TableRules {
+    let mut outward = vec![
+        set(SET_NAT_POOLS, SetType::Net, Side::Source, false),
+        set(SET_POOLS, SetType::Net, Side::Destination, true),
+    ];
+    if wanted.spares_nodes {
+        outward.push(set(SET_NODES, SetType::Net, Side::Destination, true));
+    }
+    if let Some(name) = &wanted.interface {
+        let name = Arc::clone(name);
+        outward.push(Match::Interface { side: Side::Destination, name, negated: false });
+    }
+    let to = wanted.address.filter(|_| family == Family::V4);
+    let rule = |matches, ports| Rule::new(matches, Action::SourceNat { to, ports }).note("natOutgoing");
+    let with_ports = wanted.ports.into_iter().flat_map(|ports| {
+        let outward = &outward;
+        [TCP, UDP, SCTP].map(|number| rule([outward.as_slice(), &[protocol(number)]].concat(), Some(ports)))
+    });
+    let mut rules: Vec<Rule> = with_ports.collect();
+    rules.push(rule(outward, None));
     let mut table = Builder::default();
-    table.chain(
-        "POSTROUTING",
-        vec![
-            Rule::new(
-                [
-                    set(SET_NAT_POOLS, SetType::Net, Side::Source, false),
-                    set(SET_POOLS, SetType::Net, Side::Destination, true),
-                ],
-                Action::Masquerade,
-            )
-            .note("natOutgoing"),
-        ],
-    );
+    table.chain("POSTROUTING", rules);
     // Behind kube-proxy's rules, which mark what they want masqueraded themselves.
     table.last(Hook::Postrouting, Rule::new([], jump("POSTROUTING")));
     table.0

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -297,8 +297,13 @@ pub enum Action {
     ClearMark(u32),
     /// Leave the packet out of connection tracking.
     NoTrack,
-    /// Source NAT to the address of the outgoing interface, with a fully random port.
-    Masquerade,
+    /// Source NAT with a fully random port.
+    SourceNat {
+        /// The new source, for IPv4; absent: the address of the outgoing interface.
+        to: Option<Ipv4Addr>,
+        /// Source ports; absent: any. Only behind a match on a protocol with ports.
+        ports: Option<PortRange>,
+    },
     /// Log with a prefix and go on.
     Log(Arc<str>),
     /// Hand the packet's head to whoever has the NFLOG group of [`FLOW_LOG_GROUP`], and go on.

@@ -19,7 +19,7 @@ pub(crate) const NODE_UPLINK: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 pub(crate) const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 /// Ports with TCP echo on every host.
 pub(crate) const TCP_PORTS: [u16; 2] = [80, 8080];
-/// Port with UDP echo on every host: answers with the source address it saw.
+/// Port with UDP echo on every host: answers with the source address and port it saw.
 pub(crate) const UDP_PORT: u16 = 53;
 
 /// A namespace with echo servers.
@@ -106,13 +106,18 @@ impl Host {
 
     /// The source address the other end saw, if the packet and its answer arrived.
     pub(crate) fn udp_from(&self, from: Option<IpAddr>, to: IpAddr, port: u16) -> Option<IpAddr> {
+        self.udp_seen(from, to, port).map(|seen| seen.ip())
+    }
+
+    /// The same with the port.
+    pub(crate) fn udp_seen(&self, from: Option<IpAddr>, to: IpAddr, port: u16) -> Option<SocketAddr> {
         let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = self.netns.run(|| UdpSocket::bind((from.unwrap_or(any), 0))).unwrap().unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.send_to(b"probe", (to, port)).ok()?;
         let mut answer = [0; 64];
         let (length, _) = socket.recv_from(&mut answer).ok()?;
-        Some(std::str::from_utf8(&answer[..length]).unwrap().parse::<IpAddr>().unwrap())
+        Some(std::str::from_utf8(&answer[..length]).unwrap().parse().unwrap())
     }
 
     pub(crate) fn udp(&self, to: IpAddr) -> bool {
@@ -158,7 +163,7 @@ fn serve_udp(socket: &UdpSocket, stop: &AtomicBool) {
     let mut buffer = [0; 64];
     while !stop.load(Ordering::Relaxed) {
         if let Ok((_, from)) = socket.recv_from(&mut buffer) {
-            let seen = from.ip().to_canonical().to_string();
+            let seen = SocketAddr::new(from.ip().to_canonical(), from.port()).to_string();
             drop(socket.send_to(seen.as_bytes(), from));
         }
     }

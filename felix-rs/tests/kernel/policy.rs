@@ -1,7 +1,12 @@
 //! What is let through and what is not.
 
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
 use felix_rs::model::BackendChoice;
-use felix_rs::model::{EndpointToHostAction, EnforcedState, PeerMatch, RuleAction, TierDefault};
+use felix_rs::model::{
+    EndpointToHostAction, EnforcedState, PeerMatch, PortRange, RuleAction, SourceNat, TierDefault,
+};
 
 use crate::lab::{Lab, NODE, NODE_UPLINK, OUTSIDE, UDP_PORT};
 use crate::states::{Build as _, endpoint, in_set, open, policy, ports, rule, tier};
@@ -15,6 +20,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("spoofed_sources_are_dropped", spoofed_sources_are_dropped),
     ("pod_to_node", pod_to_node),
     ("nat_outgoing", nat_outgoing),
+    ("nat_outgoing_as_asked", nat_outgoing_as_asked),
     ("tunnel_packets", tunnel_packets),
     ("many_ports_and_networks", many_ports_and_networks),
     ("many_groups", many_groups),
@@ -212,6 +218,70 @@ fn nat_outgoing(backend: BackendChoice) {
     node.apply(&open(&lab));
     assert_eq!(a.udp_from(None, OUTSIDE, UDP_PORT), Some(a.v4), "and not any more");
     assert!(!crate::dump(&lab, backend).contains("POSTROUTING -m comment"), "the jump is gone");
+}
+
+/// Address, ports, exclusions and interface of FelixConfiguration, in both families.
+fn nat_outgoing_as_asked(backend: BackendChoice) {
+    const EXTRA: &str = "192.0.2.77";
+    let lab = Lab::new(&["a"]);
+    let a = lab.pod("a");
+    let (uplink, outside): (IpAddr, IpAddr) =
+        ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap());
+    lab.node.sh(&format!(
+        "ip -6 address add {uplink}/64 dev uplink0 nodad; ip address add {EXTRA}/32 dev uplink0"
+    ));
+    lab.outside.sh(&format!(
+        "ip -6 address add {outside}/64 dev uplink0 nodad; ip -6 route add fd00::/64 via {uplink}"
+    ));
+    let seen = |to| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            match a.udp_seen(None, to, UDP_PORT) {
+                Some(seen) => return seen,
+                None => assert!(Instant::now() < deadline, "{to} does not answer"),
+            }
+        }
+    };
+    let mut node = Node::start(&lab, backend);
+    let mut apply = |source_nat: SourceNat| {
+        node.apply(&open(&lab).with_settings(|settings| {
+            settings.nat_outgoing = ["10.0.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()].into();
+            settings.node_addresses = [OUTSIDE, outside].into();
+            settings.source_nat = source_nat.clone();
+        }));
+    };
+
+    apply(SourceNat::default());
+    assert_eq!((seen(OUTSIDE).ip(), seen(outside).ip()), (NODE_UPLINK, uplink));
+
+    let ports = PortRange { first: 61_000, last: 61_009 };
+    apply(SourceNat { ports: Some(ports), ..SourceNat::default() });
+    for _ in 0..8 {
+        for (to, source) in [(OUTSIDE, NODE_UPLINK), (outside, uplink)] {
+            let seen = seen(to);
+            assert!(seen.ip() == source && (61_000..=61_009).contains(&seen.port()), "{seen}");
+        }
+    }
+    assert!(a.ping(OUTSIDE) && a.ping(outside), "protocols without ports");
+
+    let one = PortRange { first: 62_000, last: 62_000 };
+    let address = Some(EXTRA.parse().unwrap());
+    apply(SourceNat { address, ports: Some(one), ..SourceNat::default() });
+    assert_eq!(seen(OUTSIDE).to_string(), format!("{EXTRA}:62000"));
+    // Once only: the port is taken until the kernel forgets the connection.
+    let seen_v6 = seen(outside);
+    assert_eq!((seen_v6.ip(), seen_v6.port()), (uplink, 62_000), "an IPv4 address says nothing of IPv6");
+    assert!(a.ping(OUTSIDE));
+    apply(SourceNat { address, ..SourceNat::default() });
+    assert_eq!(seen(OUTSIDE).ip().to_string(), EXTRA);
+
+    apply(SourceNat { spares_nodes: true, ..SourceNat::default() });
+    assert_eq!((seen(OUTSIDE).ip(), seen(outside).ip()), (a.v4, a.v6), "nodes see who it was");
+
+    apply(SourceNat { interface: Some("other+".into()), ..SourceNat::default() });
+    assert_eq!((seen(OUTSIDE).ip(), seen(outside).ip()), (a.v4, a.v6), "another interface");
+    apply(SourceNat { interface: Some("upl+".into()), ..SourceNat::default() });
+    assert_eq!((seen(OUTSIDE).ip(), seen(outside).ip()), (NODE_UPLINK, uplink));
 }
 
 fn tunnel_packets(backend: BackendChoice) {
