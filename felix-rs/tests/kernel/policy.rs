@@ -154,12 +154,12 @@ fn spoofed_sources_are_dropped(backend: BackendChoice) {
             .netns
             .run(|| {
                 let ear = std::net::UdpSocket::bind("[::]:0").unwrap();
-                ear.set_read_timeout(Some(std::time::Duration::from_secs(2))).unwrap();
+                ear.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
                 let at = ear.local_addr().unwrap().port();
                 (ear, at)
             })
             .unwrap();
-        let target = if std::net::IpAddr::is_ipv4(&from) { c.v4 } else { c.v6 };
+        let target = if IpAddr::is_ipv4(&from) { c.v4 } else { c.v6 };
         a.netns
             .run(|| std::net::UdpSocket::bind((from, 0)).unwrap().send_to(b"spoof", (target, at)).unwrap())
             .unwrap();
@@ -289,8 +289,8 @@ fn tunnel_packets(backend: BackendChoice) {
     let a = lab.pod("a");
     // The echo server on the node's VXLAN port stands for its device: what it answers was let in.
     let ear = lab.node.netns.run(|| std::net::UdpSocket::bind("0.0.0.0:4789").unwrap()).unwrap();
-    ear.set_read_timeout(Some(std::time::Duration::from_millis(400))).unwrap();
-    let heard = |from: &crate::lab::Host, to: std::net::IpAddr| {
+    ear.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+    let heard = |from: &crate::lab::Host, to: IpAddr| {
         from.netns
             .run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"vxlan", (to, 4789)).unwrap())
             .unwrap();
@@ -334,8 +334,7 @@ fn many_ports_and_networks(backend: BackendChoice) {
 
     let mut deny = rule(RuleAction::Deny);
     deny.protocol = Some(6);
-    deny.destination.not_ports =
-        many.iter().map(|port| felix_rs::model::PortRange { first: *port, last: *port }).collect();
+    deny.destination.not_ports = many.iter().map(|port| PortRange { first: *port, last: *port }).collect();
     let state = open(&lab)
         .with_policy(policy("b-in", vec![deny, rule(RuleAction::Allow)], vec![]))
         .with_endpoint(endpoint(b, vec![tier("default", TierDefault::Deny, &["b-in"], &[])]));
