@@ -1,6 +1,6 @@
 //! Keys of sockets: TCP-MD5 (RFC 2385) and TCP-AO (RFC 5925).
 
-use super::protect::{AnyAddress, set, sockaddr};
+use super::sockopt::{AnyAddress, set, sockaddr};
 use crate::security::{AoKey, Password, Secret};
 use ipnet::IpNet;
 use std::ffi::c_int;

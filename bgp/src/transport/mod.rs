@@ -14,6 +14,7 @@ mod pages;
 mod protect;
 mod service;
 mod socket;
+mod sockopt;
 mod stations;
 mod trace;
 

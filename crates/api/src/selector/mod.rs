@@ -22,8 +22,8 @@ use sha2::{Digest, Sha224};
 
 pub use expr::Expr;
 pub use kubernetes::{LabelOperator, LabelRequirement, LabelSelector};
-pub use parse::SelectorError;
 pub use restriction::Restriction;
+pub use token::SelectorError;
 
 /// Something with labels.
 pub trait Labels {

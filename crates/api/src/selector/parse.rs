@@ -2,18 +2,8 @@ use std::collections::BTreeSet;
 
 use super::{
     expr::Expr,
-    token::{Token, Tokens},
+    token::{SelectorError, Token, Tokens},
 };
-
-/// Why a selector doesn't parse, and where.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("column {column}: {message}")]
-pub struct SelectorError {
-    /// Character in the selector, from 1.
-    pub column: usize,
-    /// What is wrong there.
-    pub message: String,
-}
 
 /// Parentheses deeper than this are refused, so that no selector can exhaust the stack. Calico's length limit of
 /// 1024 characters leaves room for about this many that mean anything.

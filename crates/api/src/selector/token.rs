@@ -1,7 +1,15 @@
 //! Words of the language. Keywords depend on the place: an operator only follows a label, `has(`, `all(` and
 //! `global(` only stand where a term begins, so labels may be called `in` or `contains`.
 
-use super::parse::SelectorError;
+/// Why a selector doesn't parse, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("column {column}: {message}")]
+pub struct SelectorError {
+    /// Character in the selector, from 1.
+    pub column: usize,
+    /// What is wrong there.
+    pub message: String,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token<'a> {
