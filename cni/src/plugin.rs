@@ -61,8 +61,13 @@ impl Plugin {
         let netns = open_netns(target, netns_path)?;
         // Before anything is reserved: a second ADD must neither take nor release the first one's address.
         let mut inside = margay_netlink::Netlink::open_in(&netns).map_err(kernel)?;
-        if inside.link(&target.ifname).map_err(kernel)?.is_some() {
-            return Err(interface_exists(target, netns_path));
+        let mut is_taken = || Ok(inside.link(&target.ifname).map_err(kernel)?.is_some());
+        if is_taken()? {
+            // DEL is answered before the kernel has taken the interface away. Without the agent nothing is under way.
+            let _settled = self.client.post::<_, Value>("/v1/cni/settle", &());
+            if is_taken()? {
+                return Err(interface_exists(target, netns_path));
+            }
         }
         let attachment = self.attachment(target);
         let request = AddRequest {
@@ -171,9 +176,12 @@ impl Plugin {
         .to_json(self.config.version)
     }
 
-    /// DEL succeeds whatever is missing. It fails only if the kernel refuses to remove what is there, or the release could
-    /// be neither performed nor recorded: then the runtime has to come back, or an address would leak.
+    /// DEL succeeds whatever is missing. The agent does it all, and most of it after its answer. Without the agent it fails
+    /// only if the kernel refuses to remove what is there, or the release cannot be recorded: then the runtime has to
+    /// come back, or an address would leak.
     fn del(&self, target: &Target) -> Result<(), CniError> {
+        let request = DelRequest { attachment: self.attachment(target) };
+        let Err(error) = self.tell(&request) else { return Ok(()) };
         let netns = target.netns.as_deref().and_then(|path| open_netns(target, path).ok());
         let removed = match (&netns, self.host_side()) {
             (Some(netns), _) => wiring::remove(netns, &target.ifname),
@@ -183,7 +191,7 @@ impl Plugin {
         };
         // An interface that is still there may still be in use: its address must not be given to anyone else.
         removed.map_err(kernel)?;
-        self.release(&self.attachment(target))
+        self.record(&request, &error)
     }
 
     /// The host side as the result of ADD named it.
@@ -265,11 +273,13 @@ impl Plugin {
         }
     }
 
-    /// Tells the agent, or the spool if the agent can't be told.
-    fn release(&self, attachment: &Attachment) -> Result<(), CniError> {
-        let request = DelRequest { attachment: attachment.clone() };
-        let Err(error) = self.client.post::<_, Value>("/v1/cni/del", &request) else { return Ok(()) };
-        Spool::new(&self.config.spool_dir).put(&request).map_err(|spool| {
+    fn tell(&self, request: &DelRequest) -> Result<(), ClientError> {
+        self.client.post::<_, Value>("/v1/cni/del", request).map(|_| ())
+    }
+
+    /// Leaves a release for an agent that could not be told.
+    fn record(&self, request: &DelRequest, error: &ClientError) -> Result<(), CniError> {
+        Spool::new(&self.config.spool_dir).put(request).map_err(|spool| {
             let dir = self.config.spool_dir.display();
             CniError::new(
                 code::TRY_AGAIN_LATER,
@@ -283,7 +293,8 @@ impl Plugin {
 
     /// Gives back what was reserved for an ADD that failed.
     fn undone(&self, attachment: &Attachment, mut error: CniError) -> CniError {
-        if let Err(left) = self.release(attachment) {
+        let request = DelRequest { attachment: attachment.clone() };
+        if let Err(left) = self.tell(&request).or_else(|error| self.record(&request, &error)) {
             error.details = format!("{}; and the release failed: {left}", error.details);
         }
         error

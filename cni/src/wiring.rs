@@ -19,6 +19,9 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// `RTPROT_BOOT`: what ip(8) uses; inside the container nobody owns routes by protocol.
 const PROTOCOL_BOOT: u8 = 3;
 
+/// Group of host sides that are being removed: `mgy` in ASCII, where nobody else has anything.
+const LEAVING: u32 = 0x006d_6779;
+
 /// What to build.
 #[derive(Debug, Clone)]
 pub struct Wiring<'a> {
@@ -240,12 +243,39 @@ pub fn remove(pod: &Netns, ifname: &str) -> Result<()> {
 /// The kernel's refusal.
 pub fn remove_host_side(host_ifname: &str) -> Result<()> {
     let mut netlink = Netlink::open()?;
-    match netlink.link(host_ifname)? {
-        Some(link) if is_veth(&link) && link.mac == Some(Mac::HOST_SIDE) => {
-            netlink.delete_link(link.index).ignore_missing()
-        }
-        _ => Ok(()),
+    match host_side(&mut netlink, host_ifname)? {
+        Some(index) => netlink.delete_link(index).ignore_missing(),
+        None => Ok(()),
     }
+}
+
+/// The same for several, which the kernel takes away at once; what came of each.
+pub fn remove_host_sides(host_ifnames: &[&str]) -> Vec<Result<()>> {
+    if let [one] = host_ifnames {
+        return vec![remove_host_side(one)];
+    }
+    // Only the first error of opening is told; whoever asks tries all of them again.
+    let Ok(mut netlink) = Netlink::open() else {
+        return host_ifnames.iter().map(|name| remove_host_side(name)).collect();
+    };
+    let change = LinkChange { group: Some(LEAVING), ..LinkChange::default() };
+    let marked: Vec<Result<()>> = host_ifnames
+        .iter()
+        .map(|name| match host_side(&mut netlink, name)? {
+            Some(index) => netlink.change_link(index, &change).ignore_missing(),
+            None => Ok(()),
+        })
+        .collect();
+    match netlink.delete_group(LEAVING).ignore_missing() {
+        Ok(()) => marked,
+        // Whatever is wrong with one of them must not keep the others.
+        Err(_) => host_ifnames.iter().map(|name| remove_host_side(name)).collect(),
+    }
+}
+
+fn host_side(netlink: &mut Netlink, name: &str) -> Result<Option<u32>> {
+    let link = netlink.link(name)?.filter(|link| is_veth(link) && link.mac == Some(Mac::HOST_SIDE));
+    Ok(link.map(|link| link.index))
 }
 
 fn is_veth(link: &Link) -> bool {

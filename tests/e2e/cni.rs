@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use margay_lab::probe::{Outcome, Protocol, reach};
+use margay_lab::probe::{Outcome, Protocol, Responder, Stream, reach};
 use margay_netlink::Netns;
 use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{PORT, Pod, container_id, said};
+use serde_json::Value;
 
 use crate::labs::{
-    Labs, PATIENCE, cni_error, interfaces, kernel_state, no_pods, pod_addresses, same, wait_no_endpoint,
+    Labs, PATIENCE, PROBE_EVERY, cni_error, interfaces, kernel_state, margay, no_pods, none_lost,
+    pod_addresses, same, wait_no_endpoint,
 };
 
 /// Long enough for an answer.
@@ -69,11 +71,90 @@ pub(crate) fn deleted_twice(labs: &mut Labs) -> Result<()> {
         let output = runtime.call("DEL", &pod.container_id(), Some(("shop", "once")), &path)?;
         ensure!(output.status.success() && output.stdout.is_empty(), "DEL: {}", said(&output));
     }
-    ensure!(interfaces(&pod.netns)?.is_empty(), "{:?}", interfaces(&pod.netns)?);
     let output = runtime.call("DEL", "never-added", Some(("shop", "never")), "/run/netns/never-made")?;
     ensure!(output.status.success(), "DEL of what was never added: {}", said(&output));
     no_pods(cluster, "node1")?;
+    ensure!(interfaces(&pod.netns)?.is_empty(), "{:?}", interfaces(&pod.netns)?);
     wait_no_endpoint(cluster, "once")
+}
+
+/// A pod that goes and comes at once, as the same container and as another, in the same namespace and in another: DEL is
+/// answered before the kernel is done, and nothing of the old one is in the way of the new one, nor of anybody else.
+pub(crate) fn deleted_and_added_again(labs: &mut Labs) -> Result<()> {
+    let cluster = &labs.demo(Datastore::Embedded)?.cluster;
+    let runtime = cluster.runtime("node1")?;
+    let (near, far) = (runtime.add("shop", "near")?, cluster.runtime("node2")?.add("shop", "far")?);
+    let stream = Stream::start(&near.netns, far.address, Protocol::Icmp, PROBE_EVERY)?;
+    let first = runtime.add("shop", "again")?;
+    let (mut id, names) = (first.container_id(), Some(("shop", "again")));
+    let mut pod = first;
+    for round in 0..12 {
+        let Pod { netns, responder, .. } = pod;
+        drop(responder);
+        let output = runtime.call("DEL", &id, names, &netns.path().to_string_lossy())?;
+        ensure!(output.status.success(), "DEL: {}", said(&output));
+        if round % 3 > 0 {
+            id = container_id("shop", &format!("again-{round}"));
+        }
+        let netns = if round % 3 > 1 { Netns::new()? } else { netns };
+        let output = runtime.call("ADD", &id, names, &netns.path().to_string_lossy())?;
+        ensure!(output.status.success(), "ADD in round {round}: {}", said(&output));
+        let answer: Value = serde_json::from_slice(&output.stdout)?;
+        let address = answer["ips"][0]["address"].as_str().and_then(|text| text.split('/').next());
+        pod = Pod {
+            namespace: "shop".to_owned(),
+            name: "again".to_owned(),
+            node: "node1".to_owned(),
+            address: address.context("no address")?.parse()?,
+            responder: Responder::start(&netns, &[PORT])?,
+            netns,
+        };
+        reachable(cluster, &pod).with_context(|| format!("round {round}"))?;
+    }
+    // Nothing of the pods before it takes the last one along.
+    let expected = [&pod, &near].map(|pod| (pod.full_name(), pod.address.to_string()));
+    let held = || pod_addresses(cluster, "node1");
+    wait(PATIENCE, || Ok(held()?.into_iter().eq(expected.clone())))
+        .with_context(|| format!("{:?}", held()))?;
+    reachable(cluster, &pod)?;
+    ensure!(margay(cluster, &["get", "workloadendpoints", "-A"])?.contains("again"), "its endpoint is gone");
+    none_lost(stream)?;
+    let output = runtime.call("DEL", &id, names, "")?;
+    ensure!(output.status.success(), "DEL: {}", said(&output));
+    runtime.delete(near)?;
+    cluster.runtime("node2")?.delete(far)?;
+    ["node1", "node2"].iter().try_for_each(|node| no_pods(cluster, node))
+}
+
+/// What DEL promised is kept by an agent that dies right after the answer.
+pub(crate) fn killed_right_after_del(labs: &mut Labs) -> Result<()> {
+    let cluster = &mut labs.demo(Datastore::Embedded)?.cluster;
+    for count in [1, 6] {
+        let runtime = cluster.runtime("node2")?;
+        let pods: Vec<Pod> = (0..count)
+            .map(|number| runtime.add("shop", &format!("leaving-{number}")))
+            .collect::<Result<_>>()?;
+        for pod in &pods {
+            let names = Some((pod.namespace.as_str(), pod.name.as_str()));
+            let path = pod.netns.path().to_string_lossy().into_owned();
+            let output = runtime.call("DEL", &pod.container_id(), names, &path)?;
+            ensure!(output.status.success(), "DEL: {}", said(&output));
+        }
+        cluster.kill("node2")?;
+        let spool = cluster.folder("node2").join("spool");
+        let spooled = std::fs::read_dir(&spool).map_or(0, Iterator::count);
+        ensure!(spooled == 0, "it was the shim that did it: {spooled} in the spool");
+        cluster.start("node2")?;
+        cluster.wait_ready("node2", PATIENCE)?;
+        no_pods(cluster, "node2")?;
+        for pod in &pods {
+            ensure!(interfaces(&pod.netns)?.is_empty(), "left in the pod: {:?}", interfaces(&pod.netns)?);
+            wait_no_endpoint(cluster, &pod.name)?;
+        }
+        wait(PATIENCE, || Ok(cluster.margay(&["ipam", "check"])?.status.success()))
+            .with_context(|| format!("{:?}", margay(cluster, &["ipam", "check"])))?;
+    }
+    Ok(())
 }
 
 /// The runtime has lost the namespace's name; the namespace may be gone, or still be there.

@@ -1,9 +1,10 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use margay_netlink::{Netlink, Netns, Route, RouteTarget};
+use margay_netlink::{Mac, Netlink, Netns, Route, RouteTarget};
 use serde_json::{Value, json};
 
 use super::agent::Agent;
@@ -155,7 +156,8 @@ fn second_add_fails_and_touches_nothing() {
     let error = scene.verb("ADD", &scene.pod_path(), json!({})).unwrap_err();
     assert_eq!(error.code, 100, "{error}");
     assert!(error.message.contains("eth0") && error.message.contains("c1"), "{error}");
-    assert!(scene.agent.paths_asked().is_empty());
+    // A DEL might have been answered and not be done yet.
+    assert_eq!(scene.agent.paths_asked(), ["/v1/cni/settle"]);
     scene.verb("CHECK", &scene.pod_path(), json!({"prevResult": first})).unwrap();
 }
 
@@ -190,6 +192,27 @@ fn refusals_of_the_agent_pass_through() {
 }
 
 #[test]
+fn many_host_sides_go_at_once_and_nobody_elses() {
+    let Some(scene) = Scene::new("group") else { return };
+    let mut host = scene.in_host();
+    for (name, mac) in [("mgy1", Some(Mac::HOST_SIDE)), ("mgy2", Some(Mac::HOST_SIDE)), ("other", None)] {
+        let near = margay_netlink::VethEnd { name, mac, netns: None };
+        let inside = format!("in-{name}");
+        let far = margay_netlink::VethEnd { name: &inside, mac: None, netns: Some(scene.pod.as_fd()) };
+        host.add_veth(&near, &far, None).unwrap();
+    }
+    let names = ["mgy1", "gone", "other", "mgy2"];
+    for outcome in scene.host.run(|| crate::wiring::remove_host_sides(&names)).unwrap() {
+        outcome.unwrap();
+    }
+    let left = host.links().unwrap().into_iter().map(|link| link.name);
+    assert_eq!(left.filter(|name| name != "lo").collect::<Vec<_>>(), ["other"]);
+    for outcome in scene.host.run(|| crate::wiring::remove_host_sides(&["gone", "mgy1"])).unwrap() {
+        outcome.unwrap();
+    }
+}
+
+#[test]
 fn leftover_host_side_is_replaced() {
     let Some(scene) = Scene::new("leftover") else { return };
     let near = margay_netlink::VethEnd { name: HOST_SIDE, ..Default::default() };
@@ -201,20 +224,36 @@ fn leftover_host_side_is_replaced() {
 }
 
 #[test]
-fn del_succeeds_in_every_situation() {
+fn del_is_the_agents_business() {
     let Some(scene) = Scene::new("del") else { return };
     let result = scene.add();
+    scene.agent.asked();
+    for netns in [scene.pod_path().as_str(), scene.pod_path().as_str(), "", "/run/netns/gone-long-ago"] {
+        let output = scene.verb("DEL", netns, json!({ "prevResult": result })).unwrap();
+        assert_eq!((output, scene.agent.paths_asked()), (Value::Null, vec!["/v1/cni/del".to_owned()]));
+    }
+    // The one who waits for the kernel is not the plugin.
+    assert_eq!(scene.is_wired(), (true, true));
+    assert!(scene.spool().pending().unwrap().is_empty());
+}
+
+#[test]
+fn without_an_agent_del_succeeds_in_every_situation() {
+    let Some(scene) = Scene::new("del-alone") else { return };
+    let nobody = scene.dir.join("nobody.sock");
+    let del = |netns: &str, extra| scene.verb_at(&nobody, "DEL", netns, extra).unwrap();
+    let result = scene.add();
     for _ in 0..2 {
-        assert_eq!(scene.verb("DEL", &scene.pod_path(), json!({})).unwrap(), Value::Null);
+        assert_eq!(del(&scene.pod_path(), json!({})), Value::Null);
         assert_eq!(scene.is_wired(), (false, false));
     }
-    scene.verb("DEL", "", json!({})).unwrap();
-    scene.verb("DEL", "/run/netns/gone-long-ago", json!({})).unwrap();
+    del("", json!({}));
+    del("/run/netns/gone-long-ago", json!({}));
     // The namespace lives on but the runtime doesn't name it: the previous result does.
     scene.add();
-    scene.verb("DEL", "", json!({ "prevResult": result })).unwrap();
+    del("", json!({ "prevResult": result }));
     assert_eq!(scene.is_wired(), (false, false));
-    assert!(scene.spool().pending().unwrap().is_empty());
+    assert_eq!(scene.spool().pending().unwrap().len(), 1);
 }
 
 #[test]
@@ -224,9 +263,10 @@ fn del_never_touches_the_hosts_own_interfaces() {
     let far = margay_netlink::VethEnd { name: "eth1", ..Default::default() };
     scene.in_host().add_veth(&near, &far, None).unwrap();
     let own = scene.host.path().to_string_lossy().into_owned();
-    scene.verb("DEL", &own, json!({})).unwrap();
+    let nobody = scene.dir.join("nobody.sock");
+    scene.verb_at(&nobody, "DEL", &own, json!({})).unwrap();
     let previous = json!({"interfaces": [{"name": "eth0"}], "ips": []});
-    scene.verb("DEL", "", json!({ "prevResult": previous })).unwrap();
+    scene.verb_at(&nobody, "DEL", "", json!({ "prevResult": previous })).unwrap();
     assert!(scene.in_host().link("eth0").unwrap().is_some());
 }
 
@@ -306,7 +346,7 @@ fn check_finds_what_changed() {
     {
         assert!(error.details.contains(word), "{word}: {error}");
     }
-    scene.verb("DEL", &scene.pod_path(), json!({})).unwrap();
+    crate::wiring::remove(&scene.pod, "eth0").unwrap();
     assert!(check().unwrap_err().details.contains("no interface eth0"));
 }
 

@@ -94,6 +94,16 @@ impl Addresses {
         Ok(())
     }
 
+    /// Writes down that an attachment ends: after a restart, too, its interface is removed.
+    pub(crate) fn leave(&mut self, handle: &Handle) -> Result<(), AddressError> {
+        match self.attached.get(handle) {
+            Some(attached) if !attached.leaving => {
+                self.attach(Attached { leaving: true, ..attached.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Frees everything a handle has. Returns its attachment, if it was committed.
     pub(crate) fn release(&mut self, handle: &Handle) -> Result<Option<Attached>, AddressError> {
         let attached = self.attached.remove(handle);
@@ -200,6 +210,7 @@ mod tests {
                 interface: "mgya".into(),
                 mac: "ee:ee:ee:ee:ee:ee".into(),
                 netns: String::new(),
+                leaving: false,
             })
             .unwrap();
         first.release(&handle_of(&attachment("b"))).unwrap();

@@ -60,6 +60,7 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/cni/commit", post(commit))
         .route("/v1/cni/del", post(del))
         .route("/v1/cni/gc", post(gc))
+        .route("/v1/cni/settle", post(settle))
         .route("/v1/cni/check", post(check))
         .route("/v1/ipam", get(ipam))
         .route("/v1/ipam/release", post(release))
@@ -84,6 +85,10 @@ async fn commit(
 
 async fn del(State(api): State<Api>, Json(request): Json<DelRequest>) -> Result<Json<()>, Failure> {
     api.ask(|answer| Request::Del(request, answer)).await.map(Json)
+}
+
+async fn settle(State(api): State<Api>) -> Result<Json<()>, Failure> {
+    api.ask(Request::Settle).await.map(Json)
 }
 
 async fn gc(State(api): State<Api>, Json(request): Json<GcRequest>) -> Result<Json<()>, Failure> {

@@ -32,6 +32,9 @@ pub(crate) struct Attached {
     /// Path of the pod's network namespace, as the runtime gave it.
     #[serde(default)]
     pub(crate) netns: String,
+    /// DEL was answered; the interface is being removed.
+    #[serde(default)]
+    pub(crate) leaving: bool,
 }
 
 /// The WorkloadEndpoint of an attachment, with labels and ports of its Pod object when there is one.

@@ -15,6 +15,7 @@ mod forwarding;
 mod journal;
 mod node;
 mod policy;
+mod removal;
 mod verify;
 mod writer;
 
@@ -92,7 +93,8 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
         let scopes: Vec<_> = Kind::ALL.iter().map(|kind| (*kind).into()).collect();
         let objects = Syncer::spawn(store.clone(), &scopes)?;
         let parts = Parts { config, health, store, engine, forwarding, addresses, speaker };
-        Node::new(parts).run(objects, inbox, stop).await;
+        let node = Node::new(parts).context("starting the thread that removes interfaces")?;
+        node.run(objects, inbox, stop).await;
     }
     health::stopping();
     if let Err(error) = std::fs::remove_file(&socket) {

@@ -72,7 +72,8 @@ pub struct CommitReply {
     pub live_after_us: u64,
 }
 
-/// DEL: release everything of the attachment. Unknown attachments are a success.
+/// DEL: remove the interface, then release everything of the attachment; answered when it is certain to happen. Unknown
+/// attachments are a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DelRequest {
     /// The attachment.

@@ -8,6 +8,7 @@
 //! | `POST /v1/cni/add` | [`cni::AddRequest`] | [`cni::AddReply`] | agent |
 //! | `POST /v1/cni/commit` | [`cni::CommitRequest`] | [`cni::CommitReply`] | agent |
 //! | `POST /v1/cni/del` | [`cni::DelRequest`] | `{}` | agent |
+//! | `POST /v1/cni/settle` | | `{}` once the interfaces are gone that are being removed now | agent |
 //! | `POST /v1/cni/gc` | [`cni::GcRequest`] | `{}` | agent |
 //! | `POST /v1/cni/check` | [`cni::CheckRequest`] | [`cni::CheckReply`] | agent |
 //! | `GET /v1/status` | | [`status::DaemonStatus`] | both |

@@ -145,6 +145,8 @@ pub struct LinkChange<'a> {
     pub name: Option<&'a str>,
     /// Namespace to move it to.
     pub netns: Option<BorrowedFd<'a>>,
+    /// Group, by which many can be deleted at once; 0 is the one every interface begins in.
+    pub group: Option<u32>,
 }
 
 impl Netlink {
@@ -302,6 +304,7 @@ impl Netlink {
         message.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
         message.attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
         message.attributes.extend(change.master.map(LinkAttribute::Controller));
+        message.attributes.extend(change.group.map(LinkAttribute::Group));
         message.attributes.extend(change.netns.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
         self.socket.execute(&Request::new(RTM_NEWLINK, 0, &message), || {
             format!("change interface with index {index}")
@@ -333,6 +336,18 @@ impl Netlink {
         message.header.index = index;
         self.socket.execute(&Request::new(RTM_DELLINK, 0, &message), || {
             format!("delete interface with index {index}")
+        })
+    }
+
+    /// Deletes all interfaces of a group, in about the time that one takes: the kernel waits once for all of them.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it has none.
+    pub fn delete_group(&mut self, group: u32) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Group(group));
+        self.socket.execute(&Request::new(RTM_DELLINK, 0, &message), || {
+            format!("delete the interfaces of group {group}")
         })
     }
 

@@ -7,10 +7,8 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use margay_api::{Key, Kind, Pod};
 use margay_cni::spool::Spool;
-use margay_cni::wiring::{Wired, remove_host_side};
-use margay_control::cni::{
-    AddReply, AddRequest, Attachment, CheckReply, CheckRequest, CommitReply, CommitRequest, GcRequest,
-};
+use margay_cni::wiring::Wired;
+use margay_control::cni::{AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest};
 use margay_daemon::server::Failure;
 use margay_ipam::{
     AssignError, Attributes, Eligible, Family, Handle, PoolQuery, Purpose, RangeSet,
@@ -62,34 +60,39 @@ impl Node {
             let message = "the datastore has not been read yet, so policy cannot be enforced: try again";
             return reply(answer, Err(Failure::try_later(message)));
         }
-        match self.try_add(&request) {
-            Outcome::Done(outcome) => reply(answer, outcome),
-            Outcome::NeedsBlock(family, containing) => {
-                self.waiting.push(Waiting { request, answer });
-                self.claim(family, containing);
+        self.give(Waiting { request, answer, horizon: None }, None);
+    }
+
+    /// Answers if it can be answered now; what finds no block fails with `problem`, if there is one.
+    pub(super) fn give(&mut self, mut waiting: Waiting, problem: Option<&str>) {
+        let outcome = match (self.try_add(&waiting.request), problem) {
+            (Outcome::Done(outcome), _) => outcome,
+            (Outcome::NeedsBlock(..), Some(problem)) => Err(Failure::refused(NO_ADDRESS, problem)),
+            (Outcome::NeedsBlock(family, containing), None) => {
+                self.waiting.push(waiting);
+                return self.claim(family, containing);
+            }
+        };
+        // What it wants may be just what a pod that goes still has: a name, an address.
+        if outcome.is_err() && waiting.horizon.is_none() {
+            waiting.horizon = self.removal.horizon();
+            if waiting.horizon.is_some() {
+                return self.deferred.push(waiting);
             }
         }
+        reply(waiting.answer, outcome);
     }
 
     /// Tries again what waited for a block; what still finds none fails with `problem`.
     pub(super) fn add_waiting(&mut self, problem: Option<&str>) {
-        for Waiting { request, answer } in std::mem::take(&mut self.waiting) {
-            match (self.try_add(&request), problem) {
-                (Outcome::Done(outcome), _) => reply(answer, outcome),
-                (Outcome::NeedsBlock(..), Some(problem)) => {
-                    reply(answer, Err(Failure::refused(NO_ADDRESS, problem)));
-                }
-                (Outcome::NeedsBlock(family, containing), None) => {
-                    self.waiting.push(Waiting { request, answer });
-                    self.claim(family, containing);
-                }
-            }
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.give(waiting, problem);
         }
     }
 
     fn try_add(&mut self, request: &AddRequest) -> Outcome {
         let handle = handle_of(&request.attachment);
-        if self.addresses.attached().contains_key(&handle) {
+        if self.addresses.attached().contains_key(&handle) || self.leaving.contains_key(&handle) {
             let message = format!(
                 "interface {} of container {} is attached already: run DEL first",
                 request.attachment.ifname, request.attachment.container_id
@@ -149,7 +152,7 @@ impl Node {
                 self.reserved.insert(handle_of(&request.attachment), reserved);
                 Outcome::Done(Ok(AddReply {
                     addresses: addresses.into_iter().map(Into::into).collect(),
-                    host_ifname: interface_name(&request.attachment),
+                    host_ifname: interface_name(&handle_of(&request.attachment)),
                     mac: asked.mac.or_else(|| request.mac.clone()),
                     mtu: self.router.tunnels().pod_mtu,
                 }))
@@ -168,7 +171,8 @@ impl Node {
     pub(super) async fn commit(&mut self, request: CommitRequest, answer: Answer<CommitReply>) {
         let begun = Instant::now();
         let handle = handle_of(&request.attachment);
-        let Some(owned) = self.addresses.allocator().owned(&handle) else {
+        let owned = self.addresses.allocator().owned(&handle);
+        let Some(owned) = owned.filter(|_| !self.leaving.contains_key(&handle)) else {
             let message = "nothing is reserved for this attachment: ADD must be asked for first";
             return reply(answer, Err(Failure::refused(NOT_RESERVED, message)));
         };
@@ -182,6 +186,7 @@ impl Node {
             interface: request.host_ifname,
             mac: request.mac,
             attachment: request.attachment,
+            leaving: false,
         };
         if let Err(error) = self.addresses.attach(attached.clone()) {
             return reply(answer, Err(Failure::try_later(error.to_string())));
@@ -219,61 +224,10 @@ impl Node {
         });
     }
 
-    /// DEL, and what undoes a failed ADD: knows nothing of the attachment is a success.
-    pub(super) async fn release(&mut self, handle: &Handle) -> Result<(), Failure> {
-        self.reserved.remove(handle);
-        if let Some(attached) = self.addresses.attached().get(handle)
-            && let Err(error) = remove_host_side(&attached.interface)
-        {
-            // The shim removes it, unless it was told of no namespace. An interface that is still there may still be in
-            // use: its address must not be given to anyone else.
-            return Err(Failure::try_later(format!(
-                "cannot remove interface {}: {error}",
-                attached.interface
-            )));
-        }
-        let owned = self.addresses.allocator().owned(handle);
-        let addresses = owned.map(|owned| owned.addresses.clone()).unwrap_or_default();
-        let attached = match self.addresses.release(handle) {
-            Ok(attached) => attached,
-            Err(error) => return Err(Failure::try_later(error.to_string())),
-        };
-        if let Some(attached) = attached {
-            let key = attachments::endpoint_key(&self.config.node, &attached);
-            self.tell_engine(Input::RemoveLocal(key.clone())).await;
-            for address in &attached.addresses {
-                self.router.remove_pod(*address, &attached.interface);
-            }
-            self.update_routes();
-            self.writer.push(key, Write::Delete);
-        }
-        self.mirror_blocks(&addresses);
-        Ok(())
-    }
-
-    /// GC: what the runtime does not know any more is released. Stops at the first failure: the runtime asks again.
-    pub(super) async fn collect(&mut self, request: &GcRequest) -> Result<(), Failure> {
-        let valid = |known: &Attachment| {
-            let same =
-                |other: &Attachment| other.container_id == known.container_id && other.ifname == known.ifname;
-            request.valid.iter().any(same)
-        };
-        let attached = self.addresses.attached().iter();
-        let of_network = attached.filter(|(_, attached)| attached.attachment.network == request.network);
-        let gone: Vec<Handle> = of_network
-            .filter(|(_, attached)| !valid(&attached.attachment))
-            .map(|(handle, _)| handle.clone())
-            .collect();
-        for handle in gone {
-            tracing::info!("GC: releasing {handle}");
-            self.release(&handle).await?;
-        }
-        Ok(())
-    }
-
     /// CHECK.
     pub(super) async fn check(&self, request: &CheckRequest, answer: Answer<CheckReply>) {
-        let Some(attached) = self.addresses.attached().get(&handle_of(&request.attachment)).cloned() else {
+        let attached = self.addresses.attached().get(&handle_of(&request.attachment));
+        let Some(attached) = attached.filter(|attached| !attached.leaving).cloned() else {
             let message = format!(
                 "container {} has no interface {} of this network on this node",
                 request.attachment.container_id, request.attachment.ifname
@@ -327,6 +281,9 @@ impl Node {
                 for address in &attached.addresses {
                     self.router.add_pod(*address, &attached.interface);
                 }
+                if attached.leaving {
+                    self.leave_or_warn(&handle);
+                }
             } else {
                 tracing::info!(interface = attached.interface, "its interface is gone: releasing {handle}");
                 if let Err(error) = self.addresses.release(&handle) {
@@ -339,21 +296,20 @@ impl Node {
             .allocator()
             .owners()
             .filter(|(handle, owned)| {
-                owned.attributes.kind.is_none() && !self.addresses.attached().contains_key(handle)
+                // Others' containers, taken over with a block, say nothing of an interface. And who has one lives.
+                owned.attributes.interface.is_some()
+                    && !self.addresses.attached().contains_key(handle)
+                    && interfaces.as_ref().is_some_and(|all| !all.contains(&interface_name(handle)))
             })
             .map(|(handle, _)| handle.clone())
             .collect();
-        for handle in reserved {
-            // The agent ended between the two phases of an ADD, which the shim then undid.
-            if let Err(error) = self.addresses.release(&handle) {
-                tracing::warn!("releasing {handle}: {error}");
-            }
-        }
-        self.replay_spool().await;
+        // The agent ended between the two phases of an ADD, which the shim then undid, or was to.
+        reserved.iter().for_each(|handle| self.leave_or_warn(handle));
+        self.replay_spool();
     }
 
     /// Releases what the shim could not tell while the agent was down.
-    pub(super) async fn replay_spool(&mut self) {
+    pub(super) fn replay_spool(&mut self) {
         let spool = Spool::new(&self.config.spool_dir);
         let records = match spool.pending() {
             Ok(records) => records,
@@ -363,10 +319,10 @@ impl Node {
             match &record.request {
                 Ok(request) => {
                     let handle = handle_of(&request.attachment);
-                    if self.release(&handle).await.is_err() {
+                    tracing::info!("releasing {handle}, deleted while the agent was down");
+                    if self.leave(&handle).is_err() {
                         continue;
                     }
-                    tracing::info!("released {handle}, deleted while the agent was down");
                 }
                 Err(error) => tracing::warn!("{}: {error}; the file is removed", record.path.display()),
             }
@@ -457,8 +413,8 @@ fn families(eligible: &Eligible<'_>) -> Vec<Family> {
 
 /// Host side of an attachment's veth pair: `mgy` and 11 hexadecimal digits, as long as a name may be. It
 /// depends on the attachment only, so a repeated call finds it again.
-fn interface_name(attachment: &Attachment) -> String {
-    let digest = Sha256::digest(handle_of(attachment).as_str());
+pub(super) fn interface_name(handle: &Handle) -> String {
+    let digest = Sha256::digest(handle.as_str());
     let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("mgy{}", digits.get(..11).unwrap_or_default())
 }

@@ -53,13 +53,13 @@ pub(super) struct Leftovers {
 impl Node {
     /// One look at everything.
     pub(super) async fn collect_leftovers(&mut self) {
-        self.collect_interfaces().await;
+        self.collect_interfaces();
         self.collect_blocks().await;
         self.collect_nodes();
     }
 
     /// The namespace of a pod went with its interface, and no runtime said so.
-    async fn collect_interfaces(&mut self) {
+    fn collect_interfaces(&mut self) {
         if self.leftovers.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
             return;
         }
@@ -74,9 +74,7 @@ impl Node {
         let both: Vec<Handle> = before.intersection(&self.leftovers.gone).cloned().collect();
         for handle in both {
             tracing::info!("its interface is gone: releasing {handle}");
-            if let Err(error) = self.release(&handle).await {
-                tracing::warn!("releasing {handle}: {}", error.message());
-            }
+            self.leave_or_warn(&handle);
         }
     }
 
@@ -185,14 +183,11 @@ impl Node {
     }
 
     /// `margay ipam release`: addresses whose container nobody knows any more.
-    pub(super) async fn release_addresses(
-        &mut self,
-        request: &ReleaseRequest,
-    ) -> Result<Vec<Released>, Failure> {
+    pub(super) fn release_addresses(&mut self, request: &ReleaseRequest) -> Result<Vec<Released>, Failure> {
         let interfaces = interfaces().map_err(|error| Failure::try_later(error.to_string()))?;
         let mut released = Vec::new();
         for address in &request.addresses {
-            let outcome = self.release_address(*address, request.force, &interfaces).await;
+            let outcome = self.release_address(*address, request.force, &interfaces);
             let (handle, refused) = match outcome {
                 Ok(handle) => (Some(handle), None),
                 Err(refused) => (None, Some(refused)),
@@ -202,7 +197,7 @@ impl Node {
         Ok(released)
     }
 
-    async fn release_address(
+    fn release_address(
         &mut self,
         address: IpAddr,
         force: bool,
@@ -230,8 +225,7 @@ impl Node {
                 "{handle} was attached by another program, so nobody here knows whether it is alive: use --force if it is not"
             )),
             _ => self
-                .release(&handle)
-                .await
+                .leave(&handle)
                 .map(|()| handle.to_string())
                 .map_err(|failure| failure.message().to_owned()),
         }

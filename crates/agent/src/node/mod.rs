@@ -5,11 +5,13 @@ mod bgp;
 mod claims;
 mod cni;
 mod collect;
+mod leave;
 mod register;
 mod routes;
 mod views;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -29,11 +31,13 @@ use margay_routing::{RouteTrace, Router, Settings};
 use tokio::sync::{mpsc, oneshot};
 
 use self::collect::Leftovers;
+use self::leave::Leaving;
 use crate::addresses::Addresses;
 use crate::cluster::{Cluster, Touched};
 use crate::config::Config;
 use crate::forwarding::Forwarding;
 use crate::policy::{self, Engine};
+use crate::removal::{Outcome, Removal};
 use crate::writer::Writer;
 
 /// How often left-over work is looked for: spooled releases, claims that failed.
@@ -49,10 +53,12 @@ pub(crate) enum Request {
     Add(Box<AddRequest>, Answer<AddReply>),
     /// Make live.
     Commit(CommitRequest, Answer<CommitReply>),
-    /// Release.
+    /// Detach and release.
     Del(DelRequest, Answer<()>),
     /// Release what is not in a list.
     Gc(GcRequest, Answer<()>),
+    /// When what is being detached is gone.
+    Settle(Answer<()>),
     /// Compare.
     Check(CheckRequest, Answer<CheckReply>),
     /// Blocks and addresses.
@@ -78,13 +84,17 @@ enum Internal {
     Released(IpNet),
     /// What a dead node left is deleted.
     Cleared(String),
+    /// Interfaces of pods are removed, or cannot be.
+    Removed(Vec<Outcome>),
 }
 
-/// An ADD that waits for a block.
+/// An ADD that waits for a block, or for an attachment that ends.
 #[derive(Debug)]
 struct Waiting {
     request: Box<AddRequest>,
     answer: Answer<AddReply>,
+    /// It has waited, or waits, for the interfaces that were being removed.
+    horizon: Option<u64>,
 }
 
 /// What the CNI call said that matters later.
@@ -115,7 +125,14 @@ pub(crate) struct Node {
     gateways: BTreeMap<IpAddr, IpAddr>,
     /// Communities of this node's own routes.
     advertisements: Vec<Advertisement>,
+    /// For a block.
     waiting: Vec<Waiting>,
+    /// For attachments that end.
+    deferred: Vec<Waiting>,
+    leaving: BTreeMap<Handle, Leaving>,
+    removal: Removal,
+    /// Who asked when the interfaces are gone that were being removed then.
+    settling: Vec<(u64, Answer<()>)>,
     /// What is kept between the two phases of an ADD.
     reserved: BTreeMap<Handle, Reserved>,
     /// MTU that the pods' interfaces were given last.
@@ -140,8 +157,16 @@ pub(crate) struct Parts {
 
 impl Node {
     /// A task that has not begun.
-    pub(crate) fn new(parts: Parts) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The thread that removes interfaces cannot be started.
+    pub(crate) fn new(parts: Parts) -> io::Result<Self> {
+        let internal = mpsc::channel(64);
+        let done: mpsc::Sender<Internal> = internal.0.clone();
+        let removal = Removal::spawn(move |batch| {
+            let _stopping = done.blocking_send(Internal::Removed(batch));
+        })?;
+        Ok(Self {
             router: Router::new(
                 &parts.config.node,
                 Settings {
@@ -164,13 +189,17 @@ impl Node {
             gateways: BTreeMap::new(),
             advertisements: Vec::new(),
             waiting: Vec::new(),
+            deferred: Vec::new(),
+            leaving: BTreeMap::new(),
+            removal,
+            settling: Vec::new(),
             reserved: BTreeMap::new(),
             pod_mtu: None,
             claiming: Vec::new(),
             claim_problems: BTreeMap::new(),
             leftovers: Leftovers::default(),
-            internal: mpsc::channel(64),
-        }
+            internal,
+        })
     }
 
     /// Runs until `stop` resolves; then leaves the data plane as it is.
@@ -201,6 +230,7 @@ impl Node {
                         Some(Internal::Claimed(family, outcome)) => self.on_claimed(family, *outcome).await,
                         Some(Internal::Released(cidr)) => self.on_released(cidr).await,
                         Some(Internal::Cleared(node)) => self.on_cleared(&node),
+                        Some(Internal::Removed(outcomes)) => self.on_removed(outcomes).await,
                         None => {}
                     }
                 }
@@ -313,12 +343,12 @@ impl Node {
             Request::Add(request, answer) => self.add(request, answer).await,
             Request::Commit(request, answer) => self.commit(request, answer).await,
             Request::Del(request, answer) => {
-                let outcome = self.release(&crate::addresses::handle_of(&request.attachment)).await;
-                reply(answer, outcome);
+                self.del(crate::addresses::handle_of(&request.attachment), answer);
             }
-            Request::Gc(request, answer) => reply(answer, self.collect(&request).await),
+            Request::Settle(answer) => self.when_settled(answer),
+            Request::Gc(request, answer) => reply(answer, self.collect(&request)),
             Request::Check(request, answer) => self.check(&request, answer).await,
-            Request::Release(request, answer) => reply(answer, self.release_addresses(&request).await),
+            Request::Release(request, answer) => reply(answer, self.release_addresses(&request)),
             Request::Ipam(answer) => reply(answer, Ok(self.ipam_status())),
             Request::Endpoints(answer) => self.endpoints(answer),
             Request::Policies(answer) => self.policies(answer),
@@ -328,7 +358,8 @@ impl Node {
     }
 
     async fn on_tick(&mut self) {
-        self.replay_spool().await;
+        self.replay_spool();
+        self.remove_again();
         if self.in_sync {
             if self.speaks_bgp() && (self.read_secrets() || !self.speaker.is_running()) {
                 self.update_sessions().await;

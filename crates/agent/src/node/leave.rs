@@ -1,0 +1,153 @@
+//! How an attachment ends: DEL, GC, and what is collected.
+//!
+//! DEL is answered when it is in the journal. The interface goes afterwards, on a thread of its own; until then policy, route
+//! and address are kept, and whoever wants one of these waits.
+
+use margay_control::cni::{Attachment, GcRequest};
+use margay_daemon::server::Failure;
+use margay_ipam::Handle;
+
+use super::cni::interface_name;
+use super::{Answer, Node, reply};
+use crate::attachments;
+use crate::policy::Input;
+use crate::removal::Outcome;
+use crate::writer::Write;
+
+/// An attachment whose interface is being removed.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    /// Who hears of the end. A committed attachment has none: the journal promises it.
+    answers: Vec<Answer<()>>,
+    /// The kernel refused: tried again.
+    failed: bool,
+}
+
+impl Node {
+    /// DEL, and what undoes a failed ADD. Nothing known of the attachment is a success, too, but of what is not in the
+    /// journal there may be an interface: then the answer comes when there is none.
+    pub(super) fn del(&mut self, handle: Handle, answer: Answer<()>) {
+        let outcome = self.leave(&handle);
+        match self.leaving.get_mut(&handle) {
+            Some(leaving) if !self.addresses.attached().contains_key(&handle) => leaving.answers.push(answer),
+            _ => reply(answer, outcome),
+        }
+    }
+
+    /// Lets an attachment end, unless that has begun.
+    pub(super) fn leave(&mut self, handle: &Handle) -> Result<(), Failure> {
+        self.addresses.leave(handle).map_err(|error| Failure::try_later(error.to_string()))?;
+        if !self.leaving.contains_key(handle) {
+            self.leaving.insert(handle.clone(), Leaving::default());
+            self.remove_interface(handle.clone());
+        }
+        Ok(())
+    }
+
+    /// The same where nobody waits for an answer.
+    pub(super) fn leave_or_warn(&mut self, handle: &Handle) {
+        if let Err(error) = self.leave(handle) {
+            tracing::warn!("releasing {handle}: {}", error.message());
+        }
+    }
+
+    fn remove_interface(&mut self, handle: Handle) {
+        let attached = self.addresses.attached().get(&handle);
+        let interface = attached.map_or_else(|| interface_name(&handle), |one| one.interface.clone());
+        self.removal.remove(handle, interface);
+    }
+
+    /// What the kernel refused to remove is tried again.
+    pub(super) fn remove_again(&mut self) {
+        let failed = self
+            .leaving
+            .iter_mut()
+            .filter_map(|(handle, leaving)| std::mem::take(&mut leaving.failed).then(|| handle.clone()));
+        failed.collect::<Vec<_>>().into_iter().for_each(|handle| self.remove_interface(handle));
+    }
+
+    /// Interfaces are gone: now everything else of their attachments goes.
+    pub(super) async fn on_removed(&mut self, outcomes: Vec<Outcome>) {
+        self.removal.answered(outcomes.len());
+        for (handle, outcome) in outcomes {
+            let ended = match outcome {
+                Ok(()) => self.release(&handle).await,
+                // An interface that is still there may still be in use: its address must not be given to anyone else.
+                Err(error) => Err(format!("cannot remove the interface of {handle}: {error}")),
+            };
+            let Some(leaving) = self.leaving.get_mut(&handle) else { continue };
+            leaving.failed = ended.is_err();
+            for answer in std::mem::take(&mut leaving.answers) {
+                reply(answer, ended.clone().map_err(Failure::try_later));
+            }
+            match ended {
+                Ok(()) => drop(self.leaving.remove(&handle)),
+                Err(problem) => tracing::warn!("{problem}; trying again"),
+            }
+        }
+        self.update_routes();
+        self.settle();
+    }
+
+    /// Everything a handle has is free.
+    async fn release(&mut self, handle: &Handle) -> Result<(), String> {
+        self.reserved.remove(handle);
+        let owned = self.addresses.allocator().owned(handle);
+        let addresses = owned.map(|owned| owned.addresses.clone()).unwrap_or_default();
+        if let Some(attached) = self.addresses.release(handle).map_err(|error| error.to_string())? {
+            let key = attachments::endpoint_key(&self.config.node, &attached);
+            // The pod may be there again, with another container.
+            let again =
+                |other: &attachments::Attached| attachments::endpoint_key(&self.config.node, other) == key;
+            if !self.addresses.attached().values().any(again) {
+                self.tell_engine(Input::RemoveLocal(key.clone())).await;
+                self.writer.push(key, Write::Delete);
+            }
+            for address in &attached.addresses {
+                self.router.remove_pod(*address, &attached.interface);
+            }
+        }
+        self.mirror_blocks(&addresses);
+        Ok(())
+    }
+
+    /// Answers when every interface is gone that is being removed now.
+    pub(super) fn when_settled(&mut self, answer: Answer<()>) {
+        match self.removal.horizon() {
+            Some(horizon) => self.settling.push((horizon, answer)),
+            None => reply(answer, Ok(())),
+        }
+    }
+
+    /// Those who wait for interfaces to be gone.
+    fn settle(&mut self) {
+        let removal = &self.removal;
+        let settled = self.settling.extract_if(.., |(horizon, _)| removal.has_reached(*horizon));
+        settled.for_each(|(_, answer)| reply(answer, Ok(())));
+        let ready = |waiting: &mut super::Waiting| {
+            waiting.horizon.is_some_and(|horizon| removal.has_reached(horizon))
+        };
+        let ready: Vec<_> = self.deferred.extract_if(.., ready).collect();
+        ready.into_iter().for_each(|waiting| self.give(waiting, None));
+    }
+
+    /// GC: what the runtime does not know any more ends. Stops at the first failure: the runtime asks again.
+    pub(super) fn collect(&mut self, request: &GcRequest) -> Result<(), Failure> {
+        let valid = |known: &Attachment| {
+            let same =
+                |other: &Attachment| other.container_id == known.container_id && other.ifname == known.ifname;
+            request.valid.iter().any(same)
+        };
+        let attached = self.addresses.attached().iter();
+        let of_network = attached.filter(|(_, attached)| attached.attachment.network == request.network);
+        let gone: Vec<Handle> = of_network
+            .filter(|(_, attached)| !valid(&attached.attachment))
+            .map(|(handle, _)| handle.clone())
+            .collect();
+        for handle in gone {
+            tracing::info!("GC: releasing {handle}");
+            self.leave(&handle)?;
+        }
+        Ok(())
+    }
+}
