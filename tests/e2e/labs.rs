@@ -261,13 +261,16 @@ pub(crate) fn kernel_state(cluster: &Cluster, node: &str) -> Result<String> {
         ("ip", &["-d", "-6", "route", "show", "table", "all"]),
         ("ip", &["rule", "show"]),
         ("iptables-save", &[]),
-        ("ipset", &["save"]),
+        // A hash keeps its members in the order of its buckets, which is nobody's promise.
+        ("ipset", &["save", "-sorted"]),
     ];
     let mut state = String::new();
     for (program, arguments) in commands {
         let text = cluster.run_in(node, program, arguments)?;
-        // The kernel gives interfaces link-local addresses a while after they are up.
-        let text: Vec<&str> = text.lines().filter(|line| !line.contains("fe80::")).collect();
+        // The kernel gives interfaces link-local addresses, and what comes with them, a while after they are up.
+        let late = ["fe80::", "ff00::/8", "valid_lft"];
+        let text: Vec<&str> =
+            text.lines().filter(|line| !late.iter().any(|word| line.contains(word))).collect();
         let mut text = without_counters(&text.join("\n"));
         // And it notices a veth's carrier in its own time.
         for late in
@@ -296,8 +299,10 @@ pub(crate) fn same(before: &str, after: &str) -> Result<()> {
     };
     let mut lines = only(before, after, '-');
     lines.extend(only(after, before, '+'));
-    bail!(
-        "differences:\n{}",
-        if lines.is_empty() { "the order of lines".to_owned() } else { lines.join("\n") }
-    )
+    if lines.is_empty() {
+        let mut pairs = before.lines().zip(after.lines());
+        let first = pairs.find(|(one, other)| one != other);
+        lines.push(format!("the order or number of lines, first here: {first:?}"));
+    }
+    bail!("differences:\n{}", lines.join("\n"))
 }

@@ -8,8 +8,8 @@ use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{Pod, container_id};
 
 use crate::labs::{
-    Labs, PATIENCE, PROBE_EVERY, TWO_NODES, applied, cni_error, interfaces, kernel_state, margay, no_pods,
-    none_lost, pod_addresses, same, send_more,
+    Labs, PATIENCE, PROBE_EVERY, TWO_NODES, applied, cni_error, interfaces, kernel_state, no_pods, none_lost,
+    pod_addresses, same, send_more, wait_no_endpoint,
 };
 
 /// A pool of one block of eight addresses.
@@ -37,7 +37,7 @@ fn start(labs: &mut Labs) -> Result<Cluster> {
 
 /// An ADD that must fail for want of an address, naming the pool, and leave nothing.
 fn refused(cluster: &Cluster, node: &str) -> Result<()> {
-    let before = (kernel_state(cluster, node)?, pod_addresses(cluster, node)?, endpoints(cluster)?);
+    let before = (kernel_state(cluster, node)?, pod_addresses(cluster, node)?);
     let netns = Netns::new()?;
     let id = container_id("default", "surplus");
     let path = netns.path().to_string_lossy().into_owned();
@@ -47,12 +47,7 @@ fn refused(cluster: &Cluster, node: &str) -> Result<()> {
     ensure!(interfaces(&netns)?.is_empty(), "left in the pod: {:?}", interfaces(&netns)?);
     same(&before.0, &kernel_state(cluster, node)?)?;
     ensure!(pod_addresses(cluster, node)? == before.1, "{:?}", pod_addresses(cluster, node)?);
-    ensure!(endpoints(cluster)? == before.2, "{}", endpoints(cluster)?);
-    Ok(())
-}
-
-fn endpoints(cluster: &Cluster) -> Result<String> {
-    margay(cluster, &["get", "workloadendpoints", "-A"])
+    wait_no_endpoint(cluster, "surplus")
 }
 
 pub(crate) fn no_block_left(labs: &mut Labs) -> Result<()> {

@@ -297,6 +297,8 @@ pub(crate) fn what_calicos_documentation_configures(labs: &mut Labs) -> Result<(
         Ok(routes.lines().filter(|line| line.starts_with("10.65.")).count())
     };
     applied(&cluster, &tor("", "Accept"))?;
+    let all_with_tor = |node: &str| &by_label(node) | &names(&["tor"]);
+    wait_peers(&cluster, all_with_tor).context("a global peer")?;
     wait(PATIENCE, || Ok(learned()? == 3)).with_context(|| format!("a global peer: {:?}", learned()))?;
 
     // Another filter is a refresh: every session is the one it was.
@@ -309,12 +311,8 @@ pub(crate) fn what_calicos_documentation_configures(labs: &mut Labs) -> Result<(
 
     // For one node: the others' sessions end at once, theirs with each other stay.
     applied(&cluster, &tor(", node: node1", "Accept"))?;
-    let with_tor = |node: &str| {
-        let mut peers = by_label(node);
-        peers.extend((node == "node1").then(|| "tor".to_owned()));
-        peers
-    };
-    wait_peers(&cluster, with_tor).context("a peer of one node")?;
+    let one_with_tor = |node: &str| if node == "node1" { all_with_tor(node) } else { by_label(node) };
+    wait_peers(&cluster, one_with_tor).context("a peer of one node")?;
     ensure!(ups(&cluster) == before, "sessions were reset: {before:?} before, {:?} now", ups(&cluster));
     talk.ends(&cluster)
 }
