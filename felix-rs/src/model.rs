@@ -448,7 +448,9 @@ impl EnforcedState {
                 SetChange::Update { added, removed } => {
                     if let Some((_, members)) = self.sets.get_mut(id) {
                         members.extend(added);
-                        members.retain(|member| !removed.contains(member));
+                        for member in removed {
+                            members.remove(member);
+                        }
                     }
                 }
                 SetChange::Delete => {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use felix_rs::apply::{Applier, Failure, Options, Report};
+use felix_rs::apply::{Applier, Failure, Options, Report, Seen};
 use felix_rs::calc::Calculator;
 use felix_rs::model::{EndpointId, EnforcedState};
 use felix_rs::rules::Origin;
@@ -22,6 +22,13 @@ const QUEUE: usize = 1024;
 
 /// How often the kernel is read back to repair what somebody else changed.
 const RECHECK: Duration = Duration::from_secs(30);
+
+/// How long nothing has to happen before what nobody wants is removed from the kernel, and how long it may stay at most.
+const IDLE: Duration = Duration::from_millis(200);
+const UNSWEPT: Duration = Duration::from_secs(5);
+
+/// Looks at the kernel in a row that may be overtaken by writes.
+const OVERTAKEN: u32 = 3;
 
 /// Told once the endpoint's policy is in the kernel, or why it cannot be.
 pub(crate) type Live = oneshot::Sender<Result<(), String>>;
@@ -43,6 +50,8 @@ pub(crate) enum Input {
     InSync,
     /// The enforced state, with packet counts of rules.
     Snapshot(oneshot::Sender<Snapshot>),
+    /// What a look at the kernel has found.
+    Seen(Box<Seen>),
 }
 
 /// The enforced state as the control API shows it.
@@ -71,7 +80,8 @@ pub(crate) fn spawn(
 ) -> Result<Engine, String> {
     let (sender, inputs) = mpsc::channel(QUEUE);
     let runtime = tokio::runtime::Handle::current();
-    let applier = Applier::new(&Options::default()).map_err(|error| error.to_string())?;
+    let mut applier = Applier::new(&Options::default()).map_err(|error| error.to_string())?;
+    applier.sweep_later();
     let mut thread = Thread {
         calculator: Calculator::new(node),
         applier,
@@ -82,6 +92,10 @@ pub(crate) fn spawn(
         live: BTreeSet::new(),
         due: None,
         recheck_at: Instant::now() + RECHECK,
+        sweep_at: None,
+        seen: None,
+        overtaken: 0,
+        engine: sender.downgrade(),
         problems: Problems::default(),
         health,
         flows,
@@ -106,6 +120,14 @@ struct Thread {
     /// When a failed write is to be tried again.
     due: Option<Instant>,
     recheck_at: Instant,
+    /// When what nobody wants is to be removed if nothing happens before, and when at the latest.
+    sweep_at: Option<(Instant, Instant)>,
+    /// A look at the kernel that is to be taken in.
+    seen: Option<Box<Seen>>,
+    /// Looks in a row that writes have overtaken.
+    overtaken: u32,
+    /// For those who look at the kernel.
+    engine: mpsc::WeakSender<Input>,
     problems: Problems,
     health: Health,
     flows: Option<Flows>,
@@ -135,7 +157,9 @@ impl Problems {
 impl Thread {
     fn run(&mut self, runtime: &tokio::runtime::Handle, mut inputs: mpsc::Receiver<Input>) {
         loop {
-            let deadline = self.due.unwrap_or(self.recheck_at).min(self.recheck_at);
+            let seen = self.seen.as_ref().map(|_| Instant::now());
+            let due = [self.due, self.sweep_at.map(|(idle, _)| idle), seen].into_iter().flatten();
+            let deadline = due.fold(self.recheck_at, Instant::min);
             let wait = deadline.saturating_duration_since(Instant::now());
             match runtime.block_on(async { tokio::time::timeout(wait, inputs.recv()).await }) {
                 Ok(None) => return,
@@ -187,6 +211,7 @@ impl Thread {
             Input::Snapshot(answer) => {
                 let _gone = answer.send(self.snapshot());
             }
+            Input::Seen(seen) => self.seen = Some(seen),
         }
     }
 
@@ -208,12 +233,32 @@ impl Thread {
         } else if self.state.settings.backend != self.applier.choice() {
             self.applier.switch(self.state.settings.backend, &self.state)
         } else if changed {
-            self.applier.apply_delta(&delta)
+            let overdue = self.sweep_at.is_some_and(|(_, latest)| latest <= now);
+            let applied = self.applier.apply_delta(&delta);
+            if overdue { applied.and_then(|_| self.applier.sweep()) } else { applied }
         } else if self.due.is_some_and(|due| due <= now) {
             self.applier.retry()
+        } else if let Some(seen) = self.seen.take() {
+            match self.applier.repair(*seen) {
+                Ok(Some(report)) => {
+                    self.overtaken = 0;
+                    Ok(report)
+                }
+                Ok(None) => {
+                    self.overtaken += 1;
+                    return;
+                }
+                Err(failure) => Err(failure),
+            }
         } else if self.recheck_at <= now {
             self.recheck_at = now + RECHECK;
+            if self.look() {
+                return;
+            }
+            self.overtaken = 0;
             self.applier.recheck()
+        } else if self.sweep_at.is_some_and(|(idle, _)| idle <= now) {
+            self.applier.sweep()
         } else if self.waiting.is_empty() || self.due.is_some() {
             return;
         } else {
@@ -232,8 +277,27 @@ impl Thread {
         }
     }
 
+    /// Has somebody look at the kernel while this thread goes on; not if writes have overtaken too many looks.
+    fn look(&mut self) -> bool {
+        if self.overtaken >= OVERTAKEN {
+            return false;
+        }
+        let (look, engine) = (self.applier.look(), self.engine.clone());
+        let looks = std::thread::Builder::new().name("policy-look".to_owned()).spawn(move || {
+            let seen = Box::new(look.take());
+            // The agent may have ended meanwhile.
+            let _ended = engine.upgrade().map(|engine| engine.blocking_send(Input::Seen(seen)));
+        });
+        looks.is_ok()
+    }
+
     fn succeeded(&mut self, report: Report) {
         self.due = None;
+        let now = Instant::now();
+        self.sweep_at = self.applier.is_unswept().then(|| {
+            let latest = self.sweep_at.map_or(now + UNSWEPT, |(_, latest)| latest);
+            ((now + IDLE).min(latest), latest)
+        });
         if report.wrote() {
             tracing::debug!(?report, "policy written");
         }

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use super::iptables::programs::Variant;
 use super::sets::Sets;
-use super::{ApplyError, Count, Report, Step};
+use super::{ApplyError, Count, Report, Step, iptables, nftables};
 use crate::rules::{DispatchBy, Origin, TableId, TableRules};
 
 /// What every table has to hold.
@@ -33,6 +33,16 @@ impl Steps {
     }
 }
 
+/// What a backend's look at the kernel has found.
+#[derive(Debug)]
+pub(super) enum Reading {
+    Iptables(iptables::Reading),
+    Nftables(nftables::Reading),
+}
+
+/// A look at the kernel, to be had on any thread of its network namespace.
+pub(super) type Reader = Box<dyn FnOnce() -> Result<Reading, ApplyError> + Send>;
+
 /// Owns what it finds by our prefixes, and nothing else.
 pub(super) trait Backend: fmt::Debug + Send {
     /// In words.
@@ -58,11 +68,21 @@ pub(super) trait Backend: fmt::Debug + Send {
     /// Nothing is known of the kernel any more: the next write reads it first.
     fn forget(&mut self);
 
-    /// Reads the kernel's rules and sets.
-    fn read(&mut self, wanted: &Tables, steps: &mut Steps) -> Result<(), ApplyError>;
+    /// Begins a look at the kernel's rules and sets.
+    fn reader(&mut self, wanted: &Tables) -> Reader;
 
-    /// Makes the kernel hold what is wanted; what is ours and unwanted goes only if `in_sync`.
-    fn write(&mut self, wanted: &Tables, in_sync: bool, steps: &mut Steps) -> Result<Report, ApplyError>;
+    /// Takes in what a look has found, as far as nothing was written since it began; false if rules were.
+    fn learn(&mut self, wanted: &Tables, reading: Reading) -> bool;
+
+    /// Reads the kernel's rules and sets.
+    fn read(&mut self, wanted: &Tables, steps: &mut Steps) -> Result<(), ApplyError> {
+        let reading = self.reader(wanted)()?;
+        self.learn(wanted, reading);
+        steps.done(Step::Learnt)
+    }
+
+    /// Makes the kernel hold what is wanted; what is ours and unwanted goes only with `sweep`.
+    fn write(&mut self, wanted: &Tables, sweep: bool, steps: &mut Steps) -> Result<Report, ApplyError>;
 
     /// What each rule of each policy has matched, both families together.
     fn counters(&self, wanted: &Tables) -> Result<BTreeMap<Origin, Count>, ApplyError>;

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use backend::{Backend, Steps};
+use backend::{Backend, Reader, Reading, Steps};
 pub use count::Count;
 pub use error::{ApplyError, Failure};
 pub use flows::{Cutter, first_packet};
@@ -107,17 +107,50 @@ impl Options {
     }
 }
 
+/// When what is ours and unwanted is removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Sweeping {
+    /// With what is written.
+    #[default]
+    AtOnce,
+    /// When asked for.
+    Later,
+}
+
+/// A look at the kernel that is still to be had.
+pub struct Look(Reader);
+
+impl std::fmt::Debug for Look {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Look").finish_non_exhaustive()
+    }
+}
+
+impl Look {
+    /// Looks at the kernel, in the network namespace of the calling thread.
+    pub fn take(self) -> Seen {
+        Seen((self.0)())
+    }
+}
+
+/// What a look at the kernel has found.
+#[derive(Debug)]
+pub struct Seen(Result<Reading, ApplyError>);
+
 /// Writes the rules of the network namespace of the thread it is used on.
 #[derive(Debug)]
 pub struct Applier {
     options: Options,
     backend: Box<dyn Backend>,
-    /// Backends that may hold something of ours and are not in use: emptied once the rules of the one in use are
-    /// in the kernel.
-    leaving: Vec<Box<dyn Backend>>,
+    /// Other backends hold nothing of ours: they are emptied once the rules of the one in use are in the kernel.
+    alone: bool,
     takeover: Takeover,
     compiler: Compiler,
     in_sync: bool,
+    /// When what nobody wants is removed.
+    sweeping: Sweeping,
+    /// Something may be there that nobody wants.
+    unswept: bool,
     attempts: u32,
     steps: Steps,
 }
@@ -130,14 +163,15 @@ impl Applier {
     pub fn new(options: &Options) -> Result<Self, ApplyError> {
         let folders = options.folders();
         let backend = open(options.backend, &folders)?;
-        let leaving = others(&*backend, &folders);
         Ok(Self {
             options: options.clone(),
             compiler: Compiler::nothing(options.marks, backend.dispatch_by()),
             backend,
-            leaving,
+            alone: false,
             takeover: Takeover::default(),
             in_sync: false,
+            sweeping: Sweeping::default(),
+            unswept: true,
             attempts: 0,
             steps: Steps::default(),
         })
@@ -154,12 +188,23 @@ impl Applier {
         self.in_sync = true;
     }
 
-    /// Reads the kernel's rules and sets.
+    /// From now on what is unwanted stays until [`Self::sweep`]: a change is in the kernel sooner, and what is wanted
+    /// again soon is still there.
+    pub const fn sweep_later(&mut self) {
+        self.sweeping = Sweeping::Later;
+    }
+
+    /// Whether something may be there that nobody wants.
+    pub const fn is_unswept(&self) -> bool {
+        self.unswept
+    }
+
+    /// Removes what is ours and unwanted, if the datastore is in sync.
     ///
     /// # Errors
-    /// A program or netlink failed.
-    pub fn learn(&mut self) -> Result<(), Failure> {
-        let result = self.backend.read(self.compiler.tables(), &mut self.steps);
+    /// See [`Failure`]; call [`Self::retry`] later.
+    pub fn sweep(&mut self) -> Result<Report, Failure> {
+        let result = self.attempt(true);
         self.finish(result)
     }
 
@@ -205,6 +250,7 @@ impl Applier {
             }
         };
         next.in_sync = self.in_sync;
+        next.sweeping = self.sweeping;
         next.steps = std::mem::take(&mut self.steps);
         *self = next;
         self.apply(state)
@@ -219,12 +265,29 @@ impl Applier {
         self.retry()
     }
 
+    /// Begins a look at the kernel, for [`Self::repair`]: others may take it while this one goes on writing.
+    pub fn look(&mut self) -> Look {
+        Look(self.backend.reader(self.compiler.tables()))
+    }
+
+    /// Repairs what somebody changed, by a look at the kernel. `None`: rules were written since it began, it says nothing.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn repair(&mut self, seen: Seen) -> Result<Option<Report>, Failure> {
+        match seen.0.map(|reading| self.backend.learn(self.compiler.tables(), reading)) {
+            Ok(true) => self.retry().map(Some),
+            Ok(false) => Ok(None),
+            Err(error) => self.finish(Err(error)),
+        }
+    }
+
     /// Writes what is still to be written.
     ///
     /// # Errors
     /// See [`Failure`].
     pub fn retry(&mut self) -> Result<Report, Failure> {
-        let result = self.attempt();
+        let result = self.attempt(self.sweeping == Sweeping::AtOnce);
         self.finish(result)
     }
 
@@ -252,8 +315,10 @@ impl Applier {
         }
     }
 
-    fn attempt(&mut self) -> Result<Report, ApplyError> {
-        let mut report = self.backend.write(self.compiler.tables(), self.in_sync, &mut self.steps)?;
+    fn attempt(&mut self, sweep: bool) -> Result<Report, ApplyError> {
+        let sweep = sweep && self.in_sync;
+        let mut report = self.backend.write(self.compiler.tables(), sweep, &mut self.steps)?;
+        self.unswept = !sweep && (self.unswept || report.wrote());
         report.live = self.compiler.endpoints().cloned().collect();
         if self.in_sync {
             self.empty_others(&mut report)?;
@@ -265,10 +330,11 @@ impl Applier {
 
     /// Removes what backends that are not in use hold.
     fn empty_others(&mut self, report: &mut Report) -> Result<(), ApplyError> {
-        while let Some(other) = self.leaving.last_mut() {
-            let removed = other.remove_all(&mut self.steps)?;
-            report.merge(removed);
-            self.leaving.pop();
+        if !self.alone {
+            for mut other in others(&*self.backend, &self.options.folders()) {
+                report.merge(other.remove_all(&mut self.steps)?);
+            }
+            self.alone = true;
         }
         Ok(())
     }
@@ -287,8 +353,9 @@ impl Applier {
     /// # Errors
     /// Netlink failed.
     pub fn holdings(&self) -> Result<Vec<String>, ApplyError> {
-        let backends = self.leaving.iter().chain([&self.backend]);
-        let mut all: Vec<String> = backends.flat_map(|backend| backend.holdings()).collect();
+        let others = others(&*self.backend, &self.options.folders());
+        let mut all: Vec<String> =
+            others.iter().chain([&self.backend]).flat_map(|backend| backend.holdings()).collect();
         let sets = Ipset::open()?.headers()?.into_iter().map(|set| set.name);
         all.extend(sets.filter(|name| iptables::is_own_set(name)).map(|name| format!("ip set {name}")));
         Ok(all)
@@ -352,6 +419,7 @@ fn others(in_use: &dyn Backend, folders: &[PathBuf]) -> Vec<Box<dyn Backend>> {
     if let Ok(backend) = Nftables::new(folders) {
         others.push(Box::new(backend));
     }
-    others.retain(|backend| backend.name() != in_use.name() && !backend.holdings().is_empty());
+    others.retain(|backend| backend.name() != in_use.name());
+    others.retain(|backend| !backend.holdings().is_empty());
     others
 }

@@ -56,8 +56,31 @@ pub(super) struct Sets {
     pub(super) pending: BTreeSet<String>,
     /// In the kernel, ours, not wanted.
     pub(super) unwanted: BTreeSet<String>,
-    /// A set is wanted again before it was destroyed, or with another type: the kernel has to be asked.
-    unknown: bool,
+    /// Wanted again before they were destroyed, or with another type: the kernel has to be asked.
+    unknown: BTreeSet<String>,
+    /// Changed since the last look at the kernel began.
+    touched: BTreeSet<String>,
+}
+
+/// What the kernel has under a name of ours.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// `None`: no type of ours.
+    pub(super) kind: Option<SetType>,
+    pub(super) members: BTreeSet<Member>,
+    /// Most members it can hold.
+    pub(super) max: u32,
+}
+
+/// Which sets a look at the kernel speaks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// All.
+    All,
+    /// Those that have not been changed since it began.
+    Untouched,
+    /// Those of which nothing is known.
+    Unknown,
 }
 
 impl Sets {
@@ -75,6 +98,7 @@ impl Sets {
     pub(super) fn update(&mut self, updates: BTreeMap<SetKey, SetUpdate>) {
         for ((name, family), update) in updates {
             let name = name.kernel_name(family);
+            self.touched.insert(name.clone());
             match update {
                 SetUpdate::Whole { kind, members } => self.whole(name, family, kind, members),
                 SetUpdate::Change { added, removed } => self.change(name, added, removed),
@@ -98,7 +122,9 @@ impl Sets {
                 }
             }
             None => {
-                self.unknown |= self.tracked.contains_key(&name) || was_unwanted;
+                if self.tracked.contains_key(&name) || was_unwanted {
+                    self.unknown.insert(name.clone());
+                }
                 let missing = members.clone();
                 let (stale, kernel) = (BTreeSet::new(), Kernel::Absent);
                 let set = Tracked { family, kind, missing, wanted: members, stale, kernel };
@@ -128,6 +154,7 @@ impl Sets {
 
     fn forget_wanted(&mut self, name: &str) {
         self.pending.remove(name);
+        self.unknown.remove(name);
         if self.tracked.remove(name).is_some_and(|set| set.kernel != Kernel::Absent) {
             self.unwanted.insert(name.to_owned());
         }
@@ -138,9 +165,9 @@ impl Sets {
         self.pending.is_empty()
     }
 
-    /// Whether the kernel has to be asked before anything is written.
-    pub(super) const fn has_unknown(&self) -> bool {
-        self.unknown
+    /// Names of which the kernel has to be asked before anything is written.
+    pub(super) const fn unknown(&self) -> &BTreeSet<String> {
+        &self.unknown
     }
 
     /// Whether sets exist that nobody wants.
@@ -148,20 +175,48 @@ impl Sets {
         !self.unwanted.is_empty()
     }
 
-    /// The kernel is about to be read: until it has said otherwise, it has nothing.
-    pub(super) fn begin_learning(&mut self) {
-        for set in self.tracked.values_mut() {
-            set.kernel = Kernel::Absent;
-            set.missing.clone_from(&set.wanted);
-            set.stale.clear();
-        }
-        self.unwanted.clear();
-        self.unknown = false;
+    /// A look at the kernel begins: what changes from now on it can't speak for.
+    pub(super) fn watch(&mut self) {
+        self.touched = self.pending.union(&self.unwanted).cloned().collect();
     }
 
-    /// The kernel was read: the differences are exact.
-    pub(super) fn finish_learning(&mut self) {
-        self.pending =
-            self.tracked.iter().filter(|(_, set)| !set.settled()).map(|(name, _)| name.clone()).collect();
+    /// Takes in what a look at the kernel found: the differences to what it speaks for are exact. Says which sets it does
+    /// not speak for because they were changed since.
+    pub(super) fn learn(&mut self, seen: &BTreeMap<String, Found>, scope: Scope) -> BTreeSet<String> {
+        let (touched, unknown) = (std::mem::take(&mut self.touched), std::mem::take(&mut self.unknown));
+        let within = |name: &String| match scope {
+            Scope::All => true,
+            Scope::Untouched => !touched.contains(name),
+            Scope::Unknown => unknown.contains(name),
+        };
+        for (name, set) in self.tracked.iter_mut().filter(|(name, _)| within(name)) {
+            match seen.get(name) {
+                Some(found) if found.kind == Some(set.kind) => set.found(&found.members, found.max),
+                found => {
+                    set.kernel = found.map_or(Kernel::Absent, |_| Kernel::OtherType);
+                    set.missing.clone_from(&set.wanted);
+                    set.stale.clear();
+                }
+            }
+            if set.settled() {
+                self.pending.remove(name);
+            } else {
+                self.pending.insert(name.clone());
+            }
+        }
+        self.unwanted.retain(|name| !within(name));
+        let unwanted = seen.keys().filter(|name| within(name) && !self.tracked.contains_key(*name));
+        self.unwanted.extend(unwanted.cloned());
+        match scope {
+            Scope::All => BTreeSet::new(),
+            Scope::Untouched => {
+                self.unknown = unknown.intersection(&touched).cloned().collect();
+                touched
+            }
+            Scope::Unknown => {
+                self.touched = touched;
+                BTreeSet::new()
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::hash::{self, RuleHash};
 use super::{log_prefix, port_range};
+use crate::model::PortRange;
 use crate::rules::names::CHAIN_PREFIX;
 use crate::rules::{
     Action, BaseRules, ChainName, Conntrack, FLOW_LOG_GROUP, Family, Hook, Match, Rule, SetType, Side, Table,
@@ -82,9 +83,23 @@ fn body(family: Family, rule: &Rule) -> String {
     // Ports and ICMP types are options of the protocol: it has to come before them.
     let (protocols, others): (Vec<_>, Vec<_>) =
         rule.matches.iter().partition(|part| matches!(part, Match::Protocol { .. }));
+    // One range of ports of TCP or UDP is a match of the protocol's own, which iptables-nft hands to the kernel as a
+    // comparison of two bytes.
+    let has_one = others.iter().filter(|part| matches!(part, Match::Ports { .. })).count() == 1;
+    let own_ports = protocols.iter().filter(|_| has_one).find_map(|part| match part {
+        Match::Protocol { number: 6, negated: false } => Some("tcp"),
+        Match::Protocol { number: 17, negated: false } => Some("udp"),
+        _ => None,
+    });
     for part in protocols.into_iter().chain(others) {
         text.push(' ');
-        write_match(&mut text, family, part);
+        match (part, own_ports) {
+            (Match::Ports { side, ranges, negated }, Some(module)) if ranges.len() == 1 => {
+                let option = pick(*side, "--sport", "--dport");
+                let _infallible = write!(text, "-m {module} {}{option} {}", not(*negated), port_list(ranges));
+            }
+            _ => write_match(&mut text, family, part),
+        }
     }
     text.push(' ');
     write_action(&mut text, &rule.action);
@@ -100,6 +115,10 @@ const fn pick(side: Side, source: &'static str, destination: &'static str) -> &'
         Side::Source => source,
         Side::Destination => destination,
     }
+}
+
+fn port_list(ranges: &[PortRange]) -> String {
+    ranges.iter().map(|range| port_range(range, ':')).collect::<Vec<_>>().join(",")
 }
 
 fn write_match(text: &mut String, family: Family, part: &Match) {
@@ -119,9 +138,8 @@ fn write_match(text: &mut String, family: Family, part: &Match) {
             write!(text, "-m set {}--match-set {} {flags}", not(*negated), set.kernel_name(family))
         }
         Match::Ports { side, ranges, negated } => {
-            let ports: Vec<_> = ranges.iter().map(|range| port_range(range, ':')).collect();
             let option = pick(*side, "--sports", "--dports");
-            write!(text, "-m multiport {}{option} {}", not(*negated), ports.join(","))
+            write!(text, "-m multiport {}{option} {}", not(*negated), port_list(ranges))
         }
         Match::Icmp { icmp, negated } => {
             let (module, option) = match family {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::dispatch::Dispatch;
+use super::dispatch::{Dispatch, Groups};
 use super::fixed::{self, Inputs};
 use super::group::{self, End, Known, Reference};
 use super::hosts::Hosts;
@@ -16,7 +16,7 @@ use super::language::{
 use super::marks::Marks;
 use super::names::{self, GroupId};
 use super::policy::{self, Context};
-use super::sets::{self, SetKey};
+use super::sets::{self, GroupsOf, SetKey};
 use crate::model::{
     ActivePolicy, ActiveProfile, Delta, Direction, EndpointId, EndpointPolicy, EnforcedState, LocalEndpoint,
     NodeSettings, PolicyId, ProfileId, SetChange, SetId, SetKind,
@@ -57,7 +57,16 @@ pub struct Changes {
 enum Unit {
     Policy(PolicyId),
     Profile(ProfileId),
-    Group(GroupId),
+    Group(Direction, GroupId),
+}
+
+/// Endpoints that share a chain.
+#[derive(Debug)]
+struct Group {
+    policy: Arc<EndpointPolicy>,
+    /// Endpoints in it, and those of them that have addresses of each family.
+    endpoints: usize,
+    of_family: [usize; 2],
 }
 
 #[derive(Debug, Default)]
@@ -76,10 +85,10 @@ pub struct Compiler {
     kinds: BTreeMap<SetId, SetKind>,
     policies: BTreeMap<PolicyId, Arc<ActivePolicy>>,
     profiles: BTreeMap<ProfileId, Arc<ActiveProfile>>,
-    endpoints: BTreeMap<EndpointId, (GroupId, Arc<LocalEndpoint>)>,
-    groups: BTreeMap<GroupId, (Arc<EndpointPolicy>, usize)>,
+    endpoints: BTreeMap<EndpointId, (GroupsOf, Arc<LocalEndpoint>)>,
+    groups: BTreeMap<(Direction, GroupId), Group>,
     units: BTreeMap<Unit, Rendered>,
-    derived: BTreeMap<SetName, Set>,
+    derived: BTreeMap<SetKey, Set>,
     tables: BTreeMap<TableId, TableRules>,
 }
 
@@ -165,7 +174,7 @@ impl Compiler {
         if log_changed || families_changed {
             dirty.extend(self.policies.keys().cloned().map(Unit::Policy));
             dirty.extend(self.profiles.keys().cloned().map(Unit::Profile));
-            dirty.extend(self.groups.keys().cloned().map(Unit::Group));
+            dirty.extend(self.groups.keys().cloned().map(|(direction, group)| Unit::Group(direction, group)));
         }
         let structure = regrouped || delta.settings.is_some() || !self.started;
         self.started = true;
@@ -173,7 +182,7 @@ impl Compiler {
             return changes;
         }
         let net_sets_changed = self.render(&dirty);
-        let dispatch = Dispatch::of(self.dispatch_by, self.groups.keys().cloned());
+        let dispatch = self.dispatch();
         if !dirty.is_empty() || structure {
             self.assemble(&dispatch, &mut changes);
         }
@@ -269,9 +278,9 @@ impl Compiler {
                         tier.ingress.iter().chain(&tier.egress).any(|id| delta.policies.contains_key(id))
                     })
             };
-            for (id, (policy, _)) in &self.groups {
-                if refers(policy) {
-                    dirty.insert(Unit::Group(id.clone()));
+            for ((direction, id), group) in &self.groups {
+                if refers(&group.policy) {
+                    dirty.insert(Unit::Group(*direction, id.clone()));
                 }
             }
         }
@@ -279,36 +288,75 @@ impl Compiler {
 
     /// Whether a group came or went.
     fn take_endpoints(&mut self, delta: &Delta, dirty: &mut BTreeSet<Unit>) -> bool {
-        let before: BTreeSet<_> =
-            delta.endpoints.keys().filter(|id| !is_host(id)).filter_map(|id| self.group_of(id)).collect();
-        let mut new = BTreeSet::new();
+        let shape = |groups: &BTreeMap<(Direction, GroupId), Group>, key: &(Direction, GroupId)| {
+            groups.get(key).map(|group| group.of_family.map(|endpoints| endpoints > 0))
+        };
+        let mut before = BTreeMap::new();
+        let mut count =
+            |groups: &mut BTreeMap<_, Group>, of: &GroupsOf, endpoint: &LocalEndpoint, come: bool| {
+                let step =
+                    |count: &mut usize| *count = if come { *count + 1 } else { count.saturating_sub(1) };
+                for key in of {
+                    before.entry(key.clone()).or_insert_with(|| shape(groups, key));
+                    let group = groups.entry(key.clone()).or_insert_with(|| Group {
+                        policy: Arc::clone(&endpoint.policy),
+                        endpoints: 0,
+                        of_family: [0; 2],
+                    });
+                    step(&mut group.endpoints);
+                    for (family, count) in Family::ALL.into_iter().zip(&mut group.of_family) {
+                        if sets::nets_of(endpoint, family).next().is_some() {
+                            step(count);
+                        }
+                    }
+                }
+            };
         for (id, endpoint) in &delta.endpoints {
-            if let Some((group, _)) = self.endpoints.remove(id).filter(|_| !is_host(id))
-                && let Some((_, members)) = self.groups.get_mut(&group)
-            {
-                *members -= 1;
+            if let Some((groups, old)) = self.endpoints.remove(id).filter(|_| !is_host(id)) {
+                count(&mut self.groups, &groups, &old, false);
             }
             if let Some(endpoint) = endpoint {
-                let group = GroupId::of(&endpoint.policy);
+                let groups =
+                    sets::DIRECTIONS.map(|direction| (direction, GroupId::of(&endpoint.policy, direction)));
                 if !is_host(id) {
-                    let entry = self.groups.entry(group.clone()).or_insert_with(|| {
-                        new.insert(group.clone());
-                        (Arc::clone(&endpoint.policy), 0)
-                    });
-                    entry.1 += 1;
+                    count(&mut self.groups, &groups, endpoint, true);
                 }
-                self.endpoints.insert(id.clone(), (group, Arc::clone(endpoint)));
+                self.endpoints.insert(id.clone(), (groups, Arc::clone(endpoint)));
             }
         }
-        self.groups.retain(|_, (_, members)| *members > 0);
-        let gone: Vec<_> = before.into_iter().filter(|group| !self.groups.contains_key(group)).collect();
-        let changed = !new.is_empty() || !gone.is_empty() || delta.endpoints.keys().any(is_host);
-        dirty.extend(new.into_iter().chain(gone).map(Unit::Group));
-        changed
+        self.groups.retain(|_, group| group.endpoints > 0);
+        let changed = before.into_iter().filter(|(key, before)| shape(&self.groups, key) != *before);
+        let changed: Vec<_> = changed.map(|((direction, group), _)| Unit::Group(direction, group)).collect();
+        let structure = !changed.is_empty() || delta.endpoints.keys().any(is_host);
+        dirty.extend(changed);
+        structure
     }
 
-    fn group_of(&self, id: &EndpointId) -> Option<GroupId> {
-        self.endpoints.get(id).map(|(group, _)| group.clone())
+    fn dispatch(&self) -> Dispatch {
+        Dispatch::of(self.dispatch_by, |family, direction| Groups {
+            groups: self
+                .groups
+                .iter()
+                .filter(move |((own, _), group)| {
+                    let of_family = Family::ALL.into_iter().zip(group.of_family);
+                    *own == direction && of_family.into_iter().any(|(own, count)| own == family && count > 0)
+                })
+                .map(|((_, id), _)| id.clone()),
+            distinct: self.has_distinct_addresses(family),
+        })
+    }
+
+    /// Whether each address of a family belongs to one endpoint, and no endpoint may use others.
+    fn has_distinct_addresses(&self, family: Family) -> bool {
+        let workloads =
+            || self.endpoints.iter().filter(|(id, _)| !is_host(id)).map(|(_, (_, endpoint))| endpoint);
+        let mut seen = BTreeSet::new();
+        let own = |endpoint: &Arc<LocalEndpoint>| endpoint.addresses.iter().copied().collect::<Vec<_>>();
+        workloads().all(|endpoint| endpoint.allowed_sources.is_empty())
+            && workloads()
+                .flat_map(own)
+                .filter(|address| family.has(*address))
+                .all(|address| seen.insert(address))
     }
 
     /// Renders units again; says whether their sets of networks changed.
@@ -341,15 +389,13 @@ impl Compiler {
                 let owner = Owner::Profile(id.clone());
                 Some(self.rules(&owner, [&profile.ingress, &profile.egress], |d| names::profile(id, d)))
             }
-            Unit::Group(id) => {
-                let (policy, _) = self.groups.get(id)?;
+            Unit::Group(direction, id) => {
+                let group = self.groups.get(&(*direction, id.clone()))?;
                 let mut rendered = Rendered::default();
-                for direction in [Direction::Ingress, Direction::Egress] {
-                    let rules = group::chain(self.marks, policy, direction, End::Enforce, self);
-                    let rules = Arc::new(group::with_flow_log(self.settings.flow_log, rules));
-                    for family in fixed::families(&self.settings) {
-                        rendered.chains.insert((family, id.chain(direction)), Arc::clone(&rules));
-                    }
+                let rules = group::chain(self.marks, &group.policy, *direction, End::Enforce, self);
+                let rules = Arc::new(group::with_flow_log(self.settings.flow_log, rules));
+                for family in fixed::families(&self.settings) {
+                    rendered.chains.insert((family, id.chain(*direction)), Arc::clone(&rules));
                 }
                 Some(rendered)
             }
@@ -399,7 +445,7 @@ impl Compiler {
             let mut own = fixed::tables(&inputs, family);
             hosts.extend(family, &mut own);
             for (id, mut table) in own {
-                let mapped = dispatch.mapped().filter(|_| id == Table::Filter);
+                let mapped = dispatch.mapped(family).filter(|_| id == Table::Filter);
                 self.link(family, &mut table, mapped);
                 tables.insert((family, id), table);
             }
@@ -445,33 +491,22 @@ impl Compiler {
             .collect();
         let endpoints = self.endpoints.values().map(|(group, endpoint)| (group, endpoint.as_ref()));
         let derived = sets::derived(&self.settings, dispatch, endpoints, &net_sets);
-        for (name, set) in &derived {
-            let before = self.derived.get(name);
+        for (key, set) in &derived {
+            let before = self.derived.get(key);
             if before == Some(set) {
                 continue;
             }
-            for family in Family::ALL {
-                let own = |set: &Set| -> BTreeSet<Member> {
-                    set.members.iter().filter(|member| member.family() == family).cloned().collect()
-                };
-                let update = match before.filter(|before| before.kind == set.kind) {
-                    Some(before) => {
-                        let (before, now) = (own(before), own(set));
-                        SetUpdate::Change {
-                            added: now.difference(&before).cloned().collect(),
-                            removed: before.difference(&now).cloned().collect(),
-                        }
-                    }
-                    None => SetUpdate::Whole { kind: set.kind, members: own(set) },
-                };
-                changes.sets.insert((name.clone(), family), update);
-            }
+            let update = match before.filter(|before| before.kind == set.kind) {
+                Some(before) => SetUpdate::Change {
+                    added: set.members.difference(&before.members).cloned().collect(),
+                    removed: before.members.difference(&set.members).cloned().collect(),
+                },
+                None => SetUpdate::Whole { kind: set.kind, members: set.members.clone() },
+            };
+            changes.sets.insert(key.clone(), update);
         }
-        for name in self.derived.keys().filter(|name| !derived.contains_key(*name)) {
-            for family in Family::ALL {
-                changes.sets.insert((name.clone(), family), SetUpdate::Gone);
-            }
-        }
+        let gone = self.derived.keys().filter(|key| !derived.contains_key(*key));
+        changes.sets.extend(gone.map(|key| (key.clone(), SetUpdate::Gone)));
         self.derived = derived;
     }
 }

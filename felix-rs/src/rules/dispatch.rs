@@ -1,29 +1,52 @@
 //! From a packet to the chain of its endpoint's group, by (address, interface).
 //!
 //! A pod's packet is dispatched by what anti-spoofing has proven, and a packet to an address that is not
-//! behind the interface it leaves by finds no group: unknown ends in DROP. With many groups the search goes
-//! through buckets, so that its length grows with the square root of the number of groups, and never with
+//! behind the interface it leaves by finds no group: unknown ends in DROP. Many groups are searched as a binary tree
+//! over the bits of their hashes, so that the search grows with the logarithm of the number of groups, and never with
 //! the number of endpoints. A backend with maps finds a group at once.
+//!
+//! A set of the tree is named by the groups whose endpoints it holds, not by its place: while an endpoint goes from one
+//! group to another it is a member of the sets of both, and the rules before and after the change know one of them
+//! for certain. So it is found in either.
 
 use std::collections::BTreeMap;
 
-use super::language::{Action, ChainName, DispatchBy, Match, Rule, SetName, SetType, Side};
+use super::language::{Action, ChainName, DispatchBy, Family, Match, Rule, SetName, SetType, Side};
 use super::names::{self, GroupId};
 use crate::model::Direction;
 
-/// Up to this many groups are searched one after the other.
-const FLAT: usize = 16;
-const BUCKETS: u32 = 16;
+/// Up to this many groups are searched one after the other: one more test decides between two halves.
+const FLAT: usize = 3;
+/// Bits of a hash that are looked at.
+const DEPTH: u8 = 16;
 
-/// How groups are searched.
+/// How the groups of a family are searched in one direction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Dispatch {
-    /// In one map for each direction.
+enum Search {
+    /// In a map.
     Map(Vec<GroupId>),
+    /// In a tree.
+    Tree { root: Node, kind: SetType },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Node {
     /// One after the other.
-    Flat(Vec<GroupId>),
-    /// By the first character of the group's hash.
-    Buckets(BTreeMap<u32, Vec<GroupId>>),
+    Leaf(Vec<GroupId>),
+    /// By a bit of the hash: endpoints of groups that have it set are in the set.
+    Fork { bit: u8, set: SetName, ones: Box<Self>, zeros: Box<Self> },
+}
+
+/// How groups are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Dispatch(BTreeMap<(Family, Direction), Search>);
+
+/// The groups to find.
+pub(super) struct Groups<I> {
+    /// In order.
+    pub(super) groups: I,
+    /// No endpoint shares an address with another, or may use others' addresses: the address alone tells which one it is.
+    pub(super) distinct: bool,
 }
 
 const fn side(direction: Direction) -> Side {
@@ -33,17 +56,8 @@ const fn side(direction: Direction) -> Side {
     }
 }
 
-fn in_set(set: SetName, direction: Direction) -> Match {
-    Match::Set { side: side(direction), set, kind: SetType::NetIface, negated: false }
-}
-
-fn bucket_of(group: &GroupId) -> u32 {
-    u32::from(group.0.as_bytes().first().copied().unwrap_or_default()) % BUCKETS
-}
-
-/// Set of the endpoints of a bucket.
-fn bucket_set(bucket: u32) -> SetName {
-    names::fixed_set(&format!("b-{bucket}"))
+fn in_set(set: SetName, kind: SetType, direction: Direction) -> Match {
+    Match::Set { side: side(direction), set, kind, negated: false }
 }
 
 fn map_name(direction: Direction) -> SetName {
@@ -53,89 +67,134 @@ fn map_name(direction: Direction) -> SetName {
     })
 }
 
-fn bucket_chain(bucket: u32, direction: Direction) -> ChainName {
-    names::fixed(&match direction {
-        Direction::Ingress => format!("bi-{bucket}"),
-        Direction::Egress => format!("bo-{bucket}"),
-    })
+impl Node {
+    fn of(groups: Vec<GroupId>, from: u8, kind: SetType) -> Self {
+        if groups.len() <= FLAT {
+            return Self::Leaf(groups);
+        }
+        for bit in from..DEPTH {
+            let (ones, zeros): (Vec<_>, Vec<_>) = groups.iter().cloned().partition(|group| group.bit(bit));
+            if !ones.is_empty() && !zeros.is_empty() {
+                let set = names::group_tree_set(&ones, kind == SetType::Net);
+                let [ones, zeros] = [ones, zeros].map(|some| Box::new(Self::of(some, bit + 1, kind)));
+                return Self::Fork { bit, set, ones, zeros };
+            }
+        }
+        Self::Leaf(groups)
+    }
+
+    fn sets<'a>(&'a self, group: &GroupId, kind: SetType, found: &mut Vec<(&'a SetName, SetType)>) {
+        if let Self::Fork { bit, set, ones, zeros } = self {
+            if group.bit(*bit) {
+                found.push((set, kind));
+                ones.sets(group, kind, found);
+            } else {
+                zeros.sets(group, kind, found);
+            }
+        }
+    }
+
+    /// Rules that end the search below a node whose place in the tree is `path`.
+    fn rules(
+        &self,
+        direction: Direction,
+        kind: SetType,
+        path: &str,
+        chains: &mut BTreeMap<ChainName, Vec<Rule>>,
+    ) -> Vec<Rule> {
+        match self {
+            Self::Leaf(groups) => groups
+                .iter()
+                .map(|group| {
+                    let found = in_set(group.set(), SetType::NetIface, direction);
+                    Rule::new([found], Action::Goto(group.chain(direction)))
+                })
+                .chain([Rule::new([], Action::Drop).note("unknown endpoint")])
+                .collect(),
+            Self::Fork { set, ones, zeros, .. } => {
+                let there = names::group_tree_chain(direction, path);
+                let rules = ones.rules(direction, kind, &format!("{path}1"), chains);
+                chains.insert(there.clone(), rules);
+                let fork = Rule::new([in_set(set.clone(), kind, direction)], Action::Goto(there));
+                let rest = zeros.rules(direction, kind, &format!("{path}0"), chains);
+                std::iter::once(fork).chain(rest).collect()
+            }
+        }
+    }
 }
 
 impl Dispatch {
-    /// The way to search these groups.
-    pub(super) fn of(by: DispatchBy, groups: impl Iterator<Item = GroupId>) -> Self {
-        let groups: Vec<_> = groups.collect();
-        if by == DispatchBy::Map {
-            return Self::Map(groups);
+    /// The way to search groups of every family and direction.
+    pub(super) fn of<I: Iterator<Item = GroupId>>(
+        by: DispatchBy,
+        mut groups: impl FnMut(Family, Direction) -> Groups<I>,
+    ) -> Self {
+        let mut searches = BTreeMap::new();
+        for family in Family::ALL {
+            for direction in [Direction::Ingress, Direction::Egress] {
+                let Groups { groups, distinct } = groups(family, direction);
+                let groups: Vec<_> = groups.collect();
+                let search = match by {
+                    DispatchBy::Map => Search::Map(groups),
+                    DispatchBy::Sets => {
+                        let kind = if distinct { SetType::Net } else { SetType::NetIface };
+                        Search::Tree { root: Node::of(groups, 0, kind), kind }
+                    }
+                };
+                searches.insert((family, direction), search);
+            }
         }
-        if groups.len() <= FLAT {
-            return Self::Flat(groups);
-        }
-        let mut buckets: BTreeMap<u32, Vec<GroupId>> = BTreeMap::new();
-        for group in groups {
-            buckets.entry(bucket_of(&group)).or_default().push(group);
-        }
-        Self::Buckets(buckets)
+        Self(searches)
     }
 
     /// The sets an endpoint of the group is a member of.
-    pub(super) fn sets(&self, group: &GroupId) -> impl Iterator<Item = SetName> {
-        let (bucket, own) = match self {
-            Self::Map(_) => (None, None),
-            Self::Flat(_) => (None, Some(group.set())),
-            Self::Buckets(_) => (Some(bucket_set(bucket_of(group))), Some(group.set())),
-        };
-        bucket.into_iter().chain(own)
+    pub(super) fn sets(
+        &self,
+        family: Family,
+        direction: Direction,
+        group: &GroupId,
+    ) -> impl Iterator<Item = (SetName, SetType)> {
+        let mut found = Vec::new();
+        let mut own = None;
+        if let Some(Search::Tree { root, kind }) = self.0.get(&(family, direction)) {
+            root.sets(group, *kind, &mut found);
+            own = Some((group.set(), SetType::NetIface));
+        }
+        found.into_iter().map(|(set, kind)| (set.clone(), kind)).chain(own)
     }
 
-    /// The maps an endpoint is found in, with the direction of the packet.
-    pub(super) fn maps(&self) -> impl Iterator<Item = (SetName, Direction)> {
-        let directions = [Direction::Ingress, Direction::Egress].into_iter();
-        let used = matches!(self, Self::Map(_));
-        directions.filter(move |_| used).map(|direction| (map_name(direction), direction))
+    /// The map the endpoints of a family are found in, by the direction of the packet.
+    pub(super) fn map(&self, family: Family, direction: Direction) -> Option<SetName> {
+        let mapped = matches!(self.0.get(&(family, direction)), Some(Search::Map(_)));
+        mapped.then(|| map_name(direction))
     }
 
     /// Chains that only maps lead to.
-    pub(super) fn mapped(&self) -> impl Iterator<Item = ChainName> {
-        let groups = match self {
-            Self::Map(groups) => groups.as_slice(),
-            Self::Flat(_) | Self::Buckets(_) => &[],
-        };
-        groups
-            .iter()
-            .flat_map(|group| [Direction::Ingress, Direction::Egress].map(|direction| group.chain(direction)))
+    pub(super) fn mapped(&self, family: Family) -> impl Iterator<Item = ChainName> {
+        [Direction::Ingress, Direction::Egress].into_iter().flat_map(move |direction| {
+            let groups = match self.0.get(&(family, direction)) {
+                Some(Search::Map(groups)) => groups.as_slice(),
+                _ => &[],
+            };
+            groups.iter().map(move |group| group.chain(direction))
+        })
     }
 
     /// Rules at the end of the dispatch chain of a direction, and the chains they need.
-    pub(super) fn rules(&self, direction: Direction) -> (Vec<Rule>, BTreeMap<ChainName, Vec<Rule>>) {
+    pub(super) fn rules(
+        &self,
+        family: Family,
+        direction: Direction,
+    ) -> (Vec<Rule>, BTreeMap<ChainName, Vec<Rule>>) {
         let mut chains = BTreeMap::new();
-        let mut rules = match self {
-            Self::Map(_) => {
-                vec![Rule::new([], Action::GotoMapped { side: side(direction), map: map_name(direction) })]
-            }
-            Self::Flat(groups) => groups_rules(groups, direction),
-            Self::Buckets(buckets) => buckets
-                .iter()
-                .map(|(bucket, groups)| {
-                    let name = bucket_chain(*bucket, direction);
-                    let mut inner = groups_rules(groups, direction);
-                    inner.push(unknown());
-                    chains.insert(name.clone(), inner);
-                    Rule::new([in_set(bucket_set(*bucket), direction)], Action::Goto(name))
-                })
-                .collect(),
+        let rules = match self.0.get(&(family, direction)) {
+            Some(Search::Tree { root, kind }) => root.rules(direction, *kind, "", &mut chains),
+            Some(Search::Map(_)) => vec![
+                Rule::new([], Action::GotoMapped { side: side(direction), map: map_name(direction) }),
+                Rule::new([], Action::Drop).note("unknown endpoint"),
+            ],
+            None => Vec::new(),
         };
-        rules.push(unknown());
         (rules, chains)
     }
-}
-
-fn groups_rules(groups: &[GroupId], direction: Direction) -> Vec<Rule> {
-    groups
-        .iter()
-        .map(|group| Rule::new([in_set(group.set(), direction)], Action::Goto(group.chain(direction))))
-        .collect()
-}
-
-fn unknown() -> Rule {
-    Rule::new([], Action::Drop).note("unknown endpoint")
 }

@@ -77,10 +77,11 @@ impl Builder {
         self.edit(name).insert(0, rule);
     }
 
-    /// Puts rules where the first rule of a chain is.
-    pub(super) fn replace_first(&mut self, name: &str, rules: Vec<Rule>) {
+    /// Puts a rule where the last rule of a chain is.
+    pub(super) fn replace_last(&mut self, name: &str, rule: Rule) {
         let chain = self.edit(name);
-        chain.splice(..chain.len().min(1), rules);
+        chain.pop();
+        chain.push(rule);
     }
 
     pub(super) fn first(&mut self, hook: Hook, rule: Rule) {
@@ -172,12 +173,20 @@ fn filter(inputs: &Inputs<'_>, family: Family) -> TableRules {
     table.chain("INPUT", input);
     table.chain("wl-to-host", workload_to_host(inputs, family));
 
+    // Most packets belong to a connection of a pod: they leave by the first rule of `from-wl` or `to-wl`.
+    let not_workload = |side| match workload(settings, side) {
+        Match::Interface { side, name, .. } => Match::Interface { side, name, negated: true },
+        other => other,
+    };
     table.chain(
         "FORWARD",
         vec![
-            Rule::new([], Action::ClearMark(inputs.marks.decided())),
             Rule::new([workload(settings, Side::Source)], jump("from-wl")),
             Rule::new([workload(settings, Side::Destination)], jump("to-wl")),
+            Rule::new(
+                [not_workload(Side::Source), not_workload(Side::Destination)],
+                Action::ClearMark(inputs.marks.decided()),
+            ),
         ],
     );
     for (name, direction) in [("from-wl", Direction::Egress), ("to-wl", Direction::Ingress)] {
@@ -188,7 +197,7 @@ fn filter(inputs: &Inputs<'_>, family: Family) -> TableRules {
             rules.push(Rule::new([protocol(IPIP)], Action::Drop).note("pods send no tunnel packets"));
         }
         rules.push(Rule::new([], Action::ClearMark(inputs.marks.decided())));
-        let (search, chains) = inputs.dispatch.rules(direction);
+        let (search, chains) = inputs.dispatch.rules(family, direction);
         rules.extend(search);
         table.chain(name, rules);
         table.0.chains.extend(chains.into_iter().map(shared));

@@ -139,14 +139,10 @@ impl<K: Known> Hosts<'_, K> {
         output.push(self.accepted(Action::Accept).note("host endpoint policy accepted"));
         table.append("OUTPUT", output);
         // What raw accepted keeps its mark; everything else starts undecided.
-        table.replace_first(
-            "FORWARD",
-            vec![
-                Rule::new([], Action::ClearMark(self.marks.pass)),
-                Rule::new([Match::Mark { bits: self.marks.accept, set: false }], jump(FORWARD_IN.dispatch)),
-            ],
-        );
-        table.append("FORWARD", vec![Rule::new([], jump(FORWARD_OUT.dispatch))]);
+        let undecided = Match::Mark { bits: self.marks.accept, set: false };
+        table.prepend("FORWARD", Rule::new([undecided], jump(FORWARD_IN.dispatch)));
+        table.prepend("FORWARD", Rule::new([], Action::ClearMark(self.marks.pass)));
+        table.replace_last("FORWARD", Rule::new([], jump(FORWARD_OUT.dispatch)));
         table.last(
             Hook::Forward,
             Rule::new([], Action::SetMark(self.marks.accept)).note("host endpoint policy is done"),
@@ -223,7 +219,7 @@ impl<K: Known> Hosts<'_, K> {
             let action = if place.open && is_empty(policy, place.direction) {
                 Action::Return
             } else {
-                let id = GroupId::of(policy);
+                let id = GroupId::of(policy, place.direction);
                 let name = format!("{}-{}", place.letters, id.0);
                 table.chain(&name, self.body(family, place, policy));
                 Action::Goto(names::fixed(&name))

@@ -61,16 +61,16 @@ pub fn profile(id: &ProfileId, direction: Direction) -> ChainName {
     chain(format!("{CHAIN_PREFIX}r{}-{}", letter(direction), short_hash(&id.0)))
 }
 
-/// Identity of a group of endpoints: hash of the policy they share.
+/// Identity of a group of endpoints: hash of what they share in one direction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub Arc<str>);
 
 impl GroupId {
-    /// The group of all endpoints with this policy.
-    pub fn of(policy: &EndpointPolicy) -> Self {
-        let mut text = String::new();
+    /// The group of all endpoints for whose packets of this direction this policy is the same.
+    pub fn of(policy: &EndpointPolicy, direction: Direction) -> Self {
+        let mut text = format!("{direction}\n");
         for tier in &policy.tiers {
-            write_tier(&mut text, tier);
+            write_tier(&mut text, tier, direction);
         }
         for profile in &policy.profiles {
             let _infallible = writeln!(text, "profile {:?}", profile.0);
@@ -87,19 +87,51 @@ impl GroupId {
     pub fn chain(&self, direction: Direction) -> ChainName {
         chain(format!("{CHAIN_PREFIX}g{}-{}", letter(direction), self.0))
     }
+
+    /// A bit of the hash, from the first; six are in a character.
+    pub(super) fn bit(&self, number: u8) -> bool {
+        let character = self.0.as_bytes().get(usize::from(number / 6)).copied().unwrap_or_default();
+        let sextet = match character {
+            b'A'..=b'Z' => character - b'A',
+            b'a'..=b'z' => character - b'a' + 26,
+            b'0'..=b'9' => character - b'0' + 52,
+            b'-' => 62,
+            _ => 63,
+        };
+        sextet >> (5 - number % 6) & 1 == 1
+    }
 }
 
-fn write_tier(text: &mut String, tier: &EndpointTier) {
+fn write_tier(text: &mut String, tier: &EndpointTier, direction: Direction) {
     let default = match tier.default {
         TierDefault::Deny => "deny",
         TierDefault::Pass => "pass",
     };
-    let _infallible = writeln!(text, "tier {:?} {default}", tier.name);
-    for (direction, policies) in [("ingress", &tier.ingress), ("egress", &tier.egress)] {
-        for policy in policies {
-            let _infallible = writeln!(text, "{direction} {policy:?}");
-        }
+    let policies = match direction {
+        Direction::Ingress => &tier.ingress,
+        Direction::Egress => &tier.egress,
+    };
+    if policies.is_empty() {
+        return;
     }
+    let _infallible = writeln!(text, "tier {:?} {default}", tier.name);
+    for policy in policies {
+        let _infallible = writeln!(text, "{policy:?}");
+    }
+}
+
+/// Set of the endpoints of several groups, by address only or with the interface.
+pub(super) fn group_tree_set(groups: &[GroupId], plain: bool) -> SetName {
+    let mut text = format!("{plain}\n");
+    for group in groups {
+        let _infallible = writeln!(text, "{}", group.0);
+    }
+    SetName(format!("t-{}", short_hash(&text)).into())
+}
+
+/// Chain below the node at `path` of the tree of groups.
+pub(super) fn group_tree_chain(direction: Direction, path: &str) -> ChainName {
+    fixed(&format!("t{}-{path}1", letter(direction)))
 }
 
 /// Set of an address set of the calculation.

@@ -10,7 +10,9 @@ use super::dispatch::Dispatch;
 use super::fixed::{SET_NAT_POOLS, SET_NODES, SET_PODS, SET_POOLS};
 use super::language::{Family, Member, Set, SetName, SetType};
 use super::names::{self, GroupId};
-use crate::model::{EndpointId, LocalEndpoint, NodeSettings, SetKind, SetMember};
+use crate::model::{Direction, EndpointId, LocalEndpoint, NodeSettings, SetKind, SetMember};
+
+pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// Type of a set of the calculation.
 pub(super) const fn set_type(kind: SetKind) -> SetType {
@@ -61,50 +63,71 @@ fn nets<'a>(nets: impl IntoIterator<Item = &'a IpNet>) -> BTreeSet<Member> {
 /// A set under its kernel identity.
 pub type SetKey = (SetName, Family);
 
+/// Groups of an endpoint, by the direction of packets.
+pub(super) type GroupsOf = [(Direction, GroupId); 2];
+
 /// All sets that are not the calculation's own.
 pub(super) fn derived<'a>(
     settings: &NodeSettings,
     dispatch: &Dispatch,
-    endpoints: impl Iterator<Item = (&'a GroupId, &'a LocalEndpoint)>,
+    endpoints: impl Iterator<Item = (&'a GroupsOf, &'a LocalEndpoint)>,
     net_sets: &BTreeMap<SetName, Vec<IpNet>>,
-) -> BTreeMap<SetName, Set> {
+) -> BTreeMap<SetKey, Set> {
     let mut sets = BTreeMap::new();
-    let mut fixed = |name, kind, members| {
-        sets.insert(names::fixed_set(name), Set { kind, members });
+    let mut of_both = |name: SetName, kind, members: BTreeSet<Member>| {
+        for family in Family::ALL {
+            let own = members.iter().filter(|member| member.family() == family).cloned().collect();
+            sets.insert((name.clone(), family), Set { kind, members: own });
+        }
     };
     let nodes: Vec<_> = settings.node_addresses.iter().copied().map(host).collect();
-    fixed(SET_NODES, SetType::Net, nets(&nodes));
-    fixed(SET_NAT_POOLS, SetType::Net, nets(&settings.nat_outgoing));
-    fixed(SET_POOLS, SetType::Net, nets(&settings.pools));
-    fixed(SET_PODS, SetType::NetIface, BTreeSet::new());
+    of_both(names::fixed_set(SET_NODES), SetType::Net, nets(&nodes));
+    of_both(names::fixed_set(SET_NAT_POOLS), SetType::Net, nets(&settings.nat_outgoing));
+    of_both(names::fixed_set(SET_POOLS), SetType::Net, nets(&settings.pools));
+    of_both(names::fixed_set(SET_PODS), SetType::NetIface, BTreeSet::new());
     for (name, content) in net_sets {
-        sets.insert(name.clone(), Set { kind: SetType::Net, members: nets(content) });
+        of_both(name.clone(), SetType::Net, nets(content));
     }
-    for (name, _) in dispatch.maps() {
-        sets.insert(name, Set { kind: SetType::Dispatch, members: BTreeSet::new() });
+    for family in Family::ALL {
+        for name in DIRECTIONS.into_iter().filter_map(|direction| dispatch.map(family, direction)) {
+            sets.insert((name, family), Set { kind: SetType::Dispatch, members: BTreeSet::new() });
+        }
     }
-    for (group, endpoint) in
+    for (groups, endpoint) in
         endpoints.filter(|(_, endpoint)| matches!(endpoint.id, EndpointId::Workload { .. }))
     {
-        let own: BTreeSet<IpNet> = endpoint
-            .addresses
-            .iter()
-            .copied()
-            .map(host)
-            .chain(endpoint.allowed_sources.iter().copied())
-            .flat_map(halves)
-            .collect();
-        let interface = || Arc::clone(&endpoint.interface);
-        for name in dispatch.sets(group).chain([names::fixed_set(SET_PODS)]) {
-            let set =
-                sets.entry(name).or_insert_with(|| Set { kind: SetType::NetIface, members: BTreeSet::new() });
-            set.members.extend(own.iter().map(|net| Member::NetIface(*net, interface())));
-        }
-        for (name, direction) in dispatch.maps() {
-            let Some(map) = sets.get_mut(&name) else { continue };
-            let chain = group.chain(direction);
-            map.members.extend(own.iter().map(|net| Member::Dispatch(*net, interface(), chain.clone())));
+        for family in Family::ALL {
+            let own: BTreeSet<IpNet> = nets_of(endpoint, family).flat_map(halves).collect();
+            if own.is_empty() {
+                continue;
+            }
+            let mut add = |name: SetName, kind| {
+                let set =
+                    sets.entry((name, family)).or_insert_with(|| Set { kind, members: BTreeSet::new() });
+                set.members.extend(own.iter().map(|net| match kind {
+                    SetType::NetIface => Member::NetIface(*net, Arc::clone(&endpoint.interface)),
+                    _ => Member::Net(*net),
+                }));
+            };
+            add(names::fixed_set(SET_PODS), SetType::NetIface);
+            for (direction, group) in groups {
+                dispatch.sets(family, *direction, group).for_each(|(name, kind)| add(name, kind));
+            }
+            for (direction, group) in groups {
+                let Some(map) = dispatch.map(family, *direction) else { continue };
+                let Some(map) = sets.get_mut(&(map, family)) else { continue };
+                let chain = group.chain(*direction);
+                let member =
+                    |net: &IpNet| Member::Dispatch(*net, Arc::clone(&endpoint.interface), chain.clone());
+                map.members.extend(own.iter().map(member));
+            }
         }
     }
     sets
+}
+
+/// Networks of one family that an endpoint may send from.
+pub(super) fn nets_of(endpoint: &LocalEndpoint, family: Family) -> impl Iterator<Item = IpNet> {
+    let addresses = endpoint.addresses.iter().copied().map(host);
+    addresses.chain(endpoint.allowed_sources.iter().copied()).filter(move |net| family.has_net(net))
 }

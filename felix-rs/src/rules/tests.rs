@@ -288,7 +288,7 @@ fn numeric_and_named_ports_are_alternatives() {
     assert_eq!(
         texts(ports, Family::V6),
         [
-            "-p 17 -m multiport --dports 53 -j DROP".to_owned(),
+            "-p 17 -m udp --dport 53 -j DROP".to_owned(),
             format!("-p 17 -m set --match-set {set} dst,dst -j DROP"),
         ]
     );
@@ -301,10 +301,7 @@ fn ports_without_a_protocol_mean_those_that_have_ports() {
     ports.not_protocol = Some(17);
     assert_eq!(
         texts(ports, Family::V4),
-        [
-            "-p 6 -m multiport --sports 1:9 -g mgy-mark-20000",
-            "-p 132 -m multiport --sports 1:9 -g mgy-mark-20000",
-        ]
+        ["-p 6 -m tcp --sport 1:9 -g mgy-mark-20000", "-p 132 -m multiport --sports 1:9 -g mgy-mark-20000",]
     );
 }
 
@@ -368,7 +365,7 @@ fn names_fit_the_kernel_and_are_stable() {
     for name in [
         names::policy(&id, Direction::Ingress),
         names::profile(&ProfileId("x".repeat(300).into()), Direction::Egress),
-        names::GroupId::of(&EndpointPolicy::default()).chain(Direction::Ingress),
+        names::GroupId::of(&EndpointPolicy::default(), Direction::Ingress).chain(Direction::Ingress),
     ] {
         assert!(name.0.len() <= 28 && name.0.starts_with("mgy-"), "{name}");
     }

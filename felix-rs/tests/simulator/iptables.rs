@@ -112,8 +112,8 @@ impl Kernel {
                     used = 3;
                     self.in_set(value, &rule[at + 2], passing)
                 }
-                "--sports" => in_ports(value, packet.source_port),
-                "--dports" => in_ports(value, packet.destination_port),
+                "--sports" | "--sport" => in_ports(value, packet.source_port),
+                "--dports" | "--dport" => in_ports(value, packet.destination_port),
                 "--icmp-type" | "--icmpv6-type" => {
                     let (kind, code) = packet.icmp.unwrap();
                     let (wanted, with_code) = value.split_once('/').unwrap_or((value, ""));

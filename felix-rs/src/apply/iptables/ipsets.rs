@@ -1,11 +1,11 @@
 //! Members of ip sets, over netlink.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use margay_netlink::ipset::{self, Entry, Ipset, IpsetError};
 
-use crate::apply::sets::{Kernel, Sets, Tracked};
+use crate::apply::sets::{Found, Kernel, Sets, Tracked};
 use crate::apply::{ApplyError, Report};
 use crate::rules::names::SET_PREFIXES;
 use crate::rules::{Family, Member, SetType};
@@ -18,26 +18,27 @@ pub(in crate::apply) fn is_own(name: &str) -> bool {
     SET_PREFIXES.iter().chain(&TEMPORARY).any(|prefix| name.starts_with(prefix))
 }
 
-/// Reads the kernel's sets: afterwards the differences are exact.
-pub(super) fn learn(sets: &mut Sets, connection: &mut Ipset) -> Result<(), ApplyError> {
-    sets.begin_learning();
-    for header in connection.headers()? {
-        if !is_own(&header.name) {
-            continue;
-        }
-        let Some(set) = sets.tracked.get_mut(&header.name) else {
-            sets.unwanted.insert(header.name);
-            continue;
+/// The kernel's sets of ours.
+pub(super) fn read(connection: &mut Ipset) -> Result<BTreeMap<String, Found>, ApplyError> {
+    read_some(connection, is_own)
+}
+
+/// The kernel's sets of these names.
+pub(super) fn read_some(
+    connection: &mut Ipset,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<BTreeMap<String, Found>, ApplyError> {
+    let mut sets = BTreeMap::new();
+    for header in connection.headers()?.into_iter().filter(|header| wanted(&header.name)) {
+        let members = match connection.members(&header.name) {
+            Err(error) if error.is_missing() => continue,
+            members => members?.into_iter().map(from_entry).collect(),
         };
-        if header.kind != kernel_type(set.kind) || header.family != kernel_family(set.family) {
-            set.kernel = Kernel::OtherType;
-            continue;
-        }
-        let there = connection.members(&header.name)?.into_iter().map(from_entry).collect();
-        set.found(&there, header.max_elements);
+        let own_family = kernel_family_of(&header.name) == Some(header.family);
+        let kind = own_family.then(|| header.kind.map(own_type)).flatten();
+        sets.insert(header.name, Found { kind, members, max: header.max_elements });
     }
-    sets.finish_learning();
-    Ok(())
+    Ok(sets)
 }
 
 /// Creates sets and adds members: afterwards every set holds at least what is wanted.
@@ -133,6 +134,14 @@ const fn kernel_type(kind: SetType) -> Option<ipset::SetType> {
     }
 }
 
+const fn own_type(kind: ipset::SetType) -> SetType {
+    match kind {
+        ipset::SetType::HashNet => SetType::Net,
+        ipset::SetType::HashIpPort => SetType::IpPort,
+        ipset::SetType::HashNetIface => SetType::NetIface,
+    }
+}
+
 fn create(connection: &mut Ipset, name: &str, set: &Tracked, max: u32) -> Result<(), ApplyError> {
     let kind = kernel_type(set.kind).ok_or_else(|| ApplyError::NoSuchSet { name: name.to_owned() })?;
     Ok(connection.create(name, kind, kernel_family(set.family), max)?)
@@ -143,6 +152,14 @@ const fn kernel_family(family: Family) -> ipset::Family {
         Family::V4 => ipset::Family::V4,
         Family::V6 => ipset::Family::V6,
     }
+}
+
+/// The family a set of ours has by its name.
+fn kernel_family_of(name: &str) -> Option<ipset::Family> {
+    [ipset::Family::V4, ipset::Family::V6]
+        .into_iter()
+        .zip(SET_PREFIXES)
+        .find_map(|(family, prefix)| name.starts_with(prefix).then_some(family))
 }
 
 fn to_entry(member: &Member) -> Entry {

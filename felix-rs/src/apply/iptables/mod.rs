@@ -30,8 +30,8 @@ use plan::Wanted;
 use programs::{Programs, Variant};
 use saved::{SavedRule, SavedTable};
 
-use super::backend::{Backend, Steps, Tables};
-use super::sets::Sets;
+use super::backend::{self, Backend, Reader, Steps, Tables};
+use super::sets::{Found, Scope, Sets};
 use super::{ApplyError, Count, Report, Step, takeover};
 use crate::render::hash::RuleHash;
 use crate::render::iptables;
@@ -65,6 +65,53 @@ pub(super) struct Iptables {
     unswept: BTreeSet<TableId>,
     /// Calico's Felix may have left something there.
     felix_left: bool,
+    /// A look at the kernel's rules that began before now is out of date.
+    looks_outdated: bool,
+}
+
+/// What the kernel has.
+#[derive(Debug)]
+pub(super) struct Reading {
+    tables: BTreeMap<TableId, SavedTable>,
+    felix: bool,
+    sets: BTreeMap<String, Found>,
+}
+
+/// The tables of a family, and whether Calico's Felix may have left something there.
+fn saved_tables(
+    programs: &Programs,
+    family: Family,
+    needed: bool,
+) -> Result<(BTreeMap<TableId, SavedTable>, bool), ApplyError> {
+    match programs.save(family) {
+        Ok(text) => {
+            let tables = saved::parse(&text).into_iter().map(|(id, table)| ((family, id), table));
+            Ok((tables.collect(), takeover::may_hold(&text)))
+        }
+        Err(error) if needed => Err(error),
+        // A kernel without IPv6 holds no rules of ours either.
+        Err(error) => {
+            tracing::debug!(%error, "rules of an unused family not read");
+            Ok(Default::default())
+        }
+    }
+}
+
+/// Reads the rules of both families and the sets, all at once.
+fn read(programs: &Programs, ipv6_needed: bool) -> Result<Reading, ApplyError> {
+    let (v4, v6, sets) = std::thread::scope(|scope| {
+        let v6 = scope.spawn(|| saved_tables(programs, Family::V6, ipv6_needed));
+        let sets = scope.spawn(|| ipsets::read(&mut Ipset::open()?));
+        let v4 = saved_tables(programs, Family::V4, true);
+        (v4, joined(v6), joined(sets))
+    });
+    let ((mut tables, felix_v4), (v6, felix_v6)) = (v4?, v6?);
+    tables.extend(v6);
+    Ok(Reading { tables, felix: felix_v4 || felix_v6, sets: sets? })
+}
+
+fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 impl std::fmt::Debug for Iptables {
@@ -86,6 +133,7 @@ impl Iptables {
             dirty: BTreeSet::new(),
             unswept: BTreeSet::new(),
             felix_left: true,
+            looks_outdated: true,
         })
     }
 
@@ -109,6 +157,15 @@ impl Iptables {
         let wanted = now.iter().map(|(name, hashes)| (name.clone(), hashes.hashes.clone())).collect();
         self.rendered.insert(id, now);
         wanted
+    }
+
+    fn ask_for_unknown_sets(&mut self) -> Result<(), ApplyError> {
+        if !self.sets.unknown().is_empty() {
+            let unknown = self.sets.unknown();
+            let found = ipsets::read_some(&mut self.connection, |name| unknown.contains(name))?;
+            self.sets.learn(&found, Scope::Unknown);
+        }
+        Ok(())
     }
 
     fn write_rules(
@@ -140,6 +197,7 @@ impl Iptables {
         if input.is_empty() {
             return Ok(false);
         }
+        self.looks_outdated = true;
         self.programs.restore(family, &input)?;
         report.restores += 1;
         for (id, hashes) in written {
@@ -184,6 +242,7 @@ impl Iptables {
             }
             let done = [Step::ChainsEmptied(family), Step::ChainsDeleted(family)];
             for (input, step) in inputs.iter().zip(done).filter(|(input, _)| !input.is_empty()) {
+                self.looks_outdated = true;
                 self.programs.restore(family, input)?;
                 report.restores += 1;
                 steps.done(step)?;
@@ -251,35 +310,35 @@ impl Backend for Iptables {
 
     fn forget(&mut self) {
         self.kernel = None;
+        self.looks_outdated = true;
     }
 
-    fn read(&mut self, wanted: &Tables, steps: &mut Steps) -> Result<(), ApplyError> {
-        let mut kernel = BTreeMap::new();
-        self.felix_left = false;
-        for family in Family::ALL {
-            let needed = wanted.keys().any(|(table, _)| *table == family);
-            match self.programs.save(family) {
-                Ok(text) => {
-                    self.felix_left |= takeover::may_hold(&text);
-                    kernel.extend(saved::parse(&text).into_iter().map(|(id, table)| ((family, id), table)));
-                }
-                Err(error) if needed || family == Family::V4 => return Err(error),
-                // A kernel without IPv6 holds no rules of ours either.
-                Err(error) => tracing::debug!(%error, "rules of an unused family not read"),
-            }
+    fn reader(&mut self, wanted: &Tables) -> Reader {
+        self.sets.watch();
+        self.looks_outdated = false;
+        let programs = self.programs.clone();
+        let ipv6_needed = wanted.keys().any(|(family, _)| *family == Family::V6);
+        Box::new(move || read(&programs, ipv6_needed).map(backend::Reading::Iptables))
+    }
+
+    fn learn(&mut self, wanted: &Tables, reading: backend::Reading) -> bool {
+        let backend::Reading::Iptables(reading) = reading else { return false };
+        if std::mem::replace(&mut self.looks_outdated, true) {
+            return false;
         }
-        ipsets::learn(&mut self.sets, &mut self.connection)?;
-        self.dirty.extend(kernel.keys().chain(wanted.keys()));
-        self.kernel = Some(kernel);
-        steps.done(Step::Learnt)
+        self.felix_left = reading.felix;
+        let scope = if self.kernel.is_none() { Scope::All } else { Scope::Untouched };
+        self.sets.learn(&reading.sets, scope);
+        self.dirty.extend(reading.tables.keys().chain(wanted.keys()));
+        self.kernel = Some(reading.tables);
+        true
     }
 
-    fn write(&mut self, wanted: &Tables, in_sync: bool, steps: &mut Steps) -> Result<Report, ApplyError> {
+    fn write(&mut self, wanted: &Tables, sweep: bool, steps: &mut Steps) -> Result<Report, ApplyError> {
         if self.kernel.is_none() {
             self.read(wanted, steps)?;
-        } else if self.sets.has_unknown() {
-            ipsets::learn(&mut self.sets, &mut self.connection)?;
         }
+        self.ask_for_unknown_sets()?;
         let mut report = Report::default();
         if !self.sets.settled() {
             ipsets::extend(&mut self.sets, &mut self.connection, &mut report)?;
@@ -295,7 +354,7 @@ impl Backend for Iptables {
             ipsets::shrink(&mut self.sets, &mut self.connection, &mut report)?;
             steps.done(Step::SetsShrunk)?;
         }
-        if in_sync {
+        if sweep {
             self.sweep(wanted, &mut report, steps)?;
         }
         Ok(report)

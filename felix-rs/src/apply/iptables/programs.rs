@@ -47,14 +47,26 @@ impl Programs {
         }
         let both = (Self::of(folders, Some(Variant::Nft)), Self::of(folders, Some(Variant::Legacy)));
         if let (Ok(nft), Ok(legacy)) = both {
-            // Unreadable counts as unused.
+            // Unreadable counts as unused. The legacy variant is asked first: where it is not used it answers at once,
+            // while the other may have thousands of rules of ours to tell.
             let weigh =
                 |programs: &Self| programs.save(Family::V4).map(|text| weight(&text)).unwrap_or((false, 0));
-            let (nft_weight, legacy_weight) = (weigh(&nft), weigh(&legacy));
+            let unused = weight("");
+            let legacy_weight = weigh(&legacy);
+            let default = Self::default_of(folders);
+            if legacy_weight == unused && matches!(default, Ok(Self { variant: Some(Variant::Nft), .. })) {
+                return default;
+            }
+            let nft_weight = weigh(&nft);
             if nft_weight != legacy_weight {
                 return Ok(if nft_weight > legacy_weight { nft } else { legacy });
             }
         }
+        Self::default_of(folders)
+    }
+
+    /// The system's default, and which variant that is.
+    fn default_of(folders: &[PathBuf]) -> Result<Self, ApplyError> {
         let default = Self::of(folders, None)?;
         let version = programs::run(&default.path(Family::V4, "save"), &["--version"], "")?;
         let variant = if version.contains("nf_tables") { Variant::Nft } else { Variant::Legacy };

@@ -9,16 +9,16 @@ mod listing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use elements::Difference;
 use listing::{ListedChain, Listing};
 use margay_netlink::nftset::{Change, Element, NftSets};
 
-use super::backend::{Backend, Steps, Tables};
+use super::backend::{self, Backend, Reader, Steps, Tables};
 use super::programs;
-use super::sets::{Kernel, Sets};
+use super::sets::{Found, Kernel, Scope, Sets, Tracked};
 use super::{ApplyError, Count, Report, Step};
 use crate::render::hash::RuleHash;
 use crate::render::nftables::{self as render, BaseChain};
@@ -49,7 +49,53 @@ pub(super) struct Nftables {
     dirty: BTreeSet<Family>,
     /// Families whose table is to be written from nothing.
     replace: BTreeSet<Family>,
+    /// Families that may hold what nobody wants.
+    unswept: BTreeSet<Family>,
     refusals: u32,
+    /// A look at the kernel that began before now is out of date.
+    looks_outdated: bool,
+}
+
+/// What the kernel has: chains of our table of each family that has one, and sets.
+#[derive(Debug)]
+pub(super) struct Reading {
+    chains: BTreeMap<Family, BTreeMap<String, ListedChain>>,
+    sets: BTreeMap<String, Found>,
+}
+
+/// Whether there is a table of ours.
+fn has_table(nft: &Path, family: Family) -> Result<bool, ApplyError> {
+    let text = programs::run(nft, &["list", "tables"], "")?;
+    let wanted = format!("table {}", render::table(family));
+    Ok(text.lines().any(|line| line.trim() == wanted))
+}
+
+fn listing(nft: &Path, family: Family, elements: bool) -> Result<Option<Listing>, ApplyError> {
+    if !has_table(nft, family)? {
+        return Ok(None);
+    }
+    let terse = if elements { &[][..] } else { &["--terse"] };
+    let (kind, name) = render::table(family).split_once(' ').unwrap_or_default();
+    let arguments = [&["--json", "--numeric"], terse, &["list", "table", kind, name]].concat();
+    let text = programs::run(nft, &arguments, "")?;
+    let unreadable = |error| ApplyError::Unreadable { program: nft.to_owned(), reason: format!("{error}") };
+    listing::parse(family, &text).map(Some).map_err(unreadable)
+}
+
+fn read(nft: &Path) -> Result<Reading, ApplyError> {
+    let mut reading = Reading { chains: BTreeMap::new(), sets: BTreeMap::new() };
+    for family in Family::ALL {
+        let Some(listing) = listing(nft, family, true)? else { continue };
+        reading.chains.insert(family, listing.chains);
+        for (name, set) in listing.sets {
+            let (kind, members) = match set.members {
+                Some(members) => (set.kind, members),
+                None => (None, BTreeSet::new()),
+            };
+            reading.sets.insert(name, Found { kind, members, max: u32::MAX });
+        }
+    }
+    Ok(reading)
 }
 
 impl Nftables {
@@ -63,51 +109,10 @@ impl Nftables {
             kernel: None,
             dirty: BTreeSet::new(),
             replace: BTreeSet::new(),
+            unswept: BTreeSet::new(),
             refusals: 0,
+            looks_outdated: true,
         })
-    }
-
-    fn nft(&self, arguments: &[&str], input: &str) -> Result<String, ApplyError> {
-        programs::run(&self.nft, arguments, input)
-    }
-
-    /// Whether there is a table of ours.
-    fn has_table(&self, family: Family) -> Result<bool, ApplyError> {
-        let text = self.nft(&["list", "tables"], "")?;
-        let wanted = format!("table {}", render::table(family));
-        Ok(text.lines().any(|line| line.trim() == wanted))
-    }
-
-    fn listing(&self, family: Family, elements: bool) -> Result<Option<Listing>, ApplyError> {
-        if !self.has_table(family)? {
-            return Ok(None);
-        }
-        let terse = if elements { &[][..] } else { &["--terse"] };
-        let (kind, name) = render::table(family).split_once(' ').unwrap_or_default();
-        let arguments = [&["--json", "--numeric"], terse, &["list", "table", kind, name]].concat();
-        let text = self.nft(&arguments, "")?;
-        let unreadable =
-            |error| ApplyError::Unreadable { program: self.nft.clone(), reason: format!("{error}") };
-        listing::parse(family, &text).map(Some).map_err(unreadable)
-    }
-
-    /// Takes in what the kernel's sets hold.
-    fn learn_sets(&mut self, family: Family, listing: &Listing) {
-        for (name, listed) in &listing.sets {
-            let Some(set) = self.sets.tracked.get_mut(name).filter(|set| set.family == family) else {
-                self.sets.unwanted.insert(name.clone());
-                continue;
-            };
-            match &listed.members {
-                Some(members) if listed.kind == Some(set.kind) => {
-                    set.found(members, u32::MAX);
-                    self.elements.insert(name.clone(), members.clone());
-                }
-                _ => {
-                    self.replace.insert(family);
-                }
-            }
-        }
     }
 
     fn wanted_chains(wanted: &Tables, family: Family) -> BTreeMap<String, WantedChain> {
@@ -134,13 +139,13 @@ impl Nftables {
         &mut self,
         wanted: &Tables,
         family: Family,
-        in_sync: bool,
+        sweep: bool,
         report: &mut Report,
     ) -> Result<bool, ApplyError> {
         let needed = wanted.keys().any(|(own, _)| *own == family);
         let mut kernel = self.kernel.as_mut().and_then(|kernel| kernel.remove(&family));
         if !needed {
-            if kernel.is_some() && in_sync {
+            if kernel.is_some() && sweep {
                 self.run(&format!("delete table {}\n", render::table(family)))?;
                 report.restores += 1;
                 self.forget_family(family, report);
@@ -177,14 +182,14 @@ impl Nftables {
         report.chains_written += changed.len();
         let changes = self.fill(family, report);
         let unwanted: Vec<_> =
-            there.keys().filter(|name| in_sync && !chains.contains_key(*name)).cloned().collect();
+            there.keys().filter(|name| sweep && !chains.contains_key(*name)).cloned().collect();
         for verb in ["flush chain", "delete chain"] {
             for name in &unwanted {
                 script.remove(verb, name);
             }
         }
         report.chains_deleted += unwanted.len();
-        if in_sync {
+        if sweep {
             self.drop_unwanted(family, &mut script, report);
         }
         let written = script.work > 0 || !changes.is_empty();
@@ -279,7 +284,8 @@ impl Nftables {
     }
 
     fn run(&mut self, script: &str) -> Result<(), ApplyError> {
-        let result = self.nft(&["-f", "/dev/stdin"], script);
+        self.looks_outdated = true;
+        let result = programs::run(&self.nft, &["-f", "/dev/stdin"], script);
         match result {
             Ok(_) => self.refusals = 0,
             Err(_) => self.refusals += 1,
@@ -388,7 +394,7 @@ impl Backend for Nftables {
     }
 
     fn holdings(&self) -> Vec<String> {
-        let there = Family::ALL.into_iter().filter(|family| self.has_table(*family).unwrap_or(false));
+        let there = Family::ALL.into_iter().filter(|family| has_table(&self.nft, *family).unwrap_or(false));
         there.map(|family| format!("nftables table {}", render::table(family))).collect()
     }
 
@@ -406,28 +412,46 @@ impl Backend for Nftables {
 
     fn forget(&mut self) {
         self.kernel = None;
+        self.looks_outdated = true;
     }
 
-    fn read(&mut self, _wanted: &Tables, steps: &mut Steps) -> Result<(), ApplyError> {
-        self.sets.begin_learning();
-        self.elements.clear();
-        let mut kernel = BTreeMap::new();
-        for family in Family::ALL {
-            if let Some(listing) = self.listing(family, true)? {
-                self.learn_sets(family, &listing);
-                kernel.insert(family, listing.chains);
-            }
+    fn reader(&mut self, _wanted: &Tables) -> Reader {
+        self.sets.watch();
+        self.looks_outdated = false;
+        let nft = self.nft.clone();
+        Box::new(move || read(&nft).map(backend::Reading::Nftables))
+    }
+
+    fn learn(&mut self, _wanted: &Tables, reading: backend::Reading) -> bool {
+        let backend::Reading::Nftables(reading) = reading else { return false };
+        if std::mem::replace(&mut self.looks_outdated, true) {
+            return false;
         }
-        self.sets.finish_learning();
+        let scope = if self.kernel.is_none() { Scope::All } else { Scope::Untouched };
+        let passed_over = self.sets.learn(&reading.sets, scope);
+        let wrong = |set: &&Tracked| set.kernel == Kernel::OtherType;
+        self.replace.extend(self.sets.tracked.values().filter(wrong).map(|set| set.family));
+        self.elements.retain(|name, _| passed_over.contains(name));
+        let seen = reading.sets.into_iter().filter(|(name, _)| !passed_over.contains(name));
+        self.elements.extend(seen.map(|(name, found)| (name, found.members)));
         self.dirty.extend(Family::ALL);
-        self.kernel = Some(kernel);
-        steps.done(Step::Learnt)
+        self.kernel = Some(reading.chains);
+        true
     }
 
-    fn write(&mut self, wanted: &Tables, in_sync: bool, steps: &mut Steps) -> Result<Report, ApplyError> {
-        if self.kernel.is_none() || self.sets.has_unknown() {
+    fn write(&mut self, wanted: &Tables, sweep: bool, steps: &mut Steps) -> Result<Report, ApplyError> {
+        if self.kernel.is_none() {
             self.read(wanted, steps)?;
         }
+        let known = self.sets.unknown().iter();
+        let known: BTreeMap<_, _> = known
+            .filter_map(|name| {
+                let kind = self.sets.tracked.get(name)?.kind;
+                let members = self.elements.get(name)?.clone();
+                Some((name.clone(), Found { kind: Some(kind), members, max: u32::MAX }))
+            })
+            .collect();
+        self.sets.learn(&known, Scope::Unknown);
         if self.refusals >= REFUSALS {
             self.replace.extend(Family::ALL);
             self.dirty.extend(Family::ALL);
@@ -437,15 +461,17 @@ impl Backend for Nftables {
             sets.pending.iter().any(|name| sets.tracked.get(name).is_some_and(|set| set.family == family))
         };
         for family in Family::ALL {
-            let due = self.dirty.contains(&family)
-                || of_sets(&self.sets, family)
-                || (in_sync && self.sets.has_unwanted());
-            if due && self.write_family(wanted, family, in_sync, &mut report)? {
+            let dirty = self.dirty.contains(&family);
+            let unswept = self.unswept.contains(&family) || self.sets.has_unwanted();
+            let due = dirty || of_sets(&self.sets, family) || (sweep && unswept);
+            if due && self.write_family(wanted, family, sweep, &mut report)? {
                 steps.done(Step::RulesWritten(family))?;
             }
-            // Before the datastore is in sync what is unwanted stays: it is looked for again.
-            if in_sync {
-                self.dirty.remove(&family);
+            self.dirty.remove(&family);
+            if sweep {
+                self.unswept.remove(&family);
+            } else if dirty {
+                self.unswept.insert(family);
             }
         }
         Ok(report)
@@ -455,7 +481,7 @@ impl Backend for Nftables {
         let mut totals: BTreeMap<Origin, Count> = BTreeMap::new();
         for family in Family::ALL {
             let Some(table) = wanted.get(&(family, Table::Filter)) else { continue };
-            let Some(listing) = self.listing(family, false)? else { continue };
+            let Some(listing) = listing(&self.nft, family, false)? else { continue };
             for (name, rules) in &table.chains {
                 let Some(chain) = listing.chains.get(&render::chain_name(Table::Filter, name)) else {
                     continue;
@@ -474,7 +500,7 @@ impl Backend for Nftables {
         self.sets.replace(BTreeMap::new());
         let mut report = Report::default();
         for family in Family::ALL {
-            let Some(listing) = self.listing(family, false)? else { continue };
+            let Some(listing) = listing(&self.nft, family, false)? else { continue };
             self.run(&format!("delete table {}\n", render::table(family)))?;
             report.restores += 1;
             report.chains_deleted += listing.chains.len();
