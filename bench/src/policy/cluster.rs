@@ -160,12 +160,12 @@ impl Size {
     }
 }
 
-/// A policy that selects the local endpoints of some applications and lets in nobody by UDP.
-pub(super) fn new_policy(apps: u32) -> Result<Resource> {
+/// A policy of this name that selects the local endpoints of some applications and lets in nobody by UDP.
+pub(super) fn new_policy(name: &str, apps: u32) -> Result<Resource> {
     let apps: Vec<String> = (0..apps).map(|app| format!("'a-{app}'")).collect();
     let policy = json!({
         "apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy",
-        "metadata": {"name": "new"},
+        "metadata": {"name": name},
         "spec": {
             "order": 1, "types": ["Ingress"],
             "selector": format!("app in {{{}}}", apps.join(", ")),

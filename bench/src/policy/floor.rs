@@ -84,8 +84,10 @@ pub(super) fn policy(site: &mut Site, apps: u32, times: usize) -> Result<Vec<f64
     let all = std::env::join_paths([folder.clone()].into_iter().chain(std::env::split_paths(&path)))?;
     site.start_with_path(all)?;
     site.wait_ready()?;
+    wait_swept(&site.node.netns)?;
     std::fs::write(folder.join("on"), "")?;
     live::policy(site, apps, 1)?;
+    wait_swept(&site.node.netns)?;
     site.kill();
     let inputs = inputs(&folder)?;
     // Sets stay when the rules that need them are gone: they are written over netlink, never by a program.
@@ -104,6 +106,19 @@ pub(super) fn policy(site: &mut Site, apps: u32, times: usize) -> Result<Vec<f64
         inputs.iter().try_for_each(|input| input.run(&site.node.netns))?;
     }
     Ok(figures)
+}
+
+/// The new policy as the comments of its rules name it.
+const NEW_POLICY: &str = "GlobalNetworkPolicy(new-";
+
+/// Waits until the agent has removed what is left of new policies.
+fn wait_swept(netns: &Netns) -> Result<()> {
+    let begun = Instant::now();
+    while sh(netns, "iptables-nft-save; iptables-legacy-save")?.contains(NEW_POLICY) {
+        ensure!(begun.elapsed() < super::node::PATIENCE, "rules of a policy that is gone stay in the kernel");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// What a program was given.
@@ -132,7 +147,7 @@ fn inputs(folder: &Path) -> Result<Vec<Input>> {
     let read = |file: PathBuf| {
         let words = std::fs::read_to_string(file.with_extension("words"))?;
         let mut words = words.split_whitespace().map(str::to_owned);
-        let adds_policy = std::fs::read_to_string(&file)?.contains("GlobalNetworkPolicy(new)");
+        let adds_policy = std::fs::read_to_string(&file)?.contains(NEW_POLICY);
         Ok(Input {
             program: words.next().context("no program")?,
             arguments: words.collect(),

@@ -99,12 +99,15 @@ pub(super) fn remote_pod(site: &Site, times: usize) -> Result<Times> {
 /// A policy that selects the endpoints of so many applications, until it is enforced.
 pub(super) fn policy(site: &Site, apps: u32, times: usize) -> Result<Times> {
     let (runtime, packets) = (runtime()?, Packets::new(site)?);
-    let (from, key) = (Size::address(0), Key::cluster(Kind::GlobalNetworkPolicy, "new"));
+    let from = Size::address(0);
     let mut figures = Times::default();
-    for _ in 0..times {
+    for time in 0..times {
+        // Never the same one: what the last one left in the kernel is of no use.
+        let name = format!("new-{time}");
+        let key = Key::cluster(Kind::GlobalNetworkPolicy, name.as_str());
         packets.until(from, true)?;
         let begun = Instant::now();
-        runtime.block_on(site.store.create(new_policy(apps)?))?;
+        runtime.block_on(site.store.create(new_policy(&name, apps)?))?;
         let written = begun.elapsed();
         figures.add(written, packets.until(from, false)?);
         runtime.block_on(site.store.delete(&key, None))?;

@@ -25,7 +25,7 @@ const REMOTE: &str = "10.128.0.0/9";
 const GATEWAY: &str = "169.254.1.1";
 const MAC: &str = "ee:ee:ee:ee:ee:ee";
 /// Longest wait for the agent.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Namespaces of a node, its two pods that send and receive, and the rest of the world.
 #[derive(Debug)]

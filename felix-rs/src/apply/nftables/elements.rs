@@ -111,6 +111,11 @@ fn covered<'a>(set: &'a BTreeSet<Member>, outer: &'a Member) -> impl Iterator<It
 /// Whether a set has a member that overlaps from outside, or the same.
 fn is_covered(set: &BTreeSet<Member>, member: &Member) -> bool {
     let Some(net) = network(member) else { return set.contains(member) };
+    if let Member::Net(_) = member {
+        // Nothing in the set overlaps: what covers a network comes right before it.
+        let before = set.range((Bound::Unbounded, Bound::Included(member))).next_back();
+        return before.and_then(network).is_some_and(|outer| outer.contains(&net));
+    }
     (0..=net.prefix_len()).any(|length| {
         let Ok(outer) = IpNet::new(net.addr(), length) else { return false };
         let least = least(member, outer.trunc());

@@ -1,7 +1,7 @@
 //! Rules by `nft`: one table per family, changed in one transaction.
 //!
-//! Everything a change needs (sets, elements, chains, and what is no longer wanted) is one `nft -f`: a packet sees
-//! the state before or after. A table that is not as this version writes it, or that a change was refused for twice, is
+//! A change is made in steps that each leave a state that enforces (see `write_family`); a packet sees the rules before
+//! or after. A table that is not as this version writes it, or that a change was refused for twice, is
 //! replaced as a whole, in one transaction too.
 
 mod elements;
@@ -22,17 +22,20 @@ use super::sets::{Found, Kernel, Scope, Sets, Tracked};
 use super::{ApplyError, Count, Report, Step};
 use crate::render::hash::RuleHash;
 use crate::render::nftables::{self as render, BaseChain};
-use crate::rules::{DispatchBy, Family, Member, Origin, Rule, Table, TableId};
+use crate::rules::{DispatchBy, Family, Member, Origin, Rule, SetType, Table, TableId};
 
 /// Refused transactions in a row after which the table is replaced.
 const REFUSALS: u32 = 2;
-/// Elements of one command, and most that are written without one.
-const ELEMENTS: usize = 512;
+/// Elements of one command, or of one transaction by netlink: a message has to fit into the socket's buffer.
+const ELEMENTS: usize = 1024;
 
-/// A chain that is wanted.
+/// A chain that is wanted. Its hashes are kept while its rules are the same.
+#[derive(Debug)]
 struct WantedChain {
     base: Option<BaseChain>,
-    rules: Vec<(RuleHash, String)>,
+    table: Table,
+    rules: Arc<Vec<Rule>>,
+    hashes: Vec<RuleHash>,
 }
 
 /// `nft`, and what is known of our tables.
@@ -45,6 +48,8 @@ pub(super) struct Nftables {
     elements: BTreeMap<String, BTreeSet<Member>>,
     /// The kernel's chains; a family without a table is not there. `None`: has to be read.
     kernel: Option<BTreeMap<Family, BTreeMap<String, ListedChain>>>,
+    /// The chains that are wanted, as of the last write.
+    rendered: BTreeMap<Family, BTreeMap<String, WantedChain>>,
     /// Families whose rules have to be compared with the kernel.
     dirty: BTreeSet<Family>,
     /// Families whose table is to be written from nothing.
@@ -107,6 +112,7 @@ impl Nftables {
             sets: Sets::default(),
             elements: BTreeMap::new(),
             kernel: None,
+            rendered: BTreeMap::new(),
             dirty: BTreeSet::new(),
             replace: BTreeSet::new(),
             unswept: BTreeSet::new(),
@@ -115,102 +121,126 @@ impl Nftables {
         })
     }
 
-    fn wanted_chains(wanted: &Tables, family: Family) -> BTreeMap<String, WantedChain> {
+    /// The chains a family has to have, from the last time where their rules are the same.
+    fn wanted_chains(&mut self, wanted: &Tables, family: Family) -> BTreeMap<String, WantedChain> {
+        let mut before = self.rendered.remove(&family).unwrap_or_default();
         let mut chains = BTreeMap::new();
-        let mut add = |table, name: String, base, rules: &[Rule]| {
-            let rules = render::chain(family, table, &name, rules);
-            chains.insert(name, WantedChain { base, rules });
+        let mut add = |table, name: String, base: Option<BaseChain>, rules: Arc<Vec<Rule>>| {
+            let kept = before.remove(&name).filter(|kept| kept.rules == rules && kept.base == base);
+            let chain = kept.unwrap_or_else(|| {
+                let rendered = render::chain(family, table, &name, &rules).into_iter();
+                WantedChain { base, table, hashes: rendered.map(|(hash, _)| hash).collect(), rules }
+            });
+            chains.insert(name, chain);
         };
         for id in Table::ALL {
             let Some(table) = wanted.get(&(family, id)) else { continue };
             for (name, rules) in &table.chains {
-                add(id, render::chain_name(id, name), None, rules);
+                add(id, render::chain_name(id, name), None, Arc::clone(rules));
             }
             for (hook, base) in &table.base {
-                let rules = render::base_rules(base);
-                add(id, BaseChain::name(id, *hook), Some(BaseChain::of(id, *hook)), &rules);
+                let rules = Arc::new(render::base_rules(base));
+                add(id, BaseChain::name(id, *hook), Some(BaseChain::of(id, *hook)), rules);
             }
         }
         chains
     }
 
-    /// Brings one family up to date; whether anything was written.
+    /// Brings one family up to date. A table that is there is changed in four steps: sets hold at least what is wanted; rules; maps lead to the wanted chains
+    /// and sets hold exactly what is wanted; what nobody wants is gone. Elements go by netlink: `nft` would read all
+    /// elements of all sets before it changes one.
     fn write_family(
         &mut self,
         wanted: &Tables,
         family: Family,
         sweep: bool,
         report: &mut Report,
-    ) -> Result<bool, ApplyError> {
+        steps: &mut Steps,
+    ) -> Result<(), ApplyError> {
         let needed = wanted.keys().any(|(own, _)| *own == family);
-        let mut kernel = self.kernel.as_mut().and_then(|kernel| kernel.remove(&family));
         if !needed {
-            if kernel.is_some() && sweep {
+            let there = self.kernel.as_ref().is_some_and(|kernel| kernel.contains_key(&family));
+            if there && sweep {
                 self.run(&format!("delete table {}\n", render::table(family)))?;
                 report.restores += 1;
                 self.forget_family(family, report);
-                return Ok(true);
+                self.kernel.as_mut().map(|kernel| kernel.remove(&family));
             }
-            self.remember(family, kernel);
-            return Ok(false);
+            return Ok(());
         }
-        let chains = Self::wanted_chains(wanted, family);
+        let chains = self.wanted_chains(wanted, family);
+        let mut there = self.kernel.as_mut().and_then(|kernel| kernel.remove(&family));
         let misplaced = |there: &BTreeMap<String, ListedChain>| {
             chains.iter().any(|(name, chain)| there.get(name).is_some_and(|own| !same_place(chain, own)))
         };
-        let replace = self.replace.remove(&family) || kernel.as_ref().is_some_and(misplaced);
+        let replace = self.replace.remove(&family) || there.as_ref().is_some_and(misplaced);
         let mut script = Script::new(family);
-        if replace && kernel.take().is_some() {
-            script.line("delete table", "");
-            self.forget_elements(family);
-        }
-        script.line("add table", "");
-        let there = kernel.unwrap_or_default();
-        self.declare(family, &mut script, report);
-        let changed: Vec<_> =
-            chains.iter().filter(|(name, chain)| !is_right(chain, there.get(*name))).collect();
-        for (name, chain) in &changed {
-            let definition = chain.base.as_ref().map(BaseChain::definition).unwrap_or_default();
-            script.line("add chain", &format!("{name} {definition}"));
-        }
-        for (name, chain) in &changed {
-            script.line("flush chain", name);
-            for (_, rule) in &chain.rules {
-                script.line("add rule", &format!("{name} {rule}"));
+        if replace || there.is_none() {
+            // All in one transaction: base chains without the elements that lead on would drop everything.
+            if there.take().is_some() {
+                script.line("delete table", "");
+                self.forget_elements(family);
             }
-        }
-        report.chains_written += changed.len();
-        let changes = self.fill(family, report);
-        let unwanted: Vec<_> =
-            there.keys().filter(|name| sweep && !chains.contains_key(*name)).cloned().collect();
-        for verb in ["flush chain", "delete chain"] {
-            for name in &unwanted {
-                script.remove(verb, name);
-            }
-        }
-        report.chains_deleted += unwanted.len();
-        if sweep {
-            self.drop_unwanted(family, &mut script, report);
-        }
-        let written = script.work > 0 || !changes.is_empty();
-        if script.work > 0 || changes.iter().map(|(_, change)| change.len()).sum::<usize>() > ELEMENTS {
-            // Behind the chains that elements lead to, before those they led to are deleted.
-            let removal = std::mem::take(&mut script.removal);
-            for (name, change) in &changes {
-                script.elements("delete element", name, &change.deleted);
+            script.line("add table", "");
+            self.declare(family, &mut script, report);
+            rules(&mut script, family, &chains, &BTreeMap::new(), report);
+            for (name, change) in &self.fill(family, Fill::All, report) {
                 script.elements("add element", name, &change.added);
             }
-            script.text.push_str(&removal);
-            self.run(&script.text)?;
-            report.restores += 1;
+            self.execute(&mut script, report)?;
+            steps.done(Step::RulesWritten(family))?;
         } else {
-            self.change_elements(family, &changes)?;
+            self.declare(family, &mut script, report);
+            self.execute(&mut script, report)?;
+            let missing = self.fill(family, Fill::Extend, report);
+            self.change_elements(family, &missing)?;
+            if !missing.is_empty() {
+                steps.done(Step::SetsExtended)?;
+            }
+            rules(&mut script, family, &chains, there.as_ref().unwrap_or(&BTreeMap::new()), report);
+            if self.execute(&mut script, report)? {
+                steps.done(Step::RulesWritten(family))?;
+            }
+            let rest = self.fill(family, Fill::All, report);
+            self.change_elements(family, &rest)?;
+            if !rest.is_empty() {
+                steps.done(Step::SetsShrunk)?;
+            }
         }
-        let mut now: BTreeMap<_, _> =
-            there.into_iter().filter(|(name, _)| !unwanted.contains(name)).collect();
+        let mut now = there.unwrap_or_default();
+        if sweep {
+            let unwanted: Vec<_> = now.keys().filter(|name| !chains.contains_key(*name)).cloned().collect();
+            for verb in ["flush chain", "delete chain"] {
+                unwanted.iter().for_each(|name| script.line(verb, name));
+            }
+            report.chains_deleted += unwanted.len();
+            self.drop_unwanted(family, &mut script, report);
+            if self.execute(&mut script, report)? {
+                steps.done(Step::ChainsDeleted(family))?;
+            }
+            now.retain(|name, _| chains.contains_key(name));
+        }
         now.extend(chains.iter().map(|(name, chain)| (name.clone(), listed(chain))));
-        self.remember(family, Some(now));
-        Ok(written)
+        self.kernel.as_mut().map(|kernel| kernel.insert(family, now));
+        self.rendered.insert(family, chains);
+        Ok(())
+    }
+
+    /// Elements only: what changed of sets whose rules are right.
+    fn write_elements(&mut self, family: Family, report: &mut Report) -> Result<(), ApplyError> {
+        let changes = self.fill(family, Fill::All, report);
+        self.change_elements(family, &changes)
+    }
+
+    /// Executes a script if it does anything, and empties it.
+    fn execute(&mut self, script: &mut Script, report: &mut Report) -> Result<bool, ApplyError> {
+        let text = std::mem::take(&mut script.text);
+        if std::mem::take(&mut script.work) == 0 {
+            return Ok(false);
+        }
+        self.run(&text)?;
+        report.restores += 1;
+        Ok(true)
     }
 
     /// Creates sets.
@@ -230,21 +260,27 @@ impl Nftables {
     }
 
     /// What the sets' elements lack, and their elements as they are afterwards.
-    fn fill(&mut self, family: Family, report: &mut Report) -> Vec<(String, Difference)> {
+    fn fill(&mut self, family: Family, what: Fill, report: &mut Report) -> Vec<(String, Difference)> {
         let mut changes = Vec::new();
-        let names = std::mem::take(&mut self.sets.pending);
+        let names: Vec<String> = self.sets.pending.iter().cloned().collect();
+        let nothing = BTreeSet::new();
         for name in names {
-            let set = self.sets.tracked.get_mut(&name);
-            let Some(set) = set.filter(|set| set.family == family) else {
-                self.sets.pending.insert(name);
+            let Some(set) = self.sets.tracked.get_mut(&name).filter(|set| set.family == family) else {
                 continue;
             };
             let there = self.elements.entry(name.clone()).or_default();
-            let change = elements::difference(there, &set.wanted, &set.missing, &set.stale);
+            let change = match what {
+                Fill::Extend if set.kind == SetType::Dispatch => continue,
+                Fill::Extend => elements::difference(there, &set.wanted, &set.missing, &nothing),
+                Fill::All => elements::difference(there, &set.wanted, &set.missing, &set.stale),
+            };
             report.members_removed += change.deleted.len();
             report.members_added += change.added.len();
             set.missing.clear();
-            set.stale.clear();
+            if what == Fill::All {
+                set.stale.clear();
+                self.sets.pending.remove(&name);
+            }
             if change.len() > 0 {
                 changes.push((name, change));
             }
@@ -252,22 +288,44 @@ impl Nftables {
         changes
     }
 
-    /// Elements only: without executing anything.
+    /// Changes elements by netlink, as many at a time as the kernel takes in one message.
     fn change_elements(
         &mut self,
         family: Family,
         changes: &[(String, Difference)],
     ) -> Result<(), ApplyError> {
-        let elements = |members: &BTreeSet<Member>| members.iter().map(to_element).collect();
-        let changes: Vec<_> = changes
-            .iter()
-            .map(|(set, change)| Change {
-                set: set.clone(),
-                deleted: elements(&change.deleted),
-                added: elements(&change.added),
-            })
-            .collect();
-        Ok(self.connection.change(family == Family::V6, render::TABLE, &changes)?)
+        let elements = |members: &mut dyn Iterator<Item = &Member>| members.map(to_element).collect();
+        let mut batch = Vec::new();
+        let mut room = ELEMENTS;
+        for (set, change) in changes {
+            if !change.deleted.is_empty() && change.len() > ELEMENTS {
+                // What comes and what goes belongs together: `nft` can say that much at once.
+                let mut script = Script::new(family);
+                script.elements("delete element", set, &change.deleted);
+                script.elements("add element", set, &change.added);
+                self.run(&script.text)?;
+                continue;
+            }
+            let mut added = change.added.iter();
+            let mut deleted: Vec<Element> = elements(&mut change.deleted.iter());
+            loop {
+                if room < change.deleted.len() + 1 {
+                    self.connection.change(
+                        family == Family::V6,
+                        render::TABLE,
+                        &std::mem::take(&mut batch),
+                    )?;
+                    room = ELEMENTS;
+                }
+                let some: Vec<Element> = elements(&mut added.by_ref().take(room - deleted.len().min(room)));
+                room -= (some.len() + deleted.len()).min(room);
+                batch.push(Change { set: set.clone(), deleted: std::mem::take(&mut deleted), added: some });
+                if added.len() == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(self.connection.change(family == Family::V6, render::TABLE, &batch)?)
     }
 
     fn drop_unwanted(&mut self, family: Family, script: &mut Script, report: &mut Report) {
@@ -277,7 +335,7 @@ impl Nftables {
         self.sets.unwanted = kept;
         for name in gone {
             // The kernel's sets and maps are the same thing.
-            script.remove("delete set", &name);
+            script.line("delete set", &name);
             self.elements.remove(&name);
             report.sets_destroyed += 1;
         }
@@ -291,12 +349,6 @@ impl Nftables {
             Err(_) => self.refusals += 1,
         }
         result.map(drop)
-    }
-
-    fn remember(&mut self, family: Family, chains: Option<BTreeMap<String, ListedChain>>) {
-        if let (Some(kernel), Some(chains)) = (self.kernel.as_mut(), chains) {
-            kernel.insert(family, chains);
-        }
     }
 
     /// The sets of a family are gone with their table.
@@ -330,15 +382,14 @@ fn same_place(wanted: &WantedChain, there: &ListedChain) -> bool {
 }
 
 fn is_right(wanted: &WantedChain, there: Option<&ListedChain>) -> bool {
-    there
-        .is_some_and(|there| there.rules.iter().copied().eq(wanted.rules.iter().map(|(hash, _)| Some(*hash))))
+    there.is_some_and(|there| there.rules.iter().copied().eq(wanted.hashes.iter().copied().map(Some)))
 }
 
 fn listed(chain: &WantedChain) -> ListedChain {
     let base = chain.base.as_ref();
     ListedChain {
         base: base.map(|base| (base.kind.to_owned(), base.hook.clone(), base.priority.into())),
-        rules: chain.rules.iter().map(|(hash, _)| Some(*hash)).collect(),
+        rules: chain.hashes.iter().copied().map(Some).collect(),
         counts: Vec::new(),
     }
 }
@@ -355,29 +406,53 @@ fn to_element(member: &Member) -> Element {
     }
 }
 
+/// What is done with elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fill {
+    /// Those that are missing are added; maps wait for the chains they lead to.
+    Extend,
+    /// They are as wanted.
+    All,
+}
+
+/// The chains that differ from what is there, with their rules.
+fn rules(
+    script: &mut Script,
+    family: Family,
+    chains: &BTreeMap<String, WantedChain>,
+    there: &BTreeMap<String, ListedChain>,
+    report: &mut Report,
+) {
+    let changed: Vec<_> = chains.iter().filter(|(name, chain)| !is_right(chain, there.get(*name))).collect();
+    for (name, chain) in &changed {
+        let definition = chain.base.as_ref().map(BaseChain::definition).unwrap_or_default();
+        script.line("add chain", &format!("{name} {definition}"));
+    }
+    for (name, chain) in &changed {
+        script.line("flush chain", name);
+        for (_, rule) in render::chain(family, chain.table, name, &chain.rules) {
+            script.line("add rule", &format!("{name} {rule}"));
+        }
+    }
+    report.chains_written += changed.len();
+}
+
 /// Input of `nft -f` for the table of one family.
 struct Script {
     table: &'static str,
     text: String,
-    /// What comes last.
-    removal: String,
     /// Lines that change something.
     work: usize,
 }
 
 impl Script {
     fn new(family: Family) -> Self {
-        Self { table: render::table(family), text: String::new(), removal: String::new(), work: 0 }
+        Self { table: render::table(family), text: String::new(), work: 0 }
     }
 
     fn line(&mut self, verb: &str, rest: &str) {
         let _infallible = writeln!(self.text, "{verb} {} {rest}", self.table);
         self.work += usize::from(verb != "add table");
-    }
-
-    fn remove(&mut self, verb: &str, name: &str) {
-        let _infallible = writeln!(self.removal, "{verb} {} {name}", self.table);
-        self.work += 1;
     }
 
     fn elements(&mut self, verb: &str, set: &str, members: &BTreeSet<Member>) {
@@ -457,15 +532,16 @@ impl Backend for Nftables {
             self.dirty.extend(Family::ALL);
         }
         let mut report = Report::default();
-        let of_sets = |sets: &Sets, family| {
-            sets.pending.iter().any(|name| sets.tracked.get(name).is_some_and(|set| set.family == family))
-        };
         for family in Family::ALL {
             let dirty = self.dirty.contains(&family);
             let unswept = self.unswept.contains(&family) || self.sets.has_unwanted();
-            let due = dirty || of_sets(&self.sets, family) || (sweep && unswept);
-            if due && self.write_family(wanted, family, sweep, &mut report)? {
-                steps.done(Step::RulesWritten(family))?;
+            let pending = self.sets.pending.iter().filter_map(|name| self.sets.tracked.get(name));
+            let pending: Vec<_> = pending.filter(|set| set.family == family).collect();
+            let to_create = pending.iter().any(|set| !matches!(set.kernel, Kernel::Present { .. }));
+            if dirty || to_create || (sweep && unswept) {
+                self.write_family(wanted, family, sweep, &mut report, steps)?;
+            } else if !pending.is_empty() {
+                self.write_elements(family, &mut report)?;
             }
             self.dirty.remove(&family);
             if sweep {
