@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use margay_netlink::Netns;
 
 use super::live;
-use super::node::{Node, Site, sh};
+use super::node::{CLIENT, Node, Site, sh};
 
 /// Programs that write rules, by the backends' names.
 const PROGRAMS: [&str; 5] = [
@@ -33,12 +34,52 @@ pub(super) fn conntrack_alone(node: &Node) -> Result<()> {
     sh(&node.netns, "iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP").map(drop)
 }
 
+/// The least that policy can be: nobody sends from another's address, what is established passes, one set says who may
+/// begin. No engine's rules can be faster than that.
+pub(super) fn least(node: &Node, peers: u32, nftables: bool) -> Result<()> {
+    let pods = [("mgy2", CLIENT), ("mgy3", node.address)];
+    let others = (0..peers).map(|peer| Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 0)) + 2 * peer));
+    let clients = others.chain([CLIENT]).map(|address| address.to_string());
+    let text = if nftables {
+        let pods = pods.map(|(name, address)| format!("{address} . \"{name}\"")).join(", ");
+        let clients = clients.collect::<Vec<_>>().join(", ");
+        format!(
+            "nft -f - <<'END'
+table ip least {{
+ set pods {{ type ipv4_addr . ifname; flags interval; elements = {{ {pods} }}; }}
+ set clients {{ type ipv4_addr; flags interval; elements = {{ {clients} }}; }}
+ chain raw {{ type filter hook prerouting priority -300; iifname \"mgy*\" ip saddr . iifname != @pods counter drop; }}
+ chain forward {{ type filter hook forward priority 0; ct state established,related counter accept; ip saddr @clients counter accept; counter drop; }}
+}}
+END"
+        )
+    } else {
+        let pods = pods.map(|(name, address)| format!("add pods {address},{name}\n")).concat();
+        let clients: String = clients.map(|client| format!("add clients {client}\n")).collect();
+        format!(
+            "ipset restore <<'END'
+create pods hash:net,iface
+create clients hash:net
+{pods}{clients}END
+iptables -t raw -A PREROUTING -i mgy+ -m set ! --match-set pods src,src -j DROP
+iptables -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+iptables -A FORWARD -m set --match-set clients src -j ACCEPT
+iptables -A FORWARD -j DROP"
+        )
+    };
+    let file = std::env::temp_dir().join(format!("margay-bench-least-{}", std::process::id()));
+    std::fs::write(&file, text)?;
+    let done = sh(&node.netns, &format!(". {}", file.display()));
+    std::fs::remove_file(file)?;
+    done.map(drop)
+}
+
 /// One rule per peer: what a policy with ten thousand peers is without sets, the client last.
 pub(super) fn naive(node: &Node, peers: u32) -> Result<()> {
     let mut text = "*filter\n:FORWARD DROP\n".to_owned();
     writeln!(text, "-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")?;
     for peer in 0..peers {
-        let source = std::net::Ipv4Addr::from(u32::from(std::net::Ipv4Addr::new(10, 1, 0, 0)) + peer);
+        let source = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 1, 0, 0)) + peer);
         writeln!(text, "-A FORWARD -s {source}/32 -p tcp -j ACCEPT")?;
     }
     text.push_str("-A FORWARD -p tcp -j ACCEPT\nCOMMIT\n");

@@ -7,6 +7,8 @@ mod latency;
 mod live;
 mod node;
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
@@ -163,13 +165,15 @@ pub(crate) fn run(flags: &Flags) -> Result<bool> {
 fn connect(extent: &Extent, backend: Backend, figures: &mut Figures) -> Result<()> {
     let conntrack = Node::without_agent()?;
     floor::conntrack_alone(&conntrack)?;
+    let least = Node::without_agent()?;
+    floor::least(&least, extent.policies.outsiders, backend == Backend::Nftables)?;
     let naive = Node::without_agent()?;
     floor::naive(&naive, extent.policies.outsiders)?;
     let policies = Site::new("policies", extent.policies, &backend.felix())?;
     let endpoints = Site::new("endpoints", extent.endpoints, &backend.felix())?;
     let logging: Vec<_> = backend.felix().into_iter().chain([("flowLogsLocalReporter", "Enabled")]).collect();
     let logged = Site::new("flow-log", extent.policies, &logging)?;
-    let nodes = [&conntrack, &policies.node, &endpoints.node, &naive, &logged.node];
+    let nodes = [&conntrack, &policies.node, &endpoints.node, &naive, &logged.node, &least];
     let connects: Vec<_> =
         nodes.into_iter().map(|node| Connects::new(node, LAST_PORT)).collect::<Result<_>>()?;
     let times = compare(&connects, extent.rounds)?;
@@ -179,11 +183,14 @@ fn connect(extent: &Extent, backend: Backend, figures: &mut Figures) -> Result<(
         "and 10,000 endpoints, 250 here",
         "10,000 naive rules",
         "1,000 policies and the flow log",
+        "anti-spoofing and one set only",
     ];
     for (name, (time, _)) in names.iter().zip(&times) {
         figures.add(format!("connect, {name}"), *time, "us", None);
     }
-    if let [_, (_, policies), (_, endpoints), (_, naive), (_, logged)] = times.as_slice() {
+    if let [_, (_, policies), (_, endpoints), (_, naive), (_, logged), (_, least)] = times.as_slice() {
+        figures.add("anti-spoofing and one set only to conntrack alone", *least, "x", None);
+        figures.add("policies to anti-spoofing and one set only", policies / least, "x", None);
         figures.add("policies to conntrack alone", *policies, "x", Some(1.05));
         figures.add("endpoints to policies (no growth)", endpoints / policies, "x", Some(1.03));
         figures.add("naive rules to conntrack alone", *naive, "x", None);
@@ -224,6 +231,8 @@ fn start(extent: &Extent, backend: Backend, figures: &mut Figures) -> Result<()>
     let seconds = site.wait_ready()?;
     figures.add("cold start", seconds, "s", Some(2.0));
     figures.add("bare programs restore the same", floor / 1e3, "s", None);
+    // What the start needed for a moment is given back once nothing is left to do.
+    std::thread::sleep(Duration::from_secs(1));
     let process = site.process()?;
     figures.add("memory", current_kib_of(process) as f64 / 1024.0, "MiB", Some(60.0));
     figures.add("memory, peak", peak_kib_of(process) as f64 / 1024.0, "MiB", None);

@@ -24,6 +24,8 @@ const OUTSIDE: &str = "192.0.2.2/24";
 const REMOTE: &str = "10.128.0.0/9";
 const GATEWAY: &str = "169.254.1.1";
 const MAC: &str = "ee:ee:ee:ee:ee:ee";
+/// The client of a node without an agent; the server is the next.
+pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 /// Longest wait for the agent.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -76,12 +78,11 @@ impl Node {
     /// A node with two pods and nothing that filters.
     pub(super) fn without_agent() -> Result<Self> {
         let mut node = Self::bare()?;
-        for (number, pod) in [(2, &node.client), (3, &node.server)] {
-            let (name, address) = (format!("mgy{number}"), Ipv4Addr::new(10, 0, 0, number));
-            wire(&node.netns, &name, pod, address)?;
+        node.address = Ipv4Addr::from(u32::from(CLIENT) + 1);
+        for (name, address, pod) in [("mgy2", CLIENT, &node.client), ("mgy3", node.address, &node.server)] {
+            wire(&node.netns, name, pod, address)?;
             sh(&node.netns, &format!("ip route add {address}/32 dev {name}"))?;
         }
-        node.address = Ipv4Addr::new(10, 0, 0, 3);
         Ok(node)
     }
 }

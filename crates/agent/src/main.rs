@@ -13,6 +13,7 @@ mod flow_log;
 mod flows;
 mod forwarding;
 mod journal;
+mod memory;
 mod node;
 mod policy;
 mod removal;

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::flow_log::FlowLog;
 use crate::flows::Flows;
+use crate::memory;
 
 /// Inputs that may wait for the thread.
 const QUEUE: usize = 1024;
@@ -87,6 +88,7 @@ pub(crate) fn spawn(
         applier,
         state: EnforcedState::default(),
         started: false,
+        rebuilt: false,
         in_sync: false,
         waiting: Vec::new(),
         live: BTreeSet::new(),
@@ -114,6 +116,8 @@ struct Thread {
     state: EnforcedState,
     /// The whole state was handed to the applier once.
     started: bool,
+    /// A lot of memory was needed for a moment.
+    rebuilt: bool,
     in_sync: bool,
     waiting: Vec<(EndpointId, Live)>,
     live: BTreeSet<EndpointId>,
@@ -228,6 +232,7 @@ impl Thread {
         let now = Instant::now();
         let outcome = if !self.started {
             self.started = true;
+            self.rebuilt = true;
             self.applier.set_in_sync();
             self.applier.switch(self.state.settings.backend, &self.state)
         } else if self.state.settings.backend != self.applier.choice() {
@@ -242,6 +247,7 @@ impl Thread {
             match self.applier.repair(*seen) {
                 Ok(Some(report)) => {
                     self.overtaken = 0;
+                    memory::give_back();
                     Ok(report)
                 }
                 Ok(None) => {
@@ -258,6 +264,9 @@ impl Thread {
             self.overtaken = 0;
             self.applier.recheck()
         } else if self.sweep_at.is_some_and(|(idle, _)| idle <= now) {
+            if std::mem::take(&mut self.rebuilt) {
+                memory::give_back();
+            }
             self.applier.sweep()
         } else if self.waiting.is_empty() || self.due.is_some() {
             return;

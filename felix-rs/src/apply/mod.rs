@@ -270,7 +270,8 @@ impl Applier {
         Look(self.backend.reader(self.compiler.tables()))
     }
 
-    /// Repairs what somebody changed, by a look at the kernel. `None`: rules were written since it began, it says nothing.
+    /// Repairs what somebody changed, by a look at the kernel. `None`: it failed, or rules were written since it began, and
+    /// it says nothing.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -278,7 +279,11 @@ impl Applier {
         match seen.0.map(|reading| self.backend.learn(self.compiler.tables(), reading)) {
             Ok(true) => self.retry().map(Some),
             Ok(false) => Ok(None),
-            Err(error) => self.finish(Err(error)),
+            // `nft` begins anew whenever something is written while it reads: where that never ends, this ends it.
+            Err(error) => {
+                tracing::debug!(%error, "a look at the kernel failed");
+                Ok(None)
+            }
         }
     }
 

@@ -32,7 +32,11 @@ enum Side {
 
 impl Compiler<'_> {
     pub(super) fn rules(&mut self, rules: &[Rule], direction: Direction) -> Vec<PolicyRule> {
-        (0..).zip(rules).filter_map(|(index, rule)| self.rule(index, rule, direction)).collect()
+        let mut compiled: Vec<_> =
+            (0..).zip(rules).filter_map(|(index, rule)| self.rule(index, rule, direction)).collect();
+        // Rules are large, there are many, and they stay.
+        compiled.shrink_to_fit();
+        compiled
     }
 
     fn rule(&mut self, index: u32, rule: &Rule, direction: Direction) -> Option<PolicyRule> {

@@ -83,7 +83,10 @@ fn translate(context: &mut Context<'_>, rule: &PolicyRule, origin: &Origin) -> V
     alternatives
         .0
         .into_iter()
-        .map(|matches| Rule { matches, action: action.clone(), note: None, origin: Some(origin.clone()) })
+        .map(|mut matches| {
+            matches.shrink_to_fit();
+            Rule { matches, action: action.clone(), note: None, origin: Some(origin.clone()) }
+        })
         .collect()
 }
 
