@@ -311,6 +311,8 @@ pub struct NodeSettings {
     pub failsafe_outbound: Vec<FailsafePort>,
     /// UDP port of the VXLAN device when the node uses VXLAN.
     pub vxlan_port: Option<u16>,
+    /// UDP ports of the WireGuard devices of a node that encrypts.
+    pub wireguard_ports: BTreeSet<u16>,
     /// The node uses IPIP.
     pub ipip: bool,
     /// Addresses of all nodes of the cluster: the only ones tunnel packets are accepted from.
@@ -357,6 +359,7 @@ impl Default for NodeSettings {
             failsafe_inbound: Vec::new(),
             failsafe_outbound: Vec::new(),
             vxlan_port: None,
+            wireguard_ports: BTreeSet::new(),
             ipip: false,
             node_addresses: BTreeSet::new(),
             own_addresses: BTreeSet::new(),

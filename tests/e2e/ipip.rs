@@ -13,7 +13,7 @@ use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{PORT, Pod};
 use socket2::{Domain, Socket, Type};
 
-use crate::labs::{Labs, PATIENCE, TWO_NODES, applied, no_pods, send_more};
+use crate::labs::{Labs, PATIENCE, TWO_NODES, TWO_SUBNETS, applied, no_pods, send_more};
 
 /// IPIP everywhere.
 const ALWAYS: &str = "apiVersion: projectcalico.org/v3
@@ -80,7 +80,7 @@ fn v4(address: IpAddr) -> Result<Ipv4Addr> {
     }
 }
 
-fn reached(from: &Pod, to: &Pod) -> Result<()> {
+pub(crate) fn reached(from: &Pod, to: &Pod) -> Result<()> {
     for protocol in [Protocol::Tcp(PORT), Protocol::Udp(PORT), Protocol::Icmp] {
         let outcome = reach(&from.netns, to.address, protocol, Some(&to.responder), TIMEOUT)?;
         let Outcome::Reached { source, .. } = outcome else {
@@ -157,6 +157,44 @@ pub(crate) fn between_nodes(labs: &mut Labs) -> Result<()> {
     cluster.runtime("node1")?.delete(near)?;
     cluster.runtime("node2")?.delete(far)?;
     no_pods(&cluster, "node1")
+}
+
+/// CrossSubnet: in a tunnel to the node behind the router, which knows no pod, and as they are to the neighbour.
+pub(crate) fn between_subnets(labs: &mut Labs) -> Result<()> {
+    let mut cluster = labs.alone(TWO_SUBNETS, Datastore::Embedded)?;
+    applied(&cluster, &ALWAYS.replace("Always", "CrossSubnet"))?;
+    let nodes = ["node1", "node2", "node3"];
+    for node in nodes {
+        cluster.start(node)?;
+    }
+    for node in nodes {
+        cluster.wait_ready(node, 4 * PATIENCE)?;
+    }
+    let near = cluster.runtime("node1")?.add("default", "near")?;
+    let far = cluster.runtime("node2")?.add("default", "far")?;
+    let away = cluster.runtime("node3")?.add("default", "away")?;
+    for (node, pod, device) in
+        [("node1", &far, "eth1"), ("node1", &away, DEVICE), ("node3", &near, DEVICE), ("node3", &far, DEVICE)]
+    {
+        wait(PATIENCE, || Ok(route(&cluster, node, pod)?.contains(&format!("dev {device} "))))
+            .with_context(|| format!("{:?}", route(&cluster, node, pod)))?;
+    }
+    let node1 = v4(cluster.address("node1")?)?;
+    let (node2_netns, node3_netns) =
+        (cluster.node("node2")?.netns().try_clone()?, cluster.node("node3")?.netns().try_clone()?);
+    let to_far = Wire::watch(&node2_netns, node1, v4(far.address)?)?;
+    let to_away = Wire::watch(&node3_netns, node1, v4(away.address)?)?;
+    for (one, other) in [(&near, &far), (&near, &away), (&far, &away)] {
+        reached(one, other)?;
+        reached(other, one)?;
+    }
+    wait(PATIENCE, || Ok(to_away.seen() >= 3))
+        .with_context(|| format!("{} packets in the tunnel", to_away.seen()))?;
+    ensure!(to_far.seen() == 0, "{} packets in a tunnel inside the subnet", to_far.seen());
+    for pod in [near, far, away] {
+        cluster.runtime(&pod.node.clone())?.delete(pod)?;
+    }
+    Ok(())
 }
 
 /// One sentence, and the node is not ready; on a kernel that has IPIP it is.

@@ -30,6 +30,9 @@ pub(crate) const ONE_NODE: &str = "tests/labs/one-node.clab.yml";
 /// Two nodes in a subnet.
 pub(crate) const TWO_NODES: &str = "tests/labs/two-nodes.clab.yml";
 
+/// Two nodes in a subnet and one in another, in both families.
+pub(crate) const TWO_SUBNETS: &str = "tests/labs/two-subnets.clab.yml";
+
 /// The cluster that is up, and where the next one puts its files.
 #[derive(Default)]
 pub(crate) struct Labs {

@@ -35,6 +35,7 @@ mod routers;
 mod runtimes;
 mod topology;
 mod vm;
+mod wireguard;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -121,7 +122,10 @@ const CASES: &[(&str, Place)] = &[
     ("topology::a_reflector_that_never_comes_up", Inside(topology::a_reflector_that_never_comes_up)),
     ("cleanup::nothing_stays_behind", Inside(cleanup::nothing_stays_behind)),
     ("health::ready_and_stopping", Inside(health::ready_and_stopping)),
+    ("wireguard::a_kernel_without_it", Inside(wireguard::a_kernel_without_it)),
     ("vm::ipip_between_nodes", Virtual(ipip::between_nodes)),
+    ("vm::ipip_between_subnets", Virtual(ipip::between_subnets)),
+    ("vm::wireguard_between_nodes", Virtual(wireguard::between_nodes)),
 ];
 
 /// It is built from source by a Go compiler newer than Debian's: without one it is not on the list.

@@ -34,7 +34,8 @@ const TOOLS: [&str; 5] = [
 const PROGRAMS: [&str; 3] = ["margay", "margay-agent", "margay-cni"];
 
 /// Modules a network is made of.
-const MODULES: [&str; 4] = ["kernel/net", "kernel/drivers/net", "kernel/crypto", "kernel/lib"];
+const MODULES: [&str; 5] =
+    ["kernel/net", "kernel/drivers/net", "kernel/crypto", "kernel/arch/x86/crypto", "kernel/lib"];
 
 /// Extensions of iptables.
 const XTABLES: &str = "/usr/lib/x86_64-linux-gnu/xtables";

@@ -12,7 +12,7 @@ use margay_control::cni::{
 };
 use margay_control::explain::{ExplainReply, ExplainRequest, ImpactReply, ImpactRequest};
 use margay_control::flows::FlowLine;
-use margay_control::status::{Endpoint, IpamStatus, Policy, ReleaseRequest, Released};
+use margay_control::status::{Endpoint, IpamStatus, Policy, ReleaseRequest, Released, Tunnel};
 use margay_daemon::server::Failure;
 use margay_datastore::Store;
 use margay_routing::RouteTrace;
@@ -65,6 +65,7 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/ipam", get(ipam))
         .route("/v1/ipam/release", post(release))
         .route("/v1/endpoints", get(endpoints))
+        .route("/v1/tunnels", get(tunnels))
         .route("/v1/policy", get(policies))
         .route("/v1/policy/impact", post(impact))
         .route("/v1/explain", post(explain_flow))
@@ -115,6 +116,10 @@ async fn release(
 
 async fn endpoints(State(api): State<Api>) -> Result<Json<Vec<Endpoint>>, Failure> {
     api.ask(Request::Endpoints).await.map(Json)
+}
+
+async fn tunnels(State(api): State<Api>) -> Result<Json<Vec<Tunnel>>, Failure> {
+    api.ask(Request::Tunnels).await.map(Json)
 }
 
 async fn policies(State(api): State<Api>) -> Result<Json<Vec<Policy>>, Failure> {

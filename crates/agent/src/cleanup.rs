@@ -10,7 +10,6 @@ use anyhow::{Context, Result, anyhow};
 use felix_rs::apply::{Applier, Options};
 use margay_daemon::instance::Instance;
 use margay_netlink::{Error, Netlink, NexthopChange, NexthopTarget, RouteChange};
-use margay_routing::Settings;
 
 use crate::{PROGRAM, fib};
 
@@ -77,8 +76,11 @@ impl Cleanup {
 
     fn routes(self, netlink: &mut Netlink) -> Result<Vec<String>> {
         let routes = fib::own_routes(netlink)?;
-        let lines = routes.iter().map(|route| format!("route {route}")).collect();
+        let rules = fib::own_rules(netlink)?;
+        let routes_shown = routes.iter().map(|route| format!("route {route}"));
+        let lines = routes_shown.chain(rules.iter().map(|rule| format!("rule {}", rule.priority))).collect();
         if !self.dry_run {
+            gone(rules.iter().map(|rule| netlink.delete_unmarked_rule(rule)))?;
             let changes: Vec<_> = routes.into_iter().map(RouteChange::Delete).collect();
             gone(netlink.apply_routes(&changes))?;
         }
@@ -98,11 +100,9 @@ impl Cleanup {
     }
 
     fn links(self, netlink: &mut Netlink) -> Result<Vec<String>> {
-        let Settings { vxlan_device, vxlan_device_v6, ipip_device, .. } = Settings::default();
-        let tunnels = [vxlan_device, vxlan_device_v6, ipip_device];
         let mut lines = Vec::new();
         for link in netlink.links()? {
-            let tunnel = tunnels.contains(&link.name);
+            let tunnel = fib::DEVICES.contains(&link.name.as_str());
             let pod = link.name.starts_with(POD_INTERFACES);
             if !(tunnel || pod && self.pods) {
                 continue;

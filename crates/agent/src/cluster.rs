@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use margay_api::kinds::Affinity;
+use margay_api::kinds::{Affinity, FelixConfigurationSpec};
 use margay_api::{IpReservation, IpamBlock, IpamConfiguration, Key, Kind, Namespace, Pod, Resource};
 use margay_daemon::topology::Cluster as BgpCluster;
 
@@ -18,6 +18,8 @@ pub(crate) struct Cluster {
     pub(crate) reservations: BTreeMap<String, IpReservation>,
     /// IPAM settings.
     pub(crate) ipam: Option<IpamConfiguration>,
+    /// Settings of the data plane.
+    pub(crate) felix: BTreeMap<String, FelixConfigurationSpec>,
     /// Namespaces by name.
     pub(crate) namespaces: BTreeMap<String, Namespace>,
     /// Pods of this node, and those nobody has placed yet, by namespace and name.
@@ -53,6 +55,8 @@ impl std::ops::BitOrAssign for Touched {
 const NOTHING: Touched = Touched { routes: false, cluster: false, own_blocks: false, sessions: false };
 const ROUTES: Touched = Touched { routes: true, ..NOTHING };
 const OWN_BLOCKS: Touched = Touched { own_blocks: true, ..ROUTES };
+/// Tunnels, and with them their addresses.
+const SETTINGS: Touched = Touched { cluster: true, ..OWN_BLOCKS };
 const SESSIONS: Touched = Touched { sessions: true, ..NOTHING };
 const CLUSTER: Touched = Touched { cluster: true, sessions: true, ..OWN_BLOCKS };
 
@@ -76,6 +80,10 @@ impl Cluster {
             Resource::IpamConfiguration(object) => {
                 self.ipam = Some(object);
                 NOTHING
+            }
+            Resource::FelixConfiguration(object) => {
+                self.felix.insert(name, object.spec);
+                SETTINGS
             }
             Resource::WorkloadEndpoint(object) => {
                 if object.spec.node == node {
@@ -118,6 +126,10 @@ impl Cluster {
             Kind::IpamConfiguration => {
                 self.ipam = None;
                 NOTHING
+            }
+            Kind::FelixConfiguration => {
+                self.felix.remove(name);
+                SETTINGS
             }
             Kind::WorkloadEndpoint => {
                 self.own_endpoints.remove(key);

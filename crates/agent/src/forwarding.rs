@@ -276,10 +276,11 @@ impl Worker {
                 false
             }
         };
-        fib.want_routes(routes);
+        // Before routes: what is routed into an encrypting device depends on which they are.
         if let Some(tunnels) = tunnels {
             fib.want_tunnels(tunnels);
         }
+        fib.want_routes(routes);
         let read_back = fib.is_suspect();
         if read_back && let Err(error) = fib.learn() {
             self.health.set(
@@ -292,7 +293,7 @@ impl Worker {
         // Before the first wish the datastore is not in sync, and the kernel stays as it is.
         let report = (generation > 0).then(|| fib.apply(self.complete));
         let suspect = fib.is_suspect();
-        if heard || read_back {
+        if heard || read_back || report.as_ref().is_some_and(|report| report.keys_changed) {
             let now = fib.underlay();
             self.underlay.send_if_modified(|known| {
                 let differs = **known != now;

@@ -70,7 +70,8 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
     let feed = flow_log.feed();
     let engine =
         policy::spawn(&config.node, health.clone(), flows, flow_log).map_err(|error| anyhow!(error))?;
-    let fib = Fib::open().context("opening the kernel's routing table (the agent needs CAP_NET_ADMIN)")?;
+    let fib = Fib::open(config.state_dir.clone())
+        .context("opening the kernel's routing table (the agent needs CAP_NET_ADMIN)")?;
     let forwarding = Forwarding::spawn(fib, health.clone()).context("starting the forwarding thread")?;
 
     let routes =

@@ -101,6 +101,38 @@ pub struct Released {
     pub refused: Option<String>,
 }
 
+/// A tunnel device of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Name of the device.
+    pub device: String,
+    /// `IPIP`, `VXLAN` or `WireGuard`.
+    pub kind: String,
+    /// Its own address.
+    pub address: Option<IpNet>,
+    /// MTU, octets.
+    pub mtu: u32,
+    /// Other ends that are known one by one; with IPIP that is the routes' business.
+    pub peers: Vec<TunnelPeer>,
+}
+
+/// The other end of a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelPeer {
+    /// Name of the node; absent: the kernel has a peer that this node does not want.
+    pub node: Option<String>,
+    /// Where the outer packets go.
+    pub endpoint: Option<String>,
+    /// WireGuard: its public key.
+    pub key: Option<String>,
+    /// WireGuard: seconds since keys were last agreed on; absent: not yet.
+    pub last_handshake: Option<u64>,
+    /// WireGuard: octets received.
+    pub received: u64,
+    /// WireGuard: octets sent.
+    pub sent: u64,
+}
+
 /// A local endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {

@@ -37,7 +37,16 @@ pub fn merge(stored: &mut Node, own: &Node) {
         bgp.route_reflector_cluster_id =
             own_bgp.route_reflector_cluster_id.or(bgp.route_reflector_cluster_id);
     }
+    let status = &mut stored.status;
+    let keep = |own: &Option<String>, stored: &mut Option<String>| *stored = own.clone().or(stored.take());
+    keep(&own.status.wireguard_public_key, &mut status.wireguard_public_key);
+    keep(&own.status.wireguard_public_key_v6, &mut status.wireguard_public_key_v6);
     let (stored, own) = (&mut stored.spec, &own.spec);
+    if let Some(own) = &own.wireguard {
+        let wireguard = stored.wireguard.get_or_insert_default();
+        wireguard.interface_ipv4_address = own.interface_ipv4_address.or(wireguard.interface_ipv4_address);
+        wireguard.interface_ipv6_address = own.interface_ipv6_address.or(wireguard.interface_ipv6_address);
+    }
     stored.ipv4_vxlan_tunnel_addr = own.ipv4_vxlan_tunnel_addr.or(stored.ipv4_vxlan_tunnel_addr);
     stored.ipv6_vxlan_tunnel_addr = own.ipv6_vxlan_tunnel_addr.or(stored.ipv6_vxlan_tunnel_addr);
     stored.vxlan_tunnel_mac_addr = own.vxlan_tunnel_mac_addr.or(stored.vxlan_tunnel_mac_addr);

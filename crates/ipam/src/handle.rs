@@ -31,6 +31,16 @@ impl Handle {
         Self(format!("ipip-tunnel-addr-{node}"))
     }
 
+    /// The WireGuard tunnel address of a node: `wireguard-tunnel-addr-<node>`.
+    pub fn wireguard_tunnel(node: &str) -> Self {
+        Self(format!("wireguard-tunnel-addr-{node}"))
+    }
+
+    /// The IPv6 WireGuard tunnel address of a node: `wireguard-v6-tunnel-addr-<node>`.
+    pub fn wireguard_v6_tunnel(node: &str) -> Self {
+        Self(format!("wireguard-v6-tunnel-addr-{node}"))
+    }
+
     /// A handle read from a block or a request, taken as it is.
     pub fn from_text(text: impl Into<String>) -> Self {
         Self(text.into())

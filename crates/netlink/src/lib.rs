@@ -18,9 +18,11 @@ pub mod netns;
 pub mod nexthop;
 pub mod nftset;
 pub mod route;
+pub mod rule;
 pub mod socket;
 pub mod sysctl;
 pub mod wire;
+pub mod wireguard;
 
 #[cfg(test)]
 mod kernel_tests;
@@ -34,3 +36,4 @@ pub use neighbour::{FdbEntry, Neighbour};
 pub use netns::Netns;
 pub use nexthop::{Nexthop, NexthopChange, NexthopTarget};
 pub use route::{Path, Route, RouteChange, RouteFilter, RouteKey, RouteTarget, TABLE_MAIN};
+pub use rule::UnmarkedRule;

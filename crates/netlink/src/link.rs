@@ -270,6 +270,19 @@ impl Netlink {
         self.create(&message, || format!("make IPIP device {name}"))
     }
 
+    /// Makes a WireGuard device (down), without key and peers.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when the name is taken; `EOPNOTSUPP` from a kernel without WireGuard.
+    pub fn add_wireguard(&mut self, name: &str, mtu: Option<u32>) -> Result<()> {
+        check_name(name)?;
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]));
+        self.create(&message, || format!("make WireGuard device {name}"))
+    }
+
     /// Makes a bridge (down).
     ///
     /// # Errors

@@ -6,12 +6,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 
 use margay_api::kinds::disjoint_pools;
-use margay_api::types::MacAddr;
+use margay_api::types::{MacAddr, WireguardKey};
 use margay_api::{IpPool, Node};
 
 use crate::desired::{Encapsulation, Problem};
-use crate::input::{Family, NextHop, Settings, UnderlayRoute, Uplink};
+use crate::input::{Family, NextHop, UnderlayRoute, Uplink};
 use crate::read;
+use crate::settings::Settings;
 
 /// The tunnel end of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,10 @@ pub(crate) struct Peer {
     pub(crate) vteps: BTreeMap<Family, Vtep>,
     /// IPIP tunnel address.
     pub(crate) ipip: Option<Ipv4Addr>,
+    /// Public keys of its WireGuard devices.
+    pub(crate) wireguard: BTreeMap<Family, WireguardKey>,
+    /// Their addresses.
+    pub(crate) wireguard_addresses: BTreeMap<Family, IpAddr>,
 }
 
 impl Peer {
@@ -124,6 +129,7 @@ impl Context {
         let nodes: BTreeMap<&str, _> = nodes.iter().map(|n| (n.metadata.name.as_str(), *n)).collect();
         let mut vteps: BTreeMap<IpAddr, &str> = BTreeMap::new();
         let mut macs: BTreeMap<(Family, MacAddr), &str> = BTreeMap::new();
+        let mut keys: BTreeMap<WireguardKey, &str> = BTreeMap::new();
         for (name, node) in nodes {
             let (mut peer, mut complaints) = read::node(node);
             peer.addresses.retain(|_, net| {
@@ -148,6 +154,15 @@ impl Context {
                     ));
                 }
                 unique
+            });
+            peer.wireguard.retain(|_, key| {
+                let first = *keys.entry(*key).or_insert(name);
+                if first != name {
+                    complaints.push(format!(
+                        "WireGuard key {key} is also that of Node({first}), which keeps it: remove the key's file here and restart the agent"
+                    ));
+                }
+                first == name
             });
             let object = format!("Node({name})");
             let problems = complaints.into_iter().map(|message| Problem { object: object.clone(), message });

@@ -11,6 +11,7 @@ use crate::desired::{Encapsulation, Hop, HopKey, Protocol, Route, Target};
 use crate::input::{Family, NextHop};
 use crate::reason::{Reason, Source};
 use crate::underlay::{resolve, same_subnet};
+use crate::wireguard;
 
 /// The decision about one destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -80,6 +81,15 @@ pub(crate) fn decide(cx: &Context, prefix: IpNet) -> Decision {
     if !backend.carries(pool.map_or(Encapsulation::None, |pool| pool.encapsulation)) {
         let pool = pool.map(|pool| pool.name.clone());
         return Decision::none(prefix, Reason::NotOfBackend { pool, backend });
+    }
+    if let Some(pool) = pool {
+        if let Some((hop, why)) = wireguard::hop(cx, &prefix, pool, learned) {
+            return Decision::via(prefix, vec![(Ok(vec![hop]), why)], cx.settings.max_paths);
+        }
+        if !cx.settings.allows(pool.encapsulation) {
+            let (pool, encapsulation) = (pool.name.clone(), pool.encapsulation);
+            return Decision::none(prefix, Reason::SwitchedOff { pool, encapsulation });
+        }
     }
     match pool {
         Some(pool) if pool.encapsulation == Encapsulation::Vxlan => vxlan(cx, prefix, pool, learned),

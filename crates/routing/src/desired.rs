@@ -1,13 +1,13 @@
 //! What the kernel should hold.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::input::Family;
-use margay_api::types::MacAddr;
+use margay_api::types::{MacAddr, WireguardKey};
 
 /// How packets reach another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -19,6 +19,8 @@ pub enum Encapsulation {
     Ipip,
     /// In UDP, RFC 7348.
     Vxlan,
+    /// Encrypted, in UDP.
+    Wireguard,
 }
 
 /// Which of our two kernel route protocols owns a route.
@@ -140,6 +142,46 @@ pub struct IpipDevice {
     pub mtu: u32,
 }
 
+/// A WireGuard device (one per family).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WireguardDevice {
+    /// Name.
+    pub name: String,
+    /// UDP port it listens on.
+    pub port: u16,
+    /// Its own address, /32 or /128; absent until the node has one.
+    pub address: Option<IpNet>,
+    /// MTU, octets.
+    pub mtu: u32,
+    /// Other nodes by their keys.
+    pub peers: BTreeMap<WireguardKey, WireguardPeer>,
+    /// Packets to the peers' own addresses go through it too.
+    pub nodes: Option<WireguardNodes>,
+}
+
+/// Another node, as a WireGuard device knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WireguardPeer {
+    /// Name of the node.
+    pub node: String,
+    /// Where its device listens.
+    pub endpoint: SocketAddr,
+    /// Seconds between packets that keep a path open; 0: none.
+    pub keepalive: u16,
+    /// What is sent to it and taken from it.
+    pub allowed: BTreeSet<IpNet>,
+}
+
+/// How packets between nodes get into the tunnel without tunnel packets getting there too: a routing table of their own, which
+/// a rule leads to all packets but those with the device's mark.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WireguardNodes {
+    /// This node's address, their source.
+    pub source: IpAddr,
+    /// Priority of the rule.
+    pub rule_priority: u32,
+}
+
 /// `bridge fdb append MAC dev DEV dst ADDRESS`: which node the MAC address of a VTEP is at.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct FdbEntry {
@@ -187,6 +229,8 @@ pub struct Tunnels {
     pub vxlan: BTreeMap<Family, VxlanDevice>,
     /// IPIP device; absent when no pool uses IPIP or the node has no IPv4 address.
     pub ipip: Option<IpipDevice>,
+    /// WireGuard devices; absent where it is off or the node has no address.
+    pub wireguard: BTreeMap<Family, WireguardDevice>,
     /// Entries of the VXLAN devices' forwarding databases.
     pub fdb: BTreeSet<FdbEntry>,
     /// Permanent neighbours on the VXLAN devices.

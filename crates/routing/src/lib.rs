@@ -12,6 +12,7 @@
 //! | IPIP `CrossSubnet` | BGP | BGP, through the tunnel |
 //! | IPIP `Always` | BGP, through the tunnel | BGP, through the tunnel |
 //!
+//! With WireGuard ([`WireguardSettings`]) a pool's prefixes go encrypted to every node with a key, by the block's owner.
 //! With [`Backend::Vxlan`] the datastore alone counts, with [`Backend::None`] other nodes are somebody else's.
 //! Prefixes from BGP that are in no pool are taken as they are. Nothing a peer says overrides this node's own
 //! blocks or pods. The same input gives the same output, in whatever order it comes.
@@ -24,20 +25,23 @@ mod mac;
 mod read;
 mod reason;
 mod router;
+mod settings;
 mod tunnels;
 mod underlay;
 mod vtep;
+mod wireguard;
 
 pub use decide::Decision;
 pub use desired::{
     Changes, Encapsulation, FdbEntry, Hop, HopKey, IpipDevice, NatOutgoing, Neighbour, Problem, Protocol,
-    Route, Target, Tunnels, VxlanDevice,
+    Route, Target, Tunnels, VxlanDevice, WireguardDevice, WireguardNodes, WireguardPeer,
 };
-pub use input::{Backend, BgpRoute, Family, NextHop, Settings, UnderlayRoute, Uplink};
+pub use input::{Backend, BgpRoute, Family, NextHop, UnderlayRoute, Uplink};
 pub use mac::vtep_mac;
 pub use reason::{Reason, Source};
 pub use router::{RouteTrace, Router};
-pub use vtep::{tunnels_needed, with_tunnel_address};
+pub use settings::{Settings, WireguardFamily, WireguardSettings};
+pub use vtep::{tunnels_needed, with_tunnel_address, with_wireguard_keys};
 
 #[cfg(test)]
 mod tests;

@@ -59,6 +59,23 @@ pub(crate) fn node(node: &Node) -> (Peer, Vec<String>) {
                 .push(format!("{address} with MAC {mac} can't be a VXLAN tunnel end: correct the spec"));
         }
     }
+    if let Some(wireguard) = &spec.wireguard {
+        let addresses = [
+            (Family::V4, wireguard.interface_ipv4_address.map(IpAddr::V4)),
+            (Family::V6, wireguard.interface_ipv6_address.map(IpAddr::V6)),
+        ];
+        peer.wireguard_addresses.extend(addresses.into_iter().filter_map(|(family, ip)| Some((family, ip?))));
+    }
+    let keys =
+        [(Family::V4, &node.status.wireguard_public_key), (Family::V6, &node.status.wireguard_public_key_v6)];
+    for (family, key) in keys {
+        // Calico writes an empty one when there is none any more.
+        let Some(key) = key.as_deref().filter(|key| !key.is_empty()) else { continue };
+        match key.parse() {
+            Ok(key) => drop(peer.wireguard.insert(family, key)),
+            Err(error) => complaints.push(format!("{family} WireGuard key in status: {error}")),
+        }
+    }
     (peer, complaints)
 }
 

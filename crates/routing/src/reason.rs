@@ -30,6 +30,8 @@ pub enum Reason {
     Plain { pool: Option<String>, next_hop: IpAddr, node: Option<String>, source: Source, stale: bool },
     SameSubnet { pool: String, node: String, source: Source },
     Tunnel { pool: String, node: String, encapsulation: Encapsulation, cross_subnet: bool, source: Source },
+    Encrypted { node: String, source: Source },
+    SwitchedOff { pool: String, encapsulation: Encapsulation },
     TunnelNotYet { pool: String, node: String, next_hop: IpAddr },
     InsideOwnBlock { block: IpNet, next_hop: Option<IpAddr> },
     NextHopIsThisNode { next_hop: IpAddr },
@@ -51,6 +53,7 @@ impl Reason {
         match self {
             Self::InsideOwnBlock { .. }
             | Self::TunnelNotYet { .. }
+            | Self::SwitchedOff { .. }
             | Self::NextHopUnreachable { .. }
             | Self::NextHopIsNoNode { .. }
             | Self::UnknownNode { .. }
@@ -64,6 +67,7 @@ impl Reason {
             | Self::Plain { .. }
             | Self::SameSubnet { .. }
             | Self::Tunnel { .. }
+            | Self::Encrypted { .. }
             | Self::NextHopIsThisNode { .. }
             | Self::StaleAndGone { .. }
             | Self::NotLearned { .. }
@@ -88,6 +92,7 @@ impl fmt::Display for Encapsulation {
             Self::None => "no encapsulation",
             Self::Ipip => "IPIP",
             Self::Vxlan => "VXLAN",
+            Self::Wireguard => "WireGuard",
         })
     }
 }
@@ -125,6 +130,13 @@ impl fmt::Display for Reason {
                     "Always"
                 })
             }
+            Self::Encrypted { node, source } => {
+                write!(f, "WireGuard to node {node} {source}; both nodes have a key")
+            }
+            Self::SwitchedOff { pool, encapsulation } => write!(
+                f,
+                "no route: IPPool({pool}) asks for {encapsulation}, which FelixConfiguration turns off on this node"
+            ),
             Self::TunnelNotYet { pool, node, next_hop } => write!(
                 f,
                 "to node {node} ({next_hop}) by BGP until both nodes have the tunnel that IPPool({pool}) asks for"

@@ -11,10 +11,12 @@ use serde::Serialize;
 use crate::context::{Context, Learned, Peer};
 use crate::decide::{Decision, decide, to_peer};
 use crate::desired::{Changes, NatOutgoing, Problem, Route, Target, Tunnels};
-use crate::input::{BgpRoute, Settings, UnderlayRoute, Uplink};
+use crate::input::{BgpRoute, UnderlayRoute, Uplink};
 use crate::read;
+use crate::settings::Settings;
 use crate::tunnels::{self, Mtus};
 use crate::underlay::cost;
+use crate::wireguard;
 
 /// Prefixes by what their routes depend on.
 type Index<K> = BTreeMap<K, BTreeSet<IpNet>>;
@@ -237,6 +239,21 @@ impl Router {
         }
     }
 
+    /// Other settings from now on. Devices and routes follow.
+    pub fn set_settings(&mut self, settings: Settings) {
+        if self.context.settings != settings {
+            self.context.settings = settings;
+            self.dirty = None;
+            self.tunnels_dirty = true;
+            self.problems_dirty = true;
+        }
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.context.settings
+    }
+
     /// How far an address is, for BGP's choice between next hops: 0 on a link of this node, else the kernel's metric of
     /// the route there, at least 1. Absent: unreachable.
     pub fn cost(&self, next_hop: IpAddr) -> Option<u32> {
@@ -285,6 +302,8 @@ impl Router {
             }
         }
         if self.routes.get(&prefix) != route.as_ref() {
+            let ways = [self.routes.get(&prefix), route.as_ref()];
+            self.tunnels_dirty |= ways.into_iter().any(|way| wireguard::encrypts(&self.context, way));
             match &route {
                 Some(route) => self.routes.insert(prefix, route.clone()),
                 None => self.routes.remove(&prefix),
@@ -305,6 +324,7 @@ impl Router {
         Tunnels {
             ipip: tunnels::ipip_device(cx, &used, &mtus),
             vxlan,
+            wireguard: wireguard::devices(cx, &self.routes, &mtus),
             fdb,
             neighbours,
             nat_outgoing: NatOutgoing {
@@ -331,7 +351,8 @@ impl Router {
             messages.iter().map(|message| Problem { object: prefix.to_string(), message: message.clone() })
         });
         let cx = &self.context;
-        cx.node_problems.iter().chain(&cx.pool_problems).cloned().chain(of_routes).collect()
+        let of_objects = cx.node_problems.iter().chain(&cx.pool_problems).cloned();
+        of_objects.chain(wireguard::problems(cx)).chain(of_routes).collect()
     }
 
     /// The route to one address and the reasons for it.

@@ -7,7 +7,9 @@ use ipnet::IpNet;
 
 use crate::context::Context;
 use crate::desired::{Encapsulation, FdbEntry, IpipDevice, Neighbour, VxlanDevice};
-use crate::input::{Family, Settings, Uplink};
+use crate::input::{Family, Uplink};
+use crate::settings::Settings;
+use crate::wireguard;
 
 /// MTU of an uplink nobody has told us of: Ethernet's.
 const DEFAULT_MTU: u32 = 1500;
@@ -17,6 +19,10 @@ const IPIP_OVERHEAD: u32 = 20;
 const VXLAN_OVERHEAD: u32 = 50;
 /// The same with an outer IPv6 header (40).
 const VXLAN_V6_OVERHEAD: u32 = 70;
+/// Outer IPv4 (20), UDP (8), and WireGuard's header with its authentication tag (32).
+const WIREGUARD_OVERHEAD: u32 = 60;
+/// The same with an outer IPv6 header (40).
+const WIREGUARD_V6_OVERHEAD: u32 = 80;
 /// The smallest MTU IPv6 works with (RFC 8200 section 5).
 const SMALLEST_IPV6_MTU: u32 = 1280;
 
@@ -26,6 +32,7 @@ pub(crate) struct Mtus {
     pub(crate) vxlan: u32,
     pub(crate) vxlan_v6: u32,
     pub(crate) ipip: u32,
+    wireguard: [u32; 2],
     pub(crate) pod: u32,
 }
 
@@ -43,6 +50,11 @@ impl Mtus {
         // The kernel turns IPv6 off on a device with less; the outer packets are then fragmented.
         let vxlan_v6 = inner(settings.vxlan_mtu_v6, VXLAN_V6_OVERHEAD).max(SMALLEST_IPV6_MTU);
         let ipip = inner(settings.ipip_mtu, IPIP_OVERHEAD);
+        let own = |family| settings.wireguard.families.get(&family).and_then(|device| device.mtu);
+        let wireguard = [
+            inner(own(Family::V4), WIREGUARD_OVERHEAD),
+            inner(own(Family::V6), WIREGUARD_V6_OVERHEAD).max(SMALLEST_IPV6_MTU),
+        ];
         let smallest = used
             .iter()
             .map(|(encapsulation, family)| match (encapsulation, family) {
@@ -50,19 +62,34 @@ impl Mtus {
                 (Encapsulation::Ipip, _) => ipip,
                 (Encapsulation::Vxlan, Family::V4) => vxlan,
                 (Encapsulation::Vxlan, Family::V6) => vxlan_v6,
+                (Encapsulation::Wireguard, Family::V4) => wireguard[0],
+                (Encapsulation::Wireguard, Family::V6) => wireguard[1],
             })
             .min()
             .unwrap_or(uplink);
         let has_v6 = used.iter().any(|(_, family)| *family == Family::V6);
         let smallest = if has_v6 { smallest.max(SMALLEST_IPV6_MTU) } else { smallest };
-        Self { vxlan, vxlan_v6, ipip, pod: settings.pod_mtu.filter(|mtu| *mtu > 0).unwrap_or(smallest) }
+        let pod = settings.pod_mtu.filter(|mtu| *mtu > 0).unwrap_or(smallest);
+        Self { vxlan, vxlan_v6, ipip, wireguard, pod }
+    }
+
+    /// Of a WireGuard device.
+    pub(crate) fn wireguard(&self, family: Family) -> u32 {
+        match family {
+            Family::V4 => self.wireguard[0],
+            Family::V6 => self.wireguard[1],
+        }
     }
 }
 
 /// Which encapsulations this node uses, per family.
 pub(crate) fn used(cx: &Context) -> BTreeSet<(Encapsulation, Family)> {
-    let used = |wanted| if cx.settings.backend.carries(wanted) { wanted } else { Encapsulation::None };
-    cx.pools.iter().map(|pool| (used(pool.encapsulation), Family::of(&pool.cidr))).collect()
+    let settings = &cx.settings;
+    let used = |wanted| {
+        if settings.backend.carries(wanted) && settings.allows(wanted) { wanted } else { Encapsulation::None }
+    };
+    let of_pools = cx.pools.iter().map(|pool| (used(pool.encapsulation), Family::of(&pool.cidr)));
+    of_pools.chain(settings.forced()).chain(wireguard::used(cx)).collect()
 }
 
 /// The VXLAN devices this node can have now.

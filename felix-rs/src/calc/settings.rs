@@ -144,6 +144,7 @@ impl SettingsSource {
         let vxlan = first(layers, |spec| spec.vxlan_enabled).unwrap_or_else(|| any(|pool| pool.vxlan_mode));
         let port = first(layers, |spec| spec.vxlan_port).and_then(|port| u16::try_from(port).ok());
         settings.vxlan_port = vxlan.then(|| port.unwrap_or(VXLAN_PORT));
+        settings.wireguard_ports = wireguard_ports(layers);
         settings.node_addresses = self.nodes.values().flatten().copied().collect();
         if let Some(nets) = first(layers, |spec| spec.external_nodes_list.as_ref()) {
             settings.node_addresses.extend(nets.iter().filter(|net| is_host(net)).map(IpNet::addr));
@@ -169,6 +170,19 @@ fn first<'a, T: 'a>(
     field: impl Fn(&'a FelixConfigurationSpec) -> Option<T>,
 ) -> Option<T> {
     layers.iter().find_map(|spec| field(spec))
+}
+
+fn wireguard_ports(layers: &[&FelixConfigurationSpec]) -> BTreeSet<u16> {
+    let v4 = (
+        first(layers, |spec| spec.wireguard_enabled),
+        first(layers, |spec| spec.wireguard_listening_port).unwrap_or(51_820),
+    );
+    let v6 = (
+        first(layers, |spec| spec.wireguard_enabled_v6),
+        first(layers, |spec| spec.wireguard_listening_port_v6).unwrap_or(51_821),
+    );
+    let on = [v4, v6].into_iter().filter(|(on, _)| *on == Some(true));
+    on.filter_map(|(_, port)| u16::try_from(port).ok()).collect()
 }
 
 fn source_nat(layers: &[&FelixConfigurationSpec]) -> SourceNat {

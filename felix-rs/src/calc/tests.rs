@@ -475,6 +475,20 @@ spec:
 }
 
 #[test]
+fn wireguard_is_let_in_where_it_is_on() {
+    let mut cluster = Cluster::of(PODS);
+    cluster.apply(
+        "
+apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {name: default}
+spec: {wireguardEnabled: true, wireguardListeningPort: 51900, wireguardListeningPortV6: 51901}
+",
+    );
+    assert_eq!(cluster.state.settings.wireguard_ports, [51_900].into());
+}
+
+#[test]
 fn kubernetes_rules_keep_their_numbers() {
     let mut cluster = Cluster::of(PODS);
     cluster.apply(

@@ -227,7 +227,8 @@ fn shared((name, rules): (ChainName, Vec<Rule>)) -> (ChainName, Arc<Vec<Rule>>) 
 pub(super) fn tunnel_packets(settings: &NodeSettings) -> impl Iterator<Item = (Vec<Match>, &'static str)> {
     let ipip = settings.ipip.then(|| (vec![protocol(IPIP)], "IPIP"));
     let vxlan = settings.vxlan_port.map(|port| (udp_port(port).to_vec(), "VXLAN"));
-    ipip.into_iter().chain(vxlan)
+    let wireguard = settings.wireguard_ports.iter().map(|port| (udp_port(*port).to_vec(), "WireGuard"));
+    ipip.into_iter().chain(vxlan).chain(wireguard)
 }
 
 /// Tunnel packets are taken from nodes of the cluster and nobody else: their inside is trusted.

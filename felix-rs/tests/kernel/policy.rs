@@ -306,8 +306,11 @@ fn tunnel_packets(backend: BackendChoice) {
         settings.endpoint_to_host = EndpointToHostAction::Accept;
         settings.vxlan_port = Some(4789);
         settings.ipip = true;
+        settings.wireguard_ports = [51_820].into();
     });
     node.apply(&state);
+    let rules = crate::dump(&lab, backend);
+    assert!(rules.contains("WireGuard of a node") && rules.contains("WireGuard of a stranger"), "{rules}");
     assert!(!heard(&lab.outside, NODE_UPLINK), "a stranger's tunnel packet");
     assert!(!heard(a, NODE), "a pod's tunnel packet to its node");
     node.apply(&state.clone().with_settings(|settings| {

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
+use margay_api::types::WireguardKey;
 use margay_netlink::{
     Address, Error, Link, Netlink, Nexthop, NexthopTarget, Route, RouteFilter, RouteTarget, TABLE_MAIN,
 };
-use margay_routing::{UnderlayRoute, Uplink};
+use margay_routing::{Family, UnderlayRoute, Uplink};
 
 use super::OURS;
 use super::nexthops::is_ours;
@@ -27,6 +28,8 @@ pub(crate) struct Underlay {
     pub(crate) routes: BTreeSet<UnderlayRoute>,
     /// Addresses of interfaces that are up and not ours, with name and MTU of the interface.
     pub(crate) addresses: Vec<(String, u32, IpNet)>,
+    /// Public keys of our WireGuard devices.
+    pub(crate) wireguard: BTreeMap<Family, WireguardKey>,
 }
 
 impl Underlay {
@@ -183,7 +186,8 @@ impl Kernel {
             let link = self.links.get(&address.index).filter(|link| link.up && !is_own_name(&link.name))?;
             Some((link.name.clone(), link.mtu, address.net))
         };
-        Underlay { routes, addresses: self.addresses.iter().filter_map(address).collect() }
+        let addresses = self.addresses.iter().filter_map(address).collect();
+        Underlay { routes, addresses, ..Underlay::default() }
     }
 
     fn ways(&self, route: &Route) -> Vec<UnderlayRoute> {
@@ -255,6 +259,7 @@ mod tests {
                 addresses: addresses
                     .map(|(name, net)| ((*name).to_owned(), 1500, net.parse().unwrap()))
                     .collect(),
+                ..Underlay::default()
             };
             underlay.detect()
         };

@@ -10,9 +10,11 @@ mod nexthops;
 #[cfg(test)]
 mod tests;
 mod tunnels;
+mod wireguard;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +31,10 @@ use nix::errno::Errno;
 pub(crate) use self::kernel::Underlay;
 use self::kernel::{Kernel, is_own_name, leads_to};
 use self::nexthops::{Key, Nexthops};
+pub(crate) use self::tunnels::DEVICES;
 use self::tunnels::Entries;
+pub(crate) use self::wireguard::own_rules;
+use self::wireguard::{Encryption, NODES_TABLE};
 
 /// Protocol numbers that mark a route as ours.
 const OURS: [u8; 2] = [Protocol::Pods.number(), Protocol::Cluster.number()];
@@ -65,6 +70,11 @@ pub(crate) struct Fib {
     /// When other tunnels were last wanted.
     tunnels_since: Instant,
     entries: Entries,
+    encryption: Encryption,
+    /// Tunnel devices that were wanted once.
+    former: BTreeSet<String>,
+    /// Wanted routes to other nodes through WireGuard.
+    node_routes: BTreeSet<RouteKey>,
     /// Devices and their entries have to be looked at.
     tunnels_suspect: bool,
     /// The kernel may have taken something away silently: read everything back.
@@ -86,13 +96,20 @@ pub(crate) struct Report {
     pub(crate) routes: usize,
     /// Addresses of local pods whose route is not in the kernel.
     pub(crate) pods_missing: BTreeSet<IpNet>,
+    /// Public keys of WireGuard devices have changed.
+    pub(crate) keys_changed: bool,
 }
 
 /// The routes of ours in the kernel.
 pub(crate) fn own_routes(netlink: &mut Netlink) -> Result<Vec<Route>, Error> {
     let mut all = Vec::new();
-    for protocol in OURS {
-        all.extend(netlink.routes(RouteFilter { protocol: Some(protocol), ..RouteFilter::default() })?);
+    for (protocol, table) in OURS.into_iter().zip([None; OURS.len()]).chain([(OURS[1], Some(NODES_TABLE))]) {
+        let filter = RouteFilter { protocol: Some(protocol), table, ..RouteFilter::default() };
+        match netlink.routes(filter) {
+            // A table exists while there is something in it.
+            Err(error) if error.is_not_found() && table.is_some() => {}
+            found => all.extend(found?),
+        }
     }
     Ok(all)
 }
@@ -114,8 +131,8 @@ impl AsFd for Fib {
 }
 
 impl Fib {
-    /// Opens the kernel's interface and learns what there is; changes nothing.
-    pub(crate) fn open() -> Result<Self, Error> {
+    /// Opens the kernel's interface and learns what there is; changes nothing. Private keys are kept in the folder `state`.
+    pub(crate) fn open(state: PathBuf) -> Result<Self, Error> {
         let mut netlink = Netlink::open()?;
         let nexthops = match netlink.nexthops(None) {
             Ok(_) => Some(Nexthops::new()),
@@ -127,10 +144,10 @@ impl Fib {
             }
             Err(error) => return Err(error),
         };
-        Self::with(netlink, nexthops)
+        Self::with(netlink, nexthops, state)
     }
 
-    fn with(netlink: Netlink, nexthops: Option<Nexthops>) -> Result<Self, Error> {
+    fn with(netlink: Netlink, nexthops: Option<Nexthops>, state: PathBuf) -> Result<Self, Error> {
         let mut routes = Tracker::new();
         routes.desired_complete();
         let mut fib = Self {
@@ -145,6 +162,9 @@ impl Fib {
             tunnels: Arc::default(),
             tunnels_since: Instant::now(),
             entries: Entries::default(),
+            encryption: Encryption::new(state),
+            former: BTreeSet::new(),
+            node_routes: BTreeSet::new(),
             tunnels_suspect: true,
             suspect: true,
             blocked: BTreeSet::new(),
@@ -156,7 +176,7 @@ impl Fib {
 
     /// How this node reaches its neighbours.
     pub(crate) fn underlay(&self) -> Underlay {
-        self.kernel.underlay()
+        Underlay { wireguard: self.encryption.keys.clone(), ..self.kernel.underlay() }
     }
 
     /// Something may be missing in the kernel that nobody has told of.
@@ -214,13 +234,13 @@ impl Fib {
             Event::LinkGone(link) => {
                 self.kernel.remove_link(link.index);
                 self.device_lost(link.index);
-                self.tunnels_suspect |= is_tunnel(&link.name);
+                self.tunnels_suspect |= self.is_tunnel(&link.name);
                 return Ok(!is_own_name(&link.name));
             }
             Event::Addresses(index) => {
                 self.kernel.read_addresses(&mut self.netlink, index)?;
                 let Some(link) = self.kernel.link(index) else { return Ok(false) };
-                self.tunnels_suspect |= is_tunnel(&link.name);
+                self.tunnels_suspect |= self.is_tunnel(&link.name);
                 // Routes with a source address, and nexthop objects, go along with it.
                 self.suspect |= !is_own_name(&link.name);
                 return Ok(!is_own_name(&link.name));
@@ -257,15 +277,21 @@ impl Fib {
             // The routes that used it went with it.
             Event::NexthopGone(_) => self.suspect = true,
             Event::Neighbours(index) => {
-                self.tunnels_suspect |= self.kernel.link(index).is_some_and(|link| is_tunnel(&link.name));
+                self.tunnels_suspect |=
+                    self.kernel.link(index).is_some_and(|link| self.is_tunnel(&link.name));
             }
         }
         Ok(false)
     }
 
+    /// A tunnel device of ours.
+    fn is_tunnel(&self, name: &str) -> bool {
+        name.ends_with(".mgy") || tunnels::device_names(&self.tunnels).any(|own| own == name)
+    }
+
     fn link_set(&mut self, link: margay_netlink::Link) -> bool {
         let (index, up, own) = (link.index, link.up, is_own_name(&link.name));
-        self.tunnels_suspect |= is_tunnel(&link.name);
+        self.tunnels_suspect |= self.is_tunnel(&link.name);
         let name = link.name.clone();
         let before = self.kernel.set_link(link);
         let was_up = before.is_some_and(|before| before.up);
@@ -320,6 +346,7 @@ impl Fib {
 
     /// Wants these tunnels.
     pub(crate) fn want_tunnels(&mut self, tunnels: Arc<Tunnels>) {
+        self.former.extend(tunnels::device_names(&self.tunnels).map(str::to_owned));
         self.tunnels = tunnels;
         self.tunnels_since = Instant::now();
         self.tunnels_suspect = true;
@@ -366,6 +393,8 @@ impl Fib {
                     }
                     None => classic(&usable),
                 }
+                // What is to be encrypted never leaves as it is.
+                .or_else(|| self.is_encrypted(hops).then_some(RouteTarget::Unreachable))
             }
         };
         let waits = target.is_none();
@@ -379,6 +408,12 @@ impl Fib {
             }
         }
         self.wanted.insert(route.prefix, Wanted { route, objects, waits });
+    }
+
+    /// One of the next hops is a WireGuard device.
+    fn is_encrypted(&self, hops: &[Hop]) -> bool {
+        let devices = self.tunnels.wireguard.values();
+        devices.into_iter().any(|device| hops.iter().any(|hop| hop.dev == device.name))
     }
 
     /// Brings the kernel closer to what is wanted; with `complete`, also removes what is ours and not wanted.
@@ -409,7 +444,7 @@ impl Fib {
             }
         }
         if complete && self.tunnels_since.elapsed() >= LINGER {
-            let errors = tunnels::sweep_devices(&mut self.netlink, &self.tunnels, &self.kernel);
+            let errors = tunnels::sweep_devices(&mut self.netlink, &self.tunnels, &self.former, &self.kernel);
             report.errors.extend(errors.iter().map(ToString::to_string));
         }
         report.routes = self.routes.actual().len();
@@ -451,8 +486,10 @@ impl Fib {
                 error => format!("IPIP device {}: {error}", device.name),
             });
         }
-        let names = wanted.vxlan.values().map(|device| &device.name);
-        for name in names.chain(wanted.ipip.iter().map(|device| &device.name)) {
+        let keys = self.encryption.keys.clone();
+        report.errors.extend(self.encryption.ensure(&mut self.netlink, &wanted));
+        report.keys_changed = keys != self.encryption.keys;
+        for name in tunnels::device_names(&wanted) {
             // Our own changes are not among the notifications.
             match self.netlink.link(name) {
                 Ok(Some(link)) => {
@@ -467,6 +504,14 @@ impl Fib {
         }
         self.entries.want(&wanted, &self.kernel);
         report.errors.extend(self.entries.write(&mut self.netlink, complete).iter().map(ToString::to_string));
+        let routes = wireguard::node_routes(&wanted, &self.kernel);
+        let keys = routes.iter().map(Route::key).collect();
+        for gone in std::mem::replace(&mut self.node_routes, keys).difference(&self.node_routes) {
+            self.routes.unset(gone);
+        }
+        for route in routes {
+            self.routes.set(route.key(), route);
+        }
         self.tunnels_suspect = report.errors.len() > before;
     }
 
@@ -572,9 +617,4 @@ fn uses(route: &margay_routing::Route, name: &str) -> bool {
         Target::Via(hops) => hops.iter().any(|hop| hop.dev == name),
         Target::Blackhole => false,
     }
-}
-
-/// A tunnel device of ours.
-fn is_tunnel(name: &str) -> bool {
-    name.ends_with(".mgy")
 }

@@ -182,14 +182,14 @@ fn a_node_is_one_object_which_outlives_a_restart_and_moves_in_one_message() {
         .run(|| {
             let mut observer = Netlink::open().unwrap();
             let mut monitor = Monitor::open().unwrap();
-            let mut fib = Fib::open().unwrap();
+            let mut fib = Fib::open(std::env::temp_dir()).unwrap();
             assert_eq!(fib.put(blocks("172.20.0.2")).changed, 200);
             let (routes, objects) = kernel(&mut observer);
             assert_eq!((routes.len(), objects.len()), (200, 1), "{objects:?}");
             drop(fib);
             seen(&mut monitor, &observer);
 
-            let mut fib = Fib::open().unwrap();
+            let mut fib = Fib::open(std::env::temp_dir()).unwrap();
             assert_eq!(fib.put(blocks("172.20.0.2")).changed, 0, "a restart changes nothing");
             assert_eq!(seen(&mut monitor, &observer), (0, 0));
             assert_eq!(kernel(&mut observer), (routes.clone(), objects));
@@ -219,7 +219,7 @@ fn other_next_hops_and_members_of_groups_lose_no_packet() {
     world
         .node
         .run(|| {
-            let mut fib = Fib::open().unwrap();
+            let mut fib = Fib::open(std::env::temp_dir()).unwrap();
             let (n2, n3, n4) = (("n2", "172.20.0.2"), ("n3", "172.20.0.3"), ("n4", "172.20.0.4"));
             let (v2, v3) = (("n2", "fd20::2"), ("n3", "fd20::3"));
             let sets: [&[(&str, &str)]; 8] =
@@ -258,7 +258,7 @@ fn what_others_take_away_comes_back() {
     world
         .node
         .run(|| {
-            let mut fib = Fib::open().unwrap();
+            let mut fib = Fib::open(std::env::temp_dir()).unwrap();
             let mut other = Netlink::open().unwrap();
             let nodes = [("n2", "172.20.0.2"), ("n3", "172.20.0.3")];
             let wanted = [
@@ -329,7 +329,7 @@ fn what_others_made_is_not_touched() {
             let before = foreign(&mut other);
             assert_eq!((before.0.len(), before.1.len()), (1, 1));
 
-            let mut fib = Fib::open().unwrap();
+            let mut fib = Fib::open(std::env::temp_dir()).unwrap();
             let underlay = fib.underlay();
             assert!(
                 underlay.routes.iter().any(|route| route.prefix == net("10.65.3.0/24")
@@ -377,7 +377,7 @@ fn ids_do_not_leak_when_blocks_wander() {
     world
         .node
         .run(|| {
-            let mut fib = Fib::open().unwrap();
+            let mut fib = Fib::open(std::env::temp_dir()).unwrap();
             let mut other = Netlink::open().unwrap();
             let addresses: Vec<String> = (2..40).map(|n| format!("172.20.0.{n}")).collect();
             for round in 0..30 {
@@ -412,7 +412,7 @@ fn a_kernel_without_nexthop_objects_gets_routes_with_their_own() {
     world
         .node
         .run(|| {
-            let mut fib = Fib::with(Netlink::open().unwrap(), None).unwrap();
+            let mut fib = Fib::with(Netlink::open().unwrap(), None, std::env::temp_dir()).unwrap();
             let mut other = Netlink::open().unwrap();
             let nodes = [("n2", "172.20.0.2"), ("n3", "172.20.0.3")];
             for node in &nodes {
@@ -435,14 +435,14 @@ fn a_kernel_without_nexthop_objects_gets_routes_with_their_own() {
             };
             assert_eq!(routes.iter().map(paths).collect::<Vec<_>>(), [2, 2], "{routes:?}");
             drop(fib);
-            let mut fib = Fib::with(Netlink::open().unwrap(), None).unwrap();
+            let mut fib = Fib::with(Netlink::open().unwrap(), None, std::env::temp_dir()).unwrap();
             assert_eq!(
                 fib.put([via("10.65.2.0/24", &nodes)]).changed,
                 1,
                 "the other one is not wanted any more"
             );
             // A newer kernel, or an agent that knows of objects, takes over.
-            let mut fib = Fib::open().unwrap();
+            let mut fib = Fib::open(std::env::temp_dir()).unwrap();
             fib.put([via("10.65.2.0/24", &nodes)]);
             assert_eq!(kernel(&mut other).1.len(), 3);
         })
@@ -455,7 +455,7 @@ fn a_pod_s_route_waits_for_its_interface() {
     world
         .node
         .run(|| {
-            let mut fib = Fib::open().unwrap();
+            let mut fib = Fib::open(std::env::temp_dir()).unwrap();
             let mut other = Netlink::open().unwrap();
             fib.want_routes(wish([pod("10.65.1.7/32", "mgyaaa")]));
             assert_eq!(fib.apply(true).pods_missing, BTreeSet::from([net("10.65.1.7/32")]));
@@ -482,7 +482,9 @@ fn the_thread_repairs_at_once_and_does_not_fight_without_end() {
         .node
         .run(|| {
             let health = margay_daemon::health::Health::new("test", "n1", &["routes"]);
-            let mut forwarding = crate::forwarding::Forwarding::spawn(Fib::open().unwrap(), health).unwrap();
+            let mut forwarding =
+                crate::forwarding::Forwarding::spawn(Fib::open(std::env::temp_dir()).unwrap(), health)
+                    .unwrap();
             let mut other = Netlink::open().unwrap();
             let routes: Vec<_> =
                 (0..100).map(|n| via(&format!("10.65.{n}.0/24"), &[("n2", "172.20.0.2")])).collect();

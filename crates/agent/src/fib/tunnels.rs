@@ -1,6 +1,6 @@
 //! Tunnel devices and their static entries. Everything on a device of ours is ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -9,6 +9,9 @@ use margay_netlink::{Address, AddressOptions, Error, FdbEntry, LinkChange, Mac, 
 use margay_routing::{IpipDevice, Tunnels, VxlanDevice};
 
 use super::kernel::Kernel;
+
+/// Names our devices have unless FelixConfiguration gives others.
+pub(crate) const DEVICES: [&str; 5] = ["vxlan.mgy", "vxlan-v6.mgy", "ipip.mgy", "wireguard.mgy", "wg-v6.mgy"];
 
 /// A neighbour's or forwarding entry's key: interface, then address or MAC.
 type Neighbours = Tracker<(u32, IpAddr), Mac>;
@@ -135,7 +138,7 @@ pub(super) fn ensure_ipip(netlink: &mut Netlink, wanted: &IpipDevice) -> Result<
 }
 
 /// Beside link-local ones, which the kernel makes.
-fn only_address(netlink: &mut Netlink, index: u32, wanted: Option<IpNet>) -> Result<(), Error> {
+pub(super) fn only_address(netlink: &mut Netlink, index: u32, wanted: Option<IpNet>) -> Result<(), Error> {
     let mut present = false;
     for address in netlink.addresses(Some(index))? {
         if Some(address.net) == wanted {
@@ -150,15 +153,25 @@ fn only_address(netlink: &mut Netlink, index: u32, wanted: Option<IpNet>) -> Res
     }
 }
 
-/// Removes tunnel devices of ours that no pool needs any more.
-pub(super) fn sweep_devices(netlink: &mut Netlink, wanted: &Tunnels, kernel: &Kernel) -> Vec<Error> {
-    let names = margay_routing::Settings::default();
-    let wanted: Vec<&String> =
-        wanted.vxlan.values().map(|d| &d.name).chain(wanted.ipip.iter().map(|d| &d.name)).collect();
-    let unwanted = [&names.vxlan_device, &names.vxlan_device_v6, &names.ipip_device]
-        .into_iter()
-        .filter(|name| !wanted.contains(name) && kernel.index(name).is_some());
-    unwanted.filter_map(|name| netlink.delete_link_named(name).err()).collect()
+/// Removes tunnel devices of ours that nothing needs any more; `former` have been wanted since this process began.
+pub(super) fn sweep_devices(
+    netlink: &mut Netlink,
+    wanted: &Tunnels,
+    former: &BTreeSet<String>,
+    kernel: &Kernel,
+) -> Vec<Error> {
+    let wanted: BTreeSet<&str> = device_names(wanted).collect();
+    let candidates = DEVICES.into_iter().chain(former.iter().map(String::as_str));
+    let unwanted: BTreeSet<&str> =
+        candidates.filter(|name| !wanted.contains(name) && kernel.index(name).is_some()).collect();
+    unwanted.into_iter().filter_map(|name| netlink.delete_link_named(name).err()).collect()
+}
+
+/// Names of all devices.
+pub(super) fn device_names(tunnels: &Tunnels) -> impl Iterator<Item = &str> {
+    let vxlan = tunnels.vxlan.values().map(|device| device.name.as_str());
+    let ipip = tunnels.ipip.iter().map(|device| device.name.as_str());
+    vxlan.chain(ipip).chain(tunnels.wireguard.values().map(|device| device.name.as_str()))
 }
 
 fn is_link_local(address: IpAddr) -> bool {

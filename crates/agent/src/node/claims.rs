@@ -188,7 +188,7 @@ impl Node {
     fn update_tunnel_addresses(&mut self) {
         let pools: Vec<IpPool> = self.cluster.bgp.pools_in_force().into_iter().cloned().collect();
         let pools: Vec<&IpPool> = pools.iter().collect();
-        for (encapsulation, family) in tunnels_needed(self.config.backend, &pools) {
+        for (encapsulation, family) in tunnels_needed(self.router.settings(), &pools) {
             let family = match family {
                 margay_routing::Family::V4 => Family::V4,
                 margay_routing::Family::V6 => Family::V6,
@@ -203,7 +203,7 @@ impl Node {
     }
 
     /// Uses the node's own object at once, and writes it once its tunnels are there: when others hear of them, they send.
-    fn write_own_node(&mut self, node: NodeResource) {
+    pub(super) fn write_own_node(&mut self, node: NodeResource) {
         self.cluster.bgp.nodes.insert(self.config.node.clone(), node.clone());
         self.cluster_changed();
         let generation = self.update_routes();
@@ -232,6 +232,12 @@ impl Node {
             (Encapsulation::Vxlan, Family::V4) => (Handle::vxlan_tunnel(node), "vxlanTunnelAddress"),
             (Encapsulation::Vxlan, Family::V6) => (Handle::vxlan_v6_tunnel(node), "vxlanV6TunnelAddress"),
             (Encapsulation::Ipip, Family::V4) => (Handle::ipip_tunnel(node), "ipipTunnelAddress"),
+            (Encapsulation::Wireguard, Family::V4) => {
+                (Handle::wireguard_tunnel(node), "wireguardTunnelAddress")
+            }
+            (Encapsulation::Wireguard, Family::V6) => {
+                (Handle::wireguard_v6_tunnel(node), "wireguardV6TunnelAddress")
+            }
             (Encapsulation::Ipip, Family::V6) | (Encapsulation::None, _) => return None,
         };
         let request = AddressRequest {

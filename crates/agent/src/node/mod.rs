@@ -8,6 +8,7 @@ mod collect;
 mod leave;
 mod register;
 mod routes;
+mod tunnels;
 mod views;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use margay_api::{IpamBlock, Key, Kind, Resource};
 use margay_control::cni::{
     AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest, GcRequest,
 };
-use margay_control::status::{Endpoint, IpamStatus, Policy, Problem, ReleaseRequest, Released};
+use margay_control::status::{Endpoint, IpamStatus, Policy, Problem, ReleaseRequest, Released, Tunnel};
 use margay_daemon::health::Health;
 use margay_daemon::server::Failure;
 use margay_daemon::speaker::{Speaker, until};
@@ -67,6 +68,8 @@ pub(crate) enum Request {
     Release(ReleaseRequest, Answer<Vec<Released>>),
     /// Local endpoints.
     Endpoints(Answer<Vec<Endpoint>>),
+    /// Tunnel devices.
+    Tunnels(Answer<Vec<Tunnel>>),
     /// Enforced policies.
     Policies(Answer<Vec<Policy>>),
     /// Path of the network namespace of the pod with an address.
@@ -239,6 +242,7 @@ impl Node {
                     self.underlay_changed();
                     self.follow_next_hops().await;
                     if self.in_sync {
+                        self.publish_keys();
                         self.update_routes();
                     }
                 }
@@ -262,6 +266,7 @@ impl Node {
         }
         if touched.cluster {
             self.cluster_changed();
+            self.publish_keys();
         }
         if touched.sessions {
             self.update_sessions().await;
@@ -351,6 +356,7 @@ impl Node {
             Request::Release(request, answer) => reply(answer, self.release_addresses(&request)),
             Request::Ipam(answer) => reply(answer, Ok(self.ipam_status())),
             Request::Endpoints(answer) => self.endpoints(answer),
+            Request::Tunnels(answer) => self.tunnels(answer),
             Request::Policies(answer) => self.policies(answer),
             Request::Namespace(address, answer) => reply(answer, self.namespace_of(address)),
             Request::Trace(destination, answer) => reply(answer, Ok(self.trace(destination))),

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use margay_routing::RouteTrace;
+use margay_api::kinds::FelixConfigurationSpec;
+use margay_routing::{RouteTrace, with_wireguard_keys};
 
 use super::Node;
 
@@ -15,13 +16,26 @@ impl Node {
         self.router.set_uplink(self.own_address().and_then(|address| underlay.uplink(address)));
     }
 
-    /// Tells the router of the cluster's nodes and pools.
+    /// Tells the router of the cluster's nodes and pools, and of what FelixConfiguration asks of this node.
     pub(super) fn cluster_changed(&mut self) {
+        let felix =
+            FelixConfigurationSpec::of_node(&self.cluster.felix, &self.config.node, &self.own_labels());
+        self.router.set_settings(self.router.settings().with_felix(&felix));
         let nodes: Vec<_> = self.cluster.bgp.nodes.values().collect();
         self.router.set_nodes(&nodes);
         self.router.set_pools(self.cluster.bgp.pools.values());
         // The node's own address may be another one.
         self.underlay_changed();
+    }
+
+    /// Says in our Node with which keys others can encrypt for us.
+    pub(super) fn publish_keys(&mut self) {
+        let keys = &self.forwarding.underlay().wireguard;
+        if let Some(node) = self.cluster.bgp.nodes.get(&self.config.node)
+            && let Some(changed) = with_wireguard_keys(node, &self.router.settings().wireguard, keys)
+        {
+            self.write_own_node(changed);
+        }
     }
 
     /// Hands what follows from the changes to the forwarding thread; returns the generation to wait for.

@@ -69,7 +69,36 @@ macro_rules! settings {
                 pub $name: $type,
             )*)*
         }
+
+        impl FelixConfigurationSpec {
+            /// Takes what is not given here from `other`.
+            fn or(mut self, other: &Self) -> Self {
+                $($(
+                    if self.$name.is_unset() {
+                        self.$name.clone_from(&other.$name);
+                    }
+                )*)*
+                self
+            }
+        }
     };
+}
+
+impl FelixConfigurationSpec {
+    /// What holds on a node with these labels: `node.<name>` before those whose `nodeSelector` selects it (by name), before
+    /// `default`.
+    #[must_use]
+    pub fn of_node(
+        all: &BTreeMap<String, Self>,
+        node: &str,
+        labels: &(impl selector::Labels + ?Sized),
+    ) -> Self {
+        let own = all.get(&format!("node.{node}"));
+        let selects =
+            |spec: &&Self| spec.node_selector.as_ref().is_some_and(|selector| selector.matches(labels));
+        let layers = own.into_iter().chain(all.values().filter(selects)).chain(all.get("default"));
+        layers.fold(Self::default(), Self::or)
+    }
 }
 
 settings! {

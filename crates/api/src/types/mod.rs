@@ -11,6 +11,7 @@ mod protocol;
 pub(crate) mod string_enum;
 #[cfg(test)]
 mod tests;
+mod wireguard_key;
 
 pub use asn::AsNumber;
 pub use community::{Community, CommunityRef};
@@ -19,6 +20,7 @@ pub use mac::MacAddr;
 pub use peer_address::PeerAddress;
 pub use port::{MAX_PORT_NAME, Port};
 pub use protocol::Protocol;
+pub use wireguard_key::WireguardKey;
 
 /// Serde through `Display` and `FromStr`, for types written as one string.
 macro_rules! serde_as_string {

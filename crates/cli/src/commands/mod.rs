@@ -10,6 +10,7 @@ mod get;
 mod ipam;
 mod policy;
 mod status;
+mod tunnels;
 mod version;
 mod write;
 
@@ -52,6 +53,8 @@ enum Command {
     Ipam(ipam::IpamCommand),
     /// Pods of this node
     Endpoints(endpoints::EndpointsArgs),
+    /// Tunnel devices of this node and their other ends
+    Tunnels(tunnels::TunnelsArgs),
     /// Policies this node enforces
     Policy(policy::PolicyArgs),
     /// Why a flow is allowed or denied, and which way it takes
@@ -78,6 +81,7 @@ impl Cli {
             Command::Bgp(command) => command.run(global),
             Command::Ipam(command) => command.run(global),
             Command::Endpoints(args) => args.run(global),
+            Command::Tunnels(args) => args.run(global),
             Command::Policy(args) => args.run(global),
             Command::Explain(args) => args.run(global),
             Command::Flows(args) => args.run(global),

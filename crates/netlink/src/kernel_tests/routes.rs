@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use super::{join, namespaces};
 use crate::{
     Address, AddressOptions, Nexthop, NexthopChange, NexthopTarget, Path, Route, RouteChange, RouteFilter,
-    RouteTarget,
+    RouteTarget, UnmarkedRule,
 };
 
 const POD: u8 = 180;
@@ -211,4 +211,35 @@ fn kernels_own_words_reach_the_error() {
         RouteTarget::Via { gateway: IpAddr::from([192, 0, 2, 1]), device: Some(link.index), onlink: false };
     let error = n.add_route(&Route::new(net("10.0.1.0/24"), target, CLUSTER)).unwrap_err();
     assert!(error.to_string().contains("Nexthop has invalid gateway"), "{error}");
+}
+
+#[test]
+fn unmarked_packets_are_looked_up_in_a_table_of_their_own() {
+    let Some([a, b]) = namespaces() else { return };
+    let (mut n, link, ..) = join(&a, &b);
+    let rules = [false, true].map(|v6| UnmarkedRule {
+        v6,
+        mark: 0x10_0000,
+        table: 181,
+        priority: 99,
+        protocol: CLUSTER,
+    });
+    for rule in &rules {
+        n.add_unmarked_rule(rule).unwrap();
+        assert!(n.add_unmarked_rule(rule).unwrap_err().is_exists());
+    }
+    assert_eq!(n.unmarked_rules(CLUSTER).unwrap(), rules);
+    assert_eq!(n.unmarked_rules(CLUSTER + 1).unwrap(), []);
+    let target = RouteTarget::Device { device: link.index };
+    n.add_route(&Route { table: 181, ..Route::new(net("192.0.2.7/32"), target, CLUSTER) }).unwrap();
+    let way = |mark: &str| {
+        let get = ["route", "get", "192.0.2.7", "mark", mark];
+        a.run(|| std::process::Command::new("ip").args(get).output().unwrap().status.success()).unwrap()
+    };
+    assert!(way("0") && way("0x20000") && !way("0x100000"), "with the mark there is no way");
+    for rule in &rules {
+        n.delete_unmarked_rule(rule).unwrap();
+        assert!(n.delete_unmarked_rule(rule).unwrap_err().is_not_found());
+    }
+    assert!(!way("0"));
 }

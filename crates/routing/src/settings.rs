@@ -1,0 +1,207 @@
+//! What daemon's configuration and FelixConfiguration choose.
+
+use std::collections::BTreeMap;
+
+use margay_api::kinds::FelixConfigurationSpec;
+
+use crate::desired::Encapsulation;
+use crate::input::{Backend, Family};
+
+/// WireGuard between nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireguardSettings {
+    /// The families it is on for (`wireguardEnabled`, `wireguardEnabledV6`).
+    pub families: BTreeMap<Family, WireguardFamily>,
+    /// Packets between the nodes themselves too (`wireguardHostEncryptionEnabled`).
+    pub encrypts_nodes: bool,
+    /// Seconds between packets that keep a path open (`wireguardKeepAlive`); 0: none.
+    pub keepalive: u16,
+    /// Priority of the policy routing rule for packets between nodes (`wireguardRoutingRulePriority`).
+    pub rule_priority: u32,
+}
+
+/// WireGuard for one family, inside and outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireguardFamily {
+    /// Name of the device, at most 15 octets (`wireguardInterfaceName`).
+    pub device: String,
+    /// UDP port, of all nodes (`wireguardListeningPort`).
+    pub port: u16,
+    /// MTU of the device (`wireguardMTU`); absent: from the uplink.
+    pub mtu: Option<u32>,
+}
+
+impl Default for WireguardSettings {
+    fn default() -> Self {
+        Self { families: BTreeMap::new(), encrypts_nodes: false, keepalive: 0, rule_priority: 99 }
+    }
+}
+
+/// Names, numbers and choices that come from the daemon's configuration and FelixConfiguration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// What brings packets to other nodes.
+    pub backend: Backend,
+    /// VXLAN network identifier (`vxlanVNI`).
+    pub vxlan_vni: u32,
+    /// VXLAN UDP port (`vxlanPort`).
+    pub vxlan_port: u16,
+    /// Name of the VXLAN device for IPv4, at most 15 octets.
+    pub vxlan_device: String,
+    /// Name of the VXLAN device for IPv6, at most 15 octets.
+    pub vxlan_device_v6: String,
+    /// Name of the IPIP device, at most 15 octets.
+    pub ipip_device: String,
+    /// MTU of the VXLAN device for IPv4 (`vxlanMTU`); absent: from the uplink.
+    pub vxlan_mtu: Option<u32>,
+    /// MTU of the VXLAN device for IPv6 (`vxlanMTUV6`); absent: from the uplink.
+    pub vxlan_mtu_v6: Option<u32>,
+    /// MTU of the IPIP device (`ipipMTU`); absent: from the uplink.
+    pub ipip_mtu: Option<u32>,
+    /// `ipipEnabled`: `false`: this node takes part in no IPIP; `true`: its device is there although no pool asks.
+    pub ipip_enabled: Option<bool>,
+    /// The same for VXLAN, `vxlanEnabled`; `true` concerns IPv4.
+    pub vxlan_enabled: Option<bool>,
+    /// Encryption between nodes.
+    pub wireguard: WireguardSettings,
+    /// MTU of pods; absent: the smallest any path in use needs.
+    pub pod_mtu: Option<u32>,
+    /// Most next hops in one route; further ones (by address) are left out.
+    pub max_paths: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            backend: Backend::default(),
+            vxlan_vni: 4096,
+            vxlan_port: 4789,
+            vxlan_device: "vxlan.mgy".to_owned(),
+            vxlan_device_v6: "vxlan-v6.mgy".to_owned(),
+            ipip_device: "ipip.mgy".to_owned(),
+            vxlan_mtu: None,
+            vxlan_mtu_v6: None,
+            ipip_mtu: None,
+            ipip_enabled: None,
+            vxlan_enabled: None,
+            wireguard: WireguardSettings::default(),
+            pod_mtu: None,
+            max_paths: 16,
+        }
+    }
+}
+
+impl Settings {
+    /// With what FelixConfiguration asks of this node; what it doesn't mention has its default.
+    #[must_use]
+    pub fn with_felix(&self, felix: &FelixConfigurationSpec) -> Self {
+        let default = Self::default();
+        let port = |given: Option<u32>, default: u16| {
+            given.and_then(|port| u16::try_from(port).ok()).unwrap_or(default)
+        };
+        // Felix's 0 is "find out".
+        let mtu = |given: Option<u32>| given.filter(|mtu| *mtu > 0);
+        let v4 = WireguardFamily {
+            device: felix.wireguard_interface_name.clone().unwrap_or_else(|| "wireguard.mgy".to_owned()),
+            port: port(felix.wireguard_listening_port, 51820),
+            mtu: mtu(felix.wireguard_mtu),
+        };
+        let v6 = WireguardFamily {
+            device: felix.wireguard_interface_name_v6.clone().unwrap_or_else(|| "wg-v6.mgy".to_owned()),
+            port: port(felix.wireguard_listening_port_v6, 51821),
+            mtu: mtu(felix.wireguard_mtu_v6),
+        };
+        let on = [(felix.wireguard_enabled, Family::V4, v4), (felix.wireguard_enabled_v6, Family::V6, v6)];
+        let families = on.into_iter().filter(|(on, ..)| *on == Some(true));
+        let keepalive = felix.wireguard_keep_alive.map_or(0, |every| every.0.as_secs());
+        let wireguard = WireguardSettings {
+            families: families.map(|(_, family, device)| (family, device)).collect(),
+            encrypts_nodes: felix.wireguard_host_encryption_enabled.unwrap_or(false),
+            keepalive: u16::try_from(keepalive).unwrap_or(u16::MAX),
+            rule_priority: felix
+                .wireguard_routing_rule_priority
+                .unwrap_or(WireguardSettings::default().rule_priority),
+        };
+        Self {
+            vxlan_vni: felix.vxlan_vni.unwrap_or(default.vxlan_vni),
+            vxlan_port: port(felix.vxlan_port, default.vxlan_port),
+            vxlan_mtu: mtu(felix.vxlan_mtu),
+            vxlan_mtu_v6: mtu(felix.vxlan_mtu_v6),
+            ipip_mtu: mtu(felix.ipip_mtu),
+            ipip_enabled: felix.ipip_enabled,
+            vxlan_enabled: felix.vxlan_enabled,
+            wireguard,
+            ..self.clone()
+        }
+    }
+
+    /// This node takes part in such tunnels.
+    pub(crate) fn allows(&self, encapsulation: Encapsulation) -> bool {
+        match encapsulation {
+            Encapsulation::None | Encapsulation::Wireguard => true,
+            Encapsulation::Ipip => self.ipip_enabled != Some(false),
+            Encapsulation::Vxlan => self.vxlan_enabled != Some(false),
+        }
+    }
+
+    /// Tunnels that are there although no pool asks.
+    pub(crate) fn forced(&self) -> impl Iterator<Item = (Encapsulation, Family)> {
+        let forced = [(Encapsulation::Ipip, self.ipip_enabled), (Encapsulation::Vxlan, self.vxlan_enabled)]
+            .into_iter();
+        let forced =
+            forced.filter(|(encapsulation, on)| *on == Some(true) && self.backend.carries(*encapsulation));
+        forced.map(|(encapsulation, _)| (encapsulation, Family::V4))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_api::Resource;
+    use margay_api::yaml;
+
+    use super::*;
+
+    #[test]
+    fn felix_configuration_says_how_tunnels_are_made() {
+        let text = "
+apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {name: default}
+spec:
+  vxlanVNI: 77
+  vxlanPort: 8472
+  vxlanMTU: 1400
+  ipipMTU: 0
+  ipipEnabled: false
+  wireguardEnabled: true
+  wireguardMTU: 1380
+  wireguardKeepAlive: 25s
+  wireguardHostEncryptionEnabled: true
+";
+        let Resource::FelixConfiguration(felix) = yaml::parse("felix.yaml", text).unwrap().remove(0).value
+        else {
+            panic!()
+        };
+        let base = Settings { backend: Backend::Vxlan, ..Settings::default() };
+        let settings = base.with_felix(&felix.spec);
+        let expected = Settings {
+            backend: Backend::Vxlan,
+            vxlan_vni: 77,
+            vxlan_port: 8472,
+            vxlan_mtu: Some(1400),
+            ipip_enabled: Some(false),
+            wireguard: WireguardSettings {
+                families: BTreeMap::from([(
+                    Family::V4,
+                    WireguardFamily { device: "wireguard.mgy".to_owned(), port: 51820, mtu: Some(1380) },
+                )]),
+                encrypts_nodes: true,
+                keepalive: 25,
+                rule_priority: 99,
+            },
+            ..Settings::default()
+        };
+        assert_eq!(settings, expected);
+        assert_eq!(settings.with_felix(&FelixConfigurationSpec::default()), base, "nothing is left of it");
+    }
+}
