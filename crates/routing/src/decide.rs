@@ -153,7 +153,7 @@ fn learned_hops(cx: &Context, pool: Option<&Pool>, next_hop: &NextHop) -> Result
         Some((address, dev)) if !cx.by_address.contains_key(&next_hop.address) => {
             let gateway = IpAddr::V6(*address);
             let key = HopKey::Gateway { address: gateway, dev: dev.clone() };
-            Ok(vec![Hop { key, gateway, dev: dev.clone(), onlink: false }])
+            Ok(vec![Hop { key, gateway: Some(gateway), dev: dev.clone(), onlink: false }])
         }
         _ => direct_hops(cx, pool, next_hop.address),
     }
@@ -176,7 +176,7 @@ fn direct_hops(cx: &Context, pool: Option<&Pool>, next_hop: IpAddr) -> Result<Ve
             }
             None => HopKey::Gateway { address: resolved.gateway, dev: resolved.dev.clone() },
         };
-        Hop { key, gateway: resolved.gateway, dev: resolved.dev, onlink: resolved.onlink }
+        Hop { key, gateway: Some(resolved.gateway), dev: resolved.dev, onlink: resolved.onlink }
     });
     Ok(hops.collect())
 }
@@ -286,7 +286,7 @@ fn vxlan_hop(
     };
     let hop = Hop {
         key: HopKey::Node { node: node_name.clone(), pool: Some(pool.name.clone()), family, way: 0 },
-        gateway: vtep.address,
+        gateway: Some(vtep.address),
         dev: dev.clone(),
         onlink: true,
     };
@@ -335,7 +335,7 @@ fn ipip_hop(cx: &Context, pool: &Pool, next_hop: IpAddr, stale: bool) -> (Result
             family: Family::of_addr(&next_hop),
             way: 0,
         },
-        gateway: next_hop,
+        gateway: Some(next_hop),
         dev: cx.settings.ipip_device.clone(),
         onlink: true,
     };

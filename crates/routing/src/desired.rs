@@ -74,8 +74,9 @@ pub enum HopKey {
 pub struct Hop {
     /// See [`HopKey`]. Hops with equal keys are equal.
     pub key: HopKey,
-    /// Where the packet goes next; for an IPv4 destination it may be an IPv6 address (RFC 8950).
-    pub gateway: IpAddr,
+    /// Where the packet goes next; for an IPv4 destination it may be an IPv6 address (RFC 8950). Absent: the device knows by the
+    /// destination, as WireGuard does.
+    pub gateway: Option<IpAddr>,
     /// Interface.
     pub dev: String,
     /// The gateway is taken to be on the link although no route says so (`RTNH_F_ONLINK`).

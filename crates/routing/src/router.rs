@@ -396,7 +396,10 @@ impl fmt::Display for Route {
                     if hops.len() > 1 {
                         f.write_str(" nexthop")?;
                     }
-                    write!(f, " via {} dev {}", hop.gateway, hop.dev)?;
+                    if let Some(gateway) = hop.gateway {
+                        write!(f, " via {gateway}")?;
+                    }
+                    write!(f, " dev {}", hop.dev)?;
                     if hop.onlink {
                         f.write_str(" onlink")?;
                     }

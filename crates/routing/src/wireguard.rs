@@ -38,9 +38,8 @@ pub(crate) fn hop(
     if !is_peer(cx, node, family) {
         return None;
     }
-    let gateway = cx.peers.get(node)?.address(family)?;
     let key = HopKey::Node { node: node.clone(), pool: Some(pool.name.clone()), family, way: 0 };
-    let hop = Hop { key, gateway, dev: device.device.clone(), onlink: true };
+    let hop = Hop { key, gateway: None, dev: device.device.clone(), onlink: false };
     let why = Reason::Encrypted { node: node.clone(), source };
     Some((hop, why))
 }

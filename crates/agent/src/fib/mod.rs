@@ -25,7 +25,7 @@ use margay_netlink::{
     Error, Netlink, Nexthop, NexthopTarget, Path, Route, RouteChange, RouteFilter, RouteKey, RouteTarget,
     sysctl,
 };
-use margay_routing::{Hop, Protocol, Target, Tunnels};
+use margay_routing::{Family, Hop, HopKey, Protocol, Target, Tunnels};
 use nix::errno::Errno;
 
 pub(crate) use self::kernel::Underlay;
@@ -575,7 +575,10 @@ impl Fib {
 fn acquire(nexthops: &mut Nexthops, hops: &[(&Hop, u32)], hint: Option<u32>) -> Vec<u32> {
     let mut ids: Vec<u32> = Vec::with_capacity(hops.len());
     for (hop, device) in hops {
-        let target = NexthopTarget::Via { gateway: hop.gateway, device: *device, onlink: hop.onlink };
+        let target = match hop.gateway {
+            Some(gateway) => NexthopTarget::Via { gateway, device: *device, onlink: hop.onlink },
+            None => NexthopTarget::Device { device: *device, ipv6: is_v6(&hop.key) },
+        };
         ids.push(nexthops.acquire(Key::Hop(hop.key.clone()), target, hint));
     }
     if ids.len() > 1 {
@@ -588,16 +591,24 @@ fn acquire(nexthops: &mut Nexthops, hops: &[(&Hop, u32)], hint: Option<u32>) -> 
     ids
 }
 
+fn is_v6(key: &HopKey) -> bool {
+    match key {
+        HopKey::Node { family, .. } => *family == Family::V6,
+        HopKey::Gateway { address, .. } => address.is_ipv6(),
+    }
+}
+
 /// The target of a route on a kernel without nexthop objects.
 fn classic(hops: &[(&Hop, u32)]) -> Option<RouteTarget> {
     match hops {
         [] => None,
-        [(hop, device)] => {
-            Some(RouteTarget::Via { gateway: hop.gateway, device: Some(*device), onlink: hop.onlink })
-        }
+        [(hop, device)] => Some(match hop.gateway {
+            Some(gateway) => RouteTarget::Via { gateway, device: Some(*device), onlink: hop.onlink },
+            None => RouteTarget::Device { device: *device },
+        }),
         several => {
             let path = |(hop, device): &(&Hop, u32)| Path {
-                gateway: Some(hop.gateway),
+                gateway: hop.gateway,
                 device: *device,
                 weight: 1,
                 onlink: hop.onlink,

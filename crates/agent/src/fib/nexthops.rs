@@ -78,7 +78,7 @@ impl Nexthops {
         self.objects
             .actual()
             .values()
-            .any(|target| matches!(target, NexthopTarget::Via { device, .. } if *device == index))
+            .any(|target| matches!(target, NexthopTarget::Via { device, .. } | NexthopTarget::Device { device, .. } if *device == index))
     }
 
     /// One more route wants this object to lead to `target`; returns its id. `hint`: the object a route of the kernel

@@ -56,9 +56,9 @@ fn net(text: &str) -> IpNet {
 fn via(prefix: &str, nodes: &[(&str, &str)]) -> margay_routing::Route {
     let hop = |(node, address): &(&str, &str)| {
         let gateway: IpAddr = address.parse().unwrap();
-        let family = margay_routing::Family::of_addr(&gateway);
+        let family = Family::of_addr(&gateway);
         let key = HopKey::Node { node: (*node).to_owned(), pool: None, family, way: 0 };
-        Hop { key, gateway, dev: "up0".to_owned(), onlink: false }
+        Hop { key, gateway: Some(gateway), dev: "up0".to_owned(), onlink: false }
     };
     let target = Target::Via(nodes.iter().map(hop).collect());
     margay_routing::Route { prefix: net(prefix), protocol: Protocol::Cluster, target }
