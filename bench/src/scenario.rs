@@ -38,14 +38,19 @@ pub(crate) struct Scenario {
     pub(crate) slow_reader: bool,
     /// Changes, churn and failure are measured, too.
     pub(crate) changes: bool,
+    /// Ours is measured with one processor, too.
+    pub(crate) pinned: bool,
 }
+
+/// So many that more than one processor should help.
+const MANY: usize = 5000;
 
 const fn plan(clients: usize, prefixes: usize, per_set: usize) -> Plan {
     Plan { clients, prefixes, per_set }
 }
 
 const fn scenario(name: &'static str, plan: Plan, slow_reader: bool, changes: bool) -> Scenario {
-    Scenario { name, plan, slow_reader, changes }
+    Scenario { name, plan, slow_reader, changes, pinned: plan.clients >= MANY }
 }
 
 /// The scenarios of the table.

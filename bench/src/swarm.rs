@@ -22,6 +22,11 @@ const READ: usize = 256 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Before a client that was refused tries again.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Before one that hears nothing gives up and tries again. Where the queue of the listener is short (BIRD's holds 8) connections
+/// seem to be up that are not, and only the end of TCP's patience, after a minute, would tell.
+const DEAF: Duration = Duration::from_secs(10);
+/// All at once again they would meet the same queue: they spread over so much time, as the jitter of real ones does.
+const SPREAD: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -148,7 +153,7 @@ impl Swarm {
             reading: true,
             writing: true,
             refresh: None,
-            again: None,
+            again: Some(Instant::now() + DEAF + Self::spread(number)),
             stopped: false,
         };
         client.out.clear();
@@ -194,7 +199,9 @@ impl Swarm {
         }
         if self.established < self.clients.len() {
             for number in 0..self.clients.len() {
-                if self.clients[number].again.is_some_and(|at| at <= now) {
+                let client = &self.clients[number];
+                if client.phase != Phase::Established && client.again.is_some_and(|at| at <= now) {
+                    self.refused += usize::from(client.socket.is_some());
                     self.connect(number)?;
                 }
             }
@@ -235,11 +242,15 @@ impl Swarm {
         Ok(())
     }
 
+    fn spread(number: usize) -> Duration {
+        SPREAD * u32::try_from(number % 100).unwrap_or_default() / 100
+    }
+
     fn lost(&mut self, number: usize) {
         let client = &mut self.clients[number];
         client.socket = None;
         client.phase = Phase::Connecting;
-        client.again = Some(Instant::now() + AGAIN);
+        client.again = Some(Instant::now() + AGAIN + Self::spread(number));
         self.refused += 1;
     }
 
@@ -382,6 +393,7 @@ impl Swarm {
             }
             (Message::Keepalive, Phase::OpenConfirm) => {
                 self.clients[number].phase = Phase::Established;
+                self.clients[number].again = None;
                 self.established += 1;
                 let mut out = BytesMut::new();
                 UpdateEncoder::new(SESSION).end_of_rib(AfiSafi::Ipv4Unicast, &mut out);

@@ -28,6 +28,8 @@ pub(crate) enum Subject {
     Mirror,
     /// Ours.
     Margay,
+    /// Ours with one processor, where a scenario asks what the others are good for.
+    Pinned,
     /// BIRD 2.
     Bird,
     /// FRRouting's bgpd.
@@ -39,8 +41,8 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Mirror, Self::Margay, Self::Bird, Self::Frr, Self::Gobgp, Self::Openbgpd];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Mirror, Self::Margay, Self::Pinned, Self::Bird, Self::Frr, Self::Gobgp, Self::Openbgpd];
 
     /// Where the program is.
     ///
@@ -50,7 +52,7 @@ impl Subject {
         let own = std::env::current_exe()?;
         let (path, hint) = match self {
             Self::Mirror => return Ok(own),
-            Self::Margay => {
+            Self::Margay | Self::Pinned => {
                 (own.with_file_name("margay-route-reflector"), "build the package margay-route-reflector")
             }
             Self::Bird => ("/usr/sbin/bird".into(), "install bird2"),
@@ -61,6 +63,11 @@ impl Subject {
         if path.exists() { Ok(path) } else { bail!("{} is not there: {hint}", path.display()) }
     }
 
+    /// Whether it is neither ours nor the mirror.
+    pub(crate) fn is_foreign(self) -> bool {
+        !matches!(self, Self::Mirror | Self::Margay | Self::Pinned)
+    }
+
     /// Why it cannot run here, if it cannot.
     pub(crate) fn missing(self) -> Option<String> {
         self.program().err().map(|error| error.to_string())
@@ -68,12 +75,19 @@ impl Subject {
 
     /// Starts it in the lab and waits until it listens.
     pub(crate) fn start(self, lab: &Lab, plan: &Plan, folder: &Path) -> Result<Running> {
-        let mut command = Command::new(self.program()?);
+        let mut command = match self {
+            Self::Pinned => {
+                let mut command = Command::new("/usr/bin/taskset");
+                command.args(["--cpu-list", "0"]).arg(self.program()?);
+                command
+            }
+            _ => Command::new(self.program()?),
+        };
         match self {
             Self::Mirror => {
                 command.arg("mirror");
             }
-            Self::Margay => margay::prepare(&mut command, plan, folder)?,
+            Self::Margay | Self::Pinned => margay::prepare(&mut command, plan, folder)?,
             Self::Bird => files::bird(&mut command, plan, folder)?,
             Self::Frr => files::frr(&mut command, plan, folder)?,
             Self::Gobgp => files::gobgp(&mut command, plan, folder)?,
