@@ -21,7 +21,7 @@ fn a_change_of_export_policy_is_soft() {
     };
     let filters = vec![Filter { name: "no-second".to_owned(), rules: vec![reject] }];
     let export = Arc::new(Policy { filters, default: Action::Accept });
-    rig.input(Input::SetPeer(Box::new(PeerConfig { export, ..client(2) })));
+    rig.input(Input::SetPeer(Arc::new(PeerConfig { export, ..client(2) })));
     let said = rig.said(changed);
     assert_eq!(
         (withdrawn(&said), announced(&said)),
@@ -30,7 +30,7 @@ fn a_change_of_export_policy_is_soft() {
     assert!(rig.said(other).is_empty());
     assert_eq!(rig.peer(2).established_count, 1);
     assert_ne!(rig.peer(2).group, rig.peer(3).group);
-    rig.input(Input::SetPeer(Box::new(client(2))));
+    rig.input(Input::SetPeer(Arc::new(client(2))));
     assert_eq!(rig.peer(2).group, rig.peer(3).group);
     assert_eq!(announced(&rig.said(changed)), ["10.1.1.0/24", "10.1.2.0/24"]);
 }
@@ -58,6 +58,28 @@ fn withdrawals_go_first_and_equal_attributes_share_a_message() {
     assert_eq!(said.len(), 2, "{said:?}");
     assert_eq!(withdrawn(&said[..1]), ["10.1.1.0/24"]);
     assert_eq!(announced(&said[1..]), ["10.1.2.0/24", "10.1.3.0/24"]);
+}
+
+#[test]
+fn what_changes_while_it_is_busy_is_told_once() {
+    let mut rig = Rig::new(vec![client(1), client(2)]);
+    let (source, sink) = (rig.up(1), rig.up(2));
+    rig.pass(SECOND);
+    rig.said(sink);
+    let change = |med| announce(1, &["10.1.1.0/24"], PathAttributes { med: Some(med), ..plain() });
+    for med in 1..=9 {
+        rig.send(source, &change(med));
+    }
+    rig.pass(SECOND);
+    let meds: Vec<Option<u32>> = rig
+        .said(sink)
+        .iter()
+        .filter_map(|message| match message {
+            Message::Update(update) if update.announces() => Some(update.attributes.med),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(meds, [Some(1), Some(9)], "the first at once, the last when the others have come");
 }
 
 #[test]
