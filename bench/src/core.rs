@@ -89,7 +89,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     core.input(Input::SetOriginated(Vec::new()));
     let peer = |client| {
         let config = PeerConfig::new(Plan::address(client).into(), AS, PeerKind::InternalClient);
-        PeerConfig { passive: true, ..config }
+        PeerConfig { passive: true, ..config }.into()
     };
     core.input(Input::SetPeers((0..plan.clients).map(peer).collect()));
     for client in 0..plan.clients {

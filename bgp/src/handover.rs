@@ -15,6 +15,8 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// The form below. To be raised when another release could misunderstand it.
 pub(crate) const VERSION: u32 = 2;
@@ -37,7 +39,7 @@ pub struct Handover {
     pub(crate) withhold_until: Option<Time>,
     pub(crate) draining: bool,
     /// No flush before, and the current wait between flushes.
-    pub(crate) pace: (Time, std::time::Duration),
+    pub(crate) pace: (Time, Duration),
     /// Absent if they have not been told.
     pub(crate) originated: Option<Vec<Originated>>,
     pub(crate) ranges: Vec<PeerRange>,
@@ -68,7 +70,7 @@ impl Handover {
             let own = IpNet::from(peer.config.remote);
             let secret = self.passwords.iter().find(|(from, _)| *from == own);
             let password = secret.map(|(_, secret)| Password::parse(&secret.0)).transpose().ok()?;
-            Some(PeerConfig { password, ..peer.config.clone() })
+            Some(PeerConfig { password, ..PeerConfig::clone(&peer.config) })
         })
     }
 
@@ -87,7 +89,7 @@ pub(crate) struct Secret(#[serde(with = "octets")] pub(crate) Bytes);
 /// One peer. Connections that are not a session yet are not handed over.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct PeerState {
-    pub(crate) config: PeerConfig,
+    pub(crate) config: Arc<PeerConfig>,
     pub(crate) dynamic: Option<IpNet>,
     pub(crate) remote_id: Option<Ipv4Addr>,
     pub(crate) interface: Option<String>,
@@ -96,6 +98,9 @@ pub(crate) struct PeerState {
     pub(crate) last_error: Option<(Time, String)>,
     pub(crate) last_reset: Option<(Time, String)>,
     pub(crate) barred_until: Option<Time>,
+    /// When a peer that is Idle is tried again, and how long it will have to wait after the next error.
+    #[serde(default)]
+    pub(crate) idle: Option<(Time, Duration)>,
     pub(crate) counters: MessageCounters,
     pub(crate) bfd: Option<SessionStatus>,
     pub(crate) families: [FamilyState; 2],

@@ -121,9 +121,9 @@ pub enum Input {
     /// A peer's BFD session changed (see [`Output::Bfd`]).
     Bfd(IpAddr, bfd::SessionStatus),
     /// The whole desired list of peers.
-    SetPeers(Vec<PeerConfig>),
+    SetPeers(Vec<Arc<PeerConfig>>),
     /// One peer, new or changed.
-    SetPeer(Box<PeerConfig>),
+    SetPeer(Arc<PeerConfig>),
     /// One peer less.
     RemovePeer(IpAddr),
     /// One peer less, whose place others have taken: it may keep our routes (RFC 4724) until they have for it, too.

@@ -176,7 +176,7 @@ async fn bird_with_a_password_and_ttl_security() {
         bird.eventually("show protocols safe", |answer| answer.contains("Established")).await;
         route(&node, "10.50.4.0/24", |route| !route.stale).await;
         bird.eventually("show route 10.1.2.0/24", |answer| answer.contains("10.1.2.0/24")).await;
-        node.set_peers(Vec::new()).await.unwrap();
+        node.set_peers(Vec::<PeerConfig>::new()).await.unwrap();
     }
 }
 
@@ -188,7 +188,7 @@ async fn bird_in_a_range_sends_several_paths_and_drains() {
     let net = 5;
     let node = spawn(net, 2);
     node.set_originated(own_routes(2)).await.unwrap();
-    node.set_peers(Vec::new()).await.unwrap();
+    node.set_peers(Vec::<PeerConfig>::new()).await.unwrap();
     let template = PeerConfig { add_path_receive: true, ..peer(net, 2, 9, PeerKind::Internal) };
     let range = PeerRange { prefix: "127.78.5.8/29".parse().unwrap(), template, max: 10 };
     node.set_ranges(vec![range]).await.unwrap();

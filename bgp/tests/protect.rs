@@ -228,7 +228,7 @@ async fn a_range_has_one_key_for_everyone_in_it() {
     let hub = spawn(1, at(5, 1));
     let template = PeerConfig { password: password("all"), ..peer(at(5, 0), at(5, 1).ip()) };
     let range = PeerRange { prefix: "127.79.5.0/24".parse().unwrap(), template, max: 1000 };
-    hub.handle.set_peers(Vec::new()).await.unwrap();
+    hub.handle.set_peers(Vec::<PeerConfig>::new()).await.unwrap();
     hub.handle.set_ranges(vec![range]).await.unwrap();
     let node = async |last: u8, key: Option<Password>| {
         let node = spawn(last, at(5, last));

@@ -78,7 +78,7 @@ impl World {
             ..PeerConfig::new(address(last), AS, PeerKind::InternalClient)
         });
         speaker.handle(Time::ZERO, Input::SetOriginated(Vec::new()));
-        speaker.handle(Time::ZERO, Input::SetPeers(peers.to_vec()));
+        speaker.handle(Time::ZERO, Input::SetPeers(peers.map(Into::into).to_vec()));
         let mut world = Self {
             speaker,
             now: Time::ZERO,

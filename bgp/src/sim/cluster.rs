@@ -3,6 +3,7 @@
 use super::net::{NetConfig, NodeId, Sim};
 use super::thin::{Thin, VERSIONS};
 use crate::config::{Originated, PeerConfig, PeerKind, SpeakerConfig};
+use crate::handover::RestoreError;
 use crate::io::Input;
 use crate::status::{PeerState, PeerStatus, RouteQuery};
 use ipnet::IpNet;
@@ -191,7 +192,23 @@ impl Cluster {
         };
         self.sim.input(node, Input::SetOriginated(own));
         let peers = self.peer_list(index);
-        self.sim.input(node, Input::SetPeers(peers));
+        self.sim.input(node, Input::SetPeers(peers.into_iter().map(Arc::new).collect()));
+    }
+
+    /// A new process takes over the sessions of a reflector that runs.
+    ///
+    /// # Errors
+    /// What its state lacks.
+    pub fn upgrade(&mut self, index: usize) -> Result<(), RestoreError> {
+        let node = self.node(index);
+        let config = SpeakerConfig { restarting: true, ..SpeakerConfig::new(Self::router_id(index), SIM_AS) };
+        let mut config = SpeakerConfig { seed: self.sim.random(u64::MAX), ..config };
+        (self.adjust_speaker)(&mut config);
+        self.sim.upgrade(node, config)?;
+        self.sim.input(node, Input::SetOriginated(Vec::new()));
+        let peers = self.peer_list(index);
+        self.sim.input(node, Input::SetPeers(peers.into_iter().map(Arc::new).collect()));
+        Ok(())
     }
 
     /// The reflectors as every thin client has them.
@@ -241,7 +258,7 @@ impl Cluster {
         self.members.insert(index);
         for other in self.partners(index) {
             let peer = self.peer(other, index);
-            self.sim.input(self.node(other), Input::SetPeer(Box::new(peer)));
+            self.sim.input(self.node(other), Input::SetPeer(Arc::new(peer)));
         }
         self.start(index, false);
     }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 mod link;
 mod queue;
+mod upgrade;
 
 use link::{Item, Link};
 use queue::{Happening, Queue};

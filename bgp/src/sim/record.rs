@@ -3,7 +3,9 @@
 
 use super::NodeId;
 use crate::config::SpeakerConfig;
+use crate::handover::{Handover, RestoreError};
 use crate::io::{Input, Output};
+use crate::monitor::MonitorConfig;
 use crate::speaker::Speaker;
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
@@ -15,6 +17,8 @@ use std::io::{self, BufRead, Write};
 enum Line {
     /// A speaker starts.
     Start { node: usize, at: Time, config: Box<SpeakerConfig> },
+    /// A speaker takes the place of the one before.
+    TakeOver { node: usize, at: Time, config: Box<SpeakerConfig>, state: Box<Handover> },
     /// It is given something.
     Input { node: usize, at: Time, input: Box<Input> },
     /// It has said so many things since its last line; the FNV-1a hash of them as JSON.
@@ -81,6 +85,13 @@ impl Recorder {
         }
     }
 
+    pub(super) fn take_over(&mut self, node: NodeId, at: Time, config: &SpeakerConfig, state: &Handover) {
+        if self.wants(node) {
+            let (config, state) = (Box::new(config.clone()), Box::new(state.clone()));
+            self.line(&Line::TakeOver { node: node.0, at, config, state });
+        }
+    }
+
     pub(super) fn input(&mut self, node: NodeId, at: Time, input: &Input) {
         if self.wants(node) {
             self.settled(node);
@@ -112,6 +123,9 @@ pub enum ReplayError {
     /// A line speaks of a node that has not started.
     #[error("line {0} of the recording speaks of node {1}, which has not started")]
     NotStarted(usize, usize),
+    /// A line hands over what no speaker can take.
+    #[error("line {0} of the recording: {1}")]
+    Refused(usize, #[source] RestoreError),
     /// The speaker said something else.
     #[error("line {line}: node {node} was recorded to say {recorded}, now it says {now}")]
     Diverged {
@@ -153,22 +167,26 @@ pub fn replay(
         let number = index + 1;
         let text = text.map_err(|error| ReplayError::Unreadable(number, error))?;
         let line = serde_json::from_str(&text).map_err(|e| ReplayError::Unreadable(number, e.into()))?;
-        match line {
+        let node = match line {
             Line::Start { node, at, config } => {
                 speakers.insert(node, (Speaker::new(*config, at), at));
                 said.remove(&node);
                 replayed.starts += 1;
+                continue;
+            }
+            Line::TakeOver { node, at, config, state } => {
+                let speaker = Speaker::restore(*config, MonitorConfig::default(), *state);
+                let speaker = speaker.map_err(|error| ReplayError::Refused(number, error))?;
+                speakers.insert(node, (speaker, at));
+                said.remove(&node);
+                node
             }
             Line::Input { node, at, input } => {
                 let (speaker, now) = speakers.get_mut(&node).ok_or(ReplayError::NotStarted(number, node))?;
                 *now = at;
                 speaker.handle(at, *input);
                 replayed.inputs += 1;
-                let said = said.entry(node).or_insert(Said::NOTHING);
-                while let Some(output) = speaker.poll_output() {
-                    see(node, *now, &output);
-                    said.add(&output).map_err(|error| ReplayError::Unreadable(number, error.into()))?;
-                }
+                node
             }
             Line::Output { node, count, hash } => {
                 let now = said.remove(&node).unwrap_or(Said::NOTHING);
@@ -182,7 +200,14 @@ pub fn replay(
                     });
                 }
                 replayed.outputs += count;
+                continue;
             }
+        };
+        let Some((speaker, now)) = speakers.get_mut(&node) else { continue };
+        let said = said.entry(node).or_insert(Said::NOTHING);
+        while let Some(output) = speaker.poll_output() {
+            see(node, *now, &output);
+            said.add(&output).map_err(|error| ReplayError::Unreadable(number, error.into()))?;
         }
     }
     Ok(replayed)

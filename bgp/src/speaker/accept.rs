@@ -131,7 +131,7 @@ impl Speaker {
                 Slot::Main
             }
             PeerState::Connect | PeerState::OpenSent | PeerState::OpenConfirm | PeerState::Established => {
-                let mut rival = Conn::new(PeerState::Active);
+                let mut rival = Box::new(Conn::new(PeerState::Active));
                 rival.attach(conn, false, Some(local));
                 // The peer has given up its earlier attempt if it makes another.
                 let earlier = peer.rival.replace(rival).and_then(|earlier| earlier.id);

@@ -53,7 +53,7 @@ fn same_session(old: &PeerConfig, new: &PeerConfig) -> bool {
 }
 
 impl Speaker {
-    pub(super) fn set_peers(&mut self, peers: Vec<PeerConfig>) {
+    pub(super) fn set_peers(&mut self, peers: Vec<Arc<PeerConfig>>) {
         self.peers_known = true;
         let wanted: BTreeSet<IpAddr> = peers.iter().map(|peer| peer.remote.to_canonical()).collect();
         let gone: Vec<IpAddr> = self
@@ -71,10 +71,12 @@ impl Speaker {
         }
     }
 
-    pub(super) fn set_peer(&mut self, mut config: PeerConfig) {
+    pub(super) fn set_peer(&mut self, mut config: Arc<PeerConfig>) {
         self.peers_known = true;
-        config.remote = config.remote.to_canonical();
-        config.local = config.local.map(|local| local.to_canonical());
+        let (remote, local) = (config.remote.to_canonical(), config.local.map(|local| local.to_canonical()));
+        if (remote, local) != (config.remote, config.local) {
+            config = Arc::new(PeerConfig { remote, local, ..PeerConfig::clone(&config) });
+        }
         match self.by_address.get(&config.remote) {
             Some(id) => self.change_peer(*id, config, None),
             None => {
@@ -84,7 +86,7 @@ impl Speaker {
     }
 
     /// A new peer, configured or of a range.
-    pub(super) fn add_peer(&mut self, config: PeerConfig, dynamic: Option<IpNet>) -> SourceId {
+    pub(super) fn add_peer(&mut self, config: Arc<PeerConfig>, dynamic: Option<IpNet>) -> SourceId {
         let remote = config.remote;
         let id = self.insert_peer(config, dynamic);
         self.admit_parked(id, remote);
@@ -95,7 +97,7 @@ impl Speaker {
     }
 
     /// A new peer that does nothing yet.
-    pub(super) fn insert_peer(&mut self, config: PeerConfig, dynamic: Option<IpNet>) -> SourceId {
+    pub(super) fn insert_peer(&mut self, config: Arc<PeerConfig>, dynamic: Option<IpNet>) -> SourceId {
         let id = SourceId(self.next_source);
         self.next_source += 1;
         let remote = config.remote;
@@ -113,14 +115,14 @@ impl Speaker {
         );
         self.by_address.insert(remote, id);
         let (bfd, interface) = (config.bfd_session(), config.interface.clone());
-        self.peers.insert(id, Peer { dynamic, ..Peer::new(id, Arc::new(config)) });
+        self.peers.insert(id, Box::new(Peer { dynamic, ..Peer::new(id, config) }));
         if bfd.is_some() {
             self.outputs.push_back(Output::Bfd { remote, interface, session: bfd });
         }
         id
     }
 
-    pub(super) fn change_peer(&mut self, id: SourceId, config: PeerConfig, dynamic: Option<IpNet>) {
+    pub(super) fn change_peer(&mut self, id: SourceId, config: Arc<PeerConfig>, dynamic: Option<IpNet>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let was_dynamic = std::mem::replace(&mut peer.dynamic, dynamic);
         let own_key = |dynamic: Option<IpNet>, config: &PeerConfig| {
@@ -132,10 +134,10 @@ impl Speaker {
             self.authenticate(from, new_key);
         }
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if *peer.config == config {
+        if peer.config == config {
             return;
         }
-        let old = std::mem::replace(&mut peer.config, Arc::new(config));
+        let old = std::mem::replace(&mut peer.config, config);
         peer.retry_wait = peer.config.timers.connect_retry;
         peer.error_wait = peer.config.timers.error_wait;
         let new = Arc::clone(&peer.config);
@@ -178,7 +180,7 @@ impl Speaker {
     /// Changes the keys of a peer's connections that are up; one that is being dialled would come up with the old ones.
     fn rekey(&mut self, id: SourceId, old: &PeerConfig, new: &PeerConfig) {
         let Some(peer) = self.peers.get(&id) else { return };
-        let conns = [Some(&peer.main), peer.rival.as_ref()].into_iter().flatten();
+        let conns = [Some(&peer.main), peer.rival.as_deref()].into_iter().flatten();
         let up: Vec<ConnId> = conns.filter(|conn| conn.connected).filter_map(|conn| conn.id).collect();
         let dials = peer.main.state == PeerState::Connect;
         for conn in up {
@@ -228,7 +230,7 @@ impl Speaker {
 
     /// Asks a peer for its routes again (RFC 2918); one that can't is reset, keeping routes where it can.
     pub(super) fn ask_again(&mut self, id: SourceId) {
-        let Some(session) = self.peers.get(&id).and_then(Peer::session) else { return };
+        let Some(session) = self.peers.get(&id).and_then(|peer| peer.session()) else { return };
         let families: Vec<Family> = Family::ALL.into_iter().filter(|family| session.has(*family)).collect();
         if session.route_refresh {
             for family in families {

@@ -1,13 +1,13 @@
 //! Neighbours that nobody configured one by one: whoever connects from a range becomes a peer, until it is gone.
 
 use super::Speaker;
-use super::peer::Peer;
 use crate::config::{PeerConfig, PeerRange};
 use crate::family::Family;
 use crate::io::Log;
 use crate::rib::SourceId;
 use ipnet::IpNet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 impl Speaker {
     pub(super) fn set_ranges(&mut self, ranges: Vec<PeerRange>) {
@@ -82,14 +82,14 @@ impl Speaker {
 
     /// A peer lost its connection, or its last routes.
     pub(super) fn may_be_gone(&mut self, id: SourceId) {
-        if self.peers.get(&id).is_some_and(|peer: &Peer| peer.dynamic.is_some()) {
+        if self.peers.get(&id).is_some_and(|peer| peer.dynamic.is_some()) {
             self.maybe_gone.insert(id);
         }
     }
 }
 
 impl PeerRange {
-    fn peer(&self, remote: IpAddr) -> PeerConfig {
-        PeerConfig { remote, passive: true, ..self.template.clone() }
+    fn peer(&self, remote: IpAddr) -> Arc<PeerConfig> {
+        Arc::new(PeerConfig { remote, passive: true, ..self.template.clone() })
     }
 }

@@ -144,14 +144,8 @@ impl Speaker {
         Some(ForwardingHop { address: next_hop.address(), link_local })
     }
 
-    /// Gives peers what they can take.
-    pub(super) fn pump_all(&mut self) {
-        while let Some(id) = self.to_pump.pop_first() {
-            self.pump(id);
-        }
-    }
-
-    fn pump(&mut self, id: SourceId) {
+    /// Gives a peer what it can take.
+    pub(super) fn pump(&mut self, id: SourceId) {
         let us = self.identity();
         let window = self.config.egress.window;
         loop {

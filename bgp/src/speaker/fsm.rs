@@ -302,7 +302,7 @@ impl Speaker {
         let now = self.now;
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Some(rival) = peer.rival.take() {
-            peer.main = rival;
+            peer.main = *rival;
             peer.idle_until = None;
             let state = peer.main.state;
             self.report(id, state, "the peer's own connection goes on");

@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Unsent octets that a session may take along; one that lags more is sent the table again, if it knows RFC 7313.
 const OUTPUT: usize = 256 << 10;
@@ -40,6 +41,8 @@ impl Speaker {
     /// speaker is good for nothing afterwards but its last outputs, none of which is a write.
     pub fn hand_over(&mut self, mut unsent: BTreeMap<ConnId, Vec<u8>>) -> Handover {
         self.flush();
+        // What they have not been given is in the state.
+        self.to_pump.clear();
         let (mut routes, incomplete) = self.recorded_routes();
         let mut digests = BTreeMap::new();
         let mut budget = OUTPUTS;
@@ -49,7 +52,7 @@ impl Speaker {
             let session = self.session_state(id, &mut unsent, &mut digests, &mut budget);
             let Some(peer) = self.peers.get(&id) else { continue };
             peers.push(PeerState {
-                config: peer.config.as_ref().clone(),
+                config: Arc::clone(&peer.config),
                 dynamic: peer.dynamic,
                 remote_id: peer.remote_id,
                 interface: peer.interface.as_deref().map(str::to_owned),
@@ -58,6 +61,7 @@ impl Speaker {
                 last_error: peer.last_error.clone(),
                 last_reset: peer.last_reset.clone(),
                 barred_until: peer.barred_until,
+                idle: peer.idle_until.map(|until| (until, peer.error_wait)),
                 counters: peer.counters,
                 bfd: peer.bfd,
                 families: peer.families,
@@ -241,7 +245,8 @@ impl Speaker {
         speaker.set_ranges(ranges);
         let (mut sessions, mut ask_again) = (Vec::new(), Vec::new());
         for mut peer in state.peers {
-            peer.config.password = passwords.get(&IpNet::from(peer.config.remote)).cloned();
+            let password = passwords.get(&IpNet::from(peer.config.remote)).cloned();
+            Arc::make_mut(&mut peer.config).password = password;
             if peer.ask_again {
                 ask_again.push(peer.config.remote);
             }
@@ -259,14 +264,8 @@ impl Speaker {
         let idle: Vec<SourceId> =
             speaker.peers.values().filter(|peer| !peer.is_up()).map(|peer| peer.id).collect();
         for id in idle {
-            let barred = speaker.peers.get(&id).and_then(|peer| peer.barred_until);
-            match barred.filter(|until| *until > speaker.now) {
-                Some(until) => {
-                    if let Some(peer) = speaker.peers.get_mut(&id) {
-                        peer.idle_until = Some(until);
-                    }
-                    speaker.schedule(id);
-                }
+            match speaker.peers.get(&id).and_then(|peer| peer.idle_until) {
+                Some(_) => speaker.schedule(id),
                 None => speaker.start(id),
             }
             speaker.may_be_gone(id);
@@ -279,7 +278,6 @@ impl Speaker {
         if speaker.in_sync {
             speaker.outputs.push_back(Output::Event(Event::InSync));
         }
-        speaker.pump_all();
         Ok(speaker)
     }
 
@@ -296,6 +294,11 @@ impl Speaker {
             peer.last_error = state.last_error;
             peer.last_reset = state.last_reset;
             peer.barred_until = state.barred_until;
+            peer.idle_until = state.barred_until.filter(|until| *until > self.now);
+            if let Some((until, error_wait)) = state.idle {
+                peer.idle_until = peer.idle_until.max(Some(until));
+                peer.error_wait = error_wait;
+            }
             peer.counters = state.counters;
             peer.bfd = state.bfd;
             peer.families = state.families;

@@ -88,6 +88,20 @@ fn timers_and_broken_messages_go_on() {
 }
 
 #[test]
+fn who_had_to_wait_after_an_error_goes_on_waiting() {
+    let mut rig = Rig::new(vec![PeerConfig { passive: false, ..passive(1, PeerKind::InternalClient) }]);
+    let [(conn, _)] = rig.dials[..] else { panic!("{:?}", rig.dials) };
+    rig.input(Input::Connected { conn, local: (address(100), 5000).into() });
+    rig.send_raw(conn, &[0; 19]);
+    assert_eq!(rig.peer(1).state, PeerState::Idle);
+    rig.hand_over();
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(rig.dials.len(), 1, "it waits for two seconds, or three quarters of that");
+    rig.pass(Duration::from_secs(2));
+    assert!(rig.dials.len() > 1);
+}
+
+#[test]
 fn what_changed_meanwhile_is_an_ordinary_change() {
     let password = Password::new(b"secret").unwrap();
     let mut peers = clients(3);
@@ -102,7 +116,7 @@ fn what_changed_meanwhile_is_an_ordinary_change() {
     // The second has been removed; the third's hold time is another.
     peers[2].timers.hold = Duration::from_secs(30);
     let changed = vec![peers[0].clone(), peers[2].clone()];
-    rig.input(Input::SetPeers(changed));
+    rig.input(Input::SetPeers(changed.into_iter().map(Into::into).collect()));
     assert_eq!(rig.said(conns[0]), []);
     assert_eq!(rig.peer(1).state, PeerState::Established);
     for (conn, cease) in [(1, CeaseSubcode::PeerDeconfigured), (2, CeaseSubcode::OtherConfigurationChange)] {
@@ -253,7 +267,6 @@ impl Play {
             Step::HandOver => {
                 // A speaker that hands over sends what it has.
                 self.rig.speaker.flush();
-                self.rig.speaker.pump_all();
                 self.rig.drain();
             }
         }

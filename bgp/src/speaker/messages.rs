@@ -104,7 +104,7 @@ impl Speaker {
             Message::Keepalive => self.event(id, slot, FsmEvent::Keepalive, None),
             Message::Notification(notification) => self.notification_received(id, slot, notification),
             Message::Update(update) => {
-                let up = slot == Slot::Main && self.peers.get(&id).is_some_and(super::peer::Peer::is_up);
+                let up = slot == Slot::Main && self.peers.get(&id).is_some_and(|peer| peer.is_up());
                 self.event(id, slot, FsmEvent::Update, None);
                 if !up {
                     return;
@@ -113,7 +113,7 @@ impl Speaker {
                 self.update_received(id, &update);
             }
             Message::RouteRefresh(refresh) => {
-                let up = slot == Slot::Main && self.peers.get(&id).is_some_and(super::peer::Peer::is_up);
+                let up = slot == Slot::Main && self.peers.get(&id).is_some_and(|peer| peer.is_up());
                 self.event(id, slot, FsmEvent::Update, None);
                 if up {
                     self.refresh_received(id, refresh);

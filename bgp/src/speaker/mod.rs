@@ -67,7 +67,7 @@ pub struct Speaker {
     config: SpeakerConfig,
     now: Time,
     rng: Rng,
-    peers: BTreeMap<SourceId, Peer>,
+    peers: BTreeMap<SourceId, Box<Peer>>,
     by_address: BTreeMap<IpAddr, SourceId>,
     ranges: Vec<PeerRange>,
     /// Peers of ranges that may have gone.
@@ -190,7 +190,7 @@ impl Speaker {
             Input::Written { conn, bytes } => self.written(conn, bytes),
             Input::Bfd(remote, status) => self.bfd_changed(remote, status),
             Input::SetPeers(peers) => self.set_peers(peers),
-            Input::SetPeer(peer) => self.set_peer(*peer),
+            Input::SetPeer(peer) => self.set_peer(peer),
             Input::RemovePeer(remote) => self.remove_peer(remote),
             Input::ReleasePeer(remote) => self.release_peer(remote),
             Input::SetRanges(ranges) => self.set_ranges(ranges),
@@ -213,13 +213,22 @@ impl Speaker {
         if !busy {
             self.flush_if_due();
         }
-        self.pump_all();
         self.pump_stations();
     }
 
-    /// The next thing to do.
+    /// The next thing to do. What peers can take is made one peer at a time: what waits here is little, however many there are.
     pub fn poll_output(&mut self) -> Option<Output> {
+        while self.outputs.is_empty() {
+            let id = self.to_pump.pop_first()?;
+            self.pump(id);
+        }
         self.outputs.pop_front()
+    }
+
+    /// Whether a connection, or the attempt at one, is of this speaker.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn knows(&self, conn: ConnId) -> bool {
+        self.conns.contains_key(&conn)
     }
 
     fn find(&self, conn: ConnId) -> Option<(SourceId, Slot)> {
@@ -258,13 +267,16 @@ impl Speaker {
         let Some((id, slot)) = self.find(conn) else { return };
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let send_hold = peer.config.timers.send_hold;
-        let now = self.now;
-        if let Some(conn) = peer.conn_mut(slot) {
-            conn.in_flight = conn.in_flight.saturating_sub(bytes);
-            let armed = conn.in_flight > 0 && !send_hold.is_zero();
-            conn.send_hold = armed.then(|| now + send_hold);
+        let (now, window) = (self.now, self.config.egress.window);
+        let Some(conn) = peer.conn_mut(slot) else { return };
+        // Any other has been given all there is.
+        let was_full = conn.in_flight >= window;
+        conn.in_flight = conn.in_flight.saturating_sub(bytes);
+        let armed = conn.in_flight > 0 && !send_hold.is_zero();
+        conn.send_hold = armed.then(|| now + send_hold);
+        if was_full {
+            self.to_pump.insert(id);
         }
-        self.to_pump.insert(id);
     }
 
     /// Whether all configured peers have sent their whole table, or cannot.
@@ -282,7 +294,7 @@ impl Speaker {
                             .all(|family| !session.has(family) || peer.families[family.index()].end_of_rib)
                 })
         };
-        if !self.incomplete.and_then(|id| self.peers.get(&id)).is_some_and(lacks) {
+        if !self.incomplete.and_then(|id| self.peers.get(&id)).is_some_and(|peer| lacks(peer)) {
             self.incomplete = self.peers.values().find(|peer| lacks(peer)).map(|peer| peer.id);
         }
         let have_all = self.peers_known && self.incomplete.is_none();
@@ -311,11 +323,11 @@ impl Speaker {
         // A peer that cannot be reached is not waited for.
         let missing =
             |peer: &Peer| !told_all(peer) && (peer.is_up() || peer.config.expected && peer.failed_dials < 2);
-        if !self.unsynced.and_then(|id| self.peers.get(&id)).is_some_and(missing) {
+        if !self.unsynced.and_then(|id| self.peers.get(&id)).is_some_and(|peer| missing(peer)) {
             self.unsynced = self.peers.values().find(|peer| missing(peer)).map(|peer| peer.id);
         }
         let complete = self.now >= self.sync_deadline || self.unsynced.is_none();
-        if complete && (self.peers.is_empty() || self.peers.values().any(told_all)) {
+        if complete && (self.peers.is_empty() || self.peers.values().any(|peer| told_all(peer))) {
             self.in_sync = true;
             // What was learned comes before the statement that it is all.
             self.flush();

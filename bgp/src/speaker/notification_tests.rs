@@ -10,6 +10,7 @@ use crate::wire::{
     PathAttributes, RefreshSubcode, Update, UpdateSubcode,
 };
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -138,7 +139,7 @@ fn ceases() -> Vec<NotificationCode> {
         after(client(1), |rig, _| rig.input(Input::Stop(StopMode::Shutdown("maintenance".to_owned()))));
     let removed = after(client(1), |rig, _| rig.input(Input::RemovePeer(address(1))));
     let changed = after(client(1), |rig, _| {
-        rig.input(Input::SetPeer(Box::new(PeerConfig { families: vec![Family::Ipv4], ..client(1) })));
+        rig.input(Input::SetPeer(Arc::new(PeerConfig { families: vec![Family::Ipv4], ..client(1) })));
     });
     let bfd = Some(BfdConfig::default());
     let path_failed = after(PeerConfig { bfd, ..client(1) }, |rig, _| {

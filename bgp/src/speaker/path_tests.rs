@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// The peer that is told several paths.
 const READER: u8 = 9;
@@ -102,7 +103,7 @@ fn a_peer_is_told_the_best_paths_each_under_its_own_identifier() {
     say(&mut rig, 3, 1);
     table.read(rig.said(conn));
     assert_eq!(table.of("10.1.0.0/24"), [(1, address(1)), (2, address(3))]);
-    rig.input(Input::SetPeer(Box::new(reader(3))));
+    rig.input(Input::SetPeer(Arc::new(reader(3))));
     table.read(rig.said(conn));
     assert_eq!(table.0.len(), 3, "more are wanted: {table:?}");
     assert_eq!(rig.peer(READER).established_count, 1);
@@ -184,7 +185,7 @@ proptest! {
                 }
                 Step::Paths(paths) => {
                     limit = usize::from(paths);
-                    rig.input(Input::SetPeer(Box::new(reader(paths))));
+                    rig.input(Input::SetPeer(Arc::new(reader(paths))));
                 }
             }
             rig.pass(std::time::Duration::from_secs(1));

@@ -117,7 +117,7 @@ pub(crate) struct Peer {
     /// The range it came from, if nobody configured it.
     pub(crate) dynamic: Option<IpNet>,
     pub(crate) main: Conn,
-    pub(crate) rival: Option<Conn>,
+    pub(crate) rival: Option<Box<Conn>>,
     /// When to start again after Idle.
     pub(crate) idle_until: Option<Time>,
     /// Connections are refused until then (prefix limit exceeded).
@@ -173,14 +173,14 @@ impl Peer {
     pub(crate) fn conn(&self, slot: Slot) -> Option<&Conn> {
         match slot {
             Slot::Main => Some(&self.main),
-            Slot::Rival => self.rival.as_ref(),
+            Slot::Rival => self.rival.as_deref(),
         }
     }
 
     pub(crate) fn conn_mut(&mut self, slot: Slot) -> Option<&mut Conn> {
         match slot {
             Slot::Main => Some(&mut self.main),
-            Slot::Rival => self.rival.as_mut(),
+            Slot::Rival => self.rival.as_deref_mut(),
         }
     }
 
@@ -210,7 +210,7 @@ impl Peer {
     pub(crate) fn next_deadline(&self) -> Option<Time> {
         let families =
             self.families.iter().flat_map(|f| [f.stale_until, f.long_lived_until, f.refresh_until]);
-        let rival = self.rival.as_ref().and_then(Conn::next_deadline);
+        let rival = self.rival.as_deref().and_then(Conn::next_deadline);
         [self.main.next_deadline(), rival, self.idle_until].into_iter().chain(families).flatten().min()
     }
 }

@@ -10,6 +10,7 @@ use crate::wire::{
     AddPathFamily, AddPathMode, AfiSafi, AsPath, Capability, Community, Message, NextHop, Nlri,
     PathAttributes, Reach, Update,
 };
+use std::sync::Arc;
 
 fn client(last: u8) -> PeerConfig {
     passive(last, PeerKind::InternalClient)
@@ -22,12 +23,12 @@ fn keys_reach_the_listener_and_leave_it_with_the_peer() {
     assert_eq!(rig.keys, [("10.0.0.1/32".to_owned(), true)]);
     let (one, two) = (rig.up(1), rig.up(2));
     assert_eq!(rig.protected, [one]);
-    rig.input(Input::SetPeer(Box::new(PeerConfig { password: Password::new(b"new").ok(), ..safe.clone() })));
+    rig.input(Input::SetPeer(Arc::new(PeerConfig { password: Password::new(b"new").ok(), ..safe.clone() })));
     assert!(rig.wires[&one].closed, "a session goes on under its own key only");
     assert!(!rig.wires[&two].closed);
-    rig.input(Input::SetPeer(Box::new(PeerConfig { password: None, ..safe.clone() })));
-    rig.input(Input::SetPeer(Box::new(safe)));
-    rig.input(Input::SetPeers(vec![client(2)]));
+    rig.input(Input::SetPeer(Arc::new(PeerConfig { password: None, ..safe.clone() })));
+    rig.input(Input::SetPeer(Arc::new(safe)));
+    rig.input(Input::SetPeers(vec![client(2).into()]));
     assert_eq!(rig.keys.iter().map(|(_, set)| *set).collect::<Vec<_>>(), [true, true, false, true, false]);
 }
 
@@ -40,11 +41,11 @@ fn keys_of_tcp_ao_roll_over_under_a_session() {
     let mut rig = Rig::new(vec![with("1 hmac-sha-1-96 x")]);
     let conn = rig.up(1);
     for keys in ["1 hmac-sha-1-96 x\n2 hmac-sha-1-96 y", "2 hmac-sha-1-96 y"] {
-        rig.input(Input::SetPeer(Box::new(with(keys))));
+        rig.input(Input::SetPeer(Arc::new(with(keys))));
     }
     assert_eq!((rig.rekeyed.as_slice(), rig.peer(1).established_count), ([conn, conn].as_slice(), 1));
     assert_eq!(rig.keys.len(), 3, "new connections, too");
-    rig.input(Input::SetPeer(Box::new(with("3 hmac-sha-1-96 z"))));
+    rig.input(Input::SetPeer(Arc::new(with("3 hmac-sha-1-96 z"))));
     assert!(rig.wires[&conn].closed, "no key stays");
 }
 
@@ -52,7 +53,9 @@ fn keys_of_tcp_ao_roll_over_under_a_session() {
 fn a_connection_that_waited_unsigned_is_not_admitted_by_a_peer_with_a_password() {
     let mut rig = Rig::new(vec![]);
     let conn = rig.accept(1);
-    rig.input(Input::SetPeers(vec![PeerConfig { password: Password::new(b"secret").ok(), ..client(1) }]));
+    rig.input(Input::SetPeers(vec![
+        PeerConfig { password: Password::new(b"secret").ok(), ..client(1) }.into(),
+    ]));
     assert!(rig.wires[&conn].closed);
     assert!(rig.logs.iter().any(|log| matches!(log, Log::ParkedDropped(..))));
     assert_ne!(rig.peer(1).state, PeerState::Established);
@@ -139,7 +142,7 @@ fn an_external_peer_without_policy_exchanges_nothing() {
     assert!(explained.advertised.iter().any(|to| to.reason.contains("RFC 8212")), "{explained:?}");
     // A policy, even one that accepts everything, is one; the change needs no new session.
     rig.said(router);
-    rig.input(Input::SetPeer(Box::new(PeerConfig { policy_required: false, ..external(1) })));
+    rig.input(Input::SetPeer(Arc::new(PeerConfig { policy_required: false, ..external(1) })));
     let said = rig.said(router);
     assert!(said.iter().any(|message| matches!(message, Message::RouteRefresh(_))), "{said:?}");
     assert_eq!(rig.speaker.advertised(address(1)).len(), 1);
@@ -156,7 +159,7 @@ fn the_path_of_an_external_peer_begins_with_its_as() {
     rig.send(router, &announce(1, &["192.0.2.0/24"], path(&[AS + 2, AS + 1])));
     rig.send(router, &announce(1, &["198.51.100.0/24"], path(&[AS + 1, AS + 2])));
     assert_eq!(rig.prefixes(), ["198.51.100.0/24"]);
-    rig.input(Input::SetPeer(Box::new(PeerConfig { enforce_first_as: false, ..open })));
+    rig.input(Input::SetPeer(Arc::new(PeerConfig { enforce_first_as: false, ..open })));
     rig.send(router, &announce(1, &["192.0.2.0/24"], path(&[AS + 2, AS + 1])));
     assert_eq!(rig.prefixes().len(), 2);
 }
@@ -236,7 +239,7 @@ fn whoever_connects_from_a_range_is_a_peer_until_it_is_gone() {
     assert_eq!(remotes(&rig), [address(1), address(2), address(7)]);
     rig.send(two, &announce(2, &["10.1.0.0/24"], PathAttributes::default()));
     assert_eq!(rig.prefixes(), ["10.1.0.0/24"]);
-    rig.input(Input::SetPeers(vec![client(1)]));
+    rig.input(Input::SetPeers(vec![client(1).into()]));
     assert_eq!(rig.peer(2).state, PeerState::Established, "the list of peers is of the configured ones");
     // Gone, but its routes are kept for its return; then it is forgotten with them.
     rig.input(Input::Closed { conn: two, reason: "reset".to_owned() });
@@ -267,7 +270,7 @@ fn a_range_has_one_key_a_longest_prefix_and_an_end() {
     assert!(rig.logs.iter().any(|log| matches!(log, Log::Refused(..))));
     // One that is configured from now on keeps its session and gets a key of its own.
     let own = PeerConfig { remote: address(1), passive: true, ..wide.template };
-    rig.input(Input::SetPeer(Box::new(own)));
+    rig.input(Input::SetPeer(Arc::new(own)));
     assert_eq!(rig.peer(1).established_count, 1);
     rig.input(Input::SetRanges(Vec::new()));
     let keys: Vec<(&str, bool)> = rig.keys.iter().map(|(from, set)| (from.as_str(), *set)).collect();

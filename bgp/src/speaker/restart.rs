@@ -75,7 +75,7 @@ impl Speaker {
     fn promote_rival(&mut self, id: SourceId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(rival) = peer.rival.take() else { return };
-        let main = std::mem::replace(&mut peer.main, rival);
+        let main = std::mem::replace(&mut peer.main, *rival);
         peer.idle_until = None;
         if let Some(conn) = main.id {
             self.close(conn);

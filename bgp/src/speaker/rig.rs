@@ -114,7 +114,7 @@ impl Rig {
             accepted: 0,
         };
         rig.input(Input::SetOriginated(Vec::new()));
-        rig.input(Input::SetPeers(peers));
+        rig.input(Input::SetPeers(peers.into_iter().map(Into::into).collect()));
         rig
     }
 

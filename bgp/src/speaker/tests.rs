@@ -126,9 +126,9 @@ fn prefixes_of_others_are_filtered_until_the_peer_may_announce_them() {
     );
     let wider =
         PeerConfig { authorised_origins: Some([net("10.0.0.0/8")].into_iter().collect()), ..config.clone() };
-    rig.input(Input::SetPeer(Box::new(wider)));
+    rig.input(Input::SetPeer(Arc::new(wider)));
     assert_eq!(rig.prefixes(), ["10.1.7.0/24", "10.2.0.0/24"]);
-    rig.input(Input::SetPeer(Box::new(config)));
+    rig.input(Input::SetPeer(Arc::new(config)));
     assert_eq!(rig.prefixes(), ["10.1.7.0/24"]);
     assert_eq!(rig.peer(1).established_count, 1, "the session went on");
 }
@@ -298,7 +298,7 @@ fn a_change_of_one_peer_touches_only_that_peer() {
     rig.said(second);
     rig.events.clear();
     let slower = PeerConfig { timers: Timers { hold: 30 * SECOND, ..Timers::default() }, ..client(1) };
-    rig.input(Input::SetPeers(vec![slower, client(2)]));
+    rig.input(Input::SetPeers(vec![slower.into(), client(2).into()]));
     let cease = NotificationCode::Cease(CeaseSubcode::OtherConfigurationChange);
     assert_eq!(notification(&rig.said(first)), Some(cease));
     assert!(rig.said(second).is_empty() && !rig.wires[&second].closed);
@@ -307,7 +307,7 @@ fn a_change_of_one_peer_touches_only_that_peer() {
         .iter()
         .all(|event| matches!(event, Event::PeerChanged { remote, .. } if *remote == address(1)));
     assert!(touched);
-    rig.input(Input::SetPeers(vec![client(2)]));
+    rig.input(Input::SetPeers(vec![client(2).into()]));
     assert_eq!(rig.speaker.peers().len(), 1);
     assert!(rig.said(second).is_empty());
 }
@@ -361,7 +361,7 @@ fn a_stranger_that_becomes_known_goes_on_where_it_was() {
     let conn = rig.accept(1);
     rig.send(conn, &Message::Open(Rig::open(1, false)));
     assert!(rig.said(conn).is_empty(), "strangers are told nothing");
-    rig.input(Input::SetPeer(Box::new(client(1))));
+    rig.input(Input::SetPeer(Arc::new(client(1))));
     let said = rig.said(conn);
     assert!(matches!(said[..], [Message::Open(_), Message::Keepalive]), "{said:?}");
 }

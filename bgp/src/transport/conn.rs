@@ -31,8 +31,8 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) enum IoEvent {
     Accepted(TcpStream, SocketAddr),
     Dialled(ConnId, io::Result<TcpStream>),
-    /// With the part of the [`ReadAhead`] that it takes until it is handled.
-    Received(ConnId, Bytes, OwnedSemaphorePermit),
+    /// With the room that it takes until it is handled.
+    Received(ConnId, Bytes, Room),
     Written(ConnId, usize),
     Closed(ConnId, String),
     Station(StationId, StationInput),
@@ -48,7 +48,35 @@ impl Default for ReadAhead {
     }
 }
 
-/// What the tasks of a connection share. The socket is read and written with it locked only.
+/// The place of octets that were read and not yet handled, free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    _octets: OwnedSemaphorePermit,
+    of: Arc<Shared>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.of.turn.add_permits(1);
+    }
+}
+
+/// What the speaker and the tasks of a connection share.
+#[derive(Debug)]
+struct Shared {
+    stream: TcpStream,
+    queue: Mutex<Queue>,
+    /// To read: a connection whose octets wait to be handled reads no further, whoever else has to wait for room.
+    turn: Semaphore,
+}
+
+impl Shared {
+    fn locked(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is to be written. The socket is read and written with it locked only.
 #[derive(Debug, Default)]
 struct Queue {
     data: VecDeque<Bytes>,
@@ -62,8 +90,7 @@ struct Queue {
 #[derive(Debug)]
 pub(super) struct Conn {
     id: ConnId,
-    stream: Arc<TcpStream>,
-    queue: Arc<Mutex<Queue>>,
+    shared: Arc<Shared>,
     reader: AbortHandle,
     events: mpsc::Sender<IoEvent>,
 }
@@ -76,32 +103,27 @@ impl Conn {
         ahead: ReadAhead,
     ) -> Self {
         super::socket::tune(&stream);
-        let stream = Arc::new(stream);
-        let queue = Arc::default();
-        let task = read(id, Arc::clone(&stream), Arc::clone(&queue), events.clone(), ahead);
+        let shared = Arc::new(Shared { stream, queue: Mutex::default(), turn: Semaphore::new(1) });
+        let task = read(id, Arc::clone(&shared), events.clone(), ahead);
         let reader = tokio::spawn(task).abort_handle();
-        Self { id, stream, queue, reader, events }
-    }
-
-    fn locked(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { id, shared, reader, events }
     }
 
     pub(super) fn local(&self) -> io::Result<SocketAddr> {
-        self.stream.local_addr()
+        self.shared.stream.local_addr()
     }
 
     /// The link it runs over, if the other end is on it.
     pub(super) fn link(&self) -> Option<Link> {
-        links::between(self.stream.local_addr().ok()?, self.stream.peer_addr().ok()?)
+        links::between(self.shared.stream.local_addr().ok()?, self.shared.stream.peer_addr().ok()?)
     }
 
     /// Sets a session's options.
     pub(super) fn protect(&self, remote: IpAddr, options: &SocketOptions) -> io::Result<()> {
         if let Some(interface) = &options.interface {
-            links::check(self.stream.peer_addr()?, interface)?;
+            links::check(self.shared.stream.peer_addr()?, interface)?;
         }
-        protect::apply(&*self.stream, remote, options)
+        protect::apply(&self.shared.stream, remote, options)
     }
 
     /// Changes its keys.
@@ -111,20 +133,20 @@ impl Conn {
         old: Option<&Password>,
         new: Option<&Password>,
     ) -> io::Result<()> {
-        auth::change(self.stream.as_fd(), auth::Kind::Connection, remote.into(), old, new)
+        auth::change(self.shared.stream.as_fd(), auth::Kind::Connection, remote.into(), old, new)
     }
 
     /// Writes what the socket takes at once; the rest goes out by itself and is reported as events. Returns the octets
     /// taken now.
     pub(super) fn write(&self, data: impl IntoIterator<Item = Bytes>) -> io::Result<usize> {
-        let mut queue = self.locked();
+        let mut queue = self.shared.locked();
         queue.data.extend(data);
         if queue.drain.is_some() || queue.frozen {
             return Ok(0);
         }
-        let taken = write_some(&self.stream, &mut queue.data)?;
+        let taken = write_some(&self.shared.stream, &mut queue.data)?;
         if !queue.data.is_empty() {
-            let task = drain(self.id, Arc::clone(&self.stream), Arc::clone(&self.queue), self.events.clone());
+            let task = drain(self.id, Arc::clone(&self.shared), self.events.clone());
             queue.drain = Some(tokio::spawn(task).abort_handle());
         }
         Ok(taken)
@@ -132,35 +154,35 @@ impl Conn {
 
     /// Leaves the socket alone from now on. All that was read has been reported when this returns.
     pub(super) fn freeze(&self) {
-        self.locked().frozen = true;
+        self.shared.locked().frozen = true;
         self.abandon();
     }
 
     /// Ends the tasks. The one that writes would keep the socket open for as long as the peer does not read.
     fn abandon(&self) {
         self.reader.abort();
-        if let Some(drain) = self.locked().drain.take() {
+        if let Some(drain) = self.shared.locked().drain.take() {
             drain.abort();
         }
     }
 
     /// The socket once more.
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.stream.as_fd().try_clone_to_owned()
+        self.shared.stream.as_fd().try_clone_to_owned()
     }
 
     /// What the socket has not taken of what was written.
     pub(super) fn unsent(&self) -> Vec<u8> {
-        self.locked().data.iter().flatten().copied().collect()
+        self.shared.locked().data.iter().flatten().copied().collect()
     }
 
     /// Sends what is queued, for a while, then closes. The returned task ends when that is done.
     pub(super) fn close(self) -> tokio::task::JoinHandle<()> {
         self.abandon();
-        let Self { stream, queue, .. } = self;
+        let Self { shared, .. } = self;
         tokio::spawn(async move {
             // A timeout is as good an end as any: the peer doesn't read.
-            let _ended = tokio::time::timeout(LINGER, finish(stream, queue)).await;
+            let _ended = tokio::time::timeout(LINGER, finish(&shared)).await;
         })
     }
 }
@@ -203,15 +225,15 @@ fn consume(data: &mut VecDeque<Bytes>, mut count: usize) {
     }
 }
 
-async fn drain(id: ConnId, stream: Arc<TcpStream>, queue: Arc<Mutex<Queue>>, events: mpsc::Sender<IoEvent>) {
+async fn drain(id: ConnId, shared: Arc<Shared>, events: mpsc::Sender<IoEvent>) {
     loop {
-        let result = match stream.writable().await {
+        let result = match shared.stream.writable().await {
             Ok(()) => {
-                let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut queue = shared.locked();
                 if queue.frozen {
                     return;
                 }
-                let result = write_some(&stream, &mut queue.data);
+                let result = write_some(&shared.stream, &mut queue.data);
                 let done = queue.data.is_empty() || result.is_err();
                 if done {
                     queue.drain = None;
@@ -230,29 +252,25 @@ async fn drain(id: ConnId, stream: Arc<TcpStream>, queue: Arc<Mutex<Queue>>, eve
     }
 }
 
-async fn read(
-    id: ConnId,
-    stream: Arc<TcpStream>,
-    queue: Arc<Mutex<Queue>>,
-    events: mpsc::Sender<IoEvent>,
-    ahead: ReadAhead,
-) {
+async fn read(id: ConnId, shared: Arc<Shared>, events: mpsc::Sender<IoEvent>, ahead: ReadAhead) {
     loop {
-        let ready = stream.readable().await;
+        let Ok(turn) = shared.turn.acquire().await else { return };
+        let ready = shared.stream.readable().await;
         // First the room for it and the place to report to: what has been read must not get lost.
-        let Ok(mut room) = Arc::clone(&ahead.0).acquire_many_owned(READ).await else { return };
+        let Ok(mut octets) = Arc::clone(&ahead.0).acquire_many_owned(READ).await else { return };
         let Ok(place) = events.reserve().await else { return };
-        let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = shared.locked();
         if queue.frozen {
             return;
         }
-        let event = match ready.and_then(|()| read_some(&stream)) {
+        let event = match ready.and_then(|()| read_some(&shared.stream)) {
             Ok(Some(data)) if data.is_empty() => {
                 IoEvent::Closed(id, "the peer closed the connection".to_owned())
             }
             Ok(Some(data)) => {
-                drop(room.split(READ as usize - data.len()));
-                IoEvent::Received(id, data, room)
+                drop(octets.split(READ as usize - data.len()));
+                turn.forget();
+                IoEvent::Received(id, data, Room { _octets: octets, of: Arc::clone(&shared) })
             }
             Ok(None) => continue,
             Err(error) => IoEvent::Closed(id, error.to_string()),
@@ -280,11 +298,12 @@ fn read_some(stream: &TcpStream) -> io::Result<Option<Bytes>> {
 }
 
 /// The orderly end: last octets, FIN, and reading until the peer's FIN, so that no RST overtakes a NOTIFICATION.
-async fn finish(stream: Arc<TcpStream>, queue: Arc<Mutex<Queue>>) {
+async fn finish(shared: &Shared) {
+    let stream = &shared.stream;
     loop {
         {
-            let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-            if write_some(&stream, &mut queue.data).is_err() {
+            let mut queue = shared.locked();
+            if write_some(stream, &mut queue.data).is_err() {
                 return;
             }
             if queue.data.is_empty() {
@@ -295,11 +314,11 @@ async fn finish(stream: Arc<TcpStream>, queue: Arc<Mutex<Queue>>) {
             return;
         }
     }
-    if socket2::SockRef::from(&*stream).shutdown(std::net::Shutdown::Write).is_err() {
+    if socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write).is_err() {
         return;
     }
     while stream.readable().await.is_ok() {
-        match read_some(&stream) {
+        match read_some(stream) {
             Ok(Some(data)) if data.is_empty() => return,
             Ok(_) => {}
             Err(_) => return,
@@ -321,14 +340,49 @@ mod tests {
         let more_than_buffers_hold = Bytes::from(vec![0; 32 << 20]);
         let taken = conn.write([more_than_buffers_hold.clone()]).unwrap();
         assert!(taken < more_than_buffers_hold.len());
-        let stream = Arc::downgrade(&conn.stream);
+        let shared = Arc::downgrade(&conn.shared);
         conn.close().await.unwrap();
         let closed = async {
-            while stream.strong_count() > 0 {
+            while shared.strong_count() > 0 {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(60), closed).await.expect("the socket is closed");
         drop(deaf);
+    }
+
+    #[tokio::test]
+    async fn who_floods_keeps_nobody_else_from_being_read() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (events, mut inbox) = mpsc::channel(1024);
+        let ahead = ReadAhead::default();
+        let mut pairs = Vec::new();
+        for number in 0..2 {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let id = ConnId::accepted(number);
+            pairs.push((client, Conn::start(id, stream, events.clone(), ahead.clone())));
+        }
+        let [(flooder, _flooded), (other, _heard)] = &pairs[..] else { unreachable!() };
+        let mut unhandled = Vec::new();
+        let all = async {
+            // Nothing is handled, so it comes to a stop: when all room is taken, or before.
+            let (mut stopped, mut heard) = (0, false);
+            while stopped < 10_000 {
+                match flooder.try_write(&[0; READ as usize]) {
+                    Ok(_) => stopped = 0,
+                    Err(_) => stopped += 1,
+                }
+                unhandled.extend(inbox.try_recv().ok());
+                tokio::task::yield_now().await;
+            }
+            other.try_write(&[1]).unwrap();
+            while !heard {
+                let event = inbox.recv().await.unwrap();
+                heard = matches!(&event, IoEvent::Received(_, data, _) if data.first() == Some(&1));
+                unhandled.push(event);
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("the other one is read");
     }
 }

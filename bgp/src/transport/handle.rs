@@ -23,8 +23,8 @@ pub struct ServiceStopped;
 /// A request to the speaker's task.
 #[derive(Debug)]
 pub(crate) enum Command {
-    SetPeers(Vec<PeerConfig>, oneshot::Sender<()>),
-    SetPeer(Box<PeerConfig>, oneshot::Sender<()>),
+    SetPeers(Vec<Arc<PeerConfig>>, oneshot::Sender<()>),
+    SetPeer(Arc<PeerConfig>, oneshot::Sender<()>),
     RemovePeer(IpAddr, oneshot::Sender<()>),
     ReleasePeer(IpAddr, oneshot::Sender<()>),
     Replacement(BTreeSet<IpAddr>, BTreeSet<IpAddr>, oneshot::Sender<Replacement>),
@@ -66,13 +66,15 @@ impl BgpHandle {
 
     /// The whole desired list of peers. A peer whose configuration is the same isn't touched; one that only differs in
     /// policy, limits or description keeps its session.
-    pub async fn set_peers(&self, peers: Vec<PeerConfig>) -> Result<(), ServiceStopped> {
+    pub async fn set_peers<P: Into<Arc<PeerConfig>>>(&self, peers: Vec<P>) -> Result<(), ServiceStopped> {
+        let peers = peers.into_iter().map(Into::into).collect();
         self.ask(|answer| Command::SetPeers(peers, answer)).await
     }
 
     /// Adds or changes one peer.
-    pub async fn set_peer(&self, peer: PeerConfig) -> Result<(), ServiceStopped> {
-        self.ask(|answer| Command::SetPeer(Box::new(peer), answer)).await
+    pub async fn set_peer(&self, peer: impl Into<Arc<PeerConfig>>) -> Result<(), ServiceStopped> {
+        let peer = peer.into();
+        self.ask(|answer| Command::SetPeer(peer, answer)).await
     }
 
     /// Removes one peer and its routes.

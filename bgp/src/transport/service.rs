@@ -328,75 +328,83 @@ impl BgpService {
 
     /// Does what the speaker says until it is silent.
     pub(super) fn work(&mut self) {
+        let mut waiting: Option<Write> = None;
+        let mut closes = Vec::new();
         loop {
-            let mut writes: Vec<Write> = Vec::new();
-            let mut closes = Vec::new();
-            let mut idle = true;
-            while let Some(output) = self.speaker.poll_output() {
-                idle = false;
-                match output {
-                    // What one connection is sent comes together.
-                    Output::Write { conn, data } => match writes.last_mut() {
-                        Some((last, pieces)) if *last == conn => pieces.push(data),
-                        _ => writes.push((conn, SmallVec::from_iter([data]))),
-                    },
-                    Output::Close { conn } => closes.push(conn),
-                    Output::Dial { conn, remote, local, options } => {
-                        let io = self.io.clone();
-                        let task = tokio::spawn(async move {
-                            let result = socket::dial(remote, local, options).await;
-                            // The service has ended if nobody listens.
-                            let _ended = io.send(IoEvent::Dialled(conn, result)).await;
-                        });
-                        self.dials.insert(conn, task.abort_handle());
-                    }
-                    Output::Protect { conn, remote, options } => {
-                        let result = self.conns.get(&conn).map(|conn| conn.protect(remote, &options));
-                        if let Some(Err(error)) = result {
-                            tracing::error!(peer = %remote, %error, "BGP connection cannot be protected: closed");
-                            self.lost(conn, error.to_string());
+            match self.speaker.poll_output() {
+                // What one connection is sent comes together.
+                Some(Output::Write { conn, data }) => match &mut waiting {
+                    Some((last, pieces)) if *last == conn => pieces.push(data),
+                    _ => {
+                        if let Some(write) = waiting.replace((conn, SmallVec::from_iter([data]))) {
+                            self.write(write);
                         }
                     }
-                    Output::Rekey { conn, remote, old, new } => {
-                        let held = self.conns.get(&conn);
-                        let result = held.map(|conn| conn.rekey(remote, old.as_ref(), new.as_ref()));
-                        if let Some(Err(error)) = result {
-                            tracing::error!(peer = %remote, %error, "BGP connection cannot change its keys: closed");
-                            self.lost(conn, error.to_string());
-                        }
-                    }
-                    Output::Station { station, data } => self.station(station, data),
-                    Output::Record { data } => self.record(data),
-                    Output::Changed(prefixes) if self.changes.watched() => {
-                        self.changes.routes(&self.speaker, &prefixes);
-                    }
-                    Output::Changed(_) => self.input(Input::Watch(false)),
-                    Output::Authenticate { from, password } => self.listeners.authenticate(from, password),
-                    Output::Bfd { remote, interface, session } => self.bfd.set(remote, interface, session),
-                    Output::Event(event) => {
-                        trace::event(&event);
-                        if let Event::PeerChanged { remote, .. } = &event {
-                            self.changes.peer(&self.speaker, *remote);
-                        }
-                        self.outbox.push(event);
-                    }
-                    Output::Log(log) => trace::log(&log),
+                },
+                Some(Output::Close { conn }) => closes.push(conn),
+                Some(output) => self.carry_out(output),
+                None => match waiting.take() {
+                    Some(write) => self.write(write),
+                    None if closes.is_empty() => return,
+                    None => closes.drain(..).for_each(|id| drop(self.close(id))),
+                },
+            }
+        }
+    }
+
+    fn write(&mut self, (id, data): Write) {
+        let Some(conn) = self.conns.get(&id) else { return };
+        match conn.write(data) {
+            Ok(0) => {}
+            Ok(bytes) => self.input(Input::Written { conn: id, bytes }),
+            Err(error) => self.lost(id, error.to_string()),
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            // The caller's.
+            Output::Write { .. } | Output::Close { .. } => {}
+            Output::Dial { conn, remote, local, options } => {
+                let io = self.io.clone();
+                let task = tokio::spawn(async move {
+                    let result = socket::dial(remote, local, options).await;
+                    // The service has ended if nobody listens.
+                    let _ended = io.send(IoEvent::Dialled(conn, result)).await;
+                });
+                self.dials.insert(conn, task.abort_handle());
+            }
+            Output::Protect { conn, remote, options } => {
+                let result = self.conns.get(&conn).map(|conn| conn.protect(remote, &options));
+                if let Some(Err(error)) = result {
+                    tracing::error!(peer = %remote, %error, "BGP connection cannot be protected: closed");
+                    self.lost(conn, error.to_string());
                 }
             }
-            if idle {
-                return;
-            }
-            for (id, data) in writes {
-                let Some(conn) = self.conns.get(&id) else { continue };
-                match conn.write(data) {
-                    Ok(0) => {}
-                    Ok(bytes) => self.input(Input::Written { conn: id, bytes }),
-                    Err(error) => self.lost(id, error.to_string()),
+            Output::Rekey { conn, remote, old, new } => {
+                let held = self.conns.get(&conn);
+                let result = held.map(|conn| conn.rekey(remote, old.as_ref(), new.as_ref()));
+                if let Some(Err(error)) = result {
+                    tracing::error!(peer = %remote, %error, "BGP connection cannot change its keys: closed");
+                    self.lost(conn, error.to_string());
                 }
             }
-            for id in closes {
-                self.close(id);
+            Output::Station { station, data } => self.station(station, data),
+            Output::Record { data } => self.record(data),
+            Output::Changed(prefixes) if self.changes.watched() => {
+                self.changes.routes(&self.speaker, &prefixes);
             }
+            Output::Changed(_) => self.input(Input::Watch(false)),
+            Output::Authenticate { from, password } => self.listeners.authenticate(from, password),
+            Output::Bfd { remote, interface, session } => self.bfd.set(remote, interface, session),
+            Output::Event(event) => {
+                trace::event(&event);
+                if let Event::PeerChanged { remote, .. } = &event {
+                    self.changes.peer(&self.speaker, *remote);
+                }
+                self.outbox.push(event);
+            }
+            Output::Log(log) => trace::log(&log),
         }
     }
 

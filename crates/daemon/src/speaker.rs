@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use margay_api::Node;
@@ -242,7 +243,7 @@ impl Speaker {
         let Some(running) = &self.running else { return Ok(()) };
         for op in ops {
             match op {
-                Op::Set(peer) => running.handle.set_peer(*peer).await?,
+                Op::Set(peer) => running.handle.set_peer(peer).await?,
                 Op::Release(remote) => running.handle.release_peer(remote).await?,
                 Op::Remove(remote) => running.handle.remove_peer(remote).await?,
             }
@@ -399,12 +400,14 @@ fn is_served(peers: &[PeerStatus], others: &BTreeSet<IpAddr>) -> bool {
 
 /// The peers of another process that are nodes: it may have held their sessions until others replace them.
 fn peers_of(frozen: &Frozen, cluster: &Cluster) -> Vec<Peer> {
-    let addresses = |(name, node)| node_addresses(node).map(move |address| (address, (name, node)));
-    let nodes: BTreeMap<IpAddr, (&String, &Node)> = cluster.nodes.iter().flat_map(addresses).collect();
+    let mut nodes: BTreeMap<IpAddr, (&String, &Node)> = BTreeMap::new();
+    for (name, node) in &cluster.nodes {
+        nodes.extend(node_addresses(node).map(|address| (address, (name, &**node))));
+    }
     let peer = |config: PeerConfig| {
         let (name, node) = nodes.get(&config.remote)?;
         let reflector = node.spec.bgp.as_ref().is_some_and(|bgp| bgp.route_reflector_cluster_id.is_some());
-        Some(Peer { config, node: Some((*name).clone()), reflector })
+        Some(Peer { config: Arc::new(config), node: Some((*name).clone()), reflector })
     };
     frozen.state.configured().filter_map(peer).collect()
 }

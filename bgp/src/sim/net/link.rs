@@ -48,6 +48,10 @@ impl Sim {
             end.and_then(|end| self.nodes.get(end.0)).is_some_and(|n| n.reachable && n.process.is_some())
         });
         let latency = self.latency();
+        // Dialled by a speaker whose place another has taken.
+        if self.speaker(node).is_some_and(|speaker| !speaker.knows(conn)) {
+            return;
+        }
         let Some(target) = target.filter(|_| open) else {
             self.schedule(self.now + latency, Happening::Refused(node, conn));
             return;

@@ -159,6 +159,7 @@ impl Storm {
             }
         }
         self.run(2 * SECOND)?;
+        self.upgrade(0)?;
         // A reflector goes, without a word, and comes back as one that restarts.
         self.cluster.kill(1);
         self.run(3 * SECOND)?;
@@ -186,7 +187,13 @@ impl Storm {
         for index in &cut_off {
             self.cluster.sim.set_reachable(self.cluster.node(*index), true);
         }
-        Ok(())
+        self.upgrade(1)
+    }
+
+    /// A new process takes over a reflector: no session ends by it, whatever is going on.
+    fn upgrade(&mut self, reflector: usize) -> Result<(), String> {
+        self.cluster.upgrade(reflector).map_err(|error| error.to_string())?;
+        self.run(SECOND)
     }
 }
 

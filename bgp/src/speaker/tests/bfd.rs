@@ -49,9 +49,9 @@ fn sessions_are_asked_for_changed_and_given_up() {
     // Other timers are no reason to touch BGP.
     let mut slower = watched(false);
     slower.bfd.as_mut().unwrap().session.min_tx = SECOND;
-    rig.input(Input::SetPeer(Box::new(slower.clone())));
-    rig.input(Input::SetPeer(Box::new(client(1))));
-    rig.input(Input::SetPeer(Box::new(slower.clone())));
+    rig.input(Input::SetPeer(Arc::new(slower.clone())));
+    rig.input(Input::SetPeer(Arc::new(client(1))));
+    rig.input(Input::SetPeer(Arc::new(slower.clone())));
     rig.input(Input::RemovePeer(address(1)));
     let asked: Vec<_> = rig.bfd.iter().skip(1).map(|(_, session)| *session).collect();
     assert_eq!(asked, [slower.bfd_session(), None, slower.bfd_session(), None]);
@@ -146,7 +146,7 @@ fn a_strict_peer_waits_for_bfd() {
     assert_eq!(rig.dials.len(), 2);
     // And one that is strict no more does not wait.
     rig.bfd(status(State::Down, 2));
-    rig.input(Input::SetPeer(Box::new(PeerConfig { passive: false, ..watched(false) })));
+    rig.input(Input::SetPeer(Arc::new(PeerConfig { passive: false, ..watched(false) })));
     rig.pass(SECOND * 60);
     assert!(rig.dials.len() > 2);
 }

@@ -204,7 +204,7 @@ impl Node {
 
     /// Uses the node's own object at once, and writes it once its tunnels are there: when others hear of them, they send.
     pub(super) fn write_own_node(&mut self, node: NodeResource) {
-        self.cluster.bgp.nodes.insert(self.config.node.clone(), node.clone());
+        self.cluster.bgp.nodes.insert(self.config.node.clone(), Box::new(node.clone()));
         self.cluster_changed();
         let generation = self.update_routes();
         let (mut reached, writer, key) = (self.forwarding.reached(), self.writer.clone(), self.own_key());

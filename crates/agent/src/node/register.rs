@@ -10,7 +10,7 @@ use crate::writer::Write;
 impl Node {
     /// Makes sure there is a Node object that says what the configuration (or else the kernel) says.
     pub(super) async fn register(&mut self) {
-        let stored = self.cluster.bgp.nodes.get(&self.config.node);
+        let stored = self.cluster.bgp.nodes.get(&self.config.node).map(Box::as_ref);
         let known = stored.and_then(|node| node.spec.bgp.as_ref());
         let known = known.is_some_and(|bgp| bgp.ipv4_address.is_some() || bgp.ipv6_address.is_some());
         let mut ipv4 = self.config.ipv4_address;

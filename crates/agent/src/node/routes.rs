@@ -21,7 +21,7 @@ impl Node {
         let felix =
             FelixConfigurationSpec::of_node(&self.cluster.felix, &self.config.node, &self.own_labels());
         self.router.set_settings(self.router.settings().with_felix(&felix));
-        let nodes: Vec<_> = self.cluster.bgp.nodes.values().collect();
+        let nodes: Vec<_> = self.cluster.bgp.nodes.values().map(Box::as_ref).collect();
         self.router.set_nodes(&nodes);
         self.router.set_pools(self.cluster.bgp.pools.values());
         // The node's own address may be another one.

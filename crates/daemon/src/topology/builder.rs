@@ -28,7 +28,7 @@ pub(super) enum Outcome {
     /// One is, but must not be used: its password is missing.
     Unusable,
     /// This one, by way of this gateway (`reachableBy`).
-    Session(Box<Peer>, Option<IpAddr>),
+    Session(Peer, Option<IpAddr>),
 }
 
 /// A BGPPeer that has to do with this node.
@@ -227,8 +227,9 @@ impl<'a> Builder<'a> {
         if !usable {
             return Outcome::Unusable;
         }
-        let peer = Peer { config, node: Some(name.to_owned()), reflector: their_id.is_some() };
-        Outcome::Session(Box::new(peer), rule.and_then(|rule| rule.peer.spec.reachable_by))
+        let peer =
+            Peer { config: Arc::new(config), node: Some(name.to_owned()), reflector: their_id.is_some() };
+        Outcome::Session(peer, rule.and_then(|rule| rule.peer.spec.reachable_by))
     }
 
     /// A reflector accepts from a node what the datastore says is the node's, and little more than so many prefixes.
@@ -265,8 +266,8 @@ impl<'a> Builder<'a> {
         if !self.adjust(&mut config, rule, true) {
             return Outcome::Unusable;
         }
-        let peer = Peer { config, node: None, reflector: false };
-        Outcome::Session(Box::new(peer), spec.reachable_by)
+        let peer = Peer { config: Arc::new(config), node: None, reflector: false };
+        Outcome::Session(peer, spec.reachable_by)
     }
 
     /// Applies the cluster's settings to a session that nodes have by themselves; false if it cannot be used.
@@ -406,8 +407,8 @@ fn differ(one: &Outcome, other: &Outcome) -> bool {
     match (one, other) {
         (Outcome::Session(one, gateway), Outcome::Session(other, other_gateway)) => {
             let description = one.config.description.clone();
-            let other = PeerConfig { description, ..other.config.clone() };
-            one.config != other || gateway != other_gateway
+            let other = PeerConfig { description, ..PeerConfig::clone(&other.config) };
+            *one.config != other || gateway != other_gateway
         }
         (Outcome::None, Outcome::None) | (Outcome::Unusable, Outcome::Unusable) => false,
         _ => true,

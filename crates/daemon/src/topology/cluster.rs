@@ -12,7 +12,7 @@ use crate::secrets::Secrets;
 #[derive(Debug, Default, Clone)]
 pub struct Cluster {
     /// Nodes by name, reflectors among them.
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: BTreeMap<String, Box<Node>>,
     /// BGPConfigurations by name: `default` and `node.<name>`.
     pub configurations: BTreeMap<String, BgpConfiguration>,
     /// BGPPeers by name.
@@ -37,7 +37,7 @@ pub struct Changes {
     /// Something that may concern every session.
     pub(super) everything: bool,
     /// Nodes as they were before.
-    pub(super) nodes: BTreeMap<String, Option<Node>>,
+    pub(super) nodes: BTreeMap<String, Option<Box<Node>>>,
     /// Nodes with other blocks.
     pub(super) blocks: BTreeSet<String>,
 }
@@ -57,9 +57,9 @@ impl Cluster {
         let changed = match resource {
             Resource::Node(object) => {
                 let old = self.nodes.get(name);
-                let changed = old != Some(object);
+                let changed = old.is_none_or(|old| **old != *object);
                 if changed {
-                    let old = self.nodes.insert(name.to_owned(), object.clone());
+                    let old = self.nodes.insert(name.to_owned(), Box::new(object.clone()));
                     self.changes.nodes.entry(name.to_owned()).or_insert(old);
                 }
                 return changed;

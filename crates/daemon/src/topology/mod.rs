@@ -20,6 +20,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use margay_api::types::AsNumber;
 use margay_api::{BgpPeer, Node, Selector};
@@ -35,7 +36,7 @@ pub use settings::{Advertisement, secrets};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// As the speaker is told.
-    pub config: PeerConfig,
+    pub config: Arc<PeerConfig>,
     /// The Node it is with; absent for a router.
     pub node: Option<String>,
     /// That Node is a reflector: it tells routes of others.

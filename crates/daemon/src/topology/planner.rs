@@ -16,7 +16,7 @@ use super::{Changes, Cluster, Peer, Topology, as_of, cluster_id, node_addresses,
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// It is wanted, or wanted otherwise.
-    Want(Box<Peer>),
+    Want(Peer),
     /// It is not wanted any more and stays until others have replaced it.
     Leave,
     /// It must end now: the peer is gone, or may not be spoken to.
@@ -89,8 +89,8 @@ impl Planner {
     /// Takes changes in and says what they mean for the sessions.
     pub fn update(&mut self, cluster: &Cluster, changes: &Changes) -> BTreeMap<IpAddr, Change> {
         for (name, before) in &changes.nodes {
-            self.departed.extend(before.iter().flat_map(node_addresses));
-            for address in cluster.nodes.get(name).into_iter().flat_map(node_addresses) {
+            self.departed.extend(before.iter().flat_map(|node| node_addresses(node)));
+            for address in cluster.nodes.get(name).into_iter().flat_map(|node| node_addresses(node)) {
                 self.departed.remove(&address);
             }
         }
@@ -121,8 +121,8 @@ impl Planner {
             || changes.everything
             || changes.nodes.iter().any(|(name, before)| {
                 *name == self.name
-                    || before.as_ref().is_some_and(weighty)
-                    || cluster.nodes.get(name).is_some_and(weighty)
+                    || before.as_ref().is_some_and(|node| weighty(node))
+                    || cluster.nodes.get(name).is_some_and(|node| weighty(node))
             })
     }
 
@@ -141,7 +141,7 @@ impl Planner {
                 Some(there) => builder.with_node(name, there),
                 None => Outcome::None,
             };
-            self.note_node(name, cluster.nodes.get(name));
+            self.note_node(name, cluster.nodes.get(name).map(Box::as_ref));
             contested |= self.place(name, outcome, cluster, &mut out);
         }
         for problem in builder.problems {
@@ -190,7 +190,7 @@ impl Planner {
             None => drop(self.topology.gateways.remove(&remote)),
         }
         if self.topology.peers.get(&remote) != Some(&peer) {
-            self.topology.peers.insert(remote, (*peer).clone());
+            self.topology.peers.insert(remote, peer.clone());
             out.insert(remote, Change::Want(peer));
         }
         false
@@ -259,7 +259,7 @@ impl Planner {
                     }
                     self.addresses.extend(name.map(|name| (name.clone(), remote)));
                     topology.gateways.extend(gateway.map(|gateway| (remote, gateway)));
-                    topology.peers.insert(remote, *peer);
+                    topology.peers.insert(remote, peer);
                 }
             };
             for outcome in builder.routers().into_values() {
@@ -277,7 +277,7 @@ impl Planner {
         let mut out = BTreeMap::new();
         for (remote, peer) in &self.topology.peers {
             if before.peers.get(remote) != Some(peer) {
-                out.insert(*remote, Change::Want(Box::new(peer.clone())));
+                out.insert(*remote, Change::Want(peer.clone()));
             }
         }
         for (remote, peer) in &before.peers {

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use margay_bgp::{PeerConfig, Replacement};
@@ -30,7 +31,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     /// A new peer, or a changed one.
-    Set(Box<PeerConfig>),
+    Set(Arc<PeerConfig>),
     /// The peer has been replaced; it may keep our routes.
     Release(IpAddr),
     /// The peer is gone.
@@ -45,6 +46,8 @@ pub struct Sessions {
     /// When the first of `held` came there.
     since: Duration,
     last: Replacement,
+    /// Those of both that are expected: asked for with every session that changes its state.
+    expected: usize,
 }
 
 impl Sessions {
@@ -56,9 +59,9 @@ impl Sessions {
                 Change::Want(peer) => {
                     let before = self.held.remove(&remote).or_else(|| self.wanted.remove(&remote));
                     if before.is_none_or(|before| before.config != peer.config) {
-                        ops.push(Op::Set(Box::new(peer.config.clone())));
+                        ops.push(Op::Set(Arc::clone(&peer.config)));
                     }
-                    self.wanted.insert(remote, *peer);
+                    self.wanted.insert(remote, peer);
                 }
                 Change::Leave => {
                     if let Some(peer) = self.wanted.remove(&remote) {
@@ -76,7 +79,13 @@ impl Sessions {
                 }
             }
         }
+        self.count();
         ops
+    }
+
+    fn count(&mut self) {
+        let all = self.wanted.values().chain(self.held.values());
+        self.expected = all.filter(|peer| peer.config.expected).count();
     }
 
     /// Takes in the sessions of an earlier instance, which may have held some: those that are not wanted are held at `now`.
@@ -85,6 +94,7 @@ impl Sessions {
         self.last = Replacement::default();
         let peers = peers.into_iter().map(|peer| (peer.config.remote, peer));
         self.held = peers.filter(|(remote, _)| !self.wanted.contains_key(remote)).collect();
+        self.count();
     }
 
     /// Takes in that Nodes are gone: sessions with them are not held, but for reflectors', whose routes are others'.
@@ -95,6 +105,7 @@ impl Sessions {
         for remote in &lost {
             self.held.remove(remote);
         }
+        self.count();
         lost.into_iter().map(Op::Remove).collect()
     }
 
@@ -117,6 +128,7 @@ impl Sessions {
         for remote in &replaced {
             self.held.remove(remote);
         }
+        self.count();
         replaced.into_iter().map(Op::Release).collect()
     }
 
@@ -134,19 +146,20 @@ impl Sessions {
 
     /// All peers the speaker should have.
     #[must_use]
-    pub fn configured(&self) -> Vec<PeerConfig> {
-        self.wanted.values().chain(self.held.values()).map(|peer| peer.config.clone()).collect()
+    pub fn configured(&self) -> Vec<Arc<PeerConfig>> {
+        self.wanted.values().chain(self.held.values()).map(|peer| Arc::clone(&peer.config)).collect()
     }
 
     /// How many peers the speaker should have, those aside that may come and need not.
     #[must_use]
     pub fn expected(&self) -> usize {
-        self.wanted.values().chain(self.held.values()).filter(|peer| peer.config.expected).count()
+        self.expected
     }
 
     /// Ends the holding of everything, for a speaker that starts anew.
     pub fn forget_held(&mut self) {
         self.held.clear();
+        self.count();
     }
 
     /// What is held and why, for people; nothing when nothing is.

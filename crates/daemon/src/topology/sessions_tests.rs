@@ -15,11 +15,11 @@ fn ip(last: u8) -> IpAddr {
 fn peer(last: u8) -> Peer {
     let mut config = PeerConfig::new(ip(last), 64512, PeerKind::Internal);
     config.description = format!("n{last}");
-    Peer { config, node: Some(format!("n{last}")), reflector: last >= 100 }
+    Peer { config: config.into(), node: Some(format!("n{last}")), reflector: last >= 100 }
 }
 
 fn want(lasts: &[u8]) -> BTreeMap<IpAddr, Change> {
-    lasts.iter().map(|last| (ip(*last), Change::Want(Box::new(peer(*last))))).collect()
+    lasts.iter().map(|last| (ip(*last), Change::Want(peer(*last)))).collect()
 }
 
 fn leave(lasts: &[u8]) -> BTreeMap<IpAddr, Change> {
@@ -128,7 +128,7 @@ fn routers_stand_for_the_nodes_only_where_there_is_nothing_else() {
     let router = || {
         let mut peer = peer(200);
         (peer.node, peer.reflector) = (None, false);
-        BTreeMap::from([(ip(200), Change::Want(Box::new(peer)))])
+        BTreeMap::from([(ip(200), Change::Want(peer))])
     };
     let mut sessions = moving();
     sessions.change(SECOND, router());

@@ -184,7 +184,7 @@ fn a_node_without_an_address_is_named_and_left_out() {
 }
 
 fn peer_named<'a>(topology: &'a Topology, name: &str) -> Option<&'a PeerConfig> {
-    topology.peers.values().map(|peer| &peer.config).find(|peer| peer.description == name)
+    topology.peers.values().map(|peer| &*peer.config).find(|peer| peer.description == name)
 }
 
 #[test]
@@ -516,7 +516,7 @@ fn more_than_three_reflectors_share_the_nodes() {
         let own = topology(&format!("n{number}"), &all);
         assert_eq!(own.peers.len(), 3, "{:?}", sessions(&own));
         for peer in own.peers.into_values() {
-            *served.entry(peer.config.description).or_default() += 1;
+            *served.entry(peer.config.description.clone()).or_default() += 1;
         }
     }
     for (name, count) in served {
@@ -607,7 +607,7 @@ fn agrees(planner: &mut Planner, name: &str, cluster: &mut Cluster, told: &mut B
     let changed = cluster.take_changes();
     for (remote, change) in planner.update(cluster, &changed) {
         match change {
-            Change::Want(peer) => drop(told.insert(remote, *peer)),
+            Change::Want(peer) => drop(told.insert(remote, peer)),
             Change::Leave | Change::End => assert!(told.remove(&remote).is_some(), "{remote} was not there"),
         }
     }
@@ -669,7 +669,7 @@ proptest! {
                     if node.metadata.labels.remove("rack").is_none() {
                         node.metadata.labels.insert("rack".into(), "a".into());
                     }
-                    cluster.put(&node.into());
+                    cluster.put(&(*node).into());
                 }
                 Step::Delete(number) => drop(cluster.delete(&Key::cluster(Kind::Node, format!("n{number}").as_str()))),
                 Step::Reflector(number, true) => {
@@ -741,7 +741,9 @@ fn sessions_are_watched_where_and_as_fast_as_objects_say() {
     let mut cluster = cluster(THREE, BFD);
     let watched = |cluster: &Cluster| -> BTreeMap<String, margay_bgp::bfd::SessionConfig> {
         let peers = topology("n1", cluster).peers.into_iter();
-        peers.filter_map(|(_, peer)| Some((peer.config.description, peer.config.bfd?.session))).collect()
+        peers
+            .filter_map(|(_, peer)| Some((peer.config.description.clone(), peer.config.bfd?.session)))
+            .collect()
     };
     let sessions = watched(&cluster);
     // n3 and the far router are in other subnets.
