@@ -1,4 +1,4 @@
-//! `fib`: how fast a node's agent brings routes from BGP into the kernel, beside what the kernel takes at most.
+//! How fast a node's agent brings routes from BGP into the kernel, beside what the kernel takes at most.
 //!
 //! A hundred nodes with a hundred blocks each. *Raw*: the nexthop objects and routes as ready messages, in batches, as fast as
 //! netlink goes. *Agent*: the real program with a session to a reflector that announces everything at once; from
@@ -7,73 +7,42 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use ipnet::{IpNet, Ipv4Net};
 use margay_api::kinds::{IpPoolSpec, NodeBgp, NodeSpec};
-use margay_api::{IpPool, Metadata, Node};
+use margay_api::{IpPool, Metadata, Node, Resource};
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig};
 use margay_bgp::{Originated, PeerConfig, PeerKind, PeerState, SpeakerConfig};
-use margay_datastore::{Store, StoreConfig};
 use margay_netlink::monitor::{Event, Monitor};
 use margay_netlink::{
     Address, AddressOptions, Netlink, Netns, Nexthop, NexthopChange, NexthopTarget, Route, RouteChange,
     RouteFilter, RouteTarget, VethEnd,
 };
-use serde::Serialize;
 
-use crate::form::Form;
+use crate::pod::{fill, start_agent};
+use crate::policy::Folder;
 use crate::scenario::quantile;
 
 /// Protocol of the agent's routes to other nodes.
 const CLUSTER: u8 = 181;
 const AS: u32 = 64512;
 pub(crate) const AGENT: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 1);
-const REFLECTOR: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 2);
+pub(crate) const REFLECTOR: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 2);
 pub(crate) const SUBNET: u8 = 16;
 /// Longest wait for a session or a table.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The agent may take this many times as long as the raw batch.
-const GOAL: f64 = 1.5;
 
-/// What to measure.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Flags {
-    #[command(flatten)]
-    form: Form,
-    /// Runs of each, interleaved; medians count (default 5, quick 1)
-    #[arg(long, value_name = "N")]
-    runs: Option<usize>,
-}
-
-/// Seconds of each run.
-#[derive(Debug, Default, Serialize)]
-struct Figures {
-    blocks: u32,
-    raw: Vec<f64>,
-    agent: Vec<f64>,
-}
-
-pub(crate) fn run(flags: &Flags) -> Result<bool> {
-    let (nodes, blocks) = if flags.form.quick { (10, 10) } else { (100, 100) };
-    let runs = flags.runs.unwrap_or(if flags.form.quick { 1 } else { 5 });
-    let mut figures = Figures { blocks: nodes * blocks, ..Figures::default() };
-    for run in 1..=runs {
-        let raw = raw(nodes, blocks)?;
-        let agent = agent(nodes, blocks)?;
-        eprintln!("run {run}: raw {:.1} ms, agent {:.1} ms", raw * 1e3, agent * 1e3);
-        figures.raw.push(raw);
-        figures.agent.push(agent);
+/// Seconds for so many nodes with so many blocks each: raw, and the agent; medians of runs that alternate.
+pub(crate) fn compare(nodes: u32, blocks: u32, runs: usize) -> Result<(f64, f64)> {
+    let (mut raw_times, mut agent_times) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        raw_times.push(raw(nodes, blocks)?);
+        agent_times.push(agent(nodes, blocks)?);
     }
-    let (raw, agent) = (quantile(&figures.raw, 0.5), quantile(&figures.agent, 0.5));
-    let ratio = agent / raw;
-    println!("{} routes from BGP into the kernel", figures.blocks);
-    println!("  raw netlink batches  {:7.1} ms", raw * 1e3);
-    println!("  agent                {:7.1} ms   {ratio:.2} x raw (goal: {GOAL} x)", agent * 1e3);
-    flags.form.keep(&serde_json::json!({ "figures": figures, "ratio": ratio, "goal": GOAL }))?;
-    Ok(!flags.form.check || ratio <= GOAL)
+    Ok((quantile(&raw_times, 0.5), quantile(&agent_times, 0.5)))
 }
 
 /// Address of a node other than the one measured.
@@ -81,7 +50,7 @@ fn node_address(node: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(AGENT) + 0x100 + node)
 }
 
-fn block(node: u32, number: u32, per_node: u32) -> Ipv4Net {
+pub(crate) fn block(node: u32, number: u32, per_node: u32) -> Ipv4Net {
     let base = u32::from(Ipv4Addr::new(10, 0, 0, 0));
     Ipv4Net::new_assert(Ipv4Addr::from(base + ((node * per_node + number) << 8)), 24)
 }
@@ -143,36 +112,20 @@ impl Drop for Agent {
 
 fn agent(nodes: u32, blocks: u32) -> Result<f64> {
     let (here, there) = lab()?;
-    let folder = std::env::temp_dir().join(format!("margay-bench-fib-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let outcome = measure(&here, &there, &folder, nodes, blocks);
-    std::fs::remove_dir_all(&folder)?;
-    outcome
+    let folder = Folder::new("fib")?;
+    measure(&here, &there, &folder.0, nodes, blocks)
 }
 
 fn measure(here: &Netns, there: &Netns, folder: &Path, nodes: u32, blocks: u32) -> Result<f64> {
-    let store = folder.join("store.db");
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(fill(&StoreConfig::embedded(&store), nodes))?;
-    let program = std::env::current_exe()?.with_file_name("margay-agent");
-    ensure!(program.exists(), "{} is not there: build the package margay-agent", program.display());
-    let mut command = Command::new(program);
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    command.arg("--datastore-path").arg(store).arg("--socket").arg(folder.join("agent.sock"));
-    command.arg("--state-dir").arg(folder.join("state")).arg("--spool-dir").arg(folder.join("spool"));
-    command.args(["--node", "n1", "--log-level", "warn"]).arg(format!("--ipv4-address={AGENT}/{SUBNET}"));
-    let _agent = Agent(here.spawn(command.stdout(Stdio::null()))?);
+    let pool = serde_json::from_value(serde_json::json!({ "cidr": "10.0.0.0/8" }))?;
+    fill(folder, objects(nodes, pool))?;
+    let _agent = start_agent(here, folder, "n1", AGENT)?;
     let own = Netlink::open_in(here)?;
     let mut monitor = here.run(Monitor::open)??;
     there.run(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let speaker = runtime.block_on(establish())?;
-        let routes: Vec<Originated> = (0..nodes)
-            .flat_map(|node| (0..blocks).map(move |number| (node, block(node, number, blocks))))
-            .map(|(node, block)| Originated::new(block.into(), Some(node_address(node).into())))
-            .collect();
+        let routes = originated(nodes, blocks);
         let wanted = routes.len();
         // What is left over from the start is not counted.
         monitor.read(&own, |_| {})?;
@@ -200,28 +153,32 @@ fn measure(here: &Netns, there: &Netns, folder: &Path, nodes: u32, blocks: u32) 
     })?
 }
 
-/// The cluster as the agent sees it: itself, a reflector, the others, and a pool without encapsulation.
-async fn fill(config: &StoreConfig, nodes: u32) -> Result<()> {
-    let store = Store::connect(config).await?;
+/// What a reflector tells of these nodes.
+pub(crate) fn originated(nodes: u32, blocks: u32) -> Vec<Originated> {
+    (0..nodes)
+        .flat_map(|node| (0..blocks).map(move |number| (node, block(node, number, blocks))))
+        .map(|(node, block)| Originated::new(block.into(), Some(node_address(node).into())))
+        .collect()
+}
+
+/// The cluster as the agent sees it: a reflector, the other nodes, and a pool.
+pub(crate) fn objects(nodes: u32, pool: IpPoolSpec) -> Vec<Resource> {
     let node = |name: String, address: Ipv4Addr, cluster: Option<Ipv4Addr>| {
         let bgp = NodeBgp {
             ipv4_address: Some(Ipv4Net::new_assert(address, SUBNET)),
             route_reflector_cluster_id: cluster,
             ..NodeBgp::default()
         };
-        Node::new(Metadata::named(name), NodeSpec { bgp: Some(bgp), ..NodeSpec::default() })
+        Node::new(Metadata::named(name), NodeSpec { bgp: Some(bgp), ..NodeSpec::default() }).into()
     };
-    store.create(node("rr".to_owned(), REFLECTOR, Some(REFLECTOR)).into()).await?;
-    for number in 0..nodes {
-        store.create(node(format!("node-{number}"), node_address(number), None).into()).await?;
-    }
-    let pool: IpPoolSpec = serde_json::from_value(serde_json::json!({ "cidr": "10.0.0.0/8" }))?;
-    store.create(IpPool::new(Metadata::named("default"), pool).into()).await?;
-    Ok(())
+    let reflector = node("rr".to_owned(), REFLECTOR, Some(REFLECTOR));
+    let others = (0..nodes).map(|number| node(format!("node-{number}"), node_address(number), None));
+    let pool = IpPool::new(Metadata::named("default"), pool).into();
+    [reflector, pool].into_iter().chain(others).collect()
 }
 
 /// A reflector with a session to the agent.
-async fn establish() -> Result<BgpHandle> {
+pub(crate) async fn establish() -> Result<BgpHandle> {
     let listen = vec![SocketAddr::from((REFLECTOR, 179))];
     let speaker = SpeakerConfig { cluster_id: Some(REFLECTOR), ..SpeakerConfig::new(REFLECTOR, AS) };
     let (handle, mut events) = BgpService::spawn(ServiceConfig { speaker, listen })?;

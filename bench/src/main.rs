@@ -51,14 +51,12 @@ enum What {
     Codec,
     /// The speaker alone, without sockets: for profilers
     Core(core::Flags),
-    /// A node's agent: routes from BGP into the kernel, beside what the kernel takes at most
-    Fib(fib::Flags),
     /// Policy: what it costs packets, and how long changes take to reach them
     Policy(policy::Flags),
     /// The policy calculation alone, for a cluster of so many endpoints and policies
     #[command(hide = true)]
     Calculate(policy::Calculation),
-    /// A pod's start and end: the CNI plugin, beside those of containernetworking
+    /// A pod's network: start and end, packets, routes, and the agent at rest, each beside what it is measured by
     Pod(pod::Flags),
     /// The mirror itself, in the namespace of the process under test
     #[command(hide = true)]
@@ -85,7 +83,6 @@ fn main() -> ExitCode {
         What::Rr(flags) => rr(&flags),
         What::Codec => codec::run().map(|()| true),
         What::Core(flags) => core::run(&flags).map(|()| true),
-        What::Fib(flags) => fib::run(&flags),
         What::Policy(flags) => policy::run(&flags),
         What::Calculate(flags) => policy::calculate(&flags).map(|()| true),
         What::Pod(flags) => pod::run(&flags),

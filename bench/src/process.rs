@@ -30,9 +30,14 @@ pub(crate) fn cpu(group: u32) -> Duration {
     Duration::from_millis(members(group).into_iter().map(ticks).sum::<u64>() * 1000 / TICKS)
 }
 
+/// Processor time of one process so far.
+pub(crate) fn cpu_of(process: u32) -> Duration {
+    Duration::from_millis(ticks(process) * 1000 / TICKS)
+}
+
 /// Processor time of this process so far.
 pub(crate) fn own_cpu() -> Duration {
-    Duration::from_millis(ticks(std::process::id()) * 1000 / TICKS)
+    cpu_of(std::process::id())
 }
 
 /// A line of `/proc/<pid>/status` about memory, in KiB.

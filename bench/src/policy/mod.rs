@@ -16,6 +16,7 @@ use serde::Serialize;
 pub(crate) use calculation::{Flags as Calculation, run as calculate};
 use cluster::Size;
 use latency::{Connects, compare};
+pub(crate) use node::{Folder, sh, wire};
 use node::{Node, Site};
 
 use crate::form::Form;

@@ -41,7 +41,7 @@ pub(super) struct Node {
 }
 
 /// Runs a shell script in a namespace; it must succeed.
-pub(super) fn sh(netns: &Netns, script: &str) -> Result<String> {
+pub(crate) fn sh(netns: &Netns, script: &str) -> Result<String> {
     let output = netns.run(|| Command::new("sh").args(["-ec", script]).output())??;
     ensure!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -104,7 +104,7 @@ fn veth(near: &Netns, near_name: &str, far: &Netns, far_name: &str) -> Result<()
 }
 
 /// Joins a pod to its node as the CNI plugin does.
-fn wire(node: &Netns, name: &str, pod: &Netns, address: Ipv4Addr) -> Result<()> {
+pub(crate) fn wire(node: &Netns, name: &str, pod: &Netns, address: Ipv4Addr) -> Result<()> {
     veth(node, name, pod, "eth0")?;
     let mut netlink = Netlink::open_in(pod)?;
     let index = netlink.link_index("eth0")?;
@@ -120,7 +120,16 @@ fn wire(node: &Netns, name: &str, pod: &Netns, address: Ipv4Addr) -> Result<()> 
 
 /// A folder that is gone with its owner.
 #[derive(Debug)]
-pub(super) struct Folder(pub(super) PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    /// A fresh one, named after a benchmark.
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("margay-bench-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+}
 
 impl Drop for Folder {
     fn drop(&mut self) {
