@@ -102,6 +102,7 @@ const CASES: &[(&str, Place)] = &[
     ("pools::no_block_left", Inside(pools::no_block_left)),
     ("pools::switched_with_packets_under_way", Inside(pools::switched_with_packets_under_way)),
     ("pools::no_address_left", Inside(pools::no_address_left)),
+    ("pools::borrowed", Inside(pools::borrowed)),
     ("ipam::empty_blocks_are_given_back", Inside(ipam::empty_blocks_are_given_back)),
     ("ipam::dead_nodes_are_collected", Inside(ipam::dead_nodes_are_collected)),
     ("ipam::a_crowd_with_deaths", Inside(ipam::a_crowd_with_deaths)),

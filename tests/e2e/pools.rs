@@ -5,11 +5,11 @@ use margay_control::status::IpamStatus;
 use margay_lab::probe::{Protocol, Stream};
 use margay_netlink::{Netlink, Netns};
 use margay_tests::cluster::{Cluster, Datastore, wait};
-use margay_tests::pods::{Pod, container_id};
+use margay_tests::pods::{Pod, container_id, said};
 
 use crate::labs::{
-    Labs, PATIENCE, PROBE_EVERY, TWO_NODES, applied, cni_error, interfaces, kernel_state, no_pods, none_lost,
-    pod_addresses, same, send_more, wait_no_endpoint,
+    Labs, PATIENCE, PROBE_EVERY, TWO_NODES, applied, cni_error, interfaces, kernel_state, margay, no_pods,
+    none_lost, pod_addresses, same, send_more, wait_answered, wait_no_endpoint,
 };
 
 /// A pool of one block of eight addresses.
@@ -99,6 +99,70 @@ pub(crate) fn no_address_left(labs: &mut Labs) -> Result<()> {
     pods.push(next);
     for pod in pods {
         runtime.delete(pod)?;
+    }
+    no_pods(&cluster, "node1")
+}
+
+/// A node that can get no block has addresses of others' (`strictAffinity: false`): reached from everywhere, also
+/// from the node whose block it is, without encapsulation and through VXLAN, and back with the lender when it is given back.
+pub(crate) fn borrowed(labs: &mut Labs) -> Result<()> {
+    let mut cluster = start(labs)?;
+    margay(&cluster, &["ipam", "configure", "--strict-affinity", "false"])?;
+    cluster.start("node2")?;
+    cluster.wait_ready("node2", PATIENCE)?;
+    let near = cluster.runtime("node1")?.add("default", "near")?;
+    let far = cluster.runtime("node2")?.add("default", "far")?;
+    ensure!(near.address != far.address, "{} twice", near.address);
+    let block = "10.66.0.0/29";
+    let route = |node: &str, to: &str| cluster.run_in(node, "ip", &["route", "show", to]);
+    let host = format!("{}/32", far.address);
+    let wait_clean = || {
+        wait(PATIENCE, || Ok(cluster.margay(&["ipam", "check"])?.status.success()))
+            .with_context(|| format!("{:?}", cluster.margay(&["ipam", "check"]).map(|output| said(&output))))
+    };
+    for (mode, way) in [("Never", "via 172.30.1.12 dev eth1"), ("Always", "dev vxlan.mgy")] {
+        applied(&cluster, &SMALL.replace("blockSize: 29", &format!("blockSize: 29, vxlanMode: {mode}")))?;
+        // The owner drops what nobody has, and leads to the borrower what that has.
+        wait(PATIENCE, || {
+            let (whole, one) = (route("node1", block)?, route("node1", &host)?);
+            Ok(whole.contains("blackhole") && one.contains(way))
+        })
+        .with_context(|| format!("{mode}: {:?}", cluster.run_in("node1", "ip", &["route"])))?;
+        wait(PATIENCE, || {
+            Ok(route("node2", block)?.contains(if mode == "Never" { "172.30.1.11" } else { way }))
+        })
+        .with_context(|| format!("{mode}: {:?}", cluster.run_in("node2", "ip", &["route"])))?;
+        wait_answered(&near, &far)?;
+        wait_answered(&far, &near)?;
+        wait_clean()?;
+    }
+    // All eight are somebody's: pods of either node, and what tunnels and nodes keep.
+    let mut pods = Vec::new();
+    let full = loop {
+        let name = format!("pod-{}", pods.len());
+        match cluster.runtime("node2")?.add("default", &name) {
+            Ok(pod) => pods.push(pod),
+            Err(error) => break format!("{error:#}"),
+        }
+        ensure!(pods.len() < 8, "more addresses than there are");
+    };
+    ensure!(!pods.is_empty() && full.contains("small"), "after {} pods: {full}", pods.len());
+    wait_answered(&near, &pods[0])?;
+    wait_clean()?;
+    for pod in pods.into_iter().chain([far]) {
+        cluster.runtime("node2")?.delete(pod)?;
+    }
+    no_pods(&cluster, "node2")?;
+    // What the borrower does not use goes back, and its owner gives it to others.
+    let mut pods = Vec::new();
+    wait(2 * PATIENCE, || {
+        pods.extend(cluster.runtime("node1")?.add("default", &format!("own-{}", pods.len())).ok());
+        Ok(pods.len() >= 4)
+    })
+    .context("lent addresses come back")?;
+    wait_clean()?;
+    for pod in pods.into_iter().chain([near]) {
+        cluster.runtime("node1")?.delete(pod)?;
     }
     no_pods(&cluster, "node1")
 }

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ipnet::IpNet;
 use margay_api::IpamBlock;
 use margay_control::cni::Attachment;
-use margay_ipam::{Allocator, AssignError, Handle, RecordError, Request, Seconds};
+use margay_ipam::{Allocator, AssignError, Handle, LendQuery, Lending, RecordError, Request, Seconds};
 
 use crate::attachments::Attached;
 use crate::journal::{AttachmentEntry, Entry, Journal};
@@ -102,6 +102,15 @@ impl Addresses {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Lends addresses to other nodes and takes them back; nothing of it may be told before it is written down.
+    pub(crate) fn lend(&mut self, query: &LendQuery<'_>) -> Result<Lending, AddressError> {
+        let lending = self.allocator.lend(query);
+        for record in &lending.records {
+            self.journal.append(&Entry::Address(record.clone()))?;
+        }
+        Ok(lending)
     }
 
     /// Frees everything a handle has. Returns its attachment, if it was committed.

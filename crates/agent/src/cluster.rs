@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use margay_api::kinds::{Affinity, FelixConfigurationSpec};
 use margay_api::{IpReservation, IpamBlock, IpamConfiguration, Key, Kind, Namespace, Pod, Resource};
 use margay_daemon::topology::Cluster as BgpCluster;
+use margay_ipam::borrower;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -67,7 +68,8 @@ impl Cluster {
         let name = resource.metadata().name.clone();
         match resource.clone() {
             Resource::IpamBlock(object) => {
-                let own = object.spec.affinity.as_ref() == Some(&Affinity::Host(node.to_owned()));
+                let own = object.spec.affinity.as_ref() == Some(&Affinity::Host(node.to_owned()))
+                    || borrower(&object).is_some();
                 let sessions = self.bgp.put(resource) && self.reflects(node);
                 let before = self.blocks.insert(name, (object, revision));
                 let touched = if own || is_of(before.as_ref(), node) { OWN_BLOCKS } else { ROUTES };
@@ -179,9 +181,11 @@ impl Cluster {
     }
 }
 
-/// The block is the node's.
+/// The block is the node's, or part of one that may be.
 fn is_of(block: Option<&(IpamBlock, u64)>, node: &str) -> bool {
-    block.is_some_and(|(block, _)| block.spec.affinity == Some(Affinity::Host(node.to_owned())))
+    block.is_some_and(|(block, _)| {
+        block.spec.affinity == Some(Affinity::Host(node.to_owned())) || borrower(block).is_some()
+    })
 }
 
 /// What a change of an object that sessions follow from touches.

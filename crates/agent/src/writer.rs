@@ -7,6 +7,7 @@ use std::time::Duration;
 use margay_api::{IpamBlock, Key, Node, Resource};
 use margay_daemon::register::register;
 use margay_datastore::{Error, Store};
+use margay_ipam::borrower;
 use tokio::sync::mpsc;
 
 /// First wait between two tries.
@@ -24,6 +25,8 @@ pub(crate) enum Write {
     Delete,
     /// Which addresses of a block of ours are in use. A block that is gone, or somebody else's by now, stays as it is.
     OwnBlock(Box<IpamBlock>),
+    /// A request for an address of a block of ours is granted, if it is still the same.
+    Grant(Box<IpamBlock>),
     /// This node's addresses in its own Node object; what others wrote there stays.
     OwnNode(Box<Node>),
 }
@@ -91,6 +94,22 @@ async fn perform(store: &Store, key: &Key, write: &Write) -> Result<(), Error> {
                 .update_with(key, |stored| match stored {
                     Resource::IpamBlock(block) if block.spec.affinity == own.spec.affinity => {
                         block.spec = own.spec.clone();
+                    }
+                    _ => {}
+                })
+                .await;
+            match outcome {
+                Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(error),
+            }
+        }
+        Write::Grant(granted) => {
+            let outcome = store
+                .update_with(key, |stored| match stored {
+                    Resource::IpamBlock(block)
+                        if block.spec.affinity.is_none() && borrower(block) == borrower(granted) =>
+                    {
+                        block.spec.affinity.clone_from(&granted.spec.affinity);
                     }
                     _ => {}
                 })

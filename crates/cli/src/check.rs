@@ -96,7 +96,8 @@ fn check_pool(
         }
     }
     let size = pool.spec.block_size;
-    let inside = existing.blocks.iter().filter(|block| overlap(cidr, &block.spec.cidr));
+    let whole = existing.blocks.iter().filter(|block| margay_ipam::borrower(block).is_none());
+    let inside = whole.filter(|block| overlap(cidr, &block.spec.cidr));
     if let Some(block) =
         inside.into_iter().find(|block| size.is_some_and(|s| s != block.spec.cidr.prefix_len()))
     {

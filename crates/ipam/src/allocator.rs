@@ -236,6 +236,21 @@ impl Allocator {
             .ok_or(AssignError::NeedBlock { family, pools: pools.clone() })
     }
 
+    /// Whether nobody has the address, nor had it of late.
+    pub(crate) fn is_free(
+        &self,
+        address: IpAddr,
+        reserved: &RangeSet,
+        now: Seconds,
+        cooldown: Seconds,
+    ) -> bool {
+        let found = self.block_of(address).filter(|(block, _)| !block.frozen && !reserved.contains(address));
+        let mut free = found
+            .into_iter()
+            .flat_map(|(block, ordinal)| block.queue.iter().filter(move |free| free.ordinal == ordinal));
+        free.any(|free| !cooling(free, now, cooldown))
+    }
+
     /// Frees all addresses of a handle; absent when it has none (a second release is no error).
     pub fn release(&mut self, handle: &Handle, now: Seconds) -> Option<Record> {
         let record = Record::Release { handle: handle.clone(), at: now };

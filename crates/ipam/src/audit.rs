@@ -10,6 +10,7 @@ use margay_api::{IpPool, IpamBlock, Node, WorkloadEndpoint};
 use serde::Serialize;
 
 use crate::handle::{Attributes, Handle};
+use crate::lend::{LENT, borrower};
 use crate::range::address_at;
 
 /// An address that a block says is in use.
@@ -125,7 +126,7 @@ pub fn audit(view: &View<'_>) -> BTreeSet<Finding> {
     let mut found = BTreeSet::new();
     let nodes: BTreeSet<&str> = view.nodes.iter().map(|node| node.metadata.name.as_str()).collect();
     let mut owners: BTreeMap<IpAddr, Allocation> = BTreeMap::new();
-    blocks_apart(view.blocks, &mut found);
+    blocks_apart(&apart_from_lent(view.blocks), &mut found);
     for block in view.blocks {
         let cidr = block.spec.cidr;
         found.extend(inconsistency(block).map(|reason| Finding::Inconsistent { block: cidr, reason }));
@@ -139,7 +140,8 @@ pub fn audit(view: &View<'_>) -> BTreeSet<Finding> {
             }
             _ => {}
         }
-        owners.extend(used.into_iter().map(|allocation| (allocation.address, allocation)));
+        let own = used.into_iter().filter(|allocation| !is_lent(allocation));
+        owners.extend(own.map(|allocation| (allocation.address, allocation)));
     }
     let endpoints = by_address(view.endpoints);
     for (address, of_address) in &endpoints {
@@ -166,6 +168,22 @@ pub fn audit(view: &View<'_>) -> BTreeSet<Finding> {
         }
     }
     found
+}
+
+/// The address is another node's, and that node's block of one address says whose.
+fn is_lent(allocation: &Allocation) -> bool {
+    allocation.attributes.kind.as_deref() == Some(LENT)
+}
+
+/// Without blocks of one address that the block around them says are lent, or that are only asked for.
+fn apart_from_lent<'a>(blocks: &[&'a IpamBlock]) -> Vec<&'a IpamBlock> {
+    let lent: BTreeSet<IpAddr> =
+        blocks.iter().flat_map(|block| allocations(block)).filter(is_lent).map(|one| one.address).collect();
+    let is_apart = |block: &&&IpamBlock| {
+        let known = block.spec.affinity.is_none() || lent.contains(&block.spec.cidr.addr());
+        !(borrower(block).is_some() && known)
+    };
+    blocks.iter().filter(is_apart).copied().collect()
 }
 
 /// Blocks sorted by prefix: one that overlaps another directly follows it or a third that does.

@@ -7,6 +7,7 @@ use margay_api::kinds::{Affinity, IpamBlockSpec};
 use margay_api::{IpPool, IpamBlock, Metadata};
 
 use crate::error::ClaimError;
+use crate::lend::borrower;
 use crate::pool::Eligible;
 use crate::range::{Family, RangeSet, bounds, number, prefix};
 use crate::scan::{block_name, next_block};
@@ -65,6 +66,7 @@ pub fn plan_claim(query: &ClaimQuery<'_>) -> Result<Claim, ClaimError> {
         .iter()
         .filter(of_family)
         .filter(|block| block.spec.affinity.as_ref() == Some(&mine) && !block.spec.deleted)
+        .filter(|block| borrower(block).is_none())
         .count();
     let max = match query.max_blocks {
         None => DEFAULT_MAX_BLOCKS,
@@ -130,10 +132,15 @@ fn claim_containing<'a>(
 
 /// An empty block of this owner.
 fn fresh_block(cidr: IpNet, affinity: Affinity) -> IpamBlock {
+    IpamBlock::new(Metadata::named(block_name(&cidr)), empty_block(cidr, Some(affinity)))
+}
+
+/// A block of which nothing is used.
+pub(crate) fn empty_block(cidr: IpNet, affinity: Option<Affinity>) -> IpamBlockSpec {
     let count = crate::block::address_count(&cidr).unwrap_or(0);
-    let spec = IpamBlockSpec {
+    IpamBlockSpec {
         cidr,
-        affinity: Some(affinity),
+        affinity,
         affinity_claim_time: None,
         allocations: vec![None; usize::try_from(count).unwrap_or(0)],
         attributes: Vec::new(),
@@ -142,8 +149,7 @@ fn fresh_block(cidr: IpNet, affinity: Affinity) -> IpamBlock {
         sequence_number: 0,
         sequence_number_for_allocation: std::collections::BTreeMap::new(),
         deleted: false,
-    };
-    IpamBlock::new(Metadata::named(block_name(&cidr)), spec)
+    }
 }
 
 #[cfg(test)]

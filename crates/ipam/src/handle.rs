@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use ipnet::IpNet;
+
 use serde::{Deserialize, Serialize};
 
 /// Owner of one or more addresses: what is released together. Forms as in Calico: see the constructors.
@@ -41,6 +43,11 @@ impl Handle {
         Self(format!("wireguard-v6-tunnel-addr-{node}"))
     }
 
+    /// An address that another node has: `lent.<address>`.
+    pub fn lent(address: &IpNet) -> Self {
+        Self(format!("lent.{}", address.addr()))
+    }
+
     /// A handle read from a block or a request, taken as it is.
     pub fn from_text(text: impl Into<String>) -> Self {
         Self(text.into())
@@ -74,7 +81,7 @@ pub struct Attributes {
     /// Interface inside the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
-    /// What it is for when it is no pod: `vxlanTunnelAddress`, `ipipTunnelAddress`.
+    /// What it is for when it is no pod: `vxlanTunnelAddress`, `ipipTunnelAddress`, [`LENT`](crate::LENT).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
 }

@@ -2,7 +2,7 @@
 //!
 //! The truth is what callers were told: an address stays a pod's until the pod is deleted, whatever happens to agents.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -14,6 +14,7 @@ use crate::allocator::{Allocator, Request};
 use crate::claim::{ClaimQuery, plan_claim};
 use crate::handle::{Attributes, Handle};
 use crate::journal::Record;
+use crate::lend::{BorrowQuery, LendQuery, borrower, plan_borrow};
 use crate::mirror::adopt;
 use crate::pool::Eligible;
 use crate::range::{Family, RangeSet};
@@ -47,6 +48,13 @@ enum Step {
         dies_before_delete: bool,
     },
     Crash(usize),
+    /// The node asks for an address of another's block.
+    Borrow(usize),
+    /// The node answers requests; it may die before the datastore is told.
+    Lend {
+        node: usize,
+        dies_before_grant: bool,
+    },
     /// The node comes back with nothing on its disk; its pods are gone with it.
     Reinstall(usize),
 }
@@ -64,6 +72,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (node.clone(), any::<bool>())
             .prop_map(|(node, dies_before_delete)| Step::GiveBack { node, dies_before_delete }),
         2 => node.clone().prop_map(Step::Crash),
+        2 => node.clone().prop_map(Step::Borrow),
+        4 => (node.clone(), prop::bool::weighted(0.2))
+            .prop_map(|(node, dies_before_grant)| Step::Lend { node, dies_before_grant }),
         1 => node.prop_map(Step::Reinstall),
     ]
 }
@@ -126,11 +137,12 @@ impl World {
         }
     }
 
-    fn confirm(&mut self, node: usize) {
-        let node = &mut self.nodes[node];
+    fn confirm(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
         for (cidr, revision) in std::mem::take(&mut node.claimed) {
             node.journal.extend(node.allocator.add_block(cidr, revision));
         }
+        self.take_up(index);
     }
 
     fn assign(&mut self, node: usize, pod: u8, dies_before_journal: bool) {
@@ -188,6 +200,57 @@ impl World {
         }
     }
 
+    fn borrow(&mut self, node: usize) {
+        let none = (BTreeSet::new(), BTreeSet::new());
+        let asked = plan_borrow(&BorrowQuery {
+            node: &self.nodes[node].name,
+            family: Family::V4,
+            eligible: &Eligible { pools: self.pool.iter().collect(), excluded: Vec::new() },
+            blocks: &self.nodes[node].view.iter().collect::<Vec<_>>(),
+            reserved: &RangeSet::default(),
+            silent: &none.0,
+            refused: &none.1,
+        });
+        let Some((claim, _)) = asked else { return };
+        let name = claim.resource.metadata.name.clone();
+        if !self.store.contains_key(&name) {
+            self.revision += 1;
+            self.store.insert(name, (claim.resource, self.revision));
+        }
+    }
+
+    /// From a view that may be old; what it writes is compared with what is there.
+    fn lend(&mut self, node: usize, dies_before_grant: bool) {
+        let names: Vec<String> = self.nodes.iter().map(|node| node.name.clone()).collect();
+        let actor = &mut self.nodes[node];
+        let lending = actor.allocator.lend(&LendQuery {
+            blocks: &actor.view.iter().collect::<Vec<_>>(),
+            borrowers: &names.iter().map(String::as_str).collect(),
+            reserved: &RangeSet::default(),
+            now: 0,
+            cooldown: 0,
+        });
+        actor.journal.extend(lending.records);
+        if dies_before_grant {
+            return self.crash(node);
+        }
+        for granted in lending.grant {
+            let name = granted.metadata.name.clone();
+            let asked = self.store.get(&name).is_some_and(|(block, _)| {
+                block.spec.affinity.is_none() && borrower(block) == borrower(&granted)
+            });
+            if asked {
+                self.revision += 1;
+                self.store.insert(name, (granted, self.revision));
+            }
+        }
+        for name in lending.refuse {
+            if self.store.get(&name).is_some_and(|(block, _)| block.spec.affinity.is_none()) {
+                self.store.remove(&name);
+            }
+        }
+    }
+
     fn crash(&mut self, node: usize) {
         let actor = &mut self.nodes[node];
         let (allocator, problems) = Allocator::replay(&actor.journal);
@@ -208,6 +271,7 @@ impl World {
 
     /// What an agent does at its start: blocks of the datastore that the journal doesn't know.
     fn take_up(&mut self, node: usize) {
+        self.nodes[node].view = self.store.values().map(|(block, _)| block.clone()).collect();
         let known: Vec<IpNet> = self.nodes[node].allocator.blocks().collect();
         let unknown: Vec<(IpamBlock, u64)> = self
             .store
@@ -232,6 +296,8 @@ impl World {
             Step::Mirror(node) => self.mirror(node),
             Step::GiveBack { node, dies_before_delete } => self.give_back(node, dies_before_delete),
             Step::Crash(node) => self.crash(node),
+            Step::Borrow(node) => self.borrow(node),
+            Step::Lend { node, dies_before_grant } => self.lend(node, dies_before_grant),
             Step::Reinstall(node) => self.reinstall(node),
         }
     }

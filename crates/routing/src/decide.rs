@@ -65,14 +65,18 @@ pub(crate) fn decide(cx: &Context, prefix: IpNet) -> Decision {
         return Decision { prefix, route: Some(route), reasons };
     }
     if cx.own_blocks.contains(&prefix) {
-        if prefix.prefix_len() == prefix.max_prefix_len() {
+        // Inside another's block its owner would send it here again.
+        let is_lent = || cx.blocks.keys().any(|block| block.contains(&prefix) && *block != prefix);
+        if prefix.prefix_len() == prefix.max_prefix_len() && !is_lent() {
             return Decision::none(prefix, Reason::OwnFullLengthBlock);
         }
         let route = Route { prefix, protocol: Protocol::Cluster, target: Target::Blackhole };
         return Decision { prefix, route: Some(route), reasons: vec![Reason::OwnBlock] };
     }
     let learned = cx.bgp.get(&prefix);
-    if let Some(&block) = cx.own_blocks.iter().find(|block| block.contains(&prefix)) {
+    // What this node has lent is somebody else's block.
+    let is_others = matches!(cx.blocks.get(&prefix), Some(Some(_)));
+    if !is_others && let Some(&block) = cx.own_blocks.iter().find(|block| block.contains(&prefix)) {
         let next_hop = learned.and_then(|learned| learned.next_hops.first().map(|hop| hop.address));
         return Decision::none(prefix, Reason::InsideOwnBlock { block, next_hop });
     }

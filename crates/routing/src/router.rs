@@ -169,6 +169,10 @@ impl Router {
                 self.context.prefixes().filter(|prefix| cidr.contains(prefix)).collect();
             self.touch(inside);
         }
+        // Whether an own address is a borrowed one depends on the block around it.
+        let own_inside: Vec<IpNet> =
+            self.context.own_blocks.iter().filter(|own| cidr.contains(*own)).copied().collect();
+        self.touch(own_inside);
         self.touch([cidr]);
     }
 

@@ -655,10 +655,14 @@ proptest! {
             prop_assert_eq!(prefix, &route.prefix);
             match &route.target {
                 Target::Link { dev } => prop_assert!(cluster.pods.iter().any(|(address, interface)| *address == prefix.addr() && interface == dev)),
-                Target::Blackhole => prop_assert!(own.contains(prefix) && prefix.prefix_len() < 32),
+                Target::Blackhole => {
+                    let lent = cluster.blocks.iter().any(|b| b.spec.cidr.contains(prefix) && b.spec.cidr != *prefix);
+                    prop_assert!(own.contains(prefix) && (prefix.prefix_len() < 32 || lent));
+                }
                 Target::Via(hops) => {
                     prop_assert!(!hops.is_empty() && hops.is_sorted());
-                    prop_assert!(!own.iter().any(|block| block.contains(prefix)), "{} overrides", prefix);
+                    let borrowed = cluster.blocks.iter().any(|b| b.spec.cidr == *prefix);
+                    prop_assert!(borrowed || !own.iter().any(|block| block.contains(prefix)), "{} overrides", prefix);
                     for hop in hops {
                         prop_assert_eq!(keys.entry(hop.key.clone()).or_insert_with(|| hop.clone()), hop);
                         let tunnel = hop.dev == "vxlan.mgy";

@@ -1,24 +1,30 @@
 //! Blocks: claimed from the datastore when needed, adopted when the journal was lost, given up when lost.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use margay_api::{IpPool, IpamBlock, Kind, Node as NodeResource, Resource};
+use margay_api::{IpPool, IpamBlock, Key, Kind, Node as NodeResource, Resource};
 use margay_control::status::Problem;
-use margay_datastore::{Error, Store};
+use margay_datastore::{Error, Revision, Store};
 use margay_ipam::{
-    Attributes, ClaimQuery, Family, Handle, PoolQuery, Purpose, RangeSet, Request as AddressRequest,
-    eligible_pools, plan_claim,
+    AssignError, Attributes, BorrowQuery, ClaimError, ClaimQuery, Family, Handle, PoolQuery, Purpose,
+    RangeSet, Request as AddressRequest, eligible_pools, plan_borrow, plan_claim,
 };
 use margay_routing::{Encapsulation, tunnels_needed, with_tunnel_address};
 
 use super::{Internal, Node};
-use crate::addresses::now;
+use crate::addresses::{AddressError, now};
 use crate::writer::Write;
 
 /// Times a claim is planned anew after another node was faster.
 const ATTEMPTS: u32 = 64;
+
+/// Longest wait for a node that is asked for an address, and how often its answer is looked for.
+const LENDER_TIME: Duration = Duration::from_secs(5);
+/// See [`LENDER_TIME`].
+const LENDER_POLL: Duration = Duration::from_millis(20);
 
 /// Longest wait for tunnel devices before the cluster is told of them.
 const DEVICE_TIME: Duration = Duration::from_secs(10);
@@ -48,11 +54,14 @@ impl Node {
                 tracing::error!("cannot take up this node's blocks: {error}");
             }
         }
+        self.lend();
         let mut lost = Vec::new();
         for cidr in &held {
             let ours = in_store.iter().any(|(block, _)| block.spec.cidr == *cidr);
             self.addresses.freeze(cidr, !ours);
-            let overlaps = |other: &IpNet| other.contains(cidr) || cidr.contains(other);
+            // What is lent out of it is no rival.
+            let is_lent = |other: &IpNet| self.addresses.allocator().owned(&Handle::lent(other)).is_some();
+            let overlaps = |other: &IpNet| other.contains(cidr) || (cidr.contains(other) && !is_lent(other));
             if !ours && !self.cluster.blocks.values().any(|(block, _)| overlaps(&block.spec.cidr)) {
                 self.reclaim(*cidr);
             } else if !ours {
@@ -89,32 +98,35 @@ impl Node {
     /// A node that may use a pool of the family has at least one block of it.
     fn claim_first(&mut self, family: Family) {
         let has_block = self.addresses.allocator().blocks().any(|block| Family::of(&block) == family);
-        let offered = self
-            .cluster
-            .bgp
-            .pools_in_force()
-            .iter()
-            .any(|pool| Family::of(&pool.spec.cidr) == family && !pool.spec.disabled);
-        if !has_block && offered {
-            self.claim(family, None);
+        let pools = self.cluster.bgp.pools_in_force().into_iter().map(|pool| &pool.spec);
+        let open = pools.filter(|pool| Family::of(&pool.cidr) == family && !pool.disabled);
+        let offered: Vec<IpNet> = open.map(|pool| pool.cidr.trunc()).collect();
+        if !has_block && !offered.is_empty() {
+            self.claim(family, &offered, None);
         }
     }
 
-    /// Claims one more block, the one with this address if there is one, in a task of its own.
-    pub(super) fn claim(&mut self, family: Family, containing: Option<IpAddr>) {
+    /// Claims one more block of these pools, the one with this address if there is one, in a task of its own.
+    pub(super) fn claim(&mut self, family: Family, pools: &[IpNet], containing: Option<IpAddr>) {
         if self.claiming.contains(&family) {
             return;
         }
         self.claiming.push(family);
+        let in_force = self.cluster.bgp.pools_in_force();
         let claim = ClaimTask {
             store: self.store.clone(),
             node: self.config.node.clone(),
             labels: self.own_labels(),
             family,
             containing,
-            pools: self.cluster.bgp.pools_in_force().into_iter().cloned().collect(),
+            pools: in_force
+                .into_iter()
+                .filter(|pool| pools.contains(&pool.spec.cidr.trunc()))
+                .cloned()
+                .collect(),
             reserved: self.cluster.reserved(),
             max_blocks: self.cluster.ipam.as_ref().and_then(|conf| conf.spec.max_blocks_per_host),
+            may_borrow: self.lends(),
         };
         let done = self.internal.0.clone();
         tokio::spawn(async move {
@@ -258,6 +270,9 @@ impl Node {
             Ok(addresses) => addresses.first().copied(),
             Err(error) => {
                 tracing::debug!("no tunnel address yet: {error}");
+                if let AddressError::Assign(AssignError::NeedBlock { pools, .. }) = error {
+                    self.claim(family, &pools, None);
+                }
                 None
             }
         }
@@ -292,6 +307,7 @@ struct ClaimTask {
     pools: Vec<IpPool>,
     reserved: Vec<IpNet>,
     max_blocks: Option<u32>,
+    may_borrow: bool,
 }
 
 impl ClaimTask {
@@ -314,17 +330,9 @@ impl ClaimTask {
         let open: Vec<&IpPool> = open.iter().collect();
         let eligible = eligible_pools(&open, &query).map_err(|error| error.to_string())?;
         let reserved = RangeSet::new(&self.reserved);
+        let (mut silent, mut refused) = (BTreeSet::new(), BTreeSet::new());
         for _ in 0..ATTEMPTS {
-            let listed = self.store.list(&[Kind::IpamBlock.into()]).await;
-            let listed = listed.map_err(|error| format!("cannot claim a block: {error}"))?;
-            let blocks: Vec<IpamBlock> = listed
-                .items
-                .into_iter()
-                .filter_map(|item| match item.resource.as_deref() {
-                    Ok(Resource::IpamBlock(block)) => Some(block.clone()),
-                    _ => None,
-                })
-                .collect();
+            let blocks = self.blocks().await?;
             let blocks: Vec<&IpamBlock> = blocks.iter().collect();
             let claim = plan_claim(&ClaimQuery {
                 node: &self.node,
@@ -334,14 +342,78 @@ impl ClaimTask {
                 reserved: &reserved,
                 containing: self.containing,
                 max_blocks: self.max_blocks,
-            })
-            .map_err(|error| error.to_string())?;
-            match self.store.create(claim.resource.clone().into()).await {
-                Ok(revision) => return Ok((claim.resource, revision.0)),
-                Err(Error::AlreadyExists { .. } | Error::Uncertain(_)) => {}
+            });
+            let (claim, lender) = match claim {
+                Ok(claim) => (claim, None),
+                Err(error @ (ClaimError::Exhausted { .. } | ClaimError::TooManyBlocks { .. }))
+                    if self.may_borrow =>
+                {
+                    let query = BorrowQuery {
+                        node: &self.node,
+                        family: self.family,
+                        eligible: &eligible,
+                        blocks: &blocks,
+                        reserved: &reserved,
+                        silent: &silent,
+                        refused: &refused,
+                    };
+                    let (claim, lender) = plan_borrow(&query).ok_or_else(|| error.to_string())?;
+                    (claim, Some(lender))
+                }
+                Err(error) => return Err(error.to_string()),
+            };
+            let revision = match self.store.create(claim.resource.clone().into()).await {
+                Ok(revision) => revision,
+                Err(Error::AlreadyExists { .. } | Error::Uncertain(_)) => continue,
                 Err(error) => return Err(format!("cannot claim a block: {error}")),
+            };
+            let Some(lender) = lender else { return Ok((claim.resource, revision.0)) };
+            match self.lent(&claim.resource.key(), revision).await? {
+                Lent::Yes(block, revision) => return Ok((*block, revision)),
+                Lent::No => drop(refused.insert(claim.cidr)),
+                Lent::NoAnswer => drop(silent.insert(lender)),
             }
         }
         Err(format!("cannot claim a block: other nodes were faster {ATTEMPTS} times; trying again"))
     }
+
+    /// Every block there is.
+    async fn blocks(&self) -> Result<Vec<IpamBlock>, String> {
+        let listed = self.store.list(&[Kind::IpamBlock.into()]).await;
+        let listed = listed.map_err(|error| format!("cannot claim a block: {error}"))?;
+        let blocks = listed.items.into_iter().filter_map(|item| match item.resource.as_deref() {
+            Ok(Resource::IpamBlock(block)) => Some(block.clone()),
+            _ => None,
+        });
+        Ok(blocks.collect())
+    }
+
+    /// Waits for what the lender says to a request that was made at this revision; takes it back if it says nothing.
+    async fn lent(&self, key: &Key, asked: Revision) -> Result<Lent, String> {
+        let deadline = Instant::now() + LENDER_TIME;
+        loop {
+            let found =
+                self.store.get(key).await.map_err(|error| format!("cannot borrow an address: {error}"))?;
+            let Some(found) = found else { return Ok(Lent::No) };
+            match found.resource.as_deref() {
+                Ok(Resource::IpamBlock(block)) if block.spec.affinity.is_some() => {
+                    return Ok(Lent::Yes(Box::new(block.clone()), found.revision.0));
+                }
+                _ if Instant::now() < deadline => tokio::time::sleep(LENDER_POLL).await,
+                // Refused, or granted after all: then it is taken up as any block of ours that we do not know.
+                _ => match self.store.delete(key, Some(asked)).await {
+                    Ok(_) | Err(Error::NotFound { .. }) => return Ok(Lent::NoAnswer),
+                    Err(Error::Conflict { .. }) => {}
+                    Err(error) => return Err(format!("cannot borrow an address: {error}")),
+                },
+            }
+        }
+    }
+}
+
+/// What a lender said.
+enum Lent {
+    Yes(Box<IpamBlock>, u64),
+    No,
+    NoAnswer,
 }

@@ -38,8 +38,8 @@ const NOT_RESERVED: u32 = 104;
 /// How the attempt to give addresses ended.
 enum Outcome {
     Done(Result<AddReply, Failure>),
-    /// One more; with an address, the one that has it.
-    NeedsBlock(Family, Option<IpAddr>),
+    /// One more of these pools; with an address, the one that has it.
+    NeedsBlock(Family, Vec<IpNet>, Option<IpAddr>),
 }
 
 impl Node {
@@ -68,9 +68,9 @@ impl Node {
         let outcome = match (self.try_add(&waiting.request), problem) {
             (Outcome::Done(outcome), _) => outcome,
             (Outcome::NeedsBlock(..), Some(problem)) => Err(Failure::refused(NO_ADDRESS, problem)),
-            (Outcome::NeedsBlock(family, containing), None) => {
+            (Outcome::NeedsBlock(family, pools, containing), None) => {
                 self.waiting.push(waiting);
-                return self.claim(family, containing);
+                return self.claim(family, &pools, containing);
             }
         };
         // What it wants may be just what a pod that goes still has: a name, an address.
@@ -157,11 +157,11 @@ impl Node {
                     mtu: self.router.tunnels().pod_mtu,
                 }))
             }
-            Err(AddressError::Assign(AssignError::NeedBlock { family, .. })) => {
-                Outcome::NeedsBlock(family, None)
+            Err(AddressError::Assign(AssignError::NeedBlock { family, pools })) => {
+                Outcome::NeedsBlock(family, pools, None)
             }
             Err(AddressError::Assign(AssignError::NotOurs { address, .. })) => {
-                Outcome::NeedsBlock(Family::of_addr(&address), Some(address))
+                Outcome::NeedsBlock(Family::of_addr(&address), cidrs, Some(address))
             }
             Err(error) => Outcome::Done(Err(Failure::refused(NO_ADDRESS, error.to_string()))),
         }

@@ -55,6 +55,7 @@ impl Node {
     pub(super) async fn collect_leftovers(&mut self) {
         self.collect_interfaces();
         self.collect_blocks().await;
+        self.drop_requests();
         self.collect_nodes();
     }
 
@@ -239,7 +240,7 @@ impl Node {
 
 /// Deletes the object unless it was changed meanwhile. Returns once that is certain: a deletion that arrives late must not
 /// meet an object in use again.
-async fn delete(store: &Store, key: &Key, revision: Revision) {
+pub(super) async fn delete(store: &Store, key: &Key, revision: Revision) {
     loop {
         match store.delete(key, Some(revision)).await {
             Err(error) if error.is_retryable() => tokio::time::sleep(AGAIN).await,

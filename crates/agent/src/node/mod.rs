@@ -6,6 +6,7 @@ mod claims;
 mod cni;
 mod collect;
 mod leave;
+mod lend;
 mod register;
 mod routes;
 mod tunnels;
