@@ -34,6 +34,7 @@ mod rootless;
 mod routers;
 mod runtimes;
 mod topology;
+mod tunnels;
 mod vm;
 mod wireguard;
 
@@ -123,6 +124,7 @@ const CASES: &[(&str, Place)] = &[
     ("topology::a_reflector_that_never_comes_up", Inside(topology::a_reflector_that_never_comes_up)),
     ("cleanup::nothing_stays_behind", Inside(cleanup::nothing_stays_behind)),
     ("health::ready_and_stopping", Inside(health::ready_and_stopping)),
+    ("tunnels::settings_on_a_live_cluster", Inside(tunnels::settings_on_a_live_cluster)),
     ("wireguard::a_kernel_without_it", Inside(wireguard::a_kernel_without_it)),
     ("vm::ipip_between_nodes", Virtual(ipip::between_nodes)),
     ("vm::ipip_between_subnets", Virtual(ipip::between_subnets)),

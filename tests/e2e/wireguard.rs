@@ -39,7 +39,7 @@ const PORTS: [u16; 2] = [51_820, 51_821];
 /// An emulated processor takes its time, and a handshake that was too early is tried again after five seconds.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-fn felix(spec: &str) -> String {
+pub(crate) fn felix(spec: &str) -> String {
     format!(
         "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: default}}\nspec: {{{spec}}}\n---\n"
     )
@@ -137,7 +137,7 @@ impl Heard {
 }
 
 /// Its address of IPv6.
-fn v6_of(pod: &Pod) -> Result<IpAddr> {
+pub(crate) fn v6_of(pod: &Pod) -> Result<IpAddr> {
     let addresses = Netlink::open_in(&pod.netns)?.addresses(None)?;
     let found = addresses.iter().map(|address| address.net.addr());
     let mut found = found.filter(|ip| matches!(ip, IpAddr::V6(ip) if ip.segments()[0] == 0xfd65));
@@ -145,7 +145,7 @@ fn v6_of(pod: &Pod) -> Result<IpAddr> {
 }
 
 /// Both ways, in both families.
-fn all_reached(one: &Pod, other: &Pod) -> Result<()> {
+pub(crate) fn all_reached(one: &Pod, other: &Pod) -> Result<()> {
     for (from, to) in [(one, other), (other, one)] {
         reached(from, to)?;
         let (source, destination) = (v6_of(from)?, v6_of(to)?);

@@ -21,6 +21,23 @@ pub(crate) struct Vtep {
     pub(crate) mac: MacAddr,
 }
 
+impl Vtep {
+    /// What routes and neighbours call it. For IPv6 that is the link-local address of its device (RFC 4291, appendix A): Linux takes
+    /// no other gateway that a route leads to elsewhere, as that of the block does before the tunnel is there.
+    pub(crate) fn gateway(&self) -> IpAddr {
+        let [a, b, c, d, e, f] = self.mac.0;
+        match self.address {
+            IpAddr::V4(_) => self.address,
+            IpAddr::V6(_) => {
+                let interface = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+                let mut octets = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+                octets[8..].copy_from_slice(&interface);
+                IpAddr::from(octets)
+            }
+        }
+    }
+}
+
 /// A node as far as routing sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Peer {

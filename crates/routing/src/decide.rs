@@ -290,7 +290,7 @@ fn vxlan_hop(
     };
     let hop = Hop {
         key: HopKey::Node { node: node_name.clone(), pool: Some(pool.name.clone()), family, way: 0 },
-        gateway: Some(vtep.address),
+        gateway: Some(vtep.gateway()),
         dev: dev.clone(),
         onlink: true,
     };

@@ -199,7 +199,7 @@ pub struct FdbEntry {
 pub struct Neighbour {
     /// The VXLAN device.
     pub dev: String,
-    /// Address of the peer's VXLAN device.
+    /// Address of the peer's VXLAN device: for IPv4 its own, for IPv6 its link-local one.
     pub address: IpAddr,
     /// Its MAC address.
     pub mac: MacAddr,

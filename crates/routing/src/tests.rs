@@ -474,7 +474,7 @@ fn dual_stack_uses_one_device_per_family() {
         cluster.block("fd00:65::2:0/122", "n2").block("fd00:65::1:0/122", "n1").pod("fd00:65::1:5", "mgyaaa");
     let text = cluster.text();
     for route in [
-        "fd00:65::2:0/122 via fd00:65::2:0 dev vxlan-v6.mgy onlink proto 181",
+        "fd00:65::2:0/122 via fe80::64c8:2aff:fea8:7f8b dev vxlan-v6.mgy onlink proto 181",
         "blackhole fd00:65::1:0/122 proto 181",
         "fd00:65::1:5/128 dev mgyaaa scope link proto 180",
     ] {

@@ -139,7 +139,7 @@ pub(crate) fn vxlan_entries(
             if let (Some(destination), Some(vtep)) = (peer.address(*family), peer.vteps.get(family)) {
                 let dev = device.name.clone();
                 fdb.insert(FdbEntry { dev: dev.clone(), mac: vtep.mac, destination });
-                neighbours.insert(Neighbour { dev, address: vtep.address, mac: vtep.mac });
+                neighbours.insert(Neighbour { dev, address: vtep.gateway(), mac: vtep.mac });
             }
         }
     }
