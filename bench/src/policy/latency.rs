@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use socket2::SockRef;
 
-use super::node::Node;
+use super::node::{Node, sh};
 use crate::scenario::quantile;
 
 /// Connections of one round, of which the median counts.
@@ -24,6 +24,10 @@ impl<'a> Connects<'a> {
     pub(super) fn new(node: &'a Node, port: u16) -> Result<Self> {
         let to = SocketAddr::from((node.address, port));
         let listener = node.server.run(|| TcpListener::bind(to))??;
+        // A port that comes round again within the 10 s of a closed connection would be taken for a part of that: no policy
+        // would look at it.
+        sh(&node.netns, "sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_close=1")?;
+        sh(&node.client, "sysctl -qw net.ipv4.ip_local_port_range='1024 65535'")?;
         let connects = Self { node, listener, to };
         // Neighbours, flow tables and caches are as in the middle of a day.
         connects.round()?;
