@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::probe::{Outcome, Protocol, Responder, Stream, reach};
-use margay_netlink::Netns;
+use margay_netlink::{Netlink, Netns};
 use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{PORT, Pod, container_id, said};
 use serde_json::Value;
 
 use crate::labs::{
-    Labs, PATIENCE, PROBE_EVERY, cni_error, interfaces, kernel_state, margay, no_pods, none_lost,
+    Labs, PATIENCE, PROBE_EVERY, applied, cni_error, interfaces, kernel_state, margay, no_pods, none_lost,
     pod_addresses, same, wait_no_endpoint,
 };
 
@@ -218,4 +218,88 @@ pub(crate) fn agent_down(labs: &mut Labs) -> Result<()> {
     ensure!(output.status.success(), "DEL: {}", said(&output));
     runtime.delete(staying)?;
     no_pods(cluster, "node2")
+}
+
+/// The plugin's configuration is the same for every version of the specification but for its form.
+pub(crate) fn every_version(labs: &mut Labs) -> Result<()> {
+    let cluster = &labs.demo(Datastore::Embedded)?.cluster;
+    let runtime = cluster.runtime("node1")?;
+    for version in ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        let netns = Netns::new()?;
+        let (path, id) = (netns.path().to_string_lossy().into_owned(), container_id("shop", version));
+        let call = |verb: &str, previous: Option<&Value>| {
+            runtime.call_with(verb, &id, "eth0", Some(("shop", "versioned")), &path, |config| {
+                config["cniVersion"] = version.into();
+                if let Some(previous) = previous {
+                    config["prevResult"] = previous.clone();
+                }
+            })
+        };
+        let output = call("ADD", None)?;
+        ensure!(output.status.success(), "ADD in {version}: {}", said(&output));
+        let result: Value = serde_json::from_slice(&output.stdout)?;
+        ensure!(result["cniVersion"] == version, "{version}: {result}");
+        let old = version.starts_with("0.1") || version.starts_with("0.2");
+        let address = if old { &result["ip4"]["ip"] } else { &result["ips"][0]["address"] };
+        ensure!(address.as_str().is_some_and(|text| text.ends_with("/32")), "{version}: {result}");
+        let output = call("CHECK", Some(&result))?;
+        let has_check = !old && !version.starts_with("0.3");
+        ensure!(output.status.success() == has_check, "CHECK in {version}: {}", said(&output));
+        let output = call("DEL", Some(&result))?;
+        ensure!(output.status.success() && output.stdout.is_empty(), "DEL in {version}: {}", said(&output));
+        no_pods(cluster, "node1")?;
+    }
+    Ok(())
+}
+
+/// A container with two interfaces of ours: each has an address, a route and an endpoint of its own, and goes alone.
+pub(crate) fn two_interfaces(labs: &mut Labs) -> Result<()> {
+    let cluster = &labs.demo(Datastore::Embedded)?.cluster;
+    let runtime = cluster.runtime("node1")?;
+    let (netns, id, names) = (Netns::new()?, container_id("shop", "twofold"), Some(("shop", "twofold")));
+    let path = netns.path().to_string_lossy().into_owned();
+    let call = |verb: &str, ifname: &str| runtime.call_with(verb, &id, ifname, names, &path, |_| {});
+    for (ifname, count) in [("eth0", 1), ("net1", 2)] {
+        let output = call("ADD", ifname)?;
+        ensure!(output.status.success(), "ADD of {ifname}: {}", said(&output));
+        ensure!(interfaces(&netns)?.len() == count, "{:?}", interfaces(&netns)?);
+    }
+    let routes = || cluster.run_in("node1", "ip", &["route", "show", "proto", "180"]);
+    ensure!(routes()?.lines().count() == 2, "{:?}", routes());
+    let output = call("DEL", "net1")?;
+    ensure!(output.status.success(), "DEL of net1: {}", said(&output));
+    wait(PATIENCE, || Ok(interfaces(&netns)? == ["eth0"] && routes()?.lines().count() == 1))
+        .with_context(|| format!("{:?}, {:?}", interfaces(&netns), routes()))?;
+    let output = call("DEL", "eth0")?;
+    ensure!(output.status.success(), "DEL of eth0: {}", said(&output));
+    no_pods(cluster, "node1")?;
+    wait_no_endpoint(cluster, "twofold")
+}
+
+/// A pod's annotations decide its address, and its MAC.
+pub(crate) fn annotated(labs: &mut Labs) -> Result<()> {
+    let cluster = &labs.demo(Datastore::Embedded)?.cluster;
+    let runtime = cluster.runtime("node1")?;
+    let first = runtime.add("shop", "first")?;
+    let fixed = first.address;
+    let mac = "02:00:00:00:0a:0b";
+    applied(
+        cluster,
+        &format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: fixed, namespace: shop, annotations: {{\
+             cni.projectcalico.org/ipAddrs: '[\"{fixed}\"]', cni.projectcalico.org/hwAddr: '{mac}'}}}}\n\
+             spec: {{nodeName: node1, containers: []}}\n"
+        ),
+    )?;
+    // The agent hears of it when it does: until then the pod is given any address.
+    runtime.delete(first)?;
+    wait(PATIENCE, || {
+        let pod = runtime.add("shop", "fixed")?;
+        let (address, link) = (pod.address, Netlink::open_in(&pod.netns)?.link("eth0")?);
+        runtime.delete(pod)?;
+        Ok(address == fixed && link.and_then(|link| link.mac) == mac.parse().ok())
+    })
+    .with_context(|| format!("{fixed} and {mac}"))?;
+    margay(cluster, &["delete", "pod", "fixed", "-n", "shop"])?;
+    no_pods(cluster, "node1")
 }

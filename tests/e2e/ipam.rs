@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -17,6 +18,14 @@ use crate::labs::{Labs, PATIENCE, TWO_NODES, applied, margay, no_pods, pod_addre
 /// Nodes of the crowd, and pods of each.
 const NODES: usize = 16;
 const PODS: usize = 6;
+
+/// ADDs that a node has under way at once in the long form.
+const AT_ONCE: usize = 32;
+
+/// Pods of each node of the crowd: the long form is `E2E_CROWD=1000 cargo test -p margay-tests --test e2e a_crowd`.
+fn pods_of_each() -> usize {
+    std::env::var("E2E_CROWD").ok().and_then(|text| text.parse().ok()).unwrap_or(PODS)
+}
 
 /// A pool with blocks of four addresses.
 const SMALL: &str = "apiVersion: projectcalico.org/v3
@@ -224,30 +233,45 @@ fn add(cluster: &Cluster, node: &str, pod: &str) -> Result<(IpAddr, Netns)> {
 pub(crate) fn a_crowd_with_deaths(labs: &mut Labs) -> Result<()> {
     let cluster = crowd(labs)?;
     cluster.start_datastore()?;
+    let each = pods_of_each();
+    let long = each > PODS;
+    let pool = if long {
+        SMALL.replace("10.66.0.0/27, blockSize: 30", "10.64.0.0/12, blockSize: 26")
+    } else {
+        SMALL.replace("10.66.0.0/27", "10.66.0.0/23")
+    };
     // Who peers with whom is not what this is about.
     let objects = "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata: {name: default}\n\
          spec: {nodeToNodeMeshEnabled: false}\n---\n"
         .to_owned()
-        + &SMALL.replace("10.66.0.0/27", "10.66.0.0/23");
+        + &pool;
     wait(PATIENCE, || Ok(applied(&cluster, &objects).is_ok()))?;
     let agents = Agents::start(&cluster)?;
-    let (cluster, agents) = (&cluster, &agents);
+    let (cluster, agents, added) = (&cluster, &agents, &AtomicUsize::new(0));
+    let (workers, deaths) = if long { (AT_ONCE, each / 8) } else { (1, 3) };
     let pods: Vec<(IpAddr, Netns)> = std::thread::scope(|scope| -> Result<Vec<_>> {
-        let threads: Vec<_> = (1..=NODES)
-            .map(|number| {
+        let every = (1..=NODES).flat_map(|number| (0..workers).map(move |worker| (number, worker)));
+        let threads: Vec<_> = every
+            .map(|(number, worker)| {
                 scope.spawn(move || -> Result<Vec<_>> {
-                    (0..PODS)
-                        .map(|pod| add(cluster, &format!("n{number}"), &format!("p-{number}-{pod}")))
-                        .collect()
+                    let own = (worker..each).step_by(workers);
+                    own.map(|pod| {
+                        let one = add(cluster, &format!("n{number}"), &format!("p-{number}-{pod}"))?;
+                        added.fetch_add(1, Ordering::Relaxed);
+                        Ok(one)
+                    })
+                    .collect()
                 })
             })
             .collect();
-        let named = || -> Result<usize> { Ok(margay(cluster, &["get", "ipamblocks"])?.lines().count()) };
-        for (number, blocks) in [(3, NODES / 2), (9, NODES), (14, NODES + NODES / 2)] {
+        for death in 1..=deaths {
             // Spread over the time it takes, whatever that is.
-            wait(2 * PATIENCE, || Ok(named().unwrap_or(0) > blocks)).context("blocks are claimed")?;
-            agents.replace(number)?;
-            if number == 9 {
+            let due = NODES * each * death / (deaths + 1);
+            wait(20 * PATIENCE, || {
+                Ok(added.load(Ordering::Relaxed) >= due || threads.iter().all(|thread| thread.is_finished()))
+            })?;
+            agents.replace(death * 7 % NODES + 1)?;
+            if death % 3 == 2 {
                 cluster.kill_datastore()?;
                 cluster.start_datastore()?;
             }
@@ -260,18 +284,18 @@ pub(crate) fn a_crowd_with_deaths(labs: &mut Labs) -> Result<()> {
     })?;
     let addresses: BTreeSet<IpAddr> = pods.iter().map(|(address, _)| *address).collect();
     ensure!(
-        addresses.len() == NODES * PODS && pods.len() == NODES * PODS,
+        addresses.len() == NODES * each && pods.len() == NODES * each,
         "{} addresses for {} pods",
         addresses.len(),
         pods.len()
     );
     wait_clean(cluster)?;
-    for (number, pod) in (1..=NODES).flat_map(|number| (0..PODS).map(move |pod| (number, pod))) {
+    for (number, pod) in (1..=NODES).flat_map(|number| (0..each).map(move |pod| (number, pod))) {
         let id = format!("p-{number}-{pod}");
         let output = cluster.runtime(&format!("n{number}"))?.call("DEL", &id, Some(("default", &id)), "")?;
         ensure!(output.status.success(), "DEL of {id}: {}", said(&output));
     }
     let used = || -> Result<String> { margay(cluster, &["get", "workloadendpoints", "-A"]) };
-    wait(PATIENCE, || Ok(!used()?.contains("p-"))).with_context(|| format!("{:?}", used()))?;
+    wait(10 * PATIENCE, || Ok(!used()?.contains("p-"))).with_context(|| format!("{:?}", used()))?;
     wait_clean(cluster)
 }

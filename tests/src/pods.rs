@@ -82,19 +82,34 @@ impl Runtime<'_> {
 
     /// Executes one verb; `netns` is empty when the runtime has none any more.
     pub fn call(&self, verb: &str, id: &str, pod: Option<(&str, &str)>, netns: &str) -> Result<Output> {
+        self.call_with(verb, id, "eth0", pod, netns, |_| {})
+    }
+
+    /// The same for any interface, with a configuration that is changed before.
+    pub fn call_with(
+        &self,
+        verb: &str,
+        id: &str,
+        ifname: &str,
+        pod: Option<(&str, &str)>,
+        netns: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Output> {
+        let mut config = self.config()?;
+        change(&mut config);
         let mut command = Command::new(&self.plugin);
         command
             .env_clear()
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", id)
             .env("CNI_NETNS", netns)
-            .env("CNI_IFNAME", "eth0")
+            .env("CNI_IFNAME", ifname)
             .env("CNI_PATH", "/opt/cni/bin");
         if let Some((namespace, name)) = pod {
             let arguments = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}");
             command.env("CNI_ARGS", arguments);
         }
-        let config = serde_json::to_vec(&self.config()?)?;
+        let config = serde_json::to_vec(&config)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.node.netns().spawn(&mut command)?;
         if let Some(mut input) = child.stdin.take() {
