@@ -9,7 +9,6 @@ use margay_api::kinds::{
     AllowedUse, EncapMode, EndpointToHostAction as ToHost, FelixConfigurationSpec, IpPoolSpec,
     IptablesBackend, NatOutgoingExclusions, NftablesMode, ProtoPort, Toggle, disjoint_pools,
 };
-use margay_api::selector::Selector;
 use margay_api::types::{Port, Protocol};
 use margay_api::{FelixConfiguration, IpPool, Node};
 
@@ -92,64 +91,57 @@ impl SettingsSource {
         };
     }
 
-    /// Each setting from the first configuration that has it: the node's own, then one that selects the node (the first
-    /// by name), then `default`.
+    /// Of the node, or what holds where no node is named.
     pub(super) fn settings(&self, scope: &Scope) -> NodeSettings {
-        let own = match scope {
-            Scope::Node(node) => self.felix.get(&format!("node.{node}")),
-            Scope::All => None,
-        };
         let facts = Facts { own: Arc::clone(&self.node_labels), inherited: Vec::new() };
-        let selects = |selector: &Selector| matches!(scope, Scope::Node(_)) && selector.matches(&facts);
-        let selecting = self.felix.values().find(|spec| spec.node_selector.as_ref().is_some_and(selects));
-        let layers: Vec<&FelixConfigurationSpec> =
-            own.into_iter().chain(selecting).chain(self.felix.get("default")).collect();
-        let mut settings = self.merge(&layers);
+        let felix = match scope {
+            Scope::Node(node) => FelixConfigurationSpec::of_node(&self.felix, node, &facts),
+            Scope::All => self.felix.get("default").cloned().unwrap_or_default(),
+        };
+        let mut settings = self.merge(&felix);
         if let Scope::Node(node) = scope {
             settings.own_addresses = self.nodes.get(node).cloned().unwrap_or_default();
         }
         settings
     }
 
-    fn merge(&self, layers: &[&FelixConfigurationSpec]) -> NodeSettings {
+    fn merge(&self, felix: &FelixConfigurationSpec) -> NodeSettings {
         let mut settings = NodeSettings::default();
-        if let Some(prefix) = first(layers, |spec| spec.interface_prefix.as_deref()) {
+        if let Some(prefix) = felix.interface_prefix.as_deref() {
             settings.workload_prefix = prefix.into();
         }
-        if let Some(prefix) = first(layers, |spec| spec.log_prefix.as_deref()) {
+        if let Some(prefix) = felix.log_prefix.as_deref() {
             settings.log_prefix = prefix.into();
         }
-        if let Some(action) = first(layers, |spec| spec.default_endpoint_to_host_action) {
+        if let Some(action) = felix.default_endpoint_to_host_action {
             settings.endpoint_to_host = match action {
                 ToHost::Accept => EndpointToHostAction::Accept,
                 ToHost::Drop => EndpointToHostAction::Drop,
                 ToHost::Return => EndpointToHostAction::Return,
             };
         }
-        settings.allow_invalid = first(layers, |spec| spec.disable_conntrack_invalid_check).unwrap_or(false);
-        settings.flow_log = first(layers, |spec| spec.flow_logs_local_reporter) == Some(Toggle::Enabled);
-        settings.backend =
-            backend(first(layers, |spec| spec.nftables_mode), first(layers, |spec| spec.iptables_backend));
-        settings.ipv6 = first(layers, |spec| spec.ipv6_support).unwrap_or(true);
-        settings.failsafe_inbound =
-            failsafe(first(layers, |spec| spec.failsafe_inbound_host_ports.as_ref()), &FAILSAFE_INBOUND);
+        settings.allow_invalid = felix.disable_conntrack_invalid_check.unwrap_or(false);
+        settings.flow_log = felix.flow_logs_local_reporter == Some(Toggle::Enabled);
+        settings.backend = backend(felix.nftables_mode, felix.iptables_backend);
+        settings.ipv6 = felix.ipv6_support.unwrap_or(true);
+        settings.failsafe_inbound = failsafe(felix.failsafe_inbound_host_ports.as_ref(), &FAILSAFE_INBOUND);
         settings.failsafe_outbound =
-            failsafe(first(layers, |spec| spec.failsafe_outbound_host_ports.as_ref()), &FAILSAFE_OUTBOUND);
+            failsafe(felix.failsafe_outbound_host_ports.as_ref(), &FAILSAFE_OUTBOUND);
 
         let on = |mode: Option<EncapMode>| mode.is_some_and(|mode| mode != EncapMode::Never);
         let (in_force, _) = disjoint_pools(self.pools.values());
         let any =
             |mode: fn(&IpPoolSpec) -> Option<EncapMode>| in_force.iter().any(|pool| on(mode(&pool.spec)));
-        settings.ipip = first(layers, |spec| spec.ipip_enabled).unwrap_or_else(|| any(|pool| pool.ipip_mode));
-        let vxlan = first(layers, |spec| spec.vxlan_enabled).unwrap_or_else(|| any(|pool| pool.vxlan_mode));
-        let port = first(layers, |spec| spec.vxlan_port).and_then(|port| u16::try_from(port).ok());
+        settings.ipip = felix.ipip_enabled.unwrap_or_else(|| any(|pool| pool.ipip_mode));
+        let vxlan = felix.vxlan_enabled.unwrap_or_else(|| any(|pool| pool.vxlan_mode));
+        let port = felix.vxlan_port.and_then(|port| u16::try_from(port).ok());
         settings.vxlan_port = vxlan.then(|| port.unwrap_or(VXLAN_PORT));
-        settings.wireguard_ports = wireguard_ports(layers);
+        settings.wireguard_ports = wireguard_ports(felix);
         settings.node_addresses = self.nodes.values().flatten().copied().collect();
-        if let Some(nets) = first(layers, |spec| spec.external_nodes_list.as_ref()) {
+        if let Some(nets) = felix.external_nodes_list.as_ref() {
             settings.node_addresses.extend(nets.iter().filter(|net| is_host(net)).map(IpNet::addr));
         }
-        settings.source_nat = source_nat(layers);
+        settings.source_nat = source_nat(felix);
         // Pools for load balancers only hold no pods and are no reason to leave a packet's source alone.
         let for_pods = |pool: &&IpPoolSpec| {
             pool.allowed_uses.is_empty()
@@ -165,32 +157,19 @@ impl SettingsSource {
     }
 }
 
-fn first<'a, T: 'a>(
-    layers: &[&'a FelixConfigurationSpec],
-    field: impl Fn(&'a FelixConfigurationSpec) -> Option<T>,
-) -> Option<T> {
-    layers.iter().find_map(|spec| field(spec))
-}
-
-fn wireguard_ports(layers: &[&FelixConfigurationSpec]) -> BTreeSet<u16> {
-    let v4 = (
-        first(layers, |spec| spec.wireguard_enabled),
-        first(layers, |spec| spec.wireguard_listening_port).unwrap_or(51_820),
-    );
-    let v6 = (
-        first(layers, |spec| spec.wireguard_enabled_v6),
-        first(layers, |spec| spec.wireguard_listening_port_v6).unwrap_or(51_821),
-    );
+fn wireguard_ports(felix: &FelixConfigurationSpec) -> BTreeSet<u16> {
+    let v4 = (felix.wireguard_enabled, felix.wireguard_listening_port.unwrap_or(51_820));
+    let v6 = (felix.wireguard_enabled_v6, felix.wireguard_listening_port_v6.unwrap_or(51_821));
     let on = [v4, v6].into_iter().filter(|(on, _)| *on == Some(true));
     on.filter_map(|(_, port)| u16::try_from(port).ok()).collect()
 }
 
-fn source_nat(layers: &[&FelixConfigurationSpec]) -> SourceNat {
-    let exclusions = first(layers, |spec| spec.nat_outgoing_exclusions);
-    let ports = first(layers, |spec| spec.nat_port_range.as_ref()).and_then(Port::bounds);
-    let filter = first(layers, |spec| spec.iptables_nat_outgoing_interface_filter.as_deref());
+fn source_nat(felix: &FelixConfigurationSpec) -> SourceNat {
+    let exclusions = felix.nat_outgoing_exclusions;
+    let ports = felix.nat_port_range.as_ref().and_then(Port::bounds);
+    let filter = felix.iptables_nat_outgoing_interface_filter.as_deref();
     SourceNat {
-        address: first(layers, |spec| spec.nat_outgoing_address),
+        address: felix.nat_outgoing_address,
         // Felix's 0: any port.
         ports: ports.filter(|ports| *ports != (0, 0)).map(|(first, last)| PortRange { first, last }),
         spares_nodes: exclusions == Some(NatOutgoingExclusions::IpPoolsAndHostIps),

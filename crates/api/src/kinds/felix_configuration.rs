@@ -85,8 +85,8 @@ macro_rules! settings {
 }
 
 impl FelixConfigurationSpec {
-    /// What holds on a node with these labels: `node.<name>` before those whose `nodeSelector` selects it (by name), before
-    /// `default`.
+    /// What holds on a node with these labels: each setting from the first configuration that has it, `node.<name>`, then the first
+    /// by name whose `nodeSelector` selects the node, then `default`.
     #[must_use]
     pub fn of_node(
         all: &BTreeMap<String, Self>,
@@ -96,7 +96,7 @@ impl FelixConfigurationSpec {
         let own = all.get(&format!("node.{node}"));
         let selects =
             |spec: &&Self| spec.node_selector.as_ref().is_some_and(|selector| selector.matches(labels));
-        let layers = own.into_iter().chain(all.values().filter(selects)).chain(all.get("default"));
+        let layers = own.into_iter().chain(all.values().find(selects)).chain(all.get("default"));
         layers.fold(Self::default(), Self::or)
     }
 }
@@ -334,5 +334,38 @@ impl Spec for FelixConfigurationSpec {
     type Status = NoStatus;
     fn check(object: &Object<Self>, problems: &mut Problems) {
         validate::felix::check(object, problems);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_setting_comes_from_the_first_configuration_that_has_it() {
+        let spec = |json| serde_json::from_value::<FelixConfigurationSpec>(json).unwrap();
+        let all = BTreeMap::from([
+            (
+                "default".to_owned(),
+                spec(serde_json::json!({"logPrefix": "all", "vxlanVNI": 1, "ipipMTU": 1})),
+            ),
+            ("node.n1".to_owned(), spec(serde_json::json!({"logPrefix": "own"}))),
+            (
+                "selected".to_owned(),
+                spec(serde_json::json!({"nodeSelector": "zone == 'a'", "logPrefix": "zone", "vxlanVNI": 2})),
+            ),
+            ("selected-too".to_owned(), spec(serde_json::json!({"nodeSelector": "all()", "ipipMTU": 2}))),
+        ]);
+        let of = |node: &str, zone: &str| {
+            let labels = BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
+            let spec = FelixConfigurationSpec::of_node(&all, node, &labels);
+            (spec.log_prefix.unwrap(), spec.vxlan_vni.unwrap(), spec.ipip_mtu.unwrap())
+        };
+        assert_eq!(
+            of("n1", "a"),
+            ("own".to_owned(), 2, 1),
+            "of those that select it only the first by name counts"
+        );
+        assert_eq!(of("n2", "b"), ("all".to_owned(), 1, 2));
     }
 }
