@@ -6,15 +6,19 @@
 
 mod elements;
 mod listing;
+mod reading;
+mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use elements::Difference;
-use listing::{ListedChain, Listing};
+use listing::ListedChain;
 use margay_netlink::nftset::{Change, Element, NftSets};
+pub(super) use reading::Reading;
+use reading::{has_table, listing, read};
+use script::{Script, rules};
 
 use super::backend::{self, Backend, Reader, Steps, Tables};
 use super::programs;
@@ -61,48 +65,6 @@ pub(super) struct Nftables {
     looks_outdated: bool,
 }
 
-/// What the kernel has: chains of our table of each family that has one, and sets.
-#[derive(Debug)]
-pub(super) struct Reading {
-    chains: BTreeMap<Family, BTreeMap<String, ListedChain>>,
-    sets: BTreeMap<String, Found>,
-}
-
-/// Whether there is a table of ours.
-fn has_table(nft: &Path, family: Family) -> Result<bool, ApplyError> {
-    let text = programs::run(nft, &["list", "tables"], "")?;
-    let wanted = format!("table {}", render::table(family));
-    Ok(text.lines().any(|line| line.trim() == wanted))
-}
-
-fn listing(nft: &Path, family: Family, elements: bool) -> Result<Option<Listing>, ApplyError> {
-    if !has_table(nft, family)? {
-        return Ok(None);
-    }
-    let terse = if elements { &[][..] } else { &["--terse"] };
-    let (kind, name) = render::table(family).split_once(' ').unwrap_or_default();
-    let arguments = [&["--json", "--numeric"], terse, &["list", "table", kind, name]].concat();
-    let text = programs::run(nft, &arguments, "")?;
-    let unreadable = |error| ApplyError::Unreadable { program: nft.to_owned(), reason: format!("{error}") };
-    listing::parse(family, &text).map(Some).map_err(unreadable)
-}
-
-fn read(nft: &Path) -> Result<Reading, ApplyError> {
-    let mut reading = Reading { chains: BTreeMap::new(), sets: BTreeMap::new() };
-    for family in Family::ALL {
-        let Some(listing) = listing(nft, family, true)? else { continue };
-        reading.chains.insert(family, listing.chains);
-        for (name, set) in listing.sets {
-            let (kind, members) = match set.members {
-                Some(members) => (set.kind, members),
-                None => (None, BTreeSet::new()),
-            };
-            reading.sets.insert(name, Found { kind, members, max: u32::MAX });
-        }
-    }
-    Ok(reading)
-}
-
 impl Nftables {
     /// Finds the program; reads and writes nothing yet.
     pub(super) fn new(folders: &[PathBuf]) -> Result<Self, ApplyError> {
@@ -146,9 +108,9 @@ impl Nftables {
         chains
     }
 
-    /// Brings one family up to date. A table that is there is changed in four steps: sets hold at least what is wanted; rules; maps lead to the wanted chains
-    /// and sets hold exactly what is wanted; what nobody wants is gone. Elements go by netlink: `nft` would read all
-    /// elements of all sets before it changes one.
+    /// Brings one family up to date. A table that is there is changed in four steps: sets hold at least what is wanted; rules;
+    /// maps lead to the wanted chains and sets hold exactly what is wanted; what nobody wants is gone. Elements go by
+    /// netlink: `nft` would read all elements of all sets before it changes one.
     fn write_family(
         &mut self,
         wanted: &Tables,
@@ -413,54 +375,6 @@ enum Fill {
     Extend,
     /// They are as wanted.
     All,
-}
-
-/// The chains that differ from what is there, with their rules.
-fn rules(
-    script: &mut Script,
-    family: Family,
-    chains: &BTreeMap<String, WantedChain>,
-    there: &BTreeMap<String, ListedChain>,
-    report: &mut Report,
-) {
-    let changed: Vec<_> = chains.iter().filter(|(name, chain)| !is_right(chain, there.get(*name))).collect();
-    for (name, chain) in &changed {
-        let definition = chain.base.as_ref().map(BaseChain::definition).unwrap_or_default();
-        script.line("add chain", &format!("{name} {definition}"));
-    }
-    for (name, chain) in &changed {
-        script.line("flush chain", name);
-        for (_, rule) in render::chain(family, chain.table, name, &chain.rules) {
-            script.line("add rule", &format!("{name} {rule}"));
-        }
-    }
-    report.chains_written += changed.len();
-}
-
-/// Input of `nft -f` for the table of one family.
-struct Script {
-    table: &'static str,
-    text: String,
-    /// Lines that change something.
-    work: usize,
-}
-
-impl Script {
-    fn new(family: Family) -> Self {
-        Self { table: render::table(family), text: String::new(), work: 0 }
-    }
-
-    fn line(&mut self, verb: &str, rest: &str) {
-        let _infallible = writeln!(self.text, "{verb} {} {rest}", self.table);
-        self.work += usize::from(verb != "add table");
-    }
-
-    fn elements(&mut self, verb: &str, set: &str, members: &BTreeSet<Member>) {
-        let members: Vec<_> = members.iter().map(render::element).collect();
-        for some in members.chunks(ELEMENTS) {
-            self.line(verb, &format!("{set} {{ {} }}", some.join(", ")));
-        }
-    }
 }
 
 impl Backend for Nftables {
