@@ -155,7 +155,9 @@ const NEW_POLICY: &str = "GlobalNetworkPolicy(new-";
 /// Waits until the agent has removed what is left of new policies.
 fn wait_swept(netns: &Netns) -> Result<()> {
     let begun = Instant::now();
-    while sh(netns, "iptables-nft-save; iptables-legacy-save")?.contains(NEW_POLICY) {
+    // The program fails when a set goes while it reads: then it is not over yet.
+    let look = format!("(iptables-nft-save && iptables-legacy-save) 2>&1 || echo '{NEW_POLICY}'");
+    while sh(netns, &look)?.contains(NEW_POLICY) {
         ensure!(begun.elapsed() < super::node::PATIENCE, "rules of a policy that is gone stay in the kernel");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
