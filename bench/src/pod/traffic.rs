@@ -59,11 +59,15 @@ pub(super) fn measure(programs: &Programs<'_>, rounds: usize) -> Result<Vec<Line
     let ours = [Site::margay(programs, Kind::Routed)?, Site::margay(programs, Kind::Vxlan)?];
     let by_hand = [Site::by_hand(Kind::Routed)?, Site::by_hand(Kind::Vxlan)?];
     let flannel = Site::by_hand(Kind::Bridged)?;
+    let tracked = Site::by_hand(Kind::Routed)?.tracked()?;
     let pairs = [
         ("same node", ours[0].way(1), by_hand[0].way(1), true),
         ("cross node", ours[0].way(2), by_hand[0].way(2), true),
         ("VXLAN", ours[1].way(2), by_hand[1].way(2), true),
         ("flannel's bridge and VXLAN", flannel.way(2), by_hand[1].way(2), false),
+        // No stateful policy costs less: what is beyond it is ours.
+        ("conntrack alone, same node", tracked.way(1), by_hand[0].way(1), false),
+        ("conntrack alone, cross node", tracked.way(2), by_hand[0].way(2), false),
     ];
     for (name, ours, theirs, _) in &pairs {
         ours.wait().with_context(|| format!("{name}, ours"))?;
@@ -193,6 +197,14 @@ impl Site {
             )?;
         }
         Ok(site)
+    }
+
+    /// Its packets meet conntrack and one rule, as those of every stateful firewall.
+    fn tracked(self) -> Result<Self> {
+        for node in &self.nodes {
+            sh(node, "iptables -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")?;
+        }
+        Ok(self)
     }
 
     /// From the first pod to another.

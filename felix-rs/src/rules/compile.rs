@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::changes::{Changes, SetUpdate};
 use super::dispatch::{Dispatch, Groups};
 use super::fixed::{self, Inputs};
 use super::group::{self, End, Known, Reference};
 use super::hosts::Hosts;
 use super::language::{
-    Action, ChainName, DispatchBy, Family, Member, Owner, Rule, Set, SetName, SetType, Table, TableId,
-    TableRules,
+    Action, ChainName, DispatchBy, Family, Member, Owner, Rule, Set, SetName, Table, TableId, TableRules,
 };
 use super::marks::Marks;
 use super::names::{self, GroupId};
@@ -21,36 +21,6 @@ use crate::model::{
     ActivePolicy, ActiveProfile, Delta, Direction, EndpointId, EndpointPolicy, EnforcedState, LocalEndpoint,
     NodeSettings, PolicyId, ProfileId, SetChange, SetId, SetKind,
 };
-
-/// Change of one set of one family.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SetUpdate {
-    /// The set has exactly these members.
-    Whole {
-        /// Type.
-        kind: SetType,
-        /// All members.
-        members: BTreeSet<Member>,
-    },
-    /// Members came and went.
-    Change {
-        /// To add.
-        added: BTreeSet<Member>,
-        /// To delete.
-        removed: BTreeSet<Member>,
-    },
-    /// No rule refers to it any more.
-    Gone,
-}
-
-/// What a change of the state means for the kernel.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// Sets to change.
-    pub sets: BTreeMap<SetKey, SetUpdate>,
-    /// Tables of which a chain or a base rule changed.
-    pub tables: BTreeSet<TableId>,
-}
 
 /// The part of the rules one thing of the state is responsible for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,6 +4,7 @@
 //! their chains; which endpoint is in which group is a set of (address, interface). An endpoint that joins a group
 //! is set members, not rules.
 
+mod changes;
 mod compile;
 mod dispatch;
 mod fixed;
@@ -15,7 +16,8 @@ pub mod names;
 mod policy;
 mod sets;
 
-pub use compile::{Changes, Compiler, SetUpdate};
+pub use changes::{Changes, SetUpdate};
+pub use compile::Compiler;
 pub use language::{
     Action, BaseRules, ChainName, Conntrack, DispatchBy, FLOW_LOG_GROUP, Family, Hook, Match, Member, Origin,
     Owner, Rule, Set, SetName, SetType, Side, Table, TableId, TableRules,

@@ -150,7 +150,8 @@ pub(crate) fn fire(from: &Pod, to: &Pod, patience: Duration, stop: &AtomicBool) 
         socket.send_to(b"probe", (to.v4, UDP_PORT)).unwrap();
         sent += 1;
         waiting.push_back(socket);
-        if waiting.len() > 200 {
+        // No more than a receiver that waits for a processor has room for.
+        if waiting.len() > 64 {
             answered += usize::from(waiting.pop_front().is_some_and(is_answered));
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -6,7 +6,9 @@
 //! What others made is never touched: a route of theirs in the place of ours is reported, and ours comes when theirs goes.
 
 mod kernel;
+mod listen;
 mod nexthops;
+mod resolve;
 #[cfg(test)]
 mod tests;
 mod tunnels;
@@ -20,17 +22,16 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use margay_netlink::delta::{Change, Tracker};
-use margay_netlink::monitor::{Event, Monitor};
+use margay_netlink::monitor::Monitor;
 use margay_netlink::{
-    Error, Netlink, Nexthop, NexthopTarget, Path, Route, RouteChange, RouteFilter, RouteKey, RouteTarget,
-    sysctl,
+    Error, Netlink, Nexthop, Route, RouteChange, RouteFilter, RouteKey, RouteTarget, sysctl,
 };
-use margay_routing::{Family, Hop, HopKey, Protocol, Target, Tunnels};
+use margay_routing::{Protocol, Tunnels};
 use nix::errno::Errno;
 
+use self::kernel::Kernel;
 pub(crate) use self::kernel::Underlay;
-use self::kernel::{Kernel, is_own_name, leads_to};
-use self::nexthops::{Key, Nexthops};
+use self::nexthops::Nexthops;
 pub(crate) use self::tunnels::DEVICES;
 use self::tunnels::Entries;
 pub(crate) use self::wireguard::own_rules;
@@ -209,119 +210,6 @@ impl Fib {
         Ok(())
     }
 
-    /// Takes in what others have changed. True if the ways to other nodes may have changed with it.
-    pub(crate) fn listen(&mut self) -> Result<bool, Error> {
-        let mut events = Vec::new();
-        self.monitor.read(&self.netlink, |event| {
-            // A flood becomes one look at everything.
-            if events.len() < CHUNK {
-                events.push(event);
-            } else if events.len() == CHUNK {
-                events.push(Event::Resync);
-            }
-        })?;
-        let mut underlay = false;
-        for event in events {
-            underlay |= self.take(event)?;
-        }
-        Ok(underlay)
-    }
-
-    fn take(&mut self, event: Event) -> Result<bool, Error> {
-        match event {
-            Event::Resync => self.doubt(),
-            Event::LinkSet(link) => return Ok(self.link_set(link)),
-            Event::LinkGone(link) => {
-                self.kernel.remove_link(link.index);
-                self.device_lost(link.index);
-                self.tunnels_suspect |= self.is_tunnel(&link.name);
-                return Ok(!is_own_name(&link.name));
-            }
-            Event::Addresses(index) => {
-                self.kernel.read_addresses(&mut self.netlink, index)?;
-                let Some(link) = self.kernel.link(index) else { return Ok(false) };
-                self.tunnels_suspect |= self.is_tunnel(&link.name);
-                // Routes with a source address, and nexthop objects, go along with it.
-                self.suspect |= !is_own_name(&link.name);
-                return Ok(!is_own_name(&link.name));
-            }
-            Event::RouteSet(route, replaces) if OURS.contains(&route.protocol) => {
-                tracing::debug!(%route, replaces, "somebody else wrote a route of ours");
-                self.routes.learn(route.key(), route);
-            }
-            Event::RouteSet(route, replaces) => {
-                if replaces && self.routes.actual().contains_key(&route.key()) {
-                    tracing::warn!(%route, "somebody else replaced a route of ours");
-                    self.routes.forget(&route.key());
-                }
-                self.kernel.set_route(route, replaces);
-                return Ok(true);
-            }
-            Event::RouteGone(route) if OURS.contains(&route.protocol) => {
-                if self.routes.actual().get(&route.key()) == Some(&route) {
-                    self.routes.forget(&route.key());
-                }
-            }
-            Event::RouteGone(route) => {
-                self.blocked.remove(&route.key());
-                self.kernel.remove_route(&route);
-                return Ok(true);
-            }
-            Event::NexthopSet(nexthop) => match &mut self.nexthops {
-                Some(nexthops) if nexthops::is_ours(&nexthop) => nexthops.learn(nexthop),
-                _ => {
-                    self.kernel.set_nexthop(nexthop);
-                    return Ok(true);
-                }
-            },
-            // The routes that used it went with it.
-            Event::NexthopGone(_) => self.suspect = true,
-            Event::Neighbours(index) => {
-                self.tunnels_suspect |=
-                    self.kernel.link(index).is_some_and(|link| self.is_tunnel(&link.name));
-            }
-        }
-        Ok(false)
-    }
-
-    /// A tunnel device of ours.
-    fn is_tunnel(&self, name: &str) -> bool {
-        name.ends_with(".mgy") || tunnels::device_names(&self.tunnels).any(|own| own == name)
-    }
-
-    fn link_set(&mut self, link: margay_netlink::Link) -> bool {
-        let (index, up, own) = (link.index, link.up, is_own_name(&link.name));
-        self.tunnels_suspect |= self.is_tunnel(&link.name);
-        let name = link.name.clone();
-        let before = self.kernel.set_link(link);
-        let was_up = before.is_some_and(|before| before.up);
-        if was_up && !up {
-            self.kernel.drop_routes(index);
-            self.device_lost(index);
-        } else if up && !was_up {
-            self.resolve_again(|wanted| wanted.waits || uses(&wanted.route, &name));
-        }
-        !own
-    }
-
-    /// The kernel has dropped what leads out of an interface, and said nothing of it.
-    fn device_lost(&mut self, index: u32) {
-        let lost: Vec<RouteKey> = self
-            .routes
-            .actual()
-            .iter()
-            .filter(|(_, route)| leads_to(&route.target, index))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in lost {
-            self.routes.forget(&key);
-            self.resolve_again_one(&key.destination);
-        }
-        if self.nexthops.as_ref().is_some_and(|nexthops| nexthops.uses_device(index)) {
-            self.suspect = true;
-        }
-    }
-
     /// Wants these routes instead of what was wanted for their destinations.
     pub(crate) fn want_routes(&mut self, routes: BTreeMap<IpNet, Option<margay_routing::Route>>) {
         for (prefix, route) in routes {
@@ -350,70 +238,6 @@ impl Fib {
         self.tunnels = tunnels;
         self.tunnels_since = Instant::now();
         self.tunnels_suspect = true;
-    }
-
-    fn release(&mut self, wanted: &Wanted) {
-        if let Some(nexthops) = &mut self.nexthops {
-            wanted.objects.iter().for_each(|id| nexthops.release(*id));
-        }
-    }
-
-    fn resolve_again(&mut self, which: impl Fn(&Wanted) -> bool) {
-        let some: Vec<IpNet> =
-            self.wanted.iter().filter(|(_, wanted)| which(wanted)).map(|(prefix, _)| *prefix).collect();
-        some.iter().for_each(|prefix| self.resolve_again_one(prefix));
-    }
-
-    fn resolve_again_one(&mut self, prefix: &IpNet) {
-        if let Some(before) = self.wanted.remove(prefix) {
-            self.resolve(before.route.clone());
-            self.release(&before);
-        }
-    }
-
-    /// From names to what the kernel takes: interfaces by number, next hops as objects.
-    fn resolve(&mut self, route: margay_routing::Route) {
-        let key = key_of(&route.prefix);
-        let mut objects = Vec::new();
-        let target = match &route.target {
-            Target::Blackhole => Some(RouteTarget::Blackhole),
-            Target::Link { dev } => self.kernel.usable(dev).map(|device| RouteTarget::Device { device }),
-            Target::Via(hops) => {
-                let usable: Vec<(&Hop, u32)> =
-                    hops.iter().filter_map(|hop| Some((hop, self.kernel.usable(&hop.dev)?))).collect();
-                match &mut self.nexthops {
-                    Some(nexthops) => {
-                        let hint = self.routes.actual().get(&key).and_then(|route| match route.target {
-                            RouteTarget::Nexthop(id) => Some(id),
-                            _ => None,
-                        });
-                        objects = acquire(nexthops, &usable, hint);
-                        // The last one is the group, where there are several.
-                        objects.last().map(|id| RouteTarget::Nexthop(*id))
-                    }
-                    None => classic(&usable),
-                }
-                // What is to be encrypted never leaves as it is.
-                .or_else(|| self.is_encrypted(hops).then_some(RouteTarget::Unreachable))
-            }
-        };
-        let waits = target.is_none();
-        match target {
-            Some(target) => {
-                let number = route.protocol.number();
-                self.routes.set(key, Route::new(route.prefix, target, number).normalised());
-            }
-            None => {
-                self.routes.unset(&key);
-            }
-        }
-        self.wanted.insert(route.prefix, Wanted { route, objects, waits });
-    }
-
-    /// One of the next hops is a WireGuard device.
-    fn is_encrypted(&self, hops: &[Hop]) -> bool {
-        let devices = self.tunnels.wireguard.values();
-        devices.into_iter().any(|device| hops.iter().any(|hop| hop.dev == device.name))
     }
 
     /// Brings the kernel closer to what is wanted; with `complete`, also removes what is ours and not wanted.
@@ -571,61 +395,6 @@ impl Fib {
     }
 }
 
-/// The objects a route with these next hops refers to: one per hop and, if there are several, their group, last.
-fn acquire(nexthops: &mut Nexthops, hops: &[(&Hop, u32)], hint: Option<u32>) -> Vec<u32> {
-    let mut ids: Vec<u32> = Vec::with_capacity(hops.len());
-    for (hop, device) in hops {
-        let target = match hop.gateway {
-            Some(gateway) => NexthopTarget::Via { gateway, device: *device, onlink: hop.onlink },
-            None => NexthopTarget::Device { device: *device, ipv6: is_v6(&hop.key) },
-        };
-        ids.push(nexthops.acquire(Key::Hop(hop.key.clone()), target, hint));
-    }
-    if ids.len() > 1 {
-        let mut members = ids.clone();
-        members.sort_unstable();
-        members.dedup();
-        let target = NexthopTarget::Group(members.iter().map(|id| (*id, 1)).collect());
-        ids.push(nexthops.acquire(Key::Group(members), target, hint));
-    }
-    ids
-}
-
-fn is_v6(key: &HopKey) -> bool {
-    match key {
-        HopKey::Node { family, .. } => *family == Family::V6,
-        HopKey::Gateway { address, .. } => address.is_ipv6(),
-    }
-}
-
-/// The target of a route on a kernel without nexthop objects.
-fn classic(hops: &[(&Hop, u32)]) -> Option<RouteTarget> {
-    match hops {
-        [] => None,
-        [(hop, device)] => Some(match hop.gateway {
-            Some(gateway) => RouteTarget::Via { gateway, device: Some(*device), onlink: hop.onlink },
-            None => RouteTarget::Device { device: *device },
-        }),
-        several => {
-            let path = |(hop, device): &(&Hop, u32)| Path {
-                gateway: hop.gateway,
-                device: *device,
-                weight: 1,
-                onlink: hop.onlink,
-            };
-            Some(RouteTarget::Multipath(several.iter().map(path).collect()))
-        }
-    }
-}
-
 fn key_of(prefix: &IpNet) -> RouteKey {
     Route::new(*prefix, RouteTarget::Blackhole, OURS[0]).key()
-}
-
-fn uses(route: &margay_routing::Route, name: &str) -> bool {
-    match &route.target {
-        Target::Link { dev } => dev == name,
-        Target::Via(hops) => hops.iter().any(|hop| hop.dev == name),
-        Target::Blackhole => false,
-    }
 }

@@ -5,8 +5,9 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use margay_netlink::{Address, AddressOptions, Netns, NexthopChange, VethEnd};
-use margay_routing::HopKey;
+use margay_netlink::monitor::Event;
+use margay_netlink::{Address, AddressOptions, Netns, NexthopChange, NexthopTarget, VethEnd};
+use margay_routing::{Family, Hop, HopKey, Target};
 
 use super::*;
 
