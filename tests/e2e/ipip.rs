@@ -13,7 +13,7 @@ use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{PORT, Pod};
 use socket2::{Domain, Socket, Type};
 
-use crate::labs::{Labs, PATIENCE, TWO_NODES, TWO_SUBNETS, applied, no_pods, send_more};
+use crate::labs::{Labs, PATIENCE, TWO_NODES, TWO_SUBNETS, applied, no_pods, send_more, wait_kernel_lacks};
 
 /// IPIP everywhere.
 const ALWAYS: &str = "apiVersion: projectcalico.org/v3
@@ -207,13 +207,7 @@ pub(crate) fn a_kernel_without_it(labs: &mut Labs) -> Result<()> {
     if has_ipip {
         return cluster.wait_ready("node1", PATIENCE);
     }
-    let says = || -> Result<bool> {
-        let status = cluster.status("node1")?;
-        let routes = status.components.iter().find(|part| part.name == "routes").context("no routes")?;
-        Ok(!status.ready && !routes.ready && routes.message.contains("this kernel has no IPIP"))
-    };
-    wait(PATIENCE, || Ok(says().unwrap_or(false)))
-        .with_context(|| format!("{:#?}", cluster.status("node1")))?;
+    wait_kernel_lacks(&cluster, "node1", "IPIP")?;
     // Another way is taken without a restart.
     applied(&cluster, &ALWAYS.replace("ipipMode: Always", "vxlanMode: Always"))?;
     cluster.wait_ready("node1", PATIENCE)

@@ -135,6 +135,17 @@ pub(crate) fn wait_problem(cluster: &Cluster, nodes: &[&str], object: &str) -> R
     Ok(find(first)?.map(|problem| problem.message).unwrap_or_default())
 }
 
+/// Waits until the node is not ready and its routes say that the kernel has no `what`.
+pub(crate) fn wait_kernel_lacks(cluster: &Cluster, node: &str, what: &str) -> Result<()> {
+    let sentence = format!("this kernel has no {what}");
+    let says = || -> Result<bool> {
+        let status = cluster.status(node)?;
+        let routes = status.components.iter().find(|part| part.name == "routes").context("no routes")?;
+        Ok(!status.ready && !routes.ready && routes.message.contains(&sentence))
+    };
+    wait(PATIENCE, || Ok(says().unwrap_or(false))).with_context(|| format!("{:#?}", cluster.status(node)))
+}
+
 /// Waits until none of these agents reports a problem with the object.
 pub(crate) fn wait_no_problem(cluster: &Cluster, nodes: &[&str], object: &str) -> Result<()> {
     wait(PATIENCE, || {

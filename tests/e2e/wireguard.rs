@@ -16,7 +16,7 @@ use margay_tests::pods::{PORT, Pod};
 use socket2::{Domain, Socket, Type};
 
 use crate::ipip::reached;
-use crate::labs::{Labs, PATIENCE, TWO_NODES, TWO_SUBNETS, applied, margay};
+use crate::labs::{Labs, PATIENCE, TWO_NODES, TWO_SUBNETS, applied, margay, wait_kernel_lacks};
 
 const POOLS: &str = "apiVersion: projectcalico.org/v3
 kind: IPPool
@@ -295,13 +295,7 @@ pub(crate) fn a_kernel_without_it(labs: &mut Labs) -> Result<()> {
     if has_wireguard {
         return cluster.wait_ready("node1", PATIENCE);
     }
-    let says = || -> Result<bool> {
-        let status = cluster.status("node1")?;
-        let routes = status.components.iter().find(|part| part.name == "routes").context("no routes")?;
-        Ok(!status.ready && !routes.ready && routes.message.contains("this kernel has no WireGuard"))
-    };
-    wait(PATIENCE, || Ok(says().unwrap_or(false)))
-        .with_context(|| format!("{:#?}", cluster.status("node1")))?;
+    wait_kernel_lacks(&cluster, "node1", "WireGuard")?;
     ensure!(key_of(&cluster, "node1").is_err(), "a key that nobody can use is published");
     applied(&cluster, &felix("wireguardEnabled: false"))?;
     cluster.wait_ready("node1", PATIENCE)
