@@ -1,10 +1,12 @@
 //! Tunnel devices as the control API shows them.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use margay_api::types::WireguardKey;
 use margay_control::status::{Tunnel, TunnelPeer};
 use margay_daemon::server::Failure;
+use margay_daemon::topology::node_addresses;
 use margay_netlink::wireguard::Wireguard;
 use margay_routing::{Tunnels, WireguardDevice};
 
@@ -14,14 +16,11 @@ impl Node {
     /// The devices with their other ends; WireGuard's as the kernel has them now.
     pub(super) fn tunnels(&self, answer: Answer<Vec<Tunnel>>) {
         let wanted = self.router.tunnels().clone();
-        let name_of = |address| {
-            let node = self.cluster.bgp.nodes.values().find(|node| {
-                let bgp = node.spec.bgp.as_ref();
-                bgp.and_then(|bgp| bgp.ipv4_address).is_some_and(|net| address == net.addr())
-                    || bgp.and_then(|bgp| bgp.ipv6_address).is_some_and(|net| address == net.addr())
-            });
-            node.map(|node| node.metadata.name.clone())
-        };
+        // Of two nodes with one address the first is named.
+        let nodes = self.cluster.bgp.nodes.iter().rev();
+        let names: BTreeMap<_, _> = nodes
+            .flat_map(|(name, node)| node_addresses(node).map(move |address| (address, name.clone())))
+            .collect();
         let vxlan = wanted.vxlan.values().map(|device| Tunnel {
             device: device.name.clone(),
             kind: "VXLAN".to_owned(),
@@ -32,7 +31,7 @@ impl Node {
                 .iter()
                 .filter(|entry| entry.dev == device.name)
                 .map(|entry| TunnelPeer {
-                    node: name_of(entry.destination),
+                    node: names.get(&entry.destination).cloned(),
                     endpoint: Some(entry.destination.to_string()),
                     key: None,
                     last_handshake: None,
