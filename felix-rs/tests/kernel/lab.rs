@@ -89,7 +89,7 @@ impl Host {
 
     /// Whether a probe is answered. On a machine that is too busy to answer even itself in time, silence means little: it
     /// is asked again.
-    fn asks(&self, probe: impl Fn() -> bool) -> bool {
+    pub(crate) fn asks(&self, mut probe: impl FnMut() -> bool) -> bool {
         for _ in 0..5 {
             if probe() {
                 return true;

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod change;
+mod features;
 mod flows;
 mod hosts;
 mod lab;
@@ -132,6 +133,7 @@ fn main() {
         (policy::IPTABLES, iptables),
         (hosts::SCENARIOS, &all[..]),
         (objects::SCENARIOS, &all[..]),
+        (features::SCENARIOS, &all[..]),
         (flows::SCENARIOS, &all[..]),
         (change::SCENARIOS, &all[..]),
         (change::IPTABLES, iptables),

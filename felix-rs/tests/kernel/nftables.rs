@@ -172,10 +172,16 @@ fn switching_backends_under_fire(_backend: BackendChoice) {
     let mut allow = rule(RuleAction::Allow);
     allow.protocol = Some(17);
     allow.source = in_set("clients");
-    let state = open(&lab)
+    let mut state = open(&lab)
         .with_set("clients", &[a])
         .with_policy(policy("b-in", vec![allow], vec![]))
         .with_endpoint(endpoint(b, vec![tier("default", TierDefault::Deny, &["b-in"], &[])]));
+    // The kernel takes its time from when new rules run to when all of the set's elements are found.
+    let members = &mut state.sets.get_mut(&SetId("clients".into())).unwrap().1;
+    members.extend(
+        (0..20_000u32)
+            .map(|number| SetMember::Net(IpAddr::from((0x0a10_0000 + 2 * number).to_be_bytes()).into())),
+    );
     use BackendChoice::{IptablesLegacy, IptablesNft, Nftables};
     let mut node = Node::start(&lab, IptablesNft);
     node.apply(&state);

@@ -1,7 +1,7 @@
 //! From objects to packets: the calculation's own state in the kernel.
 
 use felix_rs::calc::Calculator;
-use felix_rs::model::{BackendChoice, EnforcedState};
+use felix_rs::model::{BackendChoice, Delta, EnforcedState};
 use margay_api::yaml;
 
 use crate::lab::{Lab, OUTSIDE};
@@ -34,10 +34,22 @@ spec: {{node: node, orchestrator: k8s, pod: {name}, endpoint: eth0, interfaceNam
     }
 
     /// Takes objects; the change goes into the state.
-    pub(crate) fn take(&mut self, objects: &str) -> felix_rs::model::Delta {
+    pub(crate) fn take(&mut self, objects: &str) -> Delta {
         for located in yaml::parse("objects.yaml", objects).unwrap() {
             self.calculator.update(&located.value.key(), Some(&located.value));
         }
+        self.flush()
+    }
+
+    /// The same objects are gone.
+    pub(crate) fn forget(&mut self, objects: &str) -> Delta {
+        for located in yaml::parse("objects.yaml", objects).unwrap() {
+            self.calculator.update(&located.value.key(), None);
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Delta {
         let delta = self.calculator.flush();
         self.state.apply(&delta);
         delta

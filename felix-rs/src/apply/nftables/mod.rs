@@ -138,17 +138,26 @@ impl Nftables {
         let replace = self.replace.remove(&family) || there.as_ref().is_some_and(misplaced);
         let mut script = Script::new(family);
         if replace || there.is_none() {
-            // All in one transaction: base chains without the elements that lead on would drop everything.
-            if there.take().is_some() {
+            let is_new = there.take().is_none();
+            if !is_new {
                 script.line("delete table", "");
                 self.forget_elements(family);
             }
             script.line("add table", "");
             self.declare(family, &mut script, report);
-            rules(&mut script, family, &chains, &BTreeMap::new(), report);
+            let (base, own): (Vec<_>, _) = chains.iter().partition(|(_, chain)| chain.base.is_some());
+            rules(&mut script, family, own.into_iter(), report);
             for (name, change) in &self.fill(family, Fill::All, report) {
                 script.elements("add element", name, &change.added);
             }
+            // A transaction's rules run a moment before its elements are found (`nf_tables_commit` publishes concatenated
+            // ranges last): what is new meets packets when all of it is there. A table that is replaced must not
+            // leave the hooks for that long: it may drop what comes in that moment.
+            if is_new {
+                self.execute(&mut script, report)?;
+                steps.done(Step::SetsExtended)?;
+            }
+            rules(&mut script, family, base.into_iter(), report);
             self.execute(&mut script, report)?;
             steps.done(Step::RulesWritten(family))?;
         } else {
@@ -159,7 +168,10 @@ impl Nftables {
             if !missing.is_empty() {
                 steps.done(Step::SetsExtended)?;
             }
-            rules(&mut script, family, &chains, there.as_ref().unwrap_or(&BTreeMap::new()), report);
+            let differs = |(name, chain): &(&String, &WantedChain)| {
+                !is_right(chain, there.as_ref().and_then(|there| there.get(*name)))
+            };
+            rules(&mut script, family, chains.iter().filter(differs), report);
             if self.execute(&mut script, report)? {
                 steps.done(Step::RulesWritten(family))?;
             }

@@ -1,10 +1,9 @@
 //! What `nft -f` is given.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::listing::ListedChain;
-use super::{ELEMENTS, WantedChain, is_right};
+use super::{ELEMENTS, WantedChain};
 use crate::apply::Report;
 use crate::render::nftables::{self as render, BaseChain};
 use crate::rules::{Family, Member};
@@ -35,24 +34,23 @@ impl Script {
     }
 }
 
-/// The chains that differ from what is there, with their rules.
-pub(super) fn rules(
+/// Writes chains as they are wanted.
+pub(super) fn rules<'a>(
     script: &mut Script,
     family: Family,
-    chains: &BTreeMap<String, WantedChain>,
-    there: &BTreeMap<String, ListedChain>,
+    chains: impl Iterator<Item = (&'a String, &'a WantedChain)>,
     report: &mut Report,
 ) {
-    let changed: Vec<_> = chains.iter().filter(|(name, chain)| !is_right(chain, there.get(*name))).collect();
-    for (name, chain) in &changed {
+    let chains: Vec<_> = chains.collect();
+    for (name, chain) in &chains {
         let definition = chain.base.as_ref().map(BaseChain::definition).unwrap_or_default();
         script.line("add chain", &format!("{name} {definition}"));
     }
-    for (name, chain) in &changed {
+    for (name, chain) in &chains {
         script.line("flush chain", name);
         for (_, rule) in render::chain(family, chain.table, name, &chain.rules) {
             script.line("add rule", &format!("{name} {rule}"));
         }
     }
-    report.chains_written += changed.len();
+    report.chains_written += chains.len();
 }
