@@ -298,11 +298,14 @@ pub struct SourceNat {
     pub interface: Option<Arc<str>>,
 }
 
+/// Names of the interfaces that our CNI plugin makes begin so.
+const OWN_PREFIX: &str = "mgy";
+
 /// Settings of the node that shape its fixed rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NodeSettings {
-    /// Prefix of workload interfaces (`mgy`).
-    pub workload_prefix: Arc<str>,
+    /// What names of workload interfaces begin with; never empty.
+    pub workload_prefixes: Vec<Arc<str>>,
     /// Pod to its own node.
     pub endpoint_to_host: EndpointToHostAction,
     /// Inbound failsafe ports.
@@ -337,6 +340,19 @@ pub struct NodeSettings {
     pub backend: BackendChoice,
 }
 
+/// What names of workload interfaces begin with: `mgy`, and what FelixConfiguration's `interfacePrefix` (a list with commas)
+/// says of other plugins.
+pub fn workload_prefixes(interface_prefix: Option<&str>) -> Vec<Arc<str>> {
+    let others = interface_prefix.unwrap_or_default().split(',').map(str::trim);
+    let mut all = vec![OWN_PREFIX];
+    for prefix in others.filter(|prefix| !prefix.is_empty()) {
+        if !all.iter().any(|known| prefix.starts_with(known)) {
+            all.push(prefix);
+        }
+    }
+    all.into_iter().map(Into::into).collect()
+}
+
 /// What writes rules and sets into the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub enum BackendChoice {
@@ -354,7 +370,7 @@ pub enum BackendChoice {
 impl Default for NodeSettings {
     fn default() -> Self {
         Self {
-            workload_prefix: "mgy".into(),
+            workload_prefixes: workload_prefixes(None),
             endpoint_to_host: EndpointToHostAction::Drop,
             failsafe_inbound: Vec::new(),
             failsafe_outbound: Vec::new(),

@@ -15,7 +15,9 @@ use margay_api::{FelixConfiguration, IpPool, Node};
 use super::Scope;
 use super::catalog::labels_of;
 use super::facts::{Facts, LabelMap};
-use crate::model::{BackendChoice, EndpointToHostAction, FailsafePort, NodeSettings, PortRange, SourceNat};
+use crate::model::{
+    BackendChoice, EndpointToHostAction, FailsafePort, NodeSettings, PortRange, SourceNat, workload_prefixes,
+};
 use crate::verdict::{TCP, UDP};
 
 /// `nftablesMode: Enabled` wins over `iptablesBackend`. `Auto` is iptables, as long as it is installed.
@@ -107,9 +109,7 @@ impl SettingsSource {
 
     fn merge(&self, felix: &FelixConfigurationSpec) -> NodeSettings {
         let mut settings = NodeSettings::default();
-        if let Some(prefix) = felix.interface_prefix.as_deref() {
-            settings.workload_prefix = prefix.into();
-        }
+        settings.workload_prefixes = workload_prefixes(felix.interface_prefix.as_deref());
         if let Some(prefix) = felix.log_prefix.as_deref() {
             settings.log_prefix = prefix.into();
         }

@@ -101,8 +101,11 @@ pub(super) fn jump(name: &str) -> Action {
     Action::Jump(names::fixed(name))
 }
 
-pub(super) fn workload(settings: &NodeSettings, side: Side) -> Match {
-    Match::Interface { side, name: format!("{}+", settings.workload_prefix).into(), negated: false }
+/// Interfaces of pods: a match for each prefix.
+pub(super) fn workloads(settings: &NodeSettings, side: Side) -> impl Iterator<Item = Match> {
+    let name = |prefix: &Arc<str>| format!("{prefix}+").into();
+    let prefixes = settings.workload_prefixes.iter();
+    prefixes.map(move |prefix| Match::Interface { side, name: name(prefix), negated: false })
 }
 
 pub(super) fn protocol(number: u8) -> Match {
@@ -138,19 +141,20 @@ pub(super) fn stateful(settings: &NodeSettings) -> Vec<Rule> {
 /// Before connection tracking, so that a spoofed packet can't join somebody else's connection.
 fn raw(inputs: &Inputs<'_>, family: Family) -> TableRules {
     let mut table = Builder::default();
-    let from_pod = workload(inputs.settings, Side::Source);
     let mut rules = Vec::new();
-    if family == Family::V6 {
-        // Neighbour discovery speaks from link-local and unspecified addresses, which are never forwarded.
-        for source in [link_local(), unspecified()] {
-            let net = Match::Net { side: Side::Source, net: source, negated: false };
-            rules.push(Rule::new([from_pod.clone(), protocol(ICMPV6), net], Action::Return));
+    for from_pod in workloads(inputs.settings, Side::Source) {
+        if family == Family::V6 {
+            // Neighbour discovery speaks from link-local and unspecified addresses, which are never forwarded.
+            for source in [link_local(), unspecified()] {
+                let net = Match::Net { side: Side::Source, net: source, negated: false };
+                rules.push(Rule::new([from_pod.clone(), protocol(ICMPV6), net], Action::Return));
+            }
         }
+        rules.push(
+            Rule::new([from_pod, set(SET_PODS, SetType::NetIface, Side::Source, true)], Action::Drop)
+                .note("spoofed source"),
+        );
     }
-    rules.push(
-        Rule::new([from_pod, set(SET_PODS, SetType::NetIface, Side::Source, true)], Action::Drop)
-            .note("spoofed source"),
-    );
     table.chain("PREROUTING", rules);
     table.first(Hook::Prerouting, Rule::new([], jump("PREROUTING")));
     table.0
@@ -169,26 +173,18 @@ fn filter(inputs: &Inputs<'_>, family: Family) -> TableRules {
     let mut table = Builder::default();
 
     let mut input = tunnels(settings);
-    input.push(Rule::new([workload(settings, Side::Source)], Action::Goto(names::fixed("wl-to-host"))));
+    let to_host = || Action::Goto(names::fixed("wl-to-host"));
+    input.extend(workloads(settings, Side::Source).map(|pods| Rule::new([pods], to_host())));
     table.chain("INPUT", input);
     table.chain("wl-to-host", workload_to_host(inputs, family));
 
     // Most packets belong to a connection of a pod: they leave by the first rule of `from-wl` or `to-wl`.
-    let not_workload = |side| match workload(settings, side) {
-        Match::Interface { side, name, .. } => Match::Interface { side, name, negated: true },
-        other => other,
-    };
-    table.chain(
-        "FORWARD",
-        vec![
-            Rule::new([workload(settings, Side::Source)], jump("from-wl")),
-            Rule::new([workload(settings, Side::Destination)], jump("to-wl")),
-            Rule::new(
-                [not_workload(Side::Source), not_workload(Side::Destination)],
-                Action::ClearMark(inputs.marks.decided()),
-            ),
-        ],
-    );
+    let mut forward: Vec<Rule> = Vec::new();
+    for (side, chain) in [(Side::Source, "from-wl"), (Side::Destination, "to-wl")] {
+        forward.extend(workloads(settings, side).map(|pods| Rule::new([pods], jump(chain))));
+    }
+    forward.push(not_workload(&mut table, inputs));
+    table.chain("FORWARD", forward);
     for (name, direction) in [("from-wl", Direction::Egress), ("to-wl", Direction::Ingress)] {
         let mut rules = stateful(settings);
         if direction == Direction::Egress {
@@ -205,7 +201,9 @@ fn filter(inputs: &Inputs<'_>, family: Family) -> TableRules {
 
     table.chain(
         "OUTPUT",
-        vec![Rule::new([workload(settings, Side::Destination)], Action::Accept).note("node to its own pods")],
+        workloads(settings, Side::Destination)
+            .map(|pods| Rule::new([pods], Action::Accept).note("node to its own pods"))
+            .collect(),
     );
 
     table.first(Hook::Input, Rule::new([], jump("INPUT")));
@@ -217,6 +215,22 @@ fn filter(inputs: &Inputs<'_>, family: Family) -> TableRules {
             .note("policy accepted"),
     );
     table.0
+}
+
+/// What no pod sends or receives is undecided. A rule has one name to exclude on each side: of several prefixes a chain of its
+/// own takes care.
+fn not_workload(table: &mut Builder, inputs: &Inputs<'_>) -> Rule {
+    let clear = Action::ClearMark(inputs.marks.decided());
+    let sides = [Side::Source, Side::Destination];
+    let pods = sides.into_iter().flat_map(|side| workloads(inputs.settings, side));
+    if let [prefix] = inputs.settings.workload_prefixes.as_slice() {
+        let not = |side| Match::Interface { side, name: format!("{prefix}+").into(), negated: true };
+        return Rule::new(sides.map(not), clear);
+    }
+    let mut rules: Vec<Rule> = pods.map(|pods| Rule::new([pods], Action::Return)).collect();
+    rules.push(Rule::new([], clear));
+    table.chain("not-wl", rules);
+    Rule::new([], jump("not-wl"))
 }
 
 fn shared((name, rules): (ChainName, Vec<Rule>)) -> (ChainName, Arc<Vec<Rule>>) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::fixed::{Builder, conntrack, icmp_type, jump, protocol, stateful, tunnel_packets, workload};
+use super::fixed::{Builder, conntrack, icmp_type, jump, protocol, stateful, tunnel_packets, workloads};
 use super::group::{self, End, Known};
 use super::language::{Action, Conntrack, Family, Hook, Match, Rule, SetType, Side, Table, TableRules};
 use super::marks::Marks;
@@ -160,12 +160,10 @@ impl<K: Known> Hosts<'_, K> {
                 self.place(&mut table, family, place);
             }
             let untracked = || [self.accepted(Action::NoTrack), self.accepted(Action::Accept)];
-            let not_pods = Match::Interface {
-                side: Side::Source,
-                name: format!("{}+", self.settings.workload_prefix).into(),
-                negated: true,
-            };
-            table.append("PREROUTING", vec![Rule::new([not_pods], jump(UNTRACKED_IN.dispatch))]);
+            // A rule has one name to exclude; packets of pods leave before.
+            let pods = workloads(self.settings, Side::Source).map(|pods| Rule::new([pods], Action::Return));
+            table.append("PREROUTING", pods.collect());
+            table.append("PREROUTING", vec![Rule::new([], jump(UNTRACKED_IN.dispatch))]);
             table.append("PREROUTING", untracked().into());
             output.push(Rule::new([], jump(UNTRACKED_OUT.dispatch)));
             output.extend(untracked());
@@ -212,7 +210,8 @@ impl<K: Known> Hosts<'_, K> {
             Direction::Egress => Side::Destination,
         };
         // Pods' interfaces are nobody's host endpoint, `*` included.
-        let mut dispatch = vec![Rule::new([workload(self.settings, side)], Action::Return)];
+        let pods = workloads(self.settings, side).map(|pods| Rule::new([pods], Action::Return));
+        let mut dispatch: Vec<Rule> = pods.collect();
         // The first by name wins an interface.
         for endpoint in named.into_iter().chain(all.into_iter().take(1)) {
             let policy = (place.policy)(endpoint);
