@@ -1,16 +1,22 @@
 //! Pools that are used up.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use margay_control::status::IpamStatus;
-use margay_lab::probe::{Protocol, Stream};
+use margay_lab::probe::{Outcome, Protocol, Stream, reach};
 use margay_netlink::{Netlink, Netns};
 use margay_tests::cluster::{Cluster, Datastore, wait};
-use margay_tests::pods::{Pod, container_id, said};
+use margay_tests::pods::{PORT, Pod, container_id, said};
 
 use crate::labs::{
     Labs, PATIENCE, PROBE_EVERY, TWO_NODES, applied, cni_error, interfaces, kernel_state, margay, no_pods,
     none_lost, pod_addresses, same, send_more, wait_answered, wait_no_endpoint,
 };
+use crate::wireguard::v6_of;
+
+/// Long enough for an answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A pool of one block of eight addresses.
 const SMALL: &str = "apiVersion: projectcalico.org/v3
@@ -18,6 +24,22 @@ kind: IPPool
 metadata: {name: small}
 spec: {cidr: 10.66.0.0/29, blockSize: 29}
 ";
+
+/// The same for IPv6.
+const SMALL_V6: &str = "apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: small-v6}
+spec: {cidr: 'fd65:66::/125', blockSize: 125}
+";
+
+/// Waits until one reaches the other's server over IPv6.
+fn wait_reached_v6(from: &Pod, to: &Pod) -> Result<()> {
+    let address = v6_of(to)?;
+    wait(PATIENCE, || {
+        let outcome = reach(&from.netns, address, Protocol::Tcp(PORT), Some(&to.responder), TIMEOUT)?;
+        Ok(matches!(outcome, Outcome::Reached { .. }))
+    })
+}
 
 /// A pool that is switched while packets flow.
 const SWITCHED: &str = "apiVersion: projectcalico.org/v3
@@ -52,6 +74,7 @@ fn refused(cluster: &Cluster, node: &str) -> Result<()> {
 
 pub(crate) fn no_block_left(labs: &mut Labs) -> Result<()> {
     let mut cluster = start(labs)?;
+    margay(&cluster, &["ipam", "configure", "--strict-affinity", "true"])?;
     cluster.start("node2")?;
     let says = |word: &str| -> Result<bool> {
         let status = cluster.status("node2")?;
@@ -103,12 +126,17 @@ pub(crate) fn no_address_left(labs: &mut Labs) -> Result<()> {
     no_pods(&cluster, "node1")
 }
 
-/// A node that can get no block has addresses of others' (`strictAffinity: false`): reached from everywhere, also
+/// A node that can get no block has addresses of others', in both families: reached from everywhere, also
 /// from the node whose block it is, without encapsulation and through VXLAN, and back with the lender when it is given back.
 pub(crate) fn borrowed(labs: &mut Labs) -> Result<()> {
-    let mut cluster = start(labs)?;
-    margay(&cluster, &["ipam", "configure", "--strict-affinity", "false"])?;
-    cluster.start("node2")?;
+    let mut cluster = labs.alone(TWO_NODES, Datastore::Embedded)?;
+    applied(&cluster, &format!("{SMALL}---\n{SMALL_V6}"))?;
+    for (node, address) in [("node1", "fd30::11/64"), ("node2", "fd30::12/64")] {
+        cluster.run_in(node, "ip", &["address", "add", address, "dev", "eth1", "nodad"])?;
+    }
+    cluster.start_with("node1", &["--ipv6-address", "fd30::11/64"])?;
+    cluster.wait_ready("node1", PATIENCE)?;
+    cluster.start_with("node2", &["--ipv6-address", "fd30::12/64"])?;
     cluster.wait_ready("node2", PATIENCE)?;
     let near = cluster.runtime("node1")?.add("default", "near")?;
     let far = cluster.runtime("node2")?.add("default", "far")?;
@@ -134,6 +162,8 @@ pub(crate) fn borrowed(labs: &mut Labs) -> Result<()> {
         .with_context(|| format!("{mode}: {:?}", cluster.run_in("node2", "ip", &["route"])))?;
         wait_answered(&near, &far)?;
         wait_answered(&far, &near)?;
+        wait_reached_v6(&near, &far).with_context(|| format!("{mode}, IPv6"))?;
+        wait_reached_v6(&far, &near).with_context(|| format!("{mode}, IPv6"))?;
         wait_clean()?;
     }
     // All eight are somebody's: pods of either node, and what tunnels and nodes keep.

@@ -12,9 +12,9 @@ use crate::addresses::now;
 use crate::writer::Write;
 
 impl Node {
-    /// Nodes may have addresses of others' blocks: an IPAMConfiguration says so.
+    /// Nodes may have addresses of others' blocks, unless an IPAMConfiguration says otherwise: Calico's default.
     pub(super) fn lends(&self) -> bool {
-        self.cluster.ipam.as_ref().is_some_and(|conf| !conf.spec.strict_affinity)
+        self.cluster.ipam.as_ref().is_none_or(|conf| !conf.spec.strict_affinity)
     }
 
     /// Answers requests, and takes back what is given back.
