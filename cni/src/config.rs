@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::delegate::Delegate;
 use crate::environment::parse_ip;
 use crate::error::{CniError, code};
 use crate::result::CniResult;
@@ -32,6 +33,8 @@ pub struct Config {
     pub timeout: Duration,
     /// `ipam.ipv4_pools` and `ipam.ipv6_pools`: names or CIDRs of IPPools to take from; empty: any.
     pub pools: Vec<String>,
+    /// Another plugin assigns the addresses (`ipam.type`).
+    pub ipam: Option<Delegate>,
     /// Labels of `args.cni.labels`.
     pub labels: BTreeMap<String, String>,
     /// Addresses asked for by `runtimeConfig.ips` or `args.cni.ips`.
@@ -40,8 +43,10 @@ pub struct Config {
     pub mac: Option<String>,
     /// DNS settings to hand on in the result: `runtimeConfig.dns`, else `dns`.
     pub dns: Dns,
-    /// `prevResult`.
+    /// `prevResult`: for ADD, of a plugin before this one in the list.
     pub previous: Option<CniResult>,
+    /// The same as it arrived, to be handed on.
+    pub previous_json: Value,
     /// Attachments that still exist, for GC: (containerID, ifname).
     pub valid_attachments: Option<Vec<(String, String)>>,
 }
@@ -110,6 +115,7 @@ struct Raw {
 #[serde(deny_unknown_fields)]
 struct RawIpam {
     #[serde(rename = "type")]
+    #[allow(dead_code, reason = "one of another type is removed before")]
     kind: Option<String>,
     #[serde(default)]
     ipv4_pools: Vec<String>,
@@ -126,15 +132,17 @@ struct RawAttachment {
 
 /// The `cniVersion` of a configuration that may otherwise be wrong, so that errors can be answered in it.
 pub fn peek_version(text: &[u8]) -> Version {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Peek {
-        cni_version: Option<String>,
-    }
-    serde_json::from_slice::<Peek>(text)
-        .ok()
-        .and_then(|peek| Version::parse(peek.cni_version.as_deref()).ok())
-        .unwrap_or(Version::NEWEST)
+    peek(text, "cniVersion").and_then(|text| Version::parse(Some(&text)).ok()).unwrap_or(Version::NEWEST)
+}
+
+/// The agent's socket of a configuration that may otherwise be wrong, so that errors can be told there.
+pub fn peek_socket(text: &[u8]) -> PathBuf {
+    peek(text, "socket").map_or_else(|| margay_control::AGENT_SOCKET.into(), PathBuf::from)
+}
+
+fn peek(text: &[u8], key: &str) -> Option<String> {
+    let value: Value = serde_json::from_slice(text).ok()?;
+    Some(value.get(key)?.as_str()?.to_owned())
 }
 
 impl Config {
@@ -152,13 +160,19 @@ impl Config {
             Some(other) => return Err(wrong(format!("cniVersion is {other}: must be a string"))),
             None => Version::parse(None)?,
         };
+        let ipam = Delegate::of(&value)?;
+        // What is in it then is the other plugin's business.
+        let mut value = value;
+        if let (Some(_), Some(object)) = (&ipam, value.as_object_mut()) {
+            object.remove("ipam");
+        }
         let raw: Raw = serde_json::from_value(value).map_err(|e| {
             wrong("the network configuration is wrong: correct the conflist".to_owned()).with_details(e)
         })?;
-        Self::validate(version, raw)
+        Self::validate(version, raw, ipam)
     }
 
-    fn validate(version: Version, raw: Raw) -> Result<Self, CniError> {
+    fn validate(version: Version, raw: Raw, ipam: Option<Delegate>) -> Result<Self, CniError> {
         if raw.ip_masq {
             return Err(CniError::new(
                 code::UNSUPPORTED_FIELD,
@@ -173,18 +187,9 @@ impl Config {
             return Err(wrong(format!("timeout_seconds is {timeout}: must be 1 to 600")));
         }
         let mut pools = Vec::new();
-        if let Some(ipam) = raw.ipam {
-            if ipam.kind.as_deref().is_some_and(|kind| kind != "margay") {
-                return Err(CniError::new(
-                    code::UNSUPPORTED_FIELD,
-                    format!(
-                        "ipam.type is {:?}: remove it, the agent assigns addresses from IPPools",
-                        ipam.kind.unwrap_or_default()
-                    ),
-                ));
-            }
-            pools.extend(ipam.ipv4_pools);
-            pools.extend(ipam.ipv6_pools);
+        if let Some(own) = raw.ipam {
+            pools.extend(own.ipv4_pools);
+            pools.extend(own.ipv6_pools);
         }
         let runtime = raw.runtime_config.unwrap_or_default();
         let args = raw.args.as_ref().and_then(|args| args.get("cni"));
@@ -202,8 +207,8 @@ impl Config {
             .and_then(Value::as_object)
             .map(runtime_dns)
             .filter(|d| !d.is_empty());
-        let previous =
-            raw.prev_result.filter(|p| !p.is_null()).map(|p| CniResult::from_json(&p)).transpose()?;
+        let previous_json = raw.prev_result.unwrap_or_default();
+        let previous = Some(&previous_json).filter(|p| !p.is_null()).map(CniResult::from_json).transpose()?;
         let attachments = raw.valid_attachments.or(raw.attachments);
         Ok(Self {
             version,
@@ -212,11 +217,13 @@ impl Config {
             spool_dir: raw.spool_dir.unwrap_or_else(|| SPOOL_DIR.into()),
             timeout: Duration::from_secs(timeout),
             pools,
+            ipam,
             labels: args.and_then(|args| args.get("labels")).map(read_labels).unwrap_or_default(),
             ips,
             mac,
             dns: dns.or(raw.dns).unwrap_or_default(),
             previous,
+            previous_json,
             valid_attachments: attachments
                 .map(|all| all.into_iter().map(|a| (a.container_id, a.ifname)).collect()),
         })
@@ -327,7 +334,7 @@ mod tests {
             (r#"{"name":"x","socket":5}"#, 7, "string"),
             (r#"{"name":"x","timeout_seconds":0}"#, 7, "timeout_seconds"),
             (r#"{"name":"x","ipMasq":true}"#, 2, "natOutgoing"),
-            (r#"{"name":"x","ipam":{"type":"host-local"}}"#, 2, "host-local"),
+            (r#"{"name":"x","ipam":{"type":"../host-local"}}"#, 7, "ipam.type"),
             (r#"{"name":"x","ipam":{"subnet":"10.0.0.0/8"}}"#, 7, "subnet"),
             (r#"{"name":"x","runtimeConfig":{"mac":"zz"}}"#, 7, "mac"),
             (r#"{"name":"x","runtimeConfig":{"ips":["zz"]}}"#, 7, "ips"),

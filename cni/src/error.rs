@@ -32,6 +32,8 @@ pub mod code {
     pub const KERNEL: u32 = 101;
     /// CHECK: something is not as it should be.
     pub const CHECK_FAILED: u32 = 102;
+    /// The interface that another plugin made is of a kind whose packets pass no rule.
+    pub const NOT_POLICED: u32 = 105;
 }
 
 /// What went wrong, for the runtime (`code`), for a person (`message`: what to do) and for the log (`details`).

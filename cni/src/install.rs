@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::config::Config;
 
 /// How it is called.
-pub const USAGE: &str = "margay-cni install SHIM_FOLDER [CONFLIST CONFLIST_FOLDER]";
+pub const USAGE: &str = "margay-cni install SHIM_FOLDER [CONFLIST CONFLIST_FOLDER]\n       margay-cni uninstall SHIM_FOLDER [INSTALLED_CONFLIST]";
 
 /// The name under which the runtime looks for the shim: the conflist's `type`.
 const SHIM: &str = "margay-cni";
@@ -62,23 +62,70 @@ pub fn install(program: &Path, arguments: &[PathBuf]) -> Result<Vec<PathBuf>, In
         [shim_folder, conflist, folder] => (shim_folder, Some((conflist, folder))),
         _ => return Err(InstallError::Usage),
     };
-    let conflist = match conflist {
-        Some((path, folder)) => {
-            let name = path.file_name().ok_or(InstallError::Usage)?;
-            let text = read(path)?;
-            check(&text).map_err(|reason| InstallError::Conflist { path: path.clone(), reason })?;
-            Some((folder.join(name), text))
-        }
-        None => None,
-    };
+    let conflist = conflist.map(|(path, folder)| Conflist::read(path, folder)).transpose()?;
     let shim = shim_folder.join(SHIM);
     put(&shim, &read(program)?, 0o755)?;
     let mut written = vec![shim];
-    if let Some((path, text)) = conflist {
-        put(&path, &text, 0o644)?;
-        written.push(path);
+    if let Some(conflist) = conflist {
+        conflist.install()?;
+        written.push(conflist.path);
     }
     Ok(written)
+}
+
+/// Removes what [`install`] put there; the conflist first, so that no runtime looks for a shim that is gone. Returns what was
+/// there.
+///
+/// # Errors
+/// See [`InstallError`].
+pub fn uninstall(arguments: &[PathBuf]) -> Result<Vec<PathBuf>, InstallError> {
+    let (shim_folder, conflist) = match arguments {
+        [shim_folder] => (shim_folder, None),
+        [shim_folder, conflist] => (shim_folder, Some(conflist.clone())),
+        _ => return Err(InstallError::Usage),
+    };
+    let mut removed = Vec::new();
+    for path in conflist.into_iter().chain([shim_folder.join(SHIM)]) {
+        match fs::remove_file(&path) {
+            Ok(()) => removed.push(path),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(InstallError::Write { path, source }),
+        }
+    }
+    Ok(removed)
+}
+
+/// A conflist that the shim will understand, and where it is to be: with it there, a runtime begins to start pods.
+#[derive(Debug, Clone)]
+pub struct Conflist {
+    path: PathBuf,
+    text: Vec<u8>,
+}
+
+impl Conflist {
+    /// Reads `path`, which is to get the same name in `folder`.
+    ///
+    /// # Errors
+    /// It cannot be read, or would make every pod fail.
+    pub fn read(path: &Path, folder: &Path) -> Result<Self, InstallError> {
+        let name = path.file_name().ok_or(InstallError::Usage)?;
+        let text = read(path)?;
+        check(&text).map_err(|reason| InstallError::Conflist { path: path.to_owned(), reason })?;
+        Ok(Self { path: folder.join(name), text })
+    }
+
+    /// Where it is to be.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Puts it there, complete or not at all.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn install(&self) -> Result<(), InstallError> {
+        put(&self.path, &self.text, 0o644)
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, InstallError> {
@@ -177,6 +224,10 @@ mod tests {
         assert_eq!(fs::metadata(&old).unwrap().permissions().mode() & 0o777, 0o755);
         // What a runtime had open is still the old file.
         assert_eq!(io::read_to_string(running).unwrap(), "old");
+        let arguments = [target.0.clone(), target.0.join("10-margay.conflist")];
+        assert_eq!(uninstall(&arguments).unwrap(), [arguments[1].clone(), old]);
+        assert_eq!(target.names(), [""; 0]);
+        assert_eq!(uninstall(&arguments).unwrap(), [""; 0].map(PathBuf::from));
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! What takes decisions (addresses, names, policy) is the agent on the other side of a Unix socket; see
 //! [`margay_control::cni`] for that conversation.
 
+mod chained;
 pub mod config;
+pub mod delegate;
 pub mod environment;
 pub mod error;
 pub mod install;
@@ -15,7 +17,7 @@ pub mod version;
 pub mod wiring;
 
 pub use error::CniError;
-pub use plugin::run;
+pub use plugin::{report, run};
 pub use spool::Spool;
 
 #[cfg(test)]

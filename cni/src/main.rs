@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use margay_cni::config::peek_version;
 use margay_cni::error::{CniError, code};
+use margay_cni::install::{InstallError, install, uninstall};
 
 /// A configuration is a few kilobytes; a runtime that sends more than this is broken.
 const MAX_STDIN: u64 = 16 << 20;
@@ -16,8 +17,13 @@ fn main() -> ExitCode {
         .collect::<margay_cni::environment::Environment>();
     if environment.get("CNI_COMMAND").is_none_or(String::is_empty) {
         let mut arguments = std::env::args_os().skip(1);
-        if arguments.next().is_some_and(|verb| verb == "install") {
-            return install(&arguments.map(PathBuf::from).collect::<Vec<_>>());
+        let verb = arguments.next().unwrap_or_default();
+        let arguments: Vec<PathBuf> = arguments.map(PathBuf::from).collect();
+        if verb == "install" {
+            return said("installed", install("/proc/self/exe".as_ref(), &arguments));
+        }
+        if verb == "uninstall" {
+            return said("removed", uninstall(&arguments));
         }
         let about = format!(
             "margay-cni {}: CNI plugin of Margay, for specification versions 0.1.0 to 1.1.0.\n\
@@ -36,6 +42,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(text) => written(std::io::stdout().write_all(text.as_bytes())),
         Err(error) => {
+            margay_cni::report(&environment, &stdin, &error);
             let text = error.to_json(peek_version(&stdin));
             let _sent = written(std::io::stdout().write_all(text.as_bytes()));
             ExitCode::FAILURE
@@ -43,10 +50,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn install(arguments: &[PathBuf]) -> ExitCode {
-    match margay_cni::install::install("/proc/self/exe".as_ref(), arguments) {
+fn said(done: &str, outcome: Result<Vec<PathBuf>, InstallError>) -> ExitCode {
+    match outcome {
         Ok(paths) => {
-            let lines: String = paths.iter().map(|path| format!("installed {}\n", path.display())).collect();
+            let lines: String = paths.iter().map(|path| format!("{done} {}\n", path.display())).collect();
             written(std::io::stdout().write_all(lines.as_bytes()))
         }
         Err(error) => {

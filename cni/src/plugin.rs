@@ -1,16 +1,19 @@
 //! The verbs: what the shim does with an environment and a configuration.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use margay_control::cni::{
     AddReply, AddRequest, Attachment, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest,
-    GcRequest,
+    Failed, GcRequest, PodCidrs,
 };
 use margay_control::{Client, ClientError};
 use margay_netlink::{Mac, Netns};
 use serde_json::Value;
 
-use crate::config::Config;
+use crate::chained;
+use crate::config::{Config, Dns, peek_socket};
+use crate::delegate::Delegate;
 use crate::environment::{Environment, Target, Verb};
 use crate::error::{CniError, code};
 use crate::result::{CniResult, Interface, IpConfig, RouteConfig};
@@ -39,7 +42,8 @@ pub fn run(environment: &Environment, stdin: &[u8]) -> Result<String, CniError> 
             format!("cniVersion {} has no such verb: it came with {needed}", config.version),
         ));
     }
-    let plugin = Plugin { client: Client::new(&config.socket).with_timeout(config.timeout), config };
+    let client = Client::new(&config.socket).with_timeout(config.timeout);
+    let plugin = Plugin { environment, client, config };
     match verb {
         Verb::Add => plugin.add(&Target::read(verb, environment)?).map(|result| result.to_string()),
         Verb::Del => plugin.del(&Target::read(verb, environment)?).map(|()| String::new()),
@@ -50,60 +54,153 @@ pub fn run(environment: &Environment, stdin: &[u8]) -> Result<String, CniError> 
     }
 }
 
-struct Plugin {
+/// How long the agent's log may keep a runtime waiting.
+const REPORT_TIME: Duration = Duration::from_secs(1);
+
+/// Tells the agent, for its log, that a verb failed. An agent that cannot be told is what most errors are about. STATUS is asked
+/// again and again, and its errors are the agent's own.
+pub fn report(environment: &Environment, stdin: &[u8], error: &CniError) {
+    let get = |name: &str| environment.get(name).cloned().unwrap_or_default();
+    let failed = Failed {
+        verb: get("CNI_COMMAND"),
+        container_id: get("CNI_CONTAINERID"),
+        ifname: get("CNI_IFNAME"),
+        code: error.code,
+        message: error.to_string(),
+    };
+    if failed.verb != "STATUS" {
+        let client = Client::new(peek_socket(stdin)).with_timeout(REPORT_TIME);
+        let _told = client.post::<_, Value>("/v1/cni/failed", &failed);
+    }
+}
+
+struct Plugin<'a> {
+    environment: &'a Environment,
     config: Config,
     client: Client,
 }
 
-impl Plugin {
+impl Plugin<'_> {
     fn add(&self, target: &Target) -> Result<Value, CniError> {
         let netns_path = target.netns.as_deref().unwrap_or_default();
         let netns = open_netns(target, netns_path)?;
+        if let Some(previous) = &self.config.previous {
+            return self.join(target, netns_path, &netns, previous);
+        }
         // Before anything is reserved: a second ADD must neither take nor release the first one's address.
         let mut inside = margay_netlink::Netlink::open_in(&netns).map_err(kernel)?;
         let mut is_taken = || Ok(inside.link(&target.ifname).map_err(kernel)?.is_some());
         if is_taken()? {
             // DEL is answered before the kernel has taken the interface away. Without the agent nothing is under way.
-            let _settled = self.client.post::<_, Value>("/v1/cni/settle", &());
+            self.settle();
             if is_taken()? {
                 return Err(interface_exists(target, netns_path));
             }
         }
-        let attachment = self.attachment(target);
-        let request = AddRequest {
-            attachment: attachment.clone(),
-            netns: netns_path.to_owned(),
-            pod_namespace: target.args.pod_namespace.clone(),
-            pod_name: target.args.pod_name.clone(),
-            labels: self.config.labels.clone(),
-            requested_ips: if self.config.ips.is_empty() {
-                target.args.ips.clone()
-            } else {
-                self.config.ips.clone()
-            },
-            mac: self.config.mac.clone().or_else(|| target.args.mac.clone()),
-            pools: self.config.pools.clone(),
+        let request = self.request(target, netns_path);
+        let Some(ipam) = &self.config.ipam else {
+            let reply = self.reserve(&request)?;
+            return self.attach(target, &netns, &request, &reply, &self.config.dns);
         };
-        let reply: AddReply = match self.client.post("/v1/cni/add", &request) {
-            Ok(reply) => reply,
-            Err(error @ (ClientError::Unreachable { .. } | ClientError::Refused { .. })) => {
-                return Err(self.agent_error(error));
+        let ipam = self.with_pod_cidrs(ipam)?;
+        let given = ipam.add(self.environment)?;
+        let assigned = given.ips.iter().map(|ip| ip.address.addr()).collect();
+        let request = AddRequest { assigned, ..request };
+        let dns = if self.config.dns.is_empty() { &given.dns } else { &self.config.dns };
+        let outcome =
+            self.reserve(&request).and_then(|reply| self.attach(target, &netns, &request, &reply, dns));
+        outcome.map_err(|mut error| {
+            if let Err(left) = ipam.tell("DEL", self.environment) {
+                error.details = format!("{}; and giving the addresses back failed: {left}", error.details);
             }
-            // The request may have arrived and only its answer been lost.
-            Err(error) => return Err(self.undone(&attachment, self.agent_error(error))),
-        };
-        self.attach(target, netns_path, &netns, &attachment, &reply)
-            .map_err(|error| self.undone(&attachment, error))
+            error
+        })
     }
 
-    /// Everything after the reservation.
-    fn attach(
+    /// ADD behind another plugin of the list, which has made the interface: it gets policy, and stays as it is.
+    fn join(
         &self,
         target: &Target,
         netns_path: &str,
         netns: &Netns,
-        attachment: &Attachment,
+        previous: &CniResult,
+    ) -> Result<Value, CniError> {
+        let found = chained::find(netns, &target.ifname)?;
+        let assigned: Vec<IpAddr> = previous.ips_of(&target.ifname).map(|ip| ip.address.addr()).collect();
+        if assigned.is_empty() {
+            let message =
+                format!("prevResult names no address of {}: policy needs to know it", target.ifname);
+            return Err(CniError::new(code::INVALID_CONFIG, message));
+        }
+        let interface = Some(found.host_ifname.clone());
+        let request = AddRequest { assigned, interface, ..self.request(target, netns_path) };
+        self.reserve(&request)?;
+        self.commit(&request.attachment, &found.host_ifname, found.mac)
+            .map_err(|error| self.undone(&request.attachment, error))?;
+        Ok(self.config.previous_json.clone())
+    }
+
+    fn request(&self, target: &Target, netns_path: &str) -> AddRequest {
+        let ips = if self.config.ips.is_empty() { &target.args.ips } else { &self.config.ips };
+        AddRequest {
+            attachment: self.attachment(target),
+            netns: netns_path.to_owned(),
+            pod_namespace: target.args.pod_namespace.clone(),
+            pod_name: target.args.pod_name.clone(),
+            labels: self.config.labels.clone(),
+            requested_ips: ips.clone(),
+            mac: self.config.mac.clone().or_else(|| target.args.mac.clone()),
+            pools: self.config.pools.clone(),
+            assigned: Vec::new(),
+            interface: None,
+        }
+    }
+
+    fn reserve(&self, request: &AddRequest) -> Result<AddReply, CniError> {
+        match self.client.post("/v1/cni/add", request) {
+            Ok(reply) => Ok(reply),
+            Err(error @ (ClientError::Unreachable { .. } | ClientError::Refused { .. })) => {
+                Err(self.agent_error(error))
+            }
+            // The request may have arrived and only its answer been lost.
+            Err(error) => Err(self.undone(&request.attachment, self.agent_error(error))),
+        }
+    }
+
+    /// Waits for interfaces whose DEL was answered to be gone; without the agent nothing is under way.
+    fn settle(&self) {
+        let _settled = self.client.post::<_, Value>("/v1/cni/settle", &());
+    }
+
+    /// The IPAM plugin's configuration for an ADD.
+    fn with_pod_cidrs(&self, ipam: &Delegate) -> Result<Delegate, CniError> {
+        if !ipam.wants_pod_cidrs() {
+            return Ok(ipam.clone());
+        }
+        let known: PodCidrs =
+            self.client.get("/v1/cni/pod-cidrs").map_err(|error| self.agent_error(error))?;
+        ipam.with_pod_cidrs(&known.cidrs)
+    }
+
+    /// Everything after the reservation, which is taken back if it fails.
+    fn attach(
+        &self,
+        target: &Target,
+        netns: &Netns,
+        request: &AddRequest,
         reply: &AddReply,
+        dns: &Dns,
+    ) -> Result<Value, CniError> {
+        self.wire(target, netns, request, reply, dns).map_err(|error| self.undone(&request.attachment, error))
+    }
+
+    fn wire(
+        &self,
+        target: &Target,
+        netns: &Netns,
+        request: &AddRequest,
+        reply: &AddReply,
+        dns: &Dns,
     ) -> Result<Value, CniError> {
         let mac: Option<Mac> = match reply.mac.as_deref().map(str::parse).transpose() {
             Ok(mac) => mac,
@@ -121,18 +218,12 @@ impl Plugin {
             addresses: &reply.addresses,
         };
         let mac = wiring.build(netns).map_err(|error| match error {
-            error if error.is_exists() => interface_exists(target, netns_path).with_details(error),
+            error if error.is_exists() => interface_exists(target, &request.netns).with_details(error),
             error => kernel(error),
         })?;
-        let commit = CommitRequest {
-            attachment: attachment.clone(),
-            host_ifname: reply.host_ifname.clone(),
-            mac: mac.to_string(),
-        };
-        match self.client.post::<_, CommitReply>("/v1/cni/commit", &commit) {
-            Ok(_live) => Ok(self.result(&wiring, mac, netns_path)),
-            Err(error) => {
-                let mut error = self.agent_error(error);
+        match self.commit(&request.attachment, &reply.host_ifname, mac) {
+            Ok(()) => Ok(self.result(&wiring, mac, &request.netns, dns)),
+            Err(mut error) => {
                 if let Err(left) = wiring::remove(netns, &target.ifname) {
                     error.details =
                         format!("{}; and removing the interface again failed: {left}", error.details);
@@ -142,7 +233,17 @@ impl Plugin {
         }
     }
 
-    fn result(&self, wiring: &Wiring<'_>, mac: Mac, netns_path: &str) -> Value {
+    fn commit(&self, attachment: &Attachment, host_ifname: &str, mac: Mac) -> Result<(), CniError> {
+        let commit = CommitRequest {
+            attachment: attachment.clone(),
+            host_ifname: host_ifname.to_owned(),
+            mac: mac.to_string(),
+        };
+        let live = self.client.post::<_, CommitReply>("/v1/cni/commit", &commit);
+        live.map(|_| ()).map_err(|error| self.agent_error(error))
+    }
+
+    fn result(&self, wiring: &Wiring<'_>, mac: Mac, netns_path: &str, dns: &Dns) -> Value {
         let routes: Vec<RouteConfig> = wiring
             .routes()
             .into_iter()
@@ -171,7 +272,7 @@ impl Plugin {
                 .map(|net| IpConfig { address: *net, gateway: gateway_of(net.addr()), interface: Some(1) })
                 .collect(),
             routes,
-            dns: self.config.dns.clone(),
+            dns: dns.clone(),
         }
         .to_json(self.config.version)
     }
@@ -181,9 +282,24 @@ impl Plugin {
     /// come back, or an address would leak.
     fn del(&self, target: &Target) -> Result<(), CniError> {
         let request = DelRequest { attachment: self.attachment(target) };
-        let Err(error) = self.tell(&request) else { return Ok(()) };
+        match self.tell(&request) {
+            Ok(()) if self.config.ipam.is_some() => self.settle(),
+            Ok(()) => {}
+            Err(error) => self.del_alone(target, &request, &error)?,
+        }
+        match &self.config.ipam {
+            // Whoever gets the addresses next must not meet the interface.
+            Some(ipam) => ipam.with_any_cidr().tell("DEL", self.environment),
+            None => Ok(()),
+        }
+    }
+
+    /// DEL without the agent, whose error this is.
+    fn del_alone(&self, target: &Target, request: &DelRequest, error: &ClientError) -> Result<(), CniError> {
         let netns = target.netns.as_deref().and_then(|path| open_netns(target, path).ok());
         let removed = match (&netns, self.host_side()) {
+            // Whoever made it removes it.
+            (_, Some(host_ifname)) if chained::is_foreign(host_ifname) => Ok(()),
             (Some(netns), _) => wiring::remove(netns, &target.ifname),
             (None, Some(host_ifname)) => wiring::remove_host_side(host_ifname),
             // The namespace is gone, and the veth with it; the agent knows the name in case it isn't.
@@ -191,7 +307,7 @@ impl Plugin {
         };
         // An interface that is still there may still be in use: its address must not be given to anyone else.
         removed.map_err(kernel)?;
-        self.record(&request, &error)
+        self.record(request, error)
     }
 
     /// The host side as the result of ADD named it.
@@ -221,19 +337,20 @@ impl Plugin {
             mtu: 0,
             addresses: &held.addresses,
         };
-        let mut wrong = wiring.verify(&netns).map_err(kernel)?;
+        // Another plugin's wiring is its own to verify.
+        let foreign = chained::is_foreign(&held.host_ifname);
+        let mut wrong = if foreign { Vec::new() } else { wiring.verify(&netns).map_err(kernel)? };
         if !held.live {
             wrong.push("route or policy of the container are not in the kernel yet".to_owned());
         }
         // Only what ADD reported for this interface; other plugins of the chain check their own.
-        let ours = |ip: &&IpConfig| {
-            let name = ip.interface.and_then(|place| previous.interfaces.get(place)).map(|i| i.name.as_str());
-            name.is_none_or(|name| name == target.ifname)
-        };
-        for ip in previous.ips.iter().filter(ours) {
-            if !held.addresses.contains(&ip.address) {
+        for ip in previous.ips_of(&target.ifname) {
+            if !held.addresses.iter().any(|held| held.addr() == ip.address.addr()) {
                 wrong.push(format!("the agent doesn't hold {} for this container", ip.address));
             }
+        }
+        if let Some(ipam) = &self.config.ipam {
+            self.with_pod_cidrs(ipam)?.tell("CHECK", self.environment)?;
         }
         if wrong.is_empty() {
             return Ok(());
@@ -255,14 +372,25 @@ impl Plugin {
             network: network.clone(),
         };
         let request = GcRequest { network: network.clone(), valid: valid.iter().map(attachment).collect() };
-        self.client.post::<_, Value>("/v1/cni/gc", &request).map(|_| ()).map_err(|e| self.agent_error(e))
+        self.client.post::<_, Value>("/v1/cni/gc", &request).map_err(|e| self.agent_error(e))?;
+        match &self.config.ipam {
+            Some(ipam) => {
+                self.settle();
+                ipam.with_any_cidr().ask("GC", self.environment)
+            }
+            None => Ok(()),
+        }
     }
 
     fn status(&self) -> Result<(), CniError> {
-        self.client.get_text("/readyz").map(|_| ()).map_err(|error| {
+        self.client.get_text("/readyz").map_err(|error| {
             let message = "the network is not ready: ADD would fail (systemctl status margay-agent)";
             CniError::new(code::NOT_AVAILABLE, message).with_details(error)
-        })
+        })?;
+        match &self.config.ipam {
+            Some(ipam) => self.with_pod_cidrs(ipam)?.ask("STATUS", self.environment),
+            None => Ok(()),
+        }
     }
 
     fn attachment(&self, target: &Target) -> Attachment {
@@ -349,6 +477,6 @@ fn interface_exists(target: &Target, netns: &str) -> CniError {
     )
 }
 
-fn kernel(error: margay_netlink::Error) -> CniError {
+pub(crate) fn kernel(error: margay_netlink::Error) -> CniError {
     CniError::new(code::KERNEL, "the kernel refused to wire the container").with_details(error)
 }

@@ -56,6 +56,14 @@ pub struct RouteConfig {
 }
 
 impl CniResult {
+    /// Addresses of an interface in the container; one that names no interface belongs to any.
+    pub fn ips_of<'a>(&'a self, ifname: &'a str) -> impl Iterator<Item = &'a IpConfig> {
+        self.ips.iter().filter(move |ip| {
+            let interface = ip.interface.and_then(|place| self.interfaces.get(place));
+            interface.is_none_or(|interface| interface.name == ifname)
+        })
+    }
+
     /// The result as `version` writes it.
     pub fn to_json(&self, version: Version) -> Value {
         if version < Version::V0_3_0 {

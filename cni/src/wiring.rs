@@ -19,6 +19,9 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// `RTPROT_BOOT`: what ip(8) uses; inside the container nobody owns routes by protocol.
 const PROTOCOL_BOOT: u8 = 3;
 
+/// Metric of a default route behind that of another interface; IPv6 calls an unnamed one 1024.
+const SECOND: u32 = 2048;
+
 /// Group of host sides that are being removed: `mgy` in ASCII, where nobody else has anything.
 const LEAVING: u32 = 0x006d_6779;
 
@@ -129,10 +132,14 @@ impl Wiring<'_> {
         for net in self.addresses {
             pod.add_address(&Address { index, net: *net }, AddressOptions::default())?;
         }
+        let known = pod.routes(RouteFilter::default())?;
         for (destination, gateway) in self.routes() {
             pod.set_neighbour(index, gateway, Mac::HOST_SIDE)?;
             let target = RouteTarget::Via { gateway, device: Some(index), onlink: true };
-            pod.replace_route(&Route::new(destination, target, PROTOCOL_BOOT))?;
+            // The default route is that of the container's first interface; the others' wait behind it.
+            let is_taken = known.iter().any(|route| route.destination == destination);
+            let metric = if is_taken { SECOND } else { 0 };
+            pod.replace_route(&Route { metric, ..Route::new(destination, target, PROTOCOL_BOOT) })?;
         }
         let link = pod.link_by_index(index)?.and_then(|link| link.mac);
         link.ok_or_else(|| Error::Invalid {

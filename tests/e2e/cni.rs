@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::probe::{Outcome, Protocol, Responder, Stream, reach};
-use margay_netlink::{Netlink, Netns};
+use margay_netlink::{Netlink, Netns, RouteFilter};
 use margay_tests::cluster::{Cluster, Datastore, wait};
-use margay_tests::pods::{PORT, Pod, container_id, said};
-use serde_json::Value;
+use margay_tests::pods::{PORT, Pod, Runtime, container_id, said};
+use serde_json::{Value, json};
 
 use crate::labs::{
     Labs, PATIENCE, PROBE_EVERY, applied, cni_error, interfaces, kernel_state, margay, no_pods, none_lost,
@@ -177,6 +177,53 @@ pub(crate) fn deleted_without_a_netns(labs: &mut Labs) -> Result<()> {
     Ok(())
 }
 
+/// What a runtime does with containers it has lost, and before it starts any; and what the agent's log says of a mistake.
+pub(crate) fn gc_and_status_by_hand(labs: &mut Labs) -> Result<()> {
+    let cluster = &mut labs.demo(Datastore::Embedded)?.cluster;
+    let runtime = cluster.runtime("node2")?;
+    let call = |runtime: &Runtime<'_>, verb: &str, key: &str, value: Value| {
+        runtime.call_with(verb, "", "", None, "", |config| {
+            config["cniVersion"] = "1.1.0".into();
+            config[key] = value;
+        })
+    };
+    let (known, lost) = (runtime.add("shop", "known")?, runtime.add("shop", "lost")?);
+    let valid = json!([{"containerID": known.container_id(), "ifname": "eth0"}]);
+    // Who does not say what is valid must not lose everything.
+    let (code, message) = cni_error(&call(&runtime, "GC", "disableCheck", json!(true))?)?;
+    ensure!(code == 7 && message.contains("valid-attachments"), "GC without a list: {code} {message}");
+    for _ in 0..2 {
+        let output = call(&runtime, "GC", "cni.dev/valid-attachments", valid.clone())?;
+        ensure!(output.status.success() && output.stdout.is_empty(), "GC: {}", said(&output));
+    }
+    wait_no_endpoint(cluster, "lost")?;
+    wait(PATIENCE, || Ok(interfaces(&lost.netns)?.is_empty() && pod_addresses(cluster, "node2")?.len() == 1))
+        .with_context(|| format!("{:?}", pod_addresses(cluster, "node2")))?;
+    reachable(cluster, &known)?;
+    let output = call(&runtime, "GC", "cniVersion", json!("1.0.0"))?;
+    ensure!(cni_error(&output)?.0 == 1, "GC in 1.0.0: {}", said(&output));
+
+    let output = call(&runtime, "STATUS", "disableCheck", json!(true))?;
+    ensure!(output.status.success() && output.stdout.is_empty(), "STATUS: {}", said(&output));
+    let path = known.netns.path().to_string_lossy().into_owned();
+    let output = runtime.call_with("ADD", "mistaken", "eth1", None, &path, |config| {
+        config["sokcet"] = "/run/nobody".into();
+    })?;
+    ensure!(cni_error(&output)?.0 == 7, "ADD with a wrong key: {}", said(&output));
+    let log = cluster.whole_log("node2");
+    let line = log.lines().find(|line| line.contains("CNI ADD failed") && line.contains("sokcet"));
+    ensure!(line.is_some_and(|line| line.contains("mistaken")), "the agent's log has no word of it");
+
+    runtime.delete(known)?;
+    cluster.kill("node2")?;
+    let output = call(&cluster.runtime("node2")?, "STATUS", "disableCheck", json!(true))?;
+    let (code, message) = cni_error(&output)?;
+    ensure!(code == 50 && message.contains("not ready"), "STATUS with the agent down: {code} {message}");
+    cluster.start("node2")?;
+    cluster.wait_ready("node2", PATIENCE)?;
+    no_pods(cluster, "node2")
+}
+
 pub(crate) fn agent_down(labs: &mut Labs) -> Result<()> {
     let cluster = &mut labs.demo(Datastore::Embedded)?.cluster;
     let staying = cluster.runtime("node2")?.add("shop", "staying")?;
@@ -266,6 +313,12 @@ pub(crate) fn two_interfaces(labs: &mut Labs) -> Result<()> {
     }
     let routes = || cluster.run_in("node1", "ip", &["route", "show", "proto", "180"]);
     ensure!(routes()?.lines().count() == 2, "{:?}", routes());
+    // The first interface keeps the default route, as behind Multus; the other's is there for who binds to it.
+    let inside = Netlink::open_in(&netns)?.routes(RouteFilter::default())?;
+    let mut metrics: Vec<u32> =
+        inside.iter().filter(|route| route.destination.prefix_len() == 0).map(|route| route.metric).collect();
+    metrics.sort_unstable();
+    ensure!(metrics == [0, 2048], "{inside:?}");
     let output = call("DEL", "net1")?;
     ensure!(output.status.success(), "DEL of net1: {}", said(&output));
     wait(PATIENCE, || Ok(interfaces(&netns)? == ["eth0"] && routes()?.lines().count() == 1))

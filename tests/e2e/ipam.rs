@@ -87,6 +87,76 @@ pub(crate) fn empty_blocks_are_given_back(labs: &mut Labs) -> Result<()> {
     no_pods(&cluster, "node1")
 }
 
+/// A pod's annotation chooses its pool, else that of its namespace does.
+pub(crate) fn annotations_choose_pools(labs: &mut Labs) -> Result<()> {
+    let cluster = start(labs, &["node1"])?;
+    let annotated = |kind: &str, meta: &str, pool: &str| {
+        format!(
+            "apiVersion: v1\nkind: {kind}\nmetadata: {{{meta}, annotations: {{cni.projectcalico.org/ipv4pools: '[\"{pool}\"]'}}}}\n"
+        )
+    };
+    let pool = |name: &str, cidr: &str| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {{cidr: {cidr}, blockSize: 30}}\n"
+        )
+    };
+    let objects = [
+        pool("red", "10.67.0.0/27"),
+        pool("blue", "10.68.0.0/27"),
+        annotated("Namespace", "name: colours", "red"),
+        annotated("Pod", "name: odd, namespace: colours", "10.68.0.0/27")
+            + "spec: {nodeName: node1, containers: []}\n",
+    ];
+    applied(&cluster, &objects.join("---\n"))?;
+    let runtime = cluster.runtime("node1")?;
+    for (namespace, name, range) in
+        [("default", "plain", "10.66."), ("colours", "even", "10.67."), ("colours", "odd", "10.68.")]
+    {
+        // The agent hears of the objects when it does.
+        wait(PATIENCE, || {
+            let pod = runtime.add(namespace, name)?;
+            let address = pod.address.to_string();
+            runtime.delete(pod)?;
+            Ok(name == "plain" || address.starts_with(range))
+        })
+        .with_context(|| format!("{namespace}/{name} in {range}"))?;
+    }
+    applied(&cluster, &annotated("Namespace", "name: colours", "green"))?;
+    wait(PATIENCE, || {
+        Ok(runtime.add("colours", "green").err().is_some_and(|e| format!("{e:#}").contains("green")))
+    })
+    .context("a pool that does not exist is named")
+}
+
+/// Interfaces that went with nobody saying so; and an endpoint that a node left behind.
+pub(crate) fn lost_interfaces_are_collected(labs: &mut Labs) -> Result<()> {
+    let cluster = start(labs, &["node1"])?;
+    let runtime = cluster.runtime("node1")?;
+    let (staying, lost) = (runtime.add("default", "staying")?, runtime.add("default", "lost")?);
+    let routes = cluster.run_in("node1", "ip", &["route", "show", &lost.address.to_string()])?;
+    let interface =
+        routes.split_whitespace().skip_while(|word| *word != "dev").nth(1).context("no interface")?;
+    cluster.run_in("node1", "ip", &["link", "delete", interface])?;
+    let orphan = "apiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\n\
+                  metadata: {name: gone-k8s-orphan-eth0, namespace: default}\n\
+                  spec: {orchestrator: k8s, node: gone, pod: orphan, endpoint: eth0, interfaceName: mgy1, ipNetworks: [10.69.0.1/32]}\n";
+    applied(&cluster, orphan)?;
+    let found = check(&cluster)?;
+    ensure!(found.contains("is on node gone, which does not exist"), "{found}");
+    margay(&cluster, &["delete", "workloadendpoint", "gone-k8s-orphan-eth0", "-n", "default"])?;
+    let held = || pod_addresses(&cluster, "node1");
+    let expected = [("default/staying".to_owned(), staying.address.to_string())];
+    // Missing in two looks, half a minute apart.
+    wait(3 * PATIENCE, || Ok(held()?.into_iter().eq(expected.clone())))
+        .with_context(|| format!("{:?}", held()))?;
+    wait_clean(&cluster)?;
+    let next = runtime.add("default", "next")?;
+    for pod in [staying, next] {
+        runtime.delete(pod)?;
+    }
+    no_pods(&cluster, "node1")
+}
+
 /// What a deleted node had is collected; a living node that somebody deletes comes back and keeps all it has.
 pub(crate) fn dead_nodes_are_collected(labs: &mut Labs) -> Result<()> {
     let mut cluster = start(labs, &["node1", "node2"])?;

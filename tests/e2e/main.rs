@@ -27,6 +27,7 @@ mod ipip;
 mod labs;
 mod live;
 mod look;
+mod others;
 mod pools;
 mod remote;
 mod restart;
@@ -82,6 +83,7 @@ const CASES: &[(&str, Place)] = &[
     ("cni::every_version", Inside(cni::every_version)),
     ("cni::two_interfaces", Inside(cni::two_interfaces)),
     ("cni::annotated", Inside(cni::annotated)),
+    ("cni::gc_and_status_by_hand", Inside(cni::gc_and_status_by_hand)),
     ("cni::agent_down", Inside(cni::agent_down)),
     ("cni::killed_right_after_del", Inside(cni::killed_right_after_del)),
     ("runtimes::podman", Inside(runtimes::podman)),
@@ -111,6 +113,11 @@ const CASES: &[(&str, Place)] = &[
     ("ipam::dead_nodes_are_collected", Inside(ipam::dead_nodes_are_collected)),
     ("ipam::a_crowd_with_deaths", Inside(ipam::a_crowd_with_deaths)),
     ("ipam::split_and_configured", Inside(ipam::split_and_configured)),
+    ("ipam::annotations_choose_pools", Inside(ipam::annotations_choose_pools)),
+    ("ipam::lost_interfaces_are_collected", Inside(ipam::lost_interfaces_are_collected)),
+    ("others::addresses_of_host_local", Inside(others::addresses_of_host_local)),
+    ("others::policy_beside_ptp", Inside(others::policy_beside_ptp)),
+    ("others::installed_when_ready", Inside(others::installed_when_ready)),
     ("ipip::a_kernel_without_it", Inside(ipip::a_kernel_without_it)),
     ("backend::vxlan_needs_no_bgp", Inside(backend::vxlan_needs_no_bgp)),
     ("topology::reflectors_come_and_go", Inside(topology::reflectors_come_and_go)),

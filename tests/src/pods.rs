@@ -11,6 +11,9 @@ use margay_lab::probe::Responder;
 use margay_netlink::Netns;
 use serde_json::{Value, json};
 
+/// Where other plugins are: containernetworking's, as Debian has them.
+pub const CNI_PATH: &str = "/opt/cni/bin:/usr/lib/cni";
+
 /// Ports on which pods answer, TCP and UDP.
 pub const PORT: u16 = 8080;
 
@@ -104,7 +107,7 @@ impl Runtime<'_> {
             .env("CNI_CONTAINERID", id)
             .env("CNI_NETNS", netns)
             .env("CNI_IFNAME", ifname)
-            .env("CNI_PATH", "/opt/cni/bin");
+            .env("CNI_PATH", CNI_PATH);
         if let Some((namespace, name)) = pod {
             let arguments = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}");
             command.env("CNI_ARGS", arguments);
@@ -120,10 +123,15 @@ impl Runtime<'_> {
 
     /// Attaches a new pod.
     pub fn add(&self, namespace: &str, name: &str) -> Result<Pod> {
+        self.add_with(namespace, name, |_| {})
+    }
+
+    /// The same with a configuration that is changed before.
+    pub fn add_with(&self, namespace: &str, name: &str, change: impl FnOnce(&mut Value)) -> Result<Pod> {
         let netns = Netns::new()?;
-        let id = container_id(namespace, name);
+        let (id, names) = (container_id(namespace, name), Some((namespace, name)));
         let path = netns.path();
-        let output = self.call("ADD", &id, Some((namespace, name)), &path.to_string_lossy())?;
+        let output = self.call_with("ADD", &id, "eth0", names, &path.to_string_lossy(), change)?;
         let answer: Value = serde_json::from_slice(&output.stdout).with_context(|| said(&output))?;
         ensure!(output.status.success(), "ADD of {namespace}/{name}: {answer}");
         let address = answer["ips"][0]["address"].as_str().unwrap_or_default();
@@ -137,9 +145,14 @@ impl Runtime<'_> {
 
     /// Detaches a pod.
     pub fn delete(&self, pod: Pod) -> Result<()> {
-        let id = pod.container_id();
+        self.delete_with(pod, |_| {})
+    }
+
+    /// The same with a configuration that is changed before.
+    pub fn delete_with(&self, pod: Pod, change: impl FnOnce(&mut Value)) -> Result<()> {
+        let (id, path) = (pod.container_id(), pod.netns.path());
         let names = (pod.namespace.as_str(), pod.name.as_str());
-        let output = self.call("DEL", &id, Some(names), &pod.netns.path().to_string_lossy())?;
+        let output = self.call_with("DEL", &id, "eth0", Some(names), &path.to_string_lossy(), change)?;
         ensure!(output.status.success(), "DEL of {}: {}", pod.full_name(), said(&output));
         Ok(())
     }

@@ -269,6 +269,8 @@ impl Site {
             requested_ips: Vec::new(),
             mac: None,
             pools: Vec::new(),
+            assigned: Vec::new(),
+            interface: None,
         };
         let client = self.client();
         let reply: AddReply = client.post("/v1/cni/add", &request)?;

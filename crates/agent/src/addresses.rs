@@ -220,6 +220,7 @@ mod tests {
                 mac: "ee:ee:ee:ee:ee:ee".into(),
                 netns: String::new(),
                 leaving: false,
+                foreign: false,
             })
             .unwrap();
         first.release(&handle_of(&attachment("b"))).unwrap();

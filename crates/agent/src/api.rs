@@ -8,7 +8,8 @@ use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use margay_control::cni::{
-    AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest, GcRequest,
+    AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest, Failed,
+    GcRequest, PodCidrs,
 };
 use margay_control::explain::{ExplainReply, ExplainRequest, ImpactReply, ImpactRequest};
 use margay_control::flows::FlowLine;
@@ -61,6 +62,8 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/cni/del", post(del))
         .route("/v1/cni/gc", post(gc))
         .route("/v1/cni/settle", post(settle))
+        .route("/v1/cni/failed", post(failed))
+        .route("/v1/cni/pod-cidrs", get(pod_cidrs))
         .route("/v1/cni/check", post(check))
         .route("/v1/ipam", get(ipam))
         .route("/v1/ipam/release", post(release))
@@ -90,6 +93,17 @@ async fn del(State(api): State<Api>, Json(request): Json<DelRequest>) -> Result<
 
 async fn settle(State(api): State<Api>) -> Result<Json<()>, Failure> {
     api.ask(Request::Settle).await.map(Json)
+}
+
+/// The shim has no log of its own.
+async fn failed(Json(what): Json<Failed>) -> Json<()> {
+    let Failed { verb, container_id, ifname, code, message } = what;
+    tracing::warn!(container_id, ifname, code, "CNI {verb} failed: {message}");
+    Json(())
+}
+
+async fn pod_cidrs(State(api): State<Api>) -> Result<Json<PodCidrs>, Failure> {
+    api.ask(Request::PodCidrs).await.map(Json)
 }
 
 async fn gc(State(api): State<Api>, Json(request): Json<GcRequest>) -> Result<Json<()>, Failure> {

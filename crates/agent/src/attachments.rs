@@ -35,6 +35,9 @@ pub(crate) struct Attached {
     /// DEL was answered; the interface is being removed.
     #[serde(default)]
     pub(crate) leaving: bool,
+    /// Another plugin made the interface and its routes, and removes them: it gets policy only.
+    #[serde(default)]
+    pub(crate) foreign: bool,
 }
 
 /// The WorkloadEndpoint of an attachment, with labels and ports of its Pod object when there is one.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
+use margay_api::convert::ORCHESTRATOR_KUBERNETES;
 use margay_api::kinds::{Affinity, FelixConfigurationSpec};
 use margay_api::{IpReservation, IpamBlock, IpamConfiguration, Key, Kind, Namespace, Pod, Resource};
 use margay_daemon::topology::Cluster as BgpCluster;
@@ -88,7 +89,9 @@ impl Cluster {
                 SETTINGS
             }
             Resource::WorkloadEndpoint(object) => {
-                if object.spec.node == node {
+                // Those of other orchestrators are theirs to write and to delete.
+                let orchestrator = object.spec.orchestrator.as_deref().unwrap_or(ORCHESTRATOR_KUBERNETES);
+                if object.spec.node == node && orchestrator == ORCHESTRATOR_KUBERNETES {
                     self.own_endpoints.insert(object.key());
                 }
                 NOTHING

@@ -22,6 +22,12 @@ margay_daemon::keys! {
         /// Folder where the CNI shim leaves releases while the agent is down
         #[arg(long, env = "MARGAY_SPOOL_DIR", value_name = "FOLDER")]
         spool_dir: PathBuf,
+        /// Conflist to install once this node is ready for pods
+        #[arg(long, env = "MARGAY_CNI_CONFLIST", value_name = "FILE")]
+        cni_conflist: PathBuf,
+        /// Folder where the container runtime looks for conflists
+        #[arg(long, env = "MARGAY_CNI_CONF_DIR", value_name = "FOLDER")]
+        cni_conf_dir: PathBuf,
         /// What brings packets to other nodes: bgp, vxlan or none
         #[arg(long, env = "MARGAY_BACKEND", value_name = "BACKEND")]
         backend: Backend,
@@ -81,6 +87,8 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     /// Releases left by the shim.
     pub(crate) spool_dir: PathBuf,
+    /// A conflist that is to be installed, and the folder it is to be in.
+    pub(crate) conflist: Option<(PathBuf, PathBuf)>,
     /// What brings packets to other nodes.
     pub(crate) backend: Backend,
     /// Most next hops of a route.
@@ -115,7 +123,9 @@ impl Config {
         if !(1..=64).contains(&maximum_paths) {
             return Err(ConfigError::Value(format!("maximumPaths is {maximum_paths}: use 1 to 64")));
         }
+        let conf_dir = keys.cni_conf_dir.clone().unwrap_or_else(|| "/etc/cni/net.d".into());
         Ok(Self {
+            conflist: keys.cni_conflist.clone().map(|conflist| (conflist, conf_dir)),
             common: keys.common(margay_control::AGENT_SOCKET)?,
             state_dir: keys.state_dir.unwrap_or_else(|| "/var/lib/margay/agent".into()),
             spool_dir: keys.spool_dir.unwrap_or_else(|| margay_control::SPOOL_DIR.into()),

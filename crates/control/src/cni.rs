@@ -39,6 +39,12 @@ pub struct AddRequest {
     /// Pools (names or CIDRs) to take from, `ipam.ipv4_pools` and `ipam.ipv6_pools`; empty: any.
     #[serde(default)]
     pub pools: Vec<String>,
+    /// Addresses that another IPAM plugin has given; empty: the agent assigns them.
+    #[serde(default)]
+    pub assigned: Vec<IpAddr>,
+    /// Host side of the veth pair that another plugin has made, and will remove: only policy is wanted for it.
+    #[serde(default)]
+    pub interface: Option<String>,
 }
 
 /// What the shim must build.
@@ -96,6 +102,28 @@ pub struct CheckReply {
     pub host_ifname: String,
     /// Route and policy are in the kernel.
     pub live: bool,
+}
+
+/// The node's ranges, for an IPAM plugin that is to give addresses of them: `status.podCIDRs` of its Node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodCidrs {
+    /// In the order of the Node object.
+    pub cidrs: Vec<IpNet>,
+}
+
+/// A verb failed: for the agent's log, as runtimes show little of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// `CNI_COMMAND`.
+    pub verb: String,
+    /// `CNI_CONTAINERID`.
+    pub container_id: String,
+    /// `CNI_IFNAME`.
+    pub ifname: String,
+    /// The specification's code, or ours from 100 on.
+    pub code: u32,
+    /// What went wrong, with details.
+    pub message: String,
 }
 
 /// GC: release every attachment of the network that is not in the list.

@@ -210,9 +210,18 @@ fn the_conflist_is_the_example_and_its_paths_are_the_hosts() {
     }
     let install = &pod.init_containers.as_ref().unwrap()[0];
     assert_eq!(install.args[0], "install");
-    for (argument, folder) in [(1, "/opt/cni/bin"), (3, "/etc/cni/net.d")] {
-        let mount = install.volume_mounts.iter().find(|m| m.mount_path == install.args[argument]).unwrap();
+    let config = &manifests.config_map("margay-agent").data["agent.yaml"];
+    let value = |key: &str| config.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim();
+    let (conf_dir, conflist) = (value("cniConfDir:"), value("cniConflist:"));
+    for (container, path, folder) in
+        [(install, install.args[1].as_str(), "/opt/cni/bin"), (agent, conf_dir, "/etc/cni/net.d")]
+    {
+        let mount = container.volume_mounts.iter().find(|m| m.mount_path == path).unwrap();
         let volume = pod.volumes.iter().find(|volume| volume.name == mount.name).unwrap();
         assert_eq!(volume.host_path.as_ref().unwrap().path, folder);
     }
+    let conflist = Path::new(conflist);
+    let mount =
+        agent.volume_mounts.iter().find(|m| conflist.parent() == Some(Path::new(&m.mount_path))).unwrap();
+    assert_eq!((mount.name.as_str(), conflist.ends_with("10-margay.conflist")), ("conflist", true));
 }

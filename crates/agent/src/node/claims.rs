@@ -12,7 +12,7 @@ use margay_ipam::{
     AssignError, Attributes, BorrowQuery, ClaimError, ClaimQuery, Family, Handle, PoolQuery, Purpose,
     RangeSet, Request as AddressRequest, eligible_pools, plan_borrow, plan_claim,
 };
-use margay_routing::{Encapsulation, tunnels_needed, with_tunnel_address};
+use margay_routing::{Backend, Encapsulation, tunnels_needed, with_tunnel_address};
 
 use super::{Internal, Node};
 use crate::addresses::{AddressError, now};
@@ -87,20 +87,33 @@ impl Node {
             self.mirror_block(cidr);
         }
         self.originate().await;
+        self.report_blocks();
+    }
+
+    /// A node needs a block to be ready, unless addresses are another plugin's business here.
+    fn report_blocks(&self) {
         let blocks = self.addresses.allocator().blocks().count();
+        let offered = [Family::V4, Family::V6].iter().any(|family| !self.offered(*family).is_empty());
+        let elsewhere = self.config.backend == Backend::None && !offered;
         let message = match self.claim_problems.values().next() {
             Some(problem) if blocks == 0 => problem.clone(),
+            _ if blocks == 0 && elsewhere => "no IPPool: addresses come from another plugin".to_owned(),
             _ => format!("{blocks} blocks"),
         };
-        self.health.set("ipam", blocks > 0, message);
+        self.health.set("ipam", blocks > 0 || elsewhere, message);
+    }
+
+    /// Open pools of a family.
+    fn offered(&self, family: Family) -> Vec<IpNet> {
+        let pools = self.cluster.bgp.pools_in_force().into_iter().map(|pool| &pool.spec);
+        let open = pools.filter(|pool| Family::of(&pool.cidr) == family && !pool.disabled);
+        open.map(|pool| pool.cidr.trunc()).collect()
     }
 
     /// A node that may use a pool of the family has at least one block of it.
     fn claim_first(&mut self, family: Family) {
         let has_block = self.addresses.allocator().blocks().any(|block| Family::of(&block) == family);
-        let pools = self.cluster.bgp.pools_in_force().into_iter().map(|pool| &pool.spec);
-        let open = pools.filter(|pool| Family::of(&pool.cidr) == family && !pool.disabled);
-        let offered: Vec<IpNet> = open.map(|pool| pool.cidr.trunc()).collect();
+        let offered = self.offered(family);
         if !has_block && !offered.is_empty() {
             self.claim(family, &offered, None);
         }

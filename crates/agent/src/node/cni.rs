@@ -30,7 +30,7 @@ use crate::{attachments, policy::Input};
 const LIVE_TIME: Duration = Duration::from_secs(30);
 
 /// CNI error code of ours: no address can be had.
-const NO_ADDRESS: u32 = 103;
+pub(super) const NO_ADDRESS: u32 = 103;
 
 /// CNI error code of ours: the commit does not fit what was reserved.
 const NOT_RESERVED: u32 = 104;
@@ -99,6 +99,9 @@ impl Node {
             );
             return Outcome::Done(Err(Failure::refused(NOT_RESERVED, message)));
         }
+        if !request.assigned.is_empty() {
+            return Outcome::Done(self.take_assigned(request));
+        }
         let (namespace, pod) = names(request);
         let namespace_labels = self.cluster.namespace_labels(&namespace);
         let node_labels = self.own_labels();
@@ -148,7 +151,8 @@ impl Node {
         };
         match self.addresses.assign(&wanted) {
             Ok(addresses) => {
-                let reserved = Reserved { labels: request.labels.clone(), netns: request.netns.clone() };
+                let (labels, netns) = (request.labels.clone(), request.netns.clone());
+                let reserved = Reserved { labels, netns, assigned: None };
                 self.reserved.insert(handle_of(&request.attachment), reserved);
                 Outcome::Done(Ok(AddReply {
                     addresses: addresses.into_iter().map(Into::into).collect(),
@@ -171,22 +175,25 @@ impl Node {
     pub(super) async fn commit(&mut self, request: CommitRequest, answer: Answer<CommitReply>) {
         let begun = Instant::now();
         let handle = handle_of(&request.attachment);
-        let owned = self.addresses.allocator().owned(&handle);
-        let Some(owned) = owned.filter(|_| !self.leaving.contains_key(&handle)) else {
+        let reserved = self.reserved.remove(&handle);
+        let Some(held) =
+            self.held(&handle, reserved.as_ref()).filter(|_| !self.leaving.contains_key(&handle))
+        else {
             let message = "nothing is reserved for this attachment: ADD must be asked for first";
             return reply(answer, Err(Failure::refused(NOT_RESERVED, message)));
         };
-        let Reserved { labels, netns } = self.reserved.remove(&handle).unwrap_or_default();
+        let Reserved { labels, netns, .. } = reserved.unwrap_or_default();
         let attached = Attached {
             netns,
-            namespace: owned.attributes.namespace.clone().unwrap_or_default(),
-            pod: owned.attributes.pod.clone().unwrap_or_default(),
+            namespace: held.namespace,
+            pod: held.pod,
             labels,
-            addresses: owned.addresses.clone(),
+            addresses: held.addresses,
             interface: request.host_ifname,
             mac: request.mac,
             attachment: request.attachment,
             leaving: false,
+            foreign: held.foreign,
         };
         if let Err(error) = self.addresses.attach(attached.clone()) {
             return reply(answer, Err(Failure::try_later(error.to_string())));
@@ -194,10 +201,7 @@ impl Node {
         let endpoint = attachments::endpoint(&self.config.node, &attached, self.pod_of(&attached));
         let (live, policy_live) = oneshot::channel();
         self.tell_engine(Input::SetLocal(Box::new(endpoint.clone()), Some(live))).await;
-        let routes: Vec<IpNet> = attached.addresses.iter().copied().map(IpNet::from).collect();
-        for address in &attached.addresses {
-            self.router.add_pod(*address, &attached.interface);
-        }
+        let routes = self.add_routes(&attached);
         let generation = self.update_routes();
         let mut reached = self.forwarding.reached();
         self.writer.push(endpoint.key(), Write::Apply(Box::new(endpoint.into())));
@@ -222,6 +226,17 @@ impl Node {
             };
             reply(answer, outcome);
         });
+    }
+
+    /// Wants the routes to a pod, unless another plugin has made them; returns their destinations.
+    fn add_routes(&mut self, attached: &Attached) -> Vec<IpNet> {
+        if attached.foreign {
+            return Vec::new();
+        }
+        for address in &attached.addresses {
+            self.router.add_pod(*address, &attached.interface);
+        }
+        attached.addresses.iter().copied().map(IpNet::from).collect()
     }
 
     /// CHECK.
@@ -278,9 +293,7 @@ impl Node {
             if interfaces.as_ref().is_none_or(|all| all.contains(&attached.interface)) {
                 let endpoint = attachments::endpoint(&self.config.node, &attached, None);
                 self.tell_engine(Input::SetLocal(Box::new(endpoint), None)).await;
-                for address in &attached.addresses {
-                    self.router.add_pod(*address, &attached.interface);
-                }
+                self.add_routes(&attached);
                 if attached.leaving {
                     self.leave_or_warn(&handle);
                 }
@@ -350,7 +363,7 @@ impl Node {
     }
 
     /// What the annotations of a pod ask for.
-    fn asked(&self, namespace: &str, pod: &str) -> Result<Asked, String> {
+    pub(super) fn asked(&self, namespace: &str, pod: &str) -> Result<Asked, String> {
         let none = BTreeMap::new();
         let of_pod = self.cluster.pods.get(&(namespace.to_owned(), pod.to_owned()));
         let of_namespace = self.cluster.namespaces.get(namespace);
@@ -368,7 +381,7 @@ impl Node {
             return;
         }
         self.pod_mtu = Some(mtu);
-        for attached in self.addresses.attached().values() {
+        for attached in self.addresses.attached().values().filter(|attached| !attached.foreign) {
             let wired = Wired {
                 host_ifname: &attached.interface,
                 ifname: &attached.attachment.ifname,
@@ -399,7 +412,7 @@ pub(super) fn interfaces() -> Result<BTreeSet<String>, margay_netlink::Error> {
 }
 
 /// Namespace and name of the pod; outside Kubernetes the container's id names it.
-fn names(request: &AddRequest) -> (String, String) {
+pub(super) fn names(request: &AddRequest) -> (String, String) {
     let namespace = request.pod_namespace.clone().unwrap_or_else(|| "default".to_owned());
     let pod = request.pod_name.clone().unwrap_or_else(|| request.attachment.container_id.clone());
     (namespace, pod)

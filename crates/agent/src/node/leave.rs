@@ -52,7 +52,8 @@ impl Node {
     }
 
     fn remove_interface(&mut self, handle: Handle) {
-        let attached = self.addresses.attached().get(&handle);
+        // What another plugin made it removes itself; under our name for it there is nothing.
+        let attached = self.addresses.attached().get(&handle).filter(|attached| !attached.foreign);
         let interface = attached.map_or_else(|| interface_name(&handle), |one| one.interface.clone());
         self.removal.remove(handle, interface);
     }

@@ -1,6 +1,7 @@
 //! The node's task: joins the datastore, BGP, addresses, policy and routes. It owns all state that is not in one of
 //! the threads and decides nothing that a pure crate could decide.
 
+mod assigned;
 mod bgp;
 mod claims;
 mod cni;
@@ -19,8 +20,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use margay_api::{IpamBlock, Key, Kind, Resource};
+use margay_cni::install::Conflist;
 use margay_control::cni::{
     AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest, GcRequest,
+    PodCidrs,
 };
 use margay_control::status::{Endpoint, IpamStatus, Policy, Problem, ReleaseRequest, Released, Tunnel};
 use margay_daemon::health::Health;
@@ -32,6 +35,7 @@ use margay_ipam::{Family, Handle};
 use margay_routing::{RouteTrace, Router, Settings};
 use tokio::sync::{mpsc, oneshot};
 
+use self::assigned::Assigned;
 use self::collect::Leftovers;
 use self::leave::Leaving;
 use crate::addresses::Addresses;
@@ -61,6 +65,8 @@ pub(crate) enum Request {
     Gc(GcRequest, Answer<()>),
     /// When what is being detached is gone.
     Settle(Answer<()>),
+    /// This node's ranges, for another IPAM plugin.
+    PodCidrs(Answer<PodCidrs>),
     /// Compare.
     Check(CheckRequest, Answer<CheckReply>),
     /// Blocks and addresses.
@@ -106,6 +112,8 @@ struct Waiting {
 struct Reserved {
     labels: BTreeMap<String, String>,
     netns: String,
+    /// What another plugin gave: none when the addresses are of this node's blocks.
+    assigned: Option<Assigned>,
 }
 
 /// See the module.
@@ -143,6 +151,8 @@ pub(crate) struct Node {
     pod_mtu: Option<u32>,
     claiming: Vec<Family>,
     claim_problems: BTreeMap<Family, String>,
+    /// The conflist is there, or nobody wants it there.
+    serves_runtime: bool,
     leftovers: Leftovers,
     internal: (mpsc::Sender<Internal>, mpsc::Receiver<Internal>),
 }
@@ -180,6 +190,7 @@ impl Node {
                 },
             ),
             writer: Writer::spawn(parts.store.clone()),
+            serves_runtime: parts.config.conflist.is_none(),
             config: parts.config,
             health: parts.health,
             store: parts.store,
@@ -352,6 +363,7 @@ impl Node {
                 self.del(crate::addresses::handle_of(&request.attachment), answer);
             }
             Request::Settle(answer) => self.when_settled(answer),
+            Request::PodCidrs(answer) => reply(answer, Ok(self.pod_cidrs())),
             Request::Gc(request, answer) => reply(answer, self.collect(&request)),
             Request::Check(request, answer) => self.check(&request, answer).await,
             Request::Release(request, answer) => reply(answer, self.release_addresses(&request)),
@@ -376,6 +388,28 @@ impl Node {
                 self.update_blocks().await;
             }
             self.collect_leftovers().await;
+        }
+        self.install_conflist();
+    }
+
+    /// Once a conflist is there the container runtime starts pods: not before this node is ready for them.
+    fn install_conflist(&mut self) {
+        let Some((path, folder)) = self.config.conflist.as_ref().filter(|_| !self.serves_runtime) else {
+            return;
+        };
+        if !self.health.ready() {
+            return;
+        }
+        match Conflist::read(path, folder).and_then(|conflist| conflist.install().map(|()| conflist)) {
+            Ok(conflist) => {
+                tracing::info!("installed {}: pods can start", conflist.path().display());
+                self.serves_runtime = true;
+                self.health.set_problems("cni", Vec::new());
+            }
+            Err(error) => {
+                let object = folder.display().to_string();
+                self.health.set_problems("cni", vec![Problem { object, message: error.to_string() }]);
+            }
         }
     }
 
