@@ -1,5 +1,6 @@
 //! From a change in the datastore to the packets that feel it.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,9 @@ use super::node::Site;
 /// Port that every policy lets clients send to.
 const PORT: u16 = 80;
 /// Pause between probes, so that they leave the machine to the agent.
-const PAUSE: Duration = Duration::from_micros(100);
+const PAUSE: Duration = Duration::from_micros(300);
 /// A packet that has not arrived so long after it was sent was dropped: veth pairs deliver at once.
-const FLIGHT: Duration = Duration::from_millis(2);
+const FLIGHT: Duration = Duration::from_millis(5);
 /// Longest wait for a change.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -28,35 +29,39 @@ struct Packets<'a> {
 impl<'a> Packets<'a> {
     fn new(site: &'a Site) -> Result<Self> {
         let server = site.node.server.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)))??;
-        server.set_read_timeout(Some(FLIGHT))?;
+        server.set_nonblocking(true)?;
         Ok(Self { site, server })
     }
 
-    /// Whether a packet of a flow that nobody has seen before arrives.
-    fn pass(&self, from: Ipv4Addr) -> Result<bool> {
+    /// Sends a packet of a flow that nobody has seen before; its port.
+    fn send(&self, from: Ipv4Addr) -> Result<u16> {
         let client = self.site.node.outside.run(|| UdpSocket::bind((from, 0)))??;
         client.send_to(b"?", (self.site.node.address, PORT))?;
-        let port = client.local_addr()?.port();
-        // Late ones of earlier flows are read away.
-        loop {
-            match self.server.recv_from(&mut [0; 8]) {
-                Ok((_, peer)) if peer.port() == port => return Ok(true),
-                Ok(_) => {}
-                Err(_) => return Ok(false),
-            }
-        }
+        Ok(client.local_addr()?.port())
     }
 
-    /// Milliseconds until packets are let through or not.
+    /// Milliseconds until packets are let through or not: when the first one was sent that the change met.
     fn until(&self, from: Ipv4Addr, passing: bool) -> Result<f64> {
         let begun = Instant::now();
+        let mut flying: VecDeque<(u16, Duration)> = VecDeque::new();
         loop {
             let sent = begun.elapsed();
-            if self.pass(from)? == passing {
+            flying.push_back((self.send(from)?, sent));
+            std::thread::sleep(PAUSE);
+            // What arrives late of earlier flows is of no port that is waited for.
+            while let Ok((_, peer)) = self.server.recv_from(&mut [0; 8]) {
+                let Some(at) = flying.iter().position(|(port, _)| *port == peer.port()) else { continue };
+                let arrived = flying.drain(..=at).next_back();
+                if let Some((_, sent)) = arrived.filter(|_| passing) {
+                    return Ok(sent.as_secs_f64() * 1e3);
+                }
+            }
+            if let Some((_, sent)) = flying.front().filter(|_| !passing)
+                && begun.elapsed() > *sent + FLIGHT
+            {
                 return Ok(sent.as_secs_f64() * 1e3);
             }
             ensure!(sent < PATIENCE, "no change after {PATIENCE:?}");
-            std::thread::sleep(PAUSE);
         }
     }
 }

@@ -10,6 +10,7 @@ mod node;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum as _;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
@@ -174,9 +175,14 @@ fn connect(extent: &Extent, backend: Backend, figures: &mut Figures) -> Result<(
     let endpoints = Site::new("endpoints", extent.endpoints, &backend.felix())?;
     let logging: Vec<_> = backend.felix().into_iter().chain([("flowLogsLocalReporter", "Enabled")]).collect();
     let logged = Site::new("flow-log", extent.policies, &logging)?;
+    let others: Vec<_> = Backend::value_variants().iter().filter(|other| **other != backend).collect();
+    let by_others: Vec<_> = others
+        .iter()
+        .map(|other| Site::new(&format!("{other:?}"), extent.policies, &other.felix()))
+        .collect::<Result<_>>()?;
     let nodes = [&conntrack, &policies.node, &endpoints.node, &naive, &logged.node, &least];
-    let connects: Vec<_> =
-        nodes.into_iter().map(|node| Connects::new(node, LAST_PORT)).collect::<Result<_>>()?;
+    let nodes = nodes.into_iter().chain(by_others.iter().map(|site| &site.node));
+    let connects: Vec<_> = nodes.map(|node| Connects::new(node, LAST_PORT)).collect::<Result<_>>()?;
     let times = compare(&connects, extent.rounds)?;
     let names = [
         "conntrack alone",
@@ -189,13 +195,18 @@ fn connect(extent: &Extent, backend: Backend, figures: &mut Figures) -> Result<(
     for (name, (time, _)) in names.iter().zip(&times) {
         figures.add(format!("connect, {name}"), *time, "us", None);
     }
-    if let [_, (_, policies), (_, endpoints), (_, naive), (_, logged), (_, least)] = times.as_slice() {
+    if let [_, (_, policies), (_, endpoints), (_, naive), (_, logged), (_, least), by_others @ ..] =
+        times.as_slice()
+    {
         figures.add("anti-spoofing and one set only to conntrack alone", *least, "x", None);
         figures.add("policies to anti-spoofing and one set only", policies / least, "x", None);
         figures.add("policies to conntrack alone", *policies, "x", Some(1.05));
         figures.add("endpoints to policies (no growth)", endpoints / policies, "x", Some(1.03));
         figures.add("naive rules to conntrack alone", *naive, "x", None);
         figures.add("flow log to none", logged / policies, "x", None);
+        for (other, (_, ratio)) in others.iter().zip(by_others) {
+            figures.add(format!("policies by {other:?} to conntrack alone"), *ratio, "x", None);
+        }
     }
     Ok(())
 }

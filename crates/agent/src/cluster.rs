@@ -67,25 +67,25 @@ impl Cluster {
     pub(crate) fn put(&mut self, node: &str, resource: &Resource, revision: u64) -> Touched {
         self.unreadable.remove(&resource.key());
         let name = resource.metadata().name.clone();
-        match resource.clone() {
+        match resource {
             Resource::IpamBlock(object) => {
                 let own = object.spec.affinity.as_ref() == Some(&Affinity::Host(node.to_owned()))
-                    || borrower(&object).is_some();
+                    || borrower(object).is_some();
                 let sessions = self.bgp.put(resource) && self.reflects(node);
-                let before = self.blocks.insert(name, (object, revision));
+                let before = self.blocks.insert(name, (object.clone(), revision));
                 let touched = if own || is_of(before.as_ref(), node) { OWN_BLOCKS } else { ROUTES };
                 Touched { sessions, ..touched }
             }
             Resource::IpReservation(object) => {
-                self.reservations.insert(name, object);
+                self.reservations.insert(name, object.clone());
                 NOTHING
             }
             Resource::IpamConfiguration(object) => {
-                self.ipam = Some(object);
+                self.ipam = Some(object.clone());
                 NOTHING
             }
             Resource::FelixConfiguration(object) => {
-                self.felix.insert(name, object.spec);
+                self.felix.insert(name, object.spec.clone());
                 SETTINGS
             }
             Resource::WorkloadEndpoint(object) => {
@@ -97,13 +97,13 @@ impl Cluster {
                 NOTHING
             }
             Resource::Namespace(object) => {
-                self.namespaces.insert(name, object);
+                self.namespaces.insert(name, object.clone());
                 NOTHING
             }
             Resource::Pod(object) => {
                 let key = (object.metadata.namespace.clone().unwrap_or_default(), name);
                 if object.spec.node_name.as_deref().is_none_or(|placed| placed == node) {
-                    self.pods.insert(key, object);
+                    self.pods.insert(key, object.clone());
                 } else {
                     self.pods.remove(&key);
                 }

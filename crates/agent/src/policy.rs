@@ -230,6 +230,7 @@ impl Thread {
             self.report_problems();
         }
         let now = Instant::now();
+        let mut sweeping = false;
         let outcome = if !self.started {
             self.started = true;
             self.rebuilt = true;
@@ -267,6 +268,7 @@ impl Thread {
             if std::mem::take(&mut self.rebuilt) {
                 memory::give_back();
             }
+            sweeping = true;
             self.applier.sweep()
         } else if self.waiting.is_empty() || self.due.is_some() {
             return;
@@ -277,7 +279,7 @@ impl Thread {
         };
         match outcome {
             Ok(report) => {
-                self.succeeded(report);
+                self.succeeded(report, sweeping);
                 if let Some(flows) = &mut self.flows {
                     flows.enforced(&delta, &self.state);
                 }
@@ -300,12 +302,13 @@ impl Thread {
         looks.is_ok()
     }
 
-    fn succeeded(&mut self, report: Report) {
+    fn succeeded(&mut self, report: Report, sweeping: bool) {
         self.due = None;
         let now = Instant::now();
         self.sweep_at = self.applier.is_unswept().then(|| {
             let latest = self.sweep_at.map_or(now + UNSWEPT, |(_, latest)| latest);
-            ((now + IDLE).min(latest), latest)
+            // A sweep that has begun goes on as soon as nothing else is to do.
+            (if sweeping { now } else { (now + IDLE).min(latest) }, latest)
         });
         if report.wrote() {
             tracing::debug!(?report, "policy written");
@@ -320,7 +323,9 @@ impl Thread {
     fn failed(&mut self, failure: &Failure) {
         tracing::warn!("{failure}");
         self.health.set("policy", false, failure.to_string());
-        self.due = Some(Instant::now() + failure.next_retry);
+        let due = Instant::now() + failure.next_retry;
+        self.due = Some(due);
+        self.sweep_at = self.sweep_at.map(|(idle, latest)| (idle.max(due + IDLE), latest.max(due + IDLE)));
         if let Some(flows) = &mut self.flows {
             flows.delayed();
         }

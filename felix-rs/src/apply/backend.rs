@@ -33,6 +33,15 @@ impl Steps {
     }
 }
 
+/// How much of what is ours and unwanted is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sweep {
+    Nothing,
+    /// As much as one execution of a program takes away, so that what is more urgent can come between.
+    Step,
+    Everything,
+}
+
 /// What a backend's look at the kernel has found.
 #[derive(Debug)]
 pub(super) enum Reading {
@@ -81,8 +90,8 @@ pub(super) trait Backend: fmt::Debug + Send {
         steps.done(Step::Learnt)
     }
 
-    /// Makes the kernel hold what is wanted; what is ours and unwanted goes only with `sweep`.
-    fn write(&mut self, wanted: &Tables, sweep: bool, steps: &mut Steps) -> Result<Report, ApplyError>;
+    /// Makes the kernel hold what is wanted; what is ours and unwanted goes as far as `sweep` says.
+    fn write(&mut self, wanted: &Tables, sweep: Sweep, steps: &mut Steps) -> Result<Report, ApplyError>;
 
     /// What each rule of each policy has matched, both families together.
     fn counters(&self, wanted: &Tables) -> Result<BTreeMap<Origin, Count>, ApplyError>;

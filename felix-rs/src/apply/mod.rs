@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use backend::{Backend, Reader, Reading, Steps};
+use backend::{Backend, Reader, Reading, Steps, Sweep};
 pub use count::Count;
 pub use error::{ApplyError, Failure};
 pub use flows::{Cutter, first_packet};
@@ -32,7 +32,7 @@ use crate::model::{BackendChoice, Delta, EndpointId, EnforcedState};
 use crate::rules::{Compiler, DispatchBy, Family, Marks, Origin};
 
 /// What an attempt has done so far, told to the observer after each step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
     /// The kernel's rules and sets were read.
     Learnt,
@@ -69,6 +69,8 @@ pub struct Report {
     pub members_added: usize,
     /// Members deleted.
     pub members_removed: usize,
+    /// Something may be left that is ours and nobody wants.
+    pub unswept: bool,
     /// Sets of ours that can't be destroyed because foreign rules refer to them.
     pub leftovers: Vec<String>,
 }
@@ -199,12 +201,13 @@ impl Applier {
         self.unswept
     }
 
-    /// Removes what is ours and unwanted, if the datastore is in sync.
+    /// Removes some of what is ours and unwanted, if the datastore is in sync: as much as one execution of a program takes
+    /// away. To be called until [`Self::is_unswept`] says no, with what is more urgent between.
     ///
     /// # Errors
     /// See [`Failure`]; call [`Self::retry`] later.
     pub fn sweep(&mut self) -> Result<Report, Failure> {
-        let result = self.attempt(true);
+        let result = self.attempt(Sweep::Step);
         self.finish(result)
     }
 
@@ -292,7 +295,10 @@ impl Applier {
     /// # Errors
     /// See [`Failure`].
     pub fn retry(&mut self) -> Result<Report, Failure> {
-        let result = self.attempt(self.sweeping == Sweeping::AtOnce);
+        let result = self.attempt(match self.sweeping {
+            Sweeping::AtOnce => Sweep::Everything,
+            Sweeping::Later => Sweep::Nothing,
+        });
         self.finish(result)
     }
 
@@ -320,10 +326,11 @@ impl Applier {
         }
     }
 
-    fn attempt(&mut self, sweep: bool) -> Result<Report, ApplyError> {
-        let sweep = sweep && self.in_sync;
+    fn attempt(&mut self, sweep: Sweep) -> Result<Report, ApplyError> {
+        let sweep = if self.in_sync { sweep } else { Sweep::Nothing };
         let mut report = self.backend.write(self.compiler.tables(), sweep, &mut self.steps)?;
-        self.unswept = !sweep && (self.unswept || report.wrote());
+        report.unswept |= sweep == Sweep::Nothing && self.unswept;
+        self.unswept = report.unswept;
         report.live = self.compiler.endpoints().cloned().collect();
         if self.in_sync {
             self.empty_others(&mut report)?;

@@ -41,20 +41,28 @@ impl fmt::Debug for RuleHash {
     }
 }
 
+/// A rule as a backend writes it, without its comment.
+pub(super) struct Body {
+    /// All conditions.
+    pub(super) matches: String,
+    /// What is done, behind them.
+    pub(super) action: String,
+}
+
 /// Hash, comment (of at most `longest` bytes) and body of each rule of a chain.
 pub(super) fn chain(
     name: &str,
     rules: &[Rule],
     longest: usize,
-    body: impl Fn(&Rule) -> String,
-) -> Vec<(RuleHash, String, String)> {
+    body: impl Fn(&Rule) -> Body,
+) -> Vec<(RuleHash, String, Body)> {
     let mut state: [u8; 32] = Sha256::digest(name).into();
     rules
         .iter()
         .map(|rule| {
             let note = note(rule);
             let body = body(rule);
-            let text = format!("-A {name} {note}{body}");
+            let text = format!("-A {name} {note}{}{}", body.matches, body.action);
             state = Sha256::new().chain_update(state).chain_update(&text).finalize().into();
             let hash = hash(&state);
             let mut comment = format!("{COMMENT_PREFIX}{hash}");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::hash::{self, RuleHash};
+use super::hash::{self, Body, RuleHash};
 use super::{log_prefix, port_range};
 use crate::model::PortRange;
 use crate::rules::names::CHAIN_PREFIX;
@@ -18,11 +18,14 @@ const MAX_COMMENT: usize = 255;
 /// Longest prefix of a LOG rule without its NUL.
 const MAX_LOG_PREFIX: usize = 29;
 
-/// Hash and text (without `-A CHAIN`) of each rule of a chain.
+/// Hash and text (without `-A CHAIN`) of each rule of a chain. The comment is a match of the kernel's, which a packet pays
+/// for: it comes last, where only packets get to that the rule is for.
 pub fn chain(family: Family, name: &str, rules: &[Rule]) -> Vec<(RuleHash, String)> {
     hash::chain(name, rules, MAX_COMMENT, |rule| body(family, rule))
         .into_iter()
-        .map(|(hash, comment, body)| (hash, format!("-m comment --comment \"{comment}\"{body}")))
+        .map(|(hash, comment, Body { matches, action })| {
+            (hash, format!("{matches}-m comment --comment \"{comment}\" {action}"))
+        })
         .collect()
 }
 
@@ -78,8 +81,8 @@ pub fn base_hash_name(hook: Hook, place: &str) -> String {
     format!("{} {place}", hook.name())
 }
 
-fn body(family: Family, rule: &Rule) -> String {
-    let mut text = String::new();
+fn body(family: Family, rule: &Rule) -> Body {
+    let (mut text, mut action) = (String::new(), String::new());
     // Ports and ICMP types are options of the protocol: it has to come before them.
     let (protocols, others): (Vec<_>, Vec<_>) =
         rule.matches.iter().partition(|part| matches!(part, Match::Protocol { .. }));
@@ -92,7 +95,6 @@ fn body(family: Family, rule: &Rule) -> String {
         _ => None,
     });
     for part in protocols.into_iter().chain(others) {
-        text.push(' ');
         match (part, own_ports) {
             (Match::Ports { side, ranges, negated }, Some(module)) if ranges.len() == 1 => {
                 let option = pick(*side, "--sport", "--dport");
@@ -100,10 +102,10 @@ fn body(family: Family, rule: &Rule) -> String {
             }
             _ => write_match(&mut text, family, part),
         }
+        text.push(' ');
     }
-    text.push(' ');
-    write_action(&mut text, &rule.action);
-    text
+    write_action(&mut action, &rule.action);
+    Body { matches: text, action }
 }
 
 const fn not(negated: bool) -> &'static str {

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::hash::{self, RuleHash};
+use super::hash::{self, Body, RuleHash};
 use super::{log_prefix, port_range};
 use crate::rules::names::CHAIN_PREFIX;
 use crate::rules::{
@@ -71,7 +71,9 @@ impl BaseChain {
 pub fn chain(family: Family, table: Table, name: &str, rules: &[Rule]) -> Vec<(RuleHash, String)> {
     hash::chain(name, rules, MAX_COMMENT, |rule| body(family, table, rule))
         .into_iter()
-        .map(|(hash, comment, body)| (hash, format!("{body} comment \"{comment}\"")))
+        .map(|(hash, comment, Body { matches, action })| {
+            (hash, format!("{matches}{action} comment \"{comment}\""))
+        })
         .collect()
 }
 
@@ -117,8 +119,8 @@ fn prefix(net: &ipnet::IpNet) -> String {
     if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
 }
 
-fn body(family: Family, table: Table, rule: &Rule) -> String {
-    let mut text = String::new();
+fn body(family: Family, table: Table, rule: &Rule) -> Body {
+    let (mut text, mut action) = (String::new(), String::new());
     // Ports and ICMP types are read where the protocol puts them: it has to be known before.
     let (protocols, others): (Vec<_>, Vec<_>) =
         rule.matches.iter().partition(|part| matches!(part, Match::Protocol { .. }));
@@ -126,8 +128,8 @@ fn body(family: Family, table: Table, rule: &Rule) -> String {
         write_match(&mut text, family, part);
         text.push(' ');
     }
-    write_action(&mut text, family, table, &rule.action);
-    text
+    write_action(&mut action, family, table, &rule.action);
+    Body { matches: text, action }
 }
 
 const fn not(negated: bool) -> &'static str {

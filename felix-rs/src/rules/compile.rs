@@ -1,5 +1,7 @@
 //! From the enforced state to rules and sets, incrementally: a change touches what it names.
 
+mod assemble;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -7,11 +9,10 @@ use ipnet::IpNet;
 
 use super::changes::{Changes, SetUpdate};
 use super::dispatch::{Dispatch, Groups};
-use super::fixed::{self, Inputs};
+use super::fixed;
 use super::group::{self, End, Known, Reference};
-use super::hosts::Hosts;
 use super::language::{
-    Action, ChainName, DispatchBy, Family, Member, Owner, Rule, Set, SetName, Table, TableId, TableRules,
+    ChainName, DispatchBy, Family, Member, Owner, Rule, Set, SetName, TableId, TableRules,
 };
 use super::marks::Marks;
 use super::names::{self, GroupId};
@@ -398,59 +399,6 @@ impl Compiler {
             }
         }
         rendered
-    }
-
-    /// Puts fixed chains and units together and notes which tables differ.
-    fn assemble(&mut self, dispatch: &Dispatch, changes: &mut Changes) {
-        let inputs = Inputs { settings: &self.settings, marks: self.marks, dispatch };
-        let endpoints = self.endpoints.values().map(|(_, endpoint)| endpoint.as_ref());
-        let hosts = Hosts {
-            settings: &self.settings,
-            marks: self.marks,
-            endpoints: endpoints.filter(|endpoint| is_host(&endpoint.id)).collect(),
-            known: self,
-        };
-        let mut tables = BTreeMap::new();
-        for family in fixed::families(&self.settings) {
-            let mut own = fixed::tables(&inputs, family);
-            hosts.extend(family, &mut own);
-            for (id, mut table) in own {
-                let mapped = dispatch.mapped(family).filter(|_| id == Table::Filter);
-                self.link(family, &mut table, mapped);
-                tables.insert((family, id), table);
-            }
-        }
-        let ids: BTreeSet<_> = tables.keys().chain(self.tables.keys()).copied().collect();
-        changes.tables.extend(ids.into_iter().filter(|id| tables.get(id) != self.tables.get(id)));
-        self.tables = tables;
-    }
-
-    /// Adds the chains of units that a table's chains or its maps lead to: a chain nobody goes to is not written.
-    fn link(&self, family: Family, table: &mut TableRules, mapped: impl Iterator<Item = ChainName>) {
-        let pool: BTreeMap<&ChainName, &Arc<Vec<Rule>>> = self
-            .units
-            .values()
-            .flat_map(|unit| &unit.chains)
-            .filter(|((own, _), _)| *own == family)
-            .map(|((_, name), rules)| (name, rules))
-            .collect();
-        for name in mapped {
-            if let Some(target) = pool.get(&name) {
-                table.chains.insert(name, Arc::clone(target));
-            }
-        }
-        let mut open: Vec<Arc<Vec<Rule>>> = table.chains.values().cloned().collect();
-        while let Some(rules) = open.pop() {
-            for rule in rules.iter() {
-                if let Action::Jump(name) | Action::Goto(name) = &rule.action
-                    && !table.chains.contains_key(name)
-                    && let Some(target) = pool.get(name)
-                {
-                    table.chains.insert(name.clone(), Arc::clone(target));
-                    open.push(Arc::clone(target));
-                }
-            }
-        }
     }
 
     fn derive_sets(&mut self, dispatch: &Dispatch, changes: &mut Changes) {

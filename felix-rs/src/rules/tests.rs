@@ -248,7 +248,10 @@ fn translated(rule: PolicyRule, family: Family) -> Vec<Rule> {
 
 fn texts(rule: PolicyRule, family: Family) -> Vec<String> {
     let rules = translated(rule, family);
-    let strip = |text: String| text.split("\" ").nth(1).unwrap().to_owned();
+    let strip = |text: String| {
+        let (matches, rest) = text.split_once("-m comment ").unwrap();
+        format!("{matches}{}", rest.split_once("\" ").unwrap().1)
+    };
     crate::render::iptables::chain(family, "c", &rules).into_iter().map(|(_, text)| strip(text)).collect()
 }
 

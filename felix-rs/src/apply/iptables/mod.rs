@@ -4,7 +4,7 @@
 //! touched), then only the difference is written, in this order:
 //!
 //! 1. sets are created and extended: every set holds at least its wanted members;
-//! 2. rules: one `iptables-restore --noflush` per family with the chains that differ, raw table first;
+//! 2. rules: one `iptables-restore --noflush` per family with the chains that differ, raw table first; both at once;
 //! 3. members nobody wants are deleted from sets;
 //! 4. (once the datastore is in sync) chains, then sets, that nobody wants are deleted.
 //!
@@ -30,7 +30,7 @@ use plan::Wanted;
 use programs::{Programs, Variant};
 use saved::{SavedRule, SavedTable};
 
-use super::backend::{self, Backend, Reader, Steps, Tables};
+use super::backend::{self, Backend, Reader, Steps, Sweep, Tables};
 use super::sets::{Found, Scope, Sets};
 use super::{ApplyError, Count, Report, Step, takeover};
 use crate::render::hash::RuleHash;
@@ -67,6 +67,14 @@ pub(super) struct Iptables {
     felix_left: bool,
     /// A look at the kernel's rules that began before now is out of date.
     looks_outdated: bool,
+}
+
+/// Rules of a family that are to be written.
+struct Change {
+    family: Family,
+    input: String,
+    /// The tables in it, and what they hold then.
+    written: Vec<(TableId, Wanted)>,
 }
 
 /// What the kernel has.
@@ -168,14 +176,9 @@ impl Iptables {
         Ok(())
     }
 
-    fn write_rules(
-        &mut self,
-        tables: &Tables,
-        family: Family,
-        report: &mut Report,
-    ) -> Result<bool, ApplyError> {
-        let mut input = String::new();
-        let mut written = Vec::new();
+    /// What is to be written of the rules of a family, and of which chains.
+    fn plan(&mut self, tables: &Tables, family: Family, report: &mut Report) -> Option<Change> {
+        let mut change = Change { family, input: String::new(), written: Vec::new() };
         for id in Table::ALL.map(|table| (family, table)) {
             if !self.dirty.contains(&id) {
                 continue;
@@ -189,21 +192,45 @@ impl Iptables {
                 rendered?.get(name).map(|hashes| Arc::clone(&hashes.rules))
             });
             if !plan.input.is_empty() {
-                input.push_str(&plan.input);
+                change.input.push_str(&plan.input);
                 report.chains_written += plan.written;
-                written.push((id, hashes));
+                change.written.push((id, hashes));
             }
         }
-        if input.is_empty() {
-            return Ok(false);
+        (!change.input.is_empty()).then_some(change)
+    }
+
+    /// Writes the rules that differ.
+    fn write_rules(
+        &mut self,
+        tables: &Tables,
+        report: &mut Report,
+        steps: &mut Steps,
+    ) -> Result<(), ApplyError> {
+        let changes: Vec<_> =
+            Family::ALL.into_iter().filter_map(|family| self.plan(tables, family, report)).collect();
+        let inputs = changes.iter().map(|change| (change.family, change.input.as_str()));
+        report.restores += self.restore(inputs)?;
+        for Change { family, written, .. } in changes {
+            for (id, hashes) in written {
+                self.note_written(tables, id, hashes);
+            }
+            steps.done(Step::RulesWritten(family))?;
         }
-        self.looks_outdated = true;
-        self.programs.restore(family, &input)?;
-        report.restores += 1;
-        for (id, hashes) in written {
-            self.note_written(tables, id, hashes);
-        }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Gives each family's program its input, both at once; says how many were executed.
+    fn restore<'a>(&mut self, inputs: impl Iterator<Item = (Family, &'a str)>) -> Result<usize, ApplyError> {
+        let programs = &self.programs;
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let started: Vec<_> =
+                inputs.map(|(family, input)| scope.spawn(move || programs.restore(family, input))).collect();
+            started.into_iter().map(joined).collect()
+        });
+        self.looks_outdated |= !results.is_empty();
+        let executed = results.len();
+        results.into_iter().collect::<Result<(), _>>().map(|()| executed)
     }
 
     /// What the kernel's table holds after a successful write.
@@ -225,52 +252,38 @@ impl Iptables {
         }
     }
 
-    fn sweep(&mut self, wanted: &Tables, report: &mut Report, steps: &mut Steps) -> Result<(), ApplyError> {
-        let unswept = std::mem::take(&mut self.unswept);
-        for family in Family::ALL {
-            let mut inputs = [String::new(), String::new()];
-            for id in Table::ALL.map(|table| (family, table)).iter().filter(|id| unswept.contains(*id)) {
-                let hashes = self.hashes(wanted, *id);
-                let Some(saved) = self.kernel.as_mut().and_then(|kernel| kernel.get_mut(id)) else {
-                    continue;
-                };
-                let plans = plan::sweep(id.1, saved, wanted.get(id), &hashes);
-                for (input, plan) in inputs.iter_mut().zip(&plans) {
-                    input.push_str(&plan.input);
-                    report.chains_deleted += plan.written;
-                }
-            }
-            let done = [Step::ChainsEmptied(family), Step::ChainsDeleted(family)];
-            for (input, step) in inputs.iter().zip(done).filter(|(input, _)| !input.is_empty()) {
-                self.looks_outdated = true;
-                self.programs.restore(family, input)?;
-                report.restores += 1;
-                steps.done(step)?;
-            }
-            for id in unswept.iter().filter(|id| id.0 == family) {
-                self.note_swept(wanted, *id);
+    /// Takes the next step towards a kernel without what nobody wants; says whether there may be another.
+    fn sweep(&mut self, wanted: &Tables, report: &mut Report, steps: &mut Steps) -> Result<bool, ApplyError> {
+        let mut inputs: BTreeMap<Family, String> = BTreeMap::new();
+        let mut swept = Vec::new();
+        for id in self.unswept.clone() {
+            let hashes = self.hashes(wanted, id);
+            let Some(saved) = self.kernel.as_ref().and_then(|kernel| kernel.get(&id)) else { continue };
+            let plan = plan::sweep(id.1, saved, wanted.get(&id), &hashes);
+            if !plan.input.is_empty() {
+                inputs.entry(id.0).or_default().push_str(&plan.input);
+                swept.push((id, hashes, plan.written));
             }
         }
+        report.restores += self.restore(inputs.iter().map(|(family, input)| (*family, input.as_str())))?;
+        let mut done = BTreeSet::new();
+        for (id, hashes, deleted) in &swept {
+            let Some(saved) = self.kernel.as_mut().and_then(|kernel| kernel.get_mut(id)) else { continue };
+            plan::note_swept(saved, wanted.get(id), hashes, *deleted > 0);
+            report.chains_deleted += deleted;
+            let step = if *deleted > 0 { Step::ChainsDeleted } else { Step::ChainsEmptied };
+            done.insert(step(id.0));
+        }
+        done.into_iter().try_for_each(|step| steps.done(step))?;
+        if !swept.is_empty() {
+            return Ok(true);
+        }
+        self.unswept.clear();
         if self.sets.has_unwanted() && !self.rules_only {
             ipsets::sweep(&mut self.sets, &mut self.connection, report)?;
             steps.done(Step::SetsDestroyed)?;
         }
-        Ok(())
-    }
-
-    fn note_swept(&mut self, wanted: &Tables, id: TableId) {
-        let rendered = self.rendered.get(&id);
-        let hooks: Vec<_> =
-            wanted.get(&id).into_iter().flat_map(|table| table.base.keys()).map(|hook| hook.name()).collect();
-        let Some(saved) = self.kernel.as_mut().and_then(|kernel| kernel.get_mut(&id)) else { return };
-        saved.chains.retain(|name, _| {
-            rendered.is_some_and(|chains| chains.contains_key(&ChainName(name.as_str().into())))
-        });
-        for (chain, rules) in &mut saved.base {
-            if !hooks.contains(&chain.as_str()) {
-                rules.retain(|rule| rule.hash.is_none());
-            }
-        }
+        Ok(false)
     }
 }
 
@@ -334,7 +347,7 @@ impl Backend for Iptables {
         true
     }
 
-    fn write(&mut self, wanted: &Tables, sweep: bool, steps: &mut Steps) -> Result<Report, ApplyError> {
+    fn write(&mut self, wanted: &Tables, sweep: Sweep, steps: &mut Steps) -> Result<Report, ApplyError> {
         if self.kernel.is_none() {
             self.read(wanted, steps)?;
         }
@@ -344,19 +357,20 @@ impl Backend for Iptables {
             ipsets::extend(&mut self.sets, &mut self.connection, &mut report)?;
             steps.done(Step::SetsExtended)?;
         }
-        for family in Family::ALL {
-            if self.write_rules(wanted, family, &mut report)? {
-                steps.done(Step::RulesWritten(family))?;
-            }
-        }
+        self.write_rules(wanted, &mut report, steps)?;
         self.unswept.append(&mut self.dirty);
         if !self.sets.settled() {
             ipsets::shrink(&mut self.sets, &mut self.connection, &mut report)?;
             steps.done(Step::SetsShrunk)?;
         }
-        if sweep {
-            self.sweep(wanted, &mut report, steps)?;
-        }
+        report.unswept = match sweep {
+            Sweep::Nothing => report.wrote(),
+            Sweep::Step => self.sweep(wanted, &mut report, steps)?,
+            Sweep::Everything => {
+                while self.sweep(wanted, &mut report, steps)? {}
+                false
+            }
+        };
         Ok(report)
     }
 
@@ -386,7 +400,7 @@ impl Backend for Iptables {
         self.read(&nothing, steps)?;
         self.unswept.append(&mut self.dirty);
         let mut report = Report::default();
-        self.sweep(&nothing, &mut report, steps)?;
+        while self.sweep(&nothing, &mut report, steps)? {}
         Ok(report)
     }
 }

@@ -91,34 +91,48 @@ fn base_chain(lines: &mut String, family: Family, hook: Hook, there: &[SavedRule
     }
 }
 
-/// Takes our rules out of base chains where none are wanted and empties chains that are unwanted; the
-/// second input deletes them. Two transactions, because iptables-nft can't delete a chain in the one that
-/// removes the last jump to it.
-pub(super) fn sweep(
-    id: Table,
-    saved: &SavedTable,
-    wanted: Option<&TableRules>,
-    hashes: &Wanted,
-) -> [Plan; 2] {
-    let keep: BTreeSet<&str> = hashes.keys().map(|name| &*name.0).collect();
+/// What is ours in a table and nobody wants: its rules are taken out of the kernel's own chains and its chains emptied
+/// first, then, in a transaction of its own, they are deleted: iptables-nft can't delete a chain in the one that removes
+/// the last jump to it.
+pub(super) fn sweep(id: Table, saved: &SavedTable, wanted: Option<&TableRules>, hashes: &Wanted) -> Plan {
     let hooks: BTreeSet<&str> =
         wanted.into_iter().flat_map(|table| table.base.keys()).map(|hook| hook.name()).collect();
-    let mut empty = String::new();
-    for (chain, rules) in saved.base.iter().filter(|(chain, _)| !hooks.contains(chain.as_str())) {
-        for text in rules.iter().filter_map(|rule| rule.text.as_deref()) {
-            let _infallible = writeln!(empty, "-D {chain} {text}");
+    let mut rules = String::new();
+    for (chain, there) in saved.base.iter().filter(|(chain, _)| !hooks.contains(chain.as_str())) {
+        for text in there.iter().filter_map(|rule| rule.text.as_deref()) {
+            let _infallible = writeln!(rules, "-D {chain} {text}");
         }
     }
-    let unwanted: Vec<_> = saved
-        .chains
-        .keys()
-        .filter(|name| name.starts_with(CHAIN_PREFIX) && !keep.contains(name.as_str()))
-        .collect();
-    let mut declare = String::new();
-    let mut delete = String::new();
-    for name in &unwanted {
-        let _infallible = writeln!(declare, ":{name} - [0:0]");
-        let _infallible = writeln!(delete, "-X {name}");
+    let unwanted: Vec<_> = saved.chains.iter().filter(|(name, _)| is_unwanted(name, hashes)).collect();
+    if rules.is_empty() && unwanted.iter().all(|(_, rules)| rules.is_empty()) {
+        let delete = unwanted.iter().map(|(name, _)| format!("-X {name}\n")).collect();
+        return finish(id, delete, unwanted.len());
     }
-    [finish(id, declare + &empty, 0), finish(id, delete, unwanted.len())]
+    let declare: String = unwanted.iter().map(|(name, _)| format!(":{name} - [0:0]\n")).collect();
+    finish(id, declare + &rules, 0)
+}
+
+/// What a table holds after [`sweep`]: chains that were deleted are gone, or all that is unwanted is empty.
+pub(super) fn note_swept(
+    saved: &mut SavedTable,
+    wanted: Option<&TableRules>,
+    hashes: &Wanted,
+    deleted: bool,
+) {
+    let is_hook =
+        |chain: &str| wanted.is_some_and(|table| table.base.keys().any(|hook| hook.name() == chain));
+    for (_, rules) in saved.base.iter_mut().filter(|(chain, _)| !is_hook(chain)) {
+        rules.retain(|rule| rule.hash.is_none());
+    }
+    saved.chains.retain(|name, rules| {
+        if is_unwanted(name, hashes) {
+            rules.clear();
+            return !deleted;
+        }
+        true
+    });
+}
+
+fn is_unwanted(name: &str, hashes: &Wanted) -> bool {
+    name.starts_with(CHAIN_PREFIX) && !hashes.contains_key(&ChainName(name.into()))
 }

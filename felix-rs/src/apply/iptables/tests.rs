@@ -80,15 +80,24 @@ fn sweep_names_only_what_is_ours() {
         [1:60] -A FORWARD -m comment --comment \"mgy: not a hash\" -j ACCEPT\n\
         [1:60] -A mgy-old -j ACCEPT\n[0:0] -A DOCKER -j RETURN\nCOMMIT\n";
     let saved = saved::parse(text).remove(&Table::Filter).unwrap();
-    let [empty, delete] = plan::sweep(Table::Filter, &saved, None, &Wanted::new());
+    let nothing = Wanted::new();
+    let mut left = saved.clone();
+    let empty = plan::sweep(Table::Filter, &left, None, &nothing);
     assert_eq!(
         empty.input,
         "*filter\n:mgy-old - [0:0]\n-D FORWARD -m comment --comment \"mgy:AAAAAAAAAAAAAAAA\" -j mgy-old\nCOMMIT\n"
     );
-    assert_eq!(delete.input, "*filter\n-X mgy-old\nCOMMIT\n");
-    let [empty, delete] = plan::sweep(Table::Filter, &saved, Some(&wanted()), &hashes(&wanted()));
+    plan::note_swept(&mut left, None, &nothing, false);
+    let delete = plan::sweep(Table::Filter, &left, None, &nothing);
+    assert_eq!((delete.input.as_str(), delete.written), ("*filter\n-X mgy-old\nCOMMIT\n", 1));
+    plan::note_swept(&mut left, None, &nothing, true);
+    assert_eq!(plan::sweep(Table::Filter, &left, None, &nothing).input, "");
+    let hashes = hashes(&wanted());
+    let empty = plan::sweep(Table::Filter, &saved, Some(&wanted()), &hashes);
     assert!(!empty.input.contains("-D FORWARD"), "base rules of a hook in use are the update's business");
-    assert_eq!(delete.written, 1);
+    let mut left = saved;
+    plan::note_swept(&mut left, Some(&wanted()), &hashes, false);
+    assert_eq!(plan::sweep(Table::Filter, &left, Some(&wanted()), &hashes).written, 1);
 }
 
 #[test]

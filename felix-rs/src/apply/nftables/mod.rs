@@ -20,7 +20,7 @@ pub(super) use reading::Reading;
 use reading::{has_table, listing, read};
 use script::{Script, rules};
 
-use super::backend::{self, Backend, Reader, Steps, Tables};
+use super::backend::{self, Backend, Reader, Steps, Sweep, Tables};
 use super::programs;
 use super::sets::{Found, Kernel, Scope, Sets, Tracked};
 use super::{ApplyError, Count, Report, Step};
@@ -440,7 +440,8 @@ impl Backend for Nftables {
         true
     }
 
-    fn write(&mut self, wanted: &Tables, sweep: bool, steps: &mut Steps) -> Result<Report, ApplyError> {
+    fn write(&mut self, wanted: &Tables, sweep: Sweep, steps: &mut Steps) -> Result<Report, ApplyError> {
+        let sweep = sweep != Sweep::Nothing;
         if self.kernel.is_none() {
             self.read(wanted, steps)?;
         }
@@ -476,6 +477,7 @@ impl Backend for Nftables {
                 self.unswept.insert(family);
             }
         }
+        report.unswept = !sweep && report.wrote();
         Ok(report)
     }
 
