@@ -257,6 +257,8 @@ pub enum Log {
     NearLimit(IpAddr, u32, u32),
     /// A peer exceeds its prefix limit and is cut off: held, limit.
     OverLimit(IpAddr, u32, u32),
+    /// A peer changes its routes over and over: so many changes within ten seconds. Said once a minute.
+    Churn(IpAddr, usize),
     /// A peer that fell behind is sent everything again.
     Resync(IpAddr),
     /// A peer began to repeat its table before it had sent it once: ignored (RFC 7313 section 4).

@@ -7,7 +7,7 @@ use margay_bgp::{
     Event, Originated, Password, PeerConfig, PeerKind, PeerRange, PeerState, PeerStatus, SpeakerConfig,
     Timers,
 };
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -125,7 +125,7 @@ async fn a_wrong_or_missing_password_gets_nowhere() {
 
 #[tokio::test]
 async fn ipv6_sessions_have_passwords_and_hop_limits_too() {
-    let address = |port| SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
+    let address = |port| SocketAddr::from((Ipv6Addr::LOCALHOST, port));
     let (hub, node) = (spawn(1, address(17_381)), spawn(2, address(17_382)));
     let protected = |port| PeerConfig {
         password: password("six"),
@@ -156,6 +156,22 @@ async fn gtsm_lets_neighbours_in_and_nobody_from_farther_away() {
 }
 
 /// Keys of TCP-AO roll over under a session. A kernel without them says so, and no session comes up.
+#[tokio::test]
+async fn gtsm_guards_ipv6_sessions_too() {
+    let own = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let [here, there] = [17_390, 17_391].map(|port| SocketAddr::new(own, port));
+    let (hub, mut other) = (spawn(1, here), spawn(2, there));
+    let guarded = PeerConfig { passive: true, ttl_security: Some(1), ..peer(there, own) };
+    hub.handle.set_peers(vec![guarded]).await.unwrap();
+    let hops = Timers { hold: Duration::from_secs(3), ..peer(here, own).timers };
+    let distant = PeerConfig { multihop: Some(254), timers: hops, ..peer(here, own) };
+    other.handle.set_peers(vec![distant]).await.unwrap();
+    fails(&mut other, 1).await;
+    assert_eq!(hub.handle.peers().await.unwrap()[0].established_count, 0);
+    other.handle.set_peers(vec![PeerConfig { ttl_security: Some(1), ..peer(here, own) }]).await.unwrap();
+    up(&hub, own, 1).await;
+}
+
 #[tokio::test]
 async fn tcp_ao_keys_change_under_a_session() {
     let keys = |text: &str| Some(Password::parse(format!("tcp-ao\n{text}").as_bytes()).unwrap());

@@ -1,4 +1,5 @@
-//! Interoperability: every daemon in every role, over both address families, on real sockets.
+//! Interoperability: every daemon in every role, over both address families, on real sockets. `README.md` beside this file
+//! says which case shows what, and what is not asked of whom.
 //!
 //! The program executes itself again inside namespaces of its own, so that whatever it starts ends with it; inside,
 //! the cases run side by side, each in a lab of its own. What a daemon can't do stands in its table ([`foreign::Daemon::cannot`])

@@ -198,10 +198,11 @@ pub(crate) fn client(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> {
 
 pub(crate) fn reflector(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()> {
     let transport = bench.transport;
+    let upwards = |last| PeerConfig { add_path_send: 4, ..with(daemon, bench, last, PeerKind::Internal) };
     let start = |last: u8, restarting| -> Result<Speaker> {
         let speaker = bench.speaker(last, restarting)?;
         speaker.originate()?;
-        speaker.set_peers(vec![with(daemon, bench, last, PeerKind::Internal)])?;
+        speaker.set_peers(vec![upwards(last)])?;
         Ok(speaker)
     };
     let mut foreign = Foreign::start(daemon, bench, plan(daemon, Role::Reflector, bench, &[1, 2, 3]))?;
@@ -223,7 +224,7 @@ pub(crate) fn reflector(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()
         same("CLUSTER_LIST", &learned.cluster_list, &vec![id(FOREIGN)])?;
         same("communities", &learned.communities.into_iter().collect(), &communities(2))?;
     }
-    refreshed(&foreign, &first, &with(daemon, bench, 1, PeerKind::Internal), &[])?;
+    refreshed(&foreign, &first, &upwards(1), &[])?;
     comes_and_goes(&foreign, &first)?;
     if foreign.can(Ability::PassOn) {
         several_paths(&first, &second, &third, transport)?;
@@ -243,7 +244,18 @@ pub(crate) fn reflector(daemon: &'static dyn Daemon, bench: &Bench) -> Result<()
         foreign.no_route(ours(family, 3), "withdrawn by our node")?;
         first.no_route(ours(family, 3), "its withdrawal reflected")?;
     }
-    Ok(())
+    // Below it a reflector of ours, which tells it both paths of its clients (RFC 7911).
+    first.set_peers([&[upwards(1)][..], &clients(bench)].concat())?;
+    again.set_peers(vec![bench.peer(2, 1, PeerKind::Internal)])?;
+    third.set_peers(vec![bench.peer(3, 1, PeerKind::Internal)])?;
+    let hidden = daemon.stamps_on_receipt();
+    let want = [2, 3].map(|last| Seen {
+        local_pref: Some(100),
+        originator: (!hidden).then(|| id(last)),
+        clusters: if hidden { Vec::new() } else { vec![id(1)] },
+        ..own_route(Transport::V4, last)
+    });
+    sent_paths(&foreign, &first, [&again, &third], want)
 }
 
 /// Two nodes announce the same prefix beside their own.

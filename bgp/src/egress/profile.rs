@@ -73,7 +73,7 @@ impl Told {
             originator: source.map_or(Ipv4Addr::UNSPECIFIED, |source| source.id),
             from: source.and_then(|source| source.kind),
             unreachable: path.unreachable,
-            long_lived: path.long_lived,
+            long_lived: path.is_last_resort(&rib.attrs.get(path.attrs).attributes),
         }
     }
 }

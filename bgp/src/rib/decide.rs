@@ -117,7 +117,7 @@ fn key(path: &Path, attrs: &Interner, source: &SourceInfo) -> Key {
         filtered: path.filtered.is_some(),
         unreachable: path.unreachable,
         learned: source.kind.is_some(),
-        long_lived: path.long_lived,
+        long_lived: path.is_last_resort(attributes),
         local_pref: Reverse(attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF)),
         as_path: attributes.as_path.length(),
         origin: attributes.origin,

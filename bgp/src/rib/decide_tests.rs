@@ -2,7 +2,7 @@ use super::*;
 use crate::config::PeerKind;
 use crate::rib::FilterReason;
 use crate::status::{NextHopState, RouteSource};
-use crate::wire::{AsPath, NextHop, PathAttributes};
+use crate::wire::{AsPath, Community, NextHop, PathAttributes};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -14,6 +14,8 @@ struct Spec {
     external: bool,
     stale: bool,
     long_lived: bool,
+    /// Another speaker says that it is (RFC 9494 section 4.3).
+    told_long_lived: bool,
     filtered: bool,
     clusters: usize,
     originator: Option<u8>,
@@ -34,7 +36,7 @@ fn spec() -> impl Strategy<Value = Spec> {
         any::<bool>(),
         prop::bool::weighted(0.2),
         0..2usize,
-        (prop::option::of(1..3u8), 0..3u8),
+        (prop::option::of(1..3u8), 0..3u8, any::<bool>()),
     )
         .prop_map(|s| Spec {
             local_pref: s.0,
@@ -48,6 +50,7 @@ fn spec() -> impl Strategy<Value = Spec> {
             clusters: s.8,
             originator: s.9.0,
             hop: s.9.1,
+            told_long_lived: s.9.2,
         })
 }
 
@@ -81,6 +84,7 @@ fn world(specs: &[Spec]) -> World {
                 local_pref: spec.local_pref,
                 originator_id: spec.originator.map(|last| Ipv4Addr::new(9, 9, 9, last)),
                 cluster_list: (0..spec.clusters).map(|_| Ipv4Addr::new(8, 8, 8, 8)).collect(),
+                communities: spec.told_long_lived.then_some(Community::LLGR_STALE).into_iter().collect(),
                 ..PathAttributes::default()
             },
         );
@@ -113,6 +117,7 @@ fn plain() -> Spec {
         external: false,
         stale: false,
         long_lived: false,
+        told_long_lived: false,
         filtered: false,
         clusters: 0,
         originator: None,
@@ -155,7 +160,7 @@ proptest! {
         };
         keep(&mut left, &|s| i64::from(s.filtered));
         keep(&mut left, &|s| i64::from(COSTS[usize::from(s.hop)].is_none()));
-        keep(&mut left, &|s| i64::from(s.long_lived));
+        keep(&mut left, &|s| i64::from(s.long_lived || s.told_long_lived));
         keep(&mut left, &|s| -i64::from(s.local_pref.unwrap_or(100)));
         keep(&mut left, &|s| s.as_path.len() as i64);
         keep(&mut left, &|s| i64::from(s.origin));

@@ -3,6 +3,7 @@
 use super::intern::AttrId;
 use crate::config::PeerKind;
 use crate::status::RouteSource;
+use crate::wire::{Community, PathAttributes};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -92,6 +93,13 @@ pub(crate) struct Path {
     pub(crate) long_lived: bool,
     /// Not confirmed since BoRR (RFC 7313).
     pub(crate) unrefreshed: bool,
+}
+
+impl Path {
+    /// Whether it is the last resort: stale beyond the restart time here, or where it comes from (RFC 9494 section 4.3).
+    pub(crate) fn is_last_resort(&self, attributes: &PathAttributes) -> bool {
+        self.long_lived || attributes.communities.has(&Community::LLGR_STALE)
+    }
 }
 
 /// Paths of one source and family.

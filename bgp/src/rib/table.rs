@@ -223,6 +223,14 @@ impl Rib {
         !self.dirty.is_empty()
     }
 
+    /// Frees attribute sets that came to nothing, such as those of prefixes that no route leads to. Where a flush is due
+    /// it frees them; where none is, a peer could fill the memory with them.
+    pub(crate) fn forget_unused(&mut self) {
+        if !self.is_dirty() {
+            self.attrs.sweep();
+        }
+    }
+
     /// The entries that changed since the last call, ranked, in order of change. Entries without paths among them must
     /// be given back with [`Self::sweep`].
     pub(crate) fn settle(&mut self) -> Vec<EntryId> {

@@ -132,6 +132,9 @@ pub(crate) fn open(speaker: &SpeakerConfig, peer: &PeerConfig, restarting: bool)
 /// IPv4 unicast with next hops of AFI 2 (RFC 8950 section 4).
 const IPV4_OVER_IPV6: (AfiSafi, u16) = (AfiSafi::Ipv4Unicast, 2);
 
+/// Code of the multiprotocol capability (RFC 4760 section 8).
+const MULTI_PROTOCOL: u8 = 1;
+
 fn offers_extended_next_hop(peer: &PeerConfig) -> bool {
     peer.extended_next_hop && peer.families.contains(&Family::Ipv4)
 }
@@ -181,7 +184,8 @@ pub(crate) fn negotiate(
         peer.families.iter().map(|family| AfiSafi::from(*family)).filter(|f| offered.has(*f)).collect();
     if families == FamilySet::NONE {
         let reason = "no address family in common".to_owned();
-        return Err((refuse(OpenSubcode::UnsupportedCapability), reason));
+        let code = NotificationCode::Open(OpenSubcode::UnsupportedCapability);
+        return Err((Notification::with_data(code, lacking(peer)), reason));
     }
     let has = |wanted: &Capability| theirs.capabilities.contains(wanted);
     let theirs_hold = Duration::from_secs(u64::from(theirs.hold_time));
@@ -210,6 +214,16 @@ pub(crate) fn negotiate(
         long_lived: if restart.is_some() { long_lived(peer, theirs) } else { [None; 2] },
         restart,
     })
+}
+
+/// The capabilities of which the peer would have needed one, as OPEN has them (RFC 5492 section 5).
+fn lacking(peer: &PeerConfig) -> Vec<u8> {
+    let families = peer.families.iter().map(|family| AfiSafi::from(*family));
+    let one = |family: AfiSafi| {
+        let [high, low] = family.afi().to_be_bytes();
+        [MULTI_PROTOCOL, 4, high, low, 0, family.safi()]
+    };
+    families.flat_map(one).collect()
 }
 
 /// Families in the OPEN; IPv4 unicast if it has none (RFC 4760 section 8).
@@ -336,6 +350,8 @@ mod tests {
         assert_eq!(subcode(&same_id, &peer()), NotificationCode::Open(OpenSubcode::BadBgpIdentifier));
         let ipv6 = PeerConfig { families: vec![Family::Ipv6], ..peer() };
         let ipv4_only = Open::new(64512, 90, id, vec![]);
-        assert_eq!(subcode(&ipv4_only, &ipv6), NotificationCode::Open(OpenSubcode::UnsupportedCapability));
+        let (refusal, _) = negotiate(&speaker(1), &ipv6, &ipv4_only).unwrap_err();
+        assert_eq!(refusal.code, NotificationCode::Open(OpenSubcode::UnsupportedCapability));
+        assert_eq!(refusal.data[..], [1, 4, 0, 2, 0, 1], "IPv6 unicast is what it lacks");
     }
 }

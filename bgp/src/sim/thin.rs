@@ -1,6 +1,6 @@
 //! A client of reflectors that costs a byte per prefix: real messages and the real state machine, but instead of a RIB a
-//! row of versions per reflector. Every client of a group is sent the same shared bytes, so each piece is decoded once
-//! for all of them; a piece that arrives cut in two is decoded by whom it reaches.
+//! row of versions per reflector. Every client of a group is sent the same shared bytes, so each message is decoded once
+//! for all of them; one that arrives cut in two is decoded by whom it reaches.
 
 use super::cluster::Cluster;
 use crate::config::{PeerConfig, SpeakerConfig};
@@ -25,7 +25,7 @@ mod pieces;
 
 pub(super) use pieces::Pieces;
 
-use pieces::Change;
+use pieces::{Change, Changes};
 
 /// A prefix is held with this version, 1 to 31: the MULTI_EXIT_DISC that its node originates it with.
 pub(crate) const VERSIONS: u8 = 0x1f;
@@ -321,9 +321,9 @@ impl Thin {
         self.apply(at, &changes);
     }
 
-    fn apply(&mut self, at: usize, changes: &[Change]) {
+    fn apply(&mut self, at: usize, changes: &[Changes]) {
         let mut updates = false;
-        for change in changes {
+        for change in changes.iter().flat_map(Changes::iter) {
             let Some(uplink) = self.uplinks.get_mut(at) else { return };
             let known = &mut uplink.known;
             match change {

@@ -84,7 +84,7 @@ impl Speaker {
                 None => "unreachable".to_owned(),
             },
             Step::Local => yes(path.source == SourceId::LOCAL),
-            Step::LongLived => yes(!path.long_lived),
+            Step::LongLived => yes(!path.is_last_resort(attributes)),
             Step::LocalPref => attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF).to_string(),
             Step::AsPath => format!("length {}", attributes.as_path.length()),
             Step::Origin => attributes.origin.to_string(),

@@ -22,6 +22,8 @@ const LARGE_HOLD: Duration = Duration::from_secs(240);
 pub(super) struct Cause {
     /// NOTIFICATION received, or to be sent.
     pub(super) notification: Option<Notification>,
+    /// The message that is the event.
+    pub(super) message: Option<MessageType>,
     /// In words.
     pub(super) text: String,
     /// The NOTIFICATION was received.
@@ -30,6 +32,21 @@ pub(super) struct Cause {
     pub(super) replaced: bool,
     /// The wait before the next attempt is short: nothing is wrong with the peer.
     pub(super) again_soon: bool,
+}
+
+impl Cause {
+    /// A message, nothing wrong with it but maybe the moment.
+    pub(super) fn message(kind: MessageType) -> Option<Self> {
+        Some(Self { message: Some(kind), ..Self::default() })
+    }
+
+    /// An error of the machine itself: of an unexpected message it names the type (RFC 6608 section 3).
+    fn error(&self, code: NotificationCode) -> Notification {
+        match (code, self.message) {
+            (NotificationCode::Fsm(_), Some(kind)) => Notification::with_data(code, vec![kind as u8]),
+            _ => Notification::new(code),
+        }
+    }
 }
 
 impl Speaker {
@@ -41,7 +58,7 @@ impl Speaker {
         conn.state = state;
         for action in actions {
             if let Action::Notify(Some(code)) = action {
-                cause.notification = Some(Notification::new(code));
+                cause.notification = Some(cause.error(code));
             }
             self.act(id, slot, action, before, &mut cause);
         }

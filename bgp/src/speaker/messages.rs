@@ -101,11 +101,13 @@ impl Speaker {
     fn message(&mut self, id: SourceId, slot: Slot, decoded: Decoded) {
         match decoded.message {
             Message::Open(open) => self.open_received(id, slot, &open),
-            Message::Keepalive => self.event(id, slot, FsmEvent::Keepalive, None),
+            Message::Keepalive => {
+                self.event(id, slot, FsmEvent::Keepalive, Cause::message(MessageType::Keepalive));
+            }
             Message::Notification(notification) => self.notification_received(id, slot, notification),
             Message::Update(update) => {
                 let up = slot == Slot::Main && self.peers.get(&id).is_some_and(|peer| peer.is_up());
-                self.event(id, slot, FsmEvent::Update, None);
+                self.event(id, slot, FsmEvent::Update, Cause::message(MessageType::Update));
                 if !up {
                     return;
                 }
@@ -114,7 +116,7 @@ impl Speaker {
             }
             Message::RouteRefresh(refresh) => {
                 let up = slot == Slot::Main && self.peers.get(&id).is_some_and(|peer| peer.is_up());
-                self.event(id, slot, FsmEvent::Update, None);
+                self.event(id, slot, FsmEvent::Update, Cause::message(MessageType::RouteRefresh));
                 if up {
                     self.refresh_received(id, refresh);
                 }
@@ -140,7 +142,7 @@ impl Speaker {
         let Some(peer) = self.peers.get(&id) else { return };
         let Some(conn) = peer.conn(slot) else { return };
         if conn.state != PeerState::OpenSent {
-            self.event(id, slot, FsmEvent::Open, None);
+            self.event(id, slot, FsmEvent::Open, Cause::message(MessageType::Open));
             return;
         }
         let number = conn.id;

@@ -40,6 +40,12 @@ fn last_word(rig: &mut Rig, conn: ConnId) -> Vec<NotificationCode> {
     }
 }
 
+/// A subcode and what was said where it is due.
+fn due(code: NotificationCode, said: Vec<NotificationCode>) -> NotificationCode {
+    assert!(said.contains(&code), "{code} is due, said was {said:?}");
+    code
+}
+
 /// The answer to octets on a new connection.
 fn before_open(data: Vec<u8>) -> Vec<NotificationCode> {
     let mut rig = Rig::new(vec![client(1)]);
@@ -77,7 +83,12 @@ fn after(config: PeerConfig, happens: impl FnOnce(&mut Rig, ConnId)) -> Vec<Noti
 fn header() -> Vec<NotificationCode> {
     let mut wrong_marker = message(4, &[]);
     wrong_marker[3] = 0;
-    [before_open(wrong_marker), before_open(message(4, &[0])), in_session(message(9, &[]))].concat()
+    let subcode = NotificationCode::Header;
+    vec![
+        due(subcode(HeaderSubcode::ConnectionNotSynchronized), before_open(wrong_marker)),
+        due(subcode(HeaderSubcode::BadMessageLength), before_open(message(4, &[0]))),
+        due(subcode(HeaderSubcode::BadMessageType), in_session(message(9, &[]))),
+    ]
 }
 
 fn opens() -> Vec<NotificationCode> {
@@ -92,32 +103,33 @@ fn opens() -> Vec<NotificationCode> {
     let conn = rig.accept(1);
     let ipv6_only: Vec<u8> = [&fixed(4, 0, 90, 1)[..], &[8, 2, 6, 1, 4, 0, 2, 0, 1]].concat();
     raw(&mut rig, conn, message(1, &ipv6_only));
-    [
-        with(fixed(3, 0, 90, 1), &[]),
-        with(fixed(4, 7, 90, 1), &[]),
-        with([4, 0xfc, 0, 0, 90, 0, 0, 0, 0].to_vec(), &[]),
-        with(fixed(4, 0, 2, 1), &[]),
-        with(fixed(4, 0, 90, 1), &[1, 0]),
+    let subcode = NotificationCode::Open;
+    vec![
+        due(subcode(OpenSubcode::UnsupportedVersion), with(fixed(3, 0, 90, 1), &[])),
+        due(subcode(OpenSubcode::BadPeerAs), with(fixed(4, 7, 90, 1), &[])),
+        due(subcode(OpenSubcode::BadBgpIdentifier), with([4, 0xfc, 0, 0, 90, 0, 0, 0, 0].to_vec(), &[])),
+        due(subcode(OpenSubcode::UnacceptableHoldTime), with(fixed(4, 0, 2, 1), &[])),
+        due(subcode(OpenSubcode::UnsupportedOptionalParameter), with(fixed(4, 0, 90, 1), &[1, 0])),
         // A parameter that runs past the end.
-        with(fixed(4, 0, 90, 1), &[2, 9, 0]),
-        last_word(&mut rig, conn),
+        due(subcode(OpenSubcode::Unspecific), with(fixed(4, 0, 90, 1), &[2, 9, 0])),
+        due(subcode(OpenSubcode::UnsupportedCapability), last_word(&mut rig, conn)),
     ]
-    .concat()
 }
 
 fn updates() -> Vec<NotificationCode> {
-    [
-        in_session(message(2, &[0, 9, 0, 0])),
-        update(&[0x40, 99, 0]),
-        update(&[0xc0, 1, 1, 0]),
-        update(&[0x80, 4, 3, 0, 0, 0]),
-        update(&[0x40, 1, 1, 9]),
-        update(&[0x40, 3, 4, 0, 0, 0, 0]),
-        update(&[0x80, 14, 5, 0, 2, 1, 3, 0]),
-        in_session(message(2, &[0, 0, 0, 0, 33, 10, 0, 0, 0, 0])),
-        update(&[0x40, 2, 2, 9, 1]),
+    let subcode = NotificationCode::Update;
+    let long_prefix = message(2, &[0, 0, 0, 0, 33, 10, 0, 0, 0, 0]);
+    vec![
+        due(subcode(UpdateSubcode::MalformedAttributeList), in_session(message(2, &[0, 9, 0, 0]))),
+        due(subcode(UpdateSubcode::UnrecognizedWellKnownAttribute), update(&[0x40, 99, 0])),
+        due(subcode(UpdateSubcode::AttributeFlags), update(&[0xc0, 1, 1, 0])),
+        due(subcode(UpdateSubcode::AttributeLength), update(&[0x80, 4, 3, 0, 0, 0])),
+        due(subcode(UpdateSubcode::InvalidOrigin), update(&[0x40, 1, 1, 9])),
+        due(subcode(UpdateSubcode::InvalidNextHop), update(&[0x40, 3, 4, 0, 0, 0, 0])),
+        due(subcode(UpdateSubcode::OptionalAttribute), update(&[0x80, 14, 5, 0, 2, 1, 3, 0])),
+        due(subcode(UpdateSubcode::InvalidNetworkField), in_session(long_prefix)),
+        due(subcode(UpdateSubcode::MalformedAsPath), update(&[0x40, 2, 2, 9, 1])),
     ]
-    .concat()
 }
 
 fn machine() -> Vec<NotificationCode> {
@@ -127,7 +139,12 @@ fn machine() -> Vec<NotificationCode> {
     raw(&mut rig, conn, message(2, &[0, 0, 0, 0]));
     let in_open_confirm = last_word(&mut rig, conn);
     let hello = message(1, &[4, 0xfc, 0, 0, 90, 10, 0, 0, 1, 0]);
-    [before_open(message(4, &[])), in_open_confirm, in_session(hello)].concat()
+    let subcode = NotificationCode::Fsm;
+    vec![
+        due(subcode(FsmSubcode::UnexpectedInOpenSent), before_open(message(4, &[]))),
+        due(subcode(FsmSubcode::UnexpectedInOpenConfirm), in_open_confirm),
+        due(subcode(FsmSubcode::UnexpectedInEstablished), in_session(hello)),
+    ]
 }
 
 fn ceases() -> Vec<NotificationCode> {
@@ -145,7 +162,17 @@ fn ceases() -> Vec<NotificationCode> {
     let path_failed = after(PeerConfig { bfd, ..client(1) }, |rig, _| {
         rig.input(Input::Bfd(address(1), SessionStatus { failures: 1, ..SessionStatus::default() }));
     });
-    [too_many, shut_down, removed, changed, path_failed, collision(), out_of_resources()].concat()
+    let subcode = NotificationCode::Cease;
+    vec![
+        due(subcode(CeaseSubcode::MaximumPrefixes), too_many.clone()),
+        due(subcode(CeaseSubcode::HardReset), too_many),
+        due(subcode(CeaseSubcode::AdministrativeShutdown), shut_down),
+        due(subcode(CeaseSubcode::PeerDeconfigured), removed),
+        due(subcode(CeaseSubcode::OtherConfigurationChange), changed),
+        due(subcode(CeaseSubcode::BfdDown), path_failed),
+        due(subcode(CeaseSubcode::ConnectionCollision), collision()),
+        due(subcode(CeaseSubcode::OutOfResources), out_of_resources()),
+    ]
 }
 
 /// Two connections at once: one of them loses.
@@ -208,12 +235,33 @@ fn timers() -> Vec<NotificationCode> {
             }
         }
     });
-    [silence, deaf].concat()
+    vec![due(NotificationCode::HoldTimerExpired, silence), due(NotificationCode::SendHoldTimerExpired, deaf)]
+}
+
+#[test]
+fn a_message_at_the_wrong_moment_is_named_by_its_type() {
+    let hello = message(1, &[4, 0xfc, 0, 0, 90, 10, 0, 0, 1, 0]);
+    for (up, data) in [
+        (false, message(4, &[])),
+        (false, message(2, &[0, 0, 0, 0])),
+        (false, message(5, &[0, 1, 0, 1])),
+        (true, hello),
+    ] {
+        let mut rig = Rig::new(vec![client(1)]);
+        let conn = if up { rig.up(1) } else { rig.accept(1) };
+        let kind = data[18];
+        raw(&mut rig, conn, data);
+        let said = rig.said(conn);
+        let Some(Message::Notification(note)) = said.last() else { panic!("{said:?}") };
+        assert!(matches!(note.code, NotificationCode::Fsm(_)), "{note}");
+        assert_eq!(note.data[..], [kind]);
+    }
 }
 
 #[test]
 fn every_subcode_is_provoked_or_never_sent() {
-    let refresh = in_session(message(5, &[0, 1, 1, 1, 0]));
+    let length = NotificationCode::RouteRefresh(RefreshSubcode::InvalidMessageLength);
+    let refresh = vec![due(length, in_session(message(5, &[0, 1, 1, 1, 0])))];
     let provoked: BTreeSet<NotificationCode> =
         [header(), opens(), updates(), machine(), ceases(), timers(), refresh].concat().into_iter().collect();
     let never = [

@@ -110,6 +110,37 @@ pub(crate) struct FamilyState {
     pub(crate) near_limit: bool,
 }
 
+/// So many changes of routes within [`CHURN_TIME`] are worth a line in the log: a table of half the Internet is sent in
+/// as many, but once.
+const CHURN: usize = 100_000;
+const CHURN_TIME: Duration = Duration::from_secs(10);
+/// No second line for so long.
+const CHURN_QUIET: Duration = Duration::from_secs(60);
+
+/// How much a peer changes that has told its table.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Churn {
+    changes: usize,
+    /// When counting begins anew.
+    until: Option<Time>,
+    told: bool,
+}
+
+impl Churn {
+    /// Takes in changes; how many there have been, if that is to be said.
+    pub(crate) fn note(&mut self, now: Time, changes: usize) -> Option<usize> {
+        if self.until.is_none_or(|until| until <= now) {
+            *self = Self { until: Some(now + CHURN_TIME), ..Self::default() };
+        }
+        self.changes += changes;
+        if self.told || self.changes < CHURN {
+            return None;
+        }
+        (self.told, self.until) = (true, Some(now + CHURN_QUIET));
+        Some(self.changes)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) id: SourceId,
@@ -126,6 +157,7 @@ pub(crate) struct Peer {
     pub(crate) error_wait: Duration,
     pub(crate) retries: u64,
     pub(crate) families: [FamilyState; 2],
+    pub(crate) churn: Churn,
     /// Interface of the last session's link: its routes' link-local next hops are there.
     pub(crate) interface: Option<Arc<str>>,
     pub(crate) remote_id: Option<Ipv4Addr>,
@@ -157,6 +189,7 @@ impl Peer {
             dynamic: None,
             retries: 0,
             families: [FamilyState::default(); 2],
+            churn: Churn::default(),
             interface: None,
             remote_id: None,
             changed_at: None,

@@ -99,6 +99,13 @@ impl Speaker {
     pub(super) fn update_received(&mut self, id: SourceId, update: &Update) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let config = Arc::clone(&peer.config);
+        if peer.families.iter().any(|family| family.end_of_rib) {
+            let announced = update.mp_reach.iter().chain(&update.reach).map(|reach| reach.nlri.len());
+            let changes = update.withdrawn.len() + announced.sum::<usize>();
+            if let Some(changes) = peer.churn.note(self.now, changes) {
+                self.log(Log::Churn(config.remote, changes));
+            }
+        }
         for nlri in &update.withdrawn {
             self.rib.withdraw(id, nlri.prefix, nlri.path_id.unwrap_or(0));
         }
@@ -186,6 +193,7 @@ impl Speaker {
             self.rib.announce(id, nlri.prefix, nlri.path_id.unwrap_or(0), attrs, filtered, now);
         }
         self.rib.attrs.release(shared);
+        self.rib.forget_unused();
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.counters.unroutable += unroutable.count as u64;
             peer.counters.unauthorised += unauthorised.count as u64;

@@ -1,11 +1,11 @@
 use super::rig::*;
 use crate::config::{EgressLimits, MaxPrefix, PeerConfig, PeerKind, PendingLimits, SpeakerConfig, Timers};
 use crate::family::Family;
-use crate::io::{Input, Log};
+use crate::io::{Input, Log, StopMode};
 use crate::policy::{Action, Filter, Policy, Rule};
 use crate::status::{Event, MessageTypes, PeerState};
 use crate::wire::{
-    Capability, CeaseSubcode, Community, Message, Notification, NotificationCode, OpenSubcode,
+    AsPath, Capability, CeaseSubcode, Community, Message, Notification, NotificationCode, OpenSubcode,
     PathAttributes, RefreshKind, RouteRefresh, Update,
 };
 use std::sync::Arc;
@@ -142,13 +142,28 @@ fn too_many_prefixes_end_the_session_and_bar_the_peer() {
     assert!(rig.logs.contains(&Log::NearLimit(address(1), 1, 2)));
     rig.send(conn, &announce(1, &["10.1.2.0/24", "10.1.3.0/24"], plain()));
     let said = rig.said(conn);
-    assert_eq!(notification(&said), Some(NotificationCode::Cease(CeaseSubcode::HardReset)));
+    let Some(Message::Notification(reset)) = said.last() else { panic!("{said:?}") };
+    let cause = reset.hard_reset_cause().expect("a Hard Reset");
+    assert_eq!(cause.code, NotificationCode::Cease(CeaseSubcode::MaximumPrefixes));
+    assert_eq!(cause.data[..], [0, 1, 1, 0, 0, 0, 2], "family and limit (RFC 4486 section 4)");
     assert!(rig.prefixes().is_empty(), "not even graceful restart keeps them");
     let again = rig.accept(1);
     assert!(rig.wires[&again].closed, "barred");
     rig.pass(61 * SECOND);
     let again = rig.accept(1);
     assert!(!rig.wires[&again].closed);
+}
+
+#[test]
+fn attributes_of_what_is_ignored_are_forgotten() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let conn = rig.up(1);
+    rig.pass(SECOND);
+    let before = rig.speaker.attribute_sets();
+    for med in 0..100 {
+        rig.send(conn, &announce(1, &["224.0.0.0/24"], PathAttributes { med: Some(med), ..plain() }));
+        assert_eq!(rig.speaker.attribute_sets(), before);
+    }
 }
 
 #[test]
@@ -232,6 +247,31 @@ fn long_lived_stale_routes_go_only_to_peers_that_know_them() {
     let said = rig.said(knows);
     let update = updates(&said).next().unwrap();
     assert!(update.attributes.communities.has(&Community::LLGR_STALE));
+}
+
+#[test]
+fn routes_that_are_stale_elsewhere_are_the_last_resort_here() {
+    let mut rig = Rig::new(vec![client(1), client(2), client(3), client(4)]);
+    let (one, two, knows) = (rig.up(1), rig.up(2), rig.up(3));
+    let unaware = rig.accept(4);
+    let mut open = Rig::open(4, false);
+    open.capabilities.retain(|c| !matches!(c, Capability::LongLivedGracefulRestart(_)));
+    rig.establish(unaware, open);
+    let marked = PathAttributes { communities: [Community::LLGR_STALE].into_iter().collect(), ..plain() };
+    rig.send(one, &announce(1, &["10.1.1.0/24"], marked));
+    rig.pass(SECOND);
+    assert!(announced(&rig.said(unaware)).is_empty());
+    let said = rig.said(knows);
+    let told = updates(&said).find(|update| update.announces()).unwrap();
+    assert!(told.attributes.communities.has(&Community::LLGR_STALE));
+    // Whatever else speaks for it.
+    let far = PathAttributes { as_path: AsPath::sequence([1, 2, 3]), ..plain() };
+    rig.send(two, &announce(2, &["10.1.1.0/24"], far));
+    rig.pass(SECOND);
+    assert_eq!(announced(&rig.said(unaware)), ["10.1.1.0/24"]);
+    assert_eq!(rig.routes()[0].next_hop, Some(address(2)));
+    let step = rig.speaker.explain(net("10.1.1.0/24")).steps.remove(0);
+    assert!(step.contains("not long-lived stale"), "{step}");
 }
 
 #[test]
@@ -339,6 +379,61 @@ fn a_peer_that_never_reads_is_ended_by_the_send_hold_timer() {
     rig.pass(30 * SECOND);
     assert_eq!(notification(&rig.said(conn)), Some(NotificationCode::SendHoldTimerExpired));
     assert!(rig.wires[&conn].closed);
+}
+
+#[test]
+fn a_peer_that_reads_slowly_keeps_its_session() {
+    let timers = Timers { send_hold: 100 * SECOND, ..Timers::default() };
+    let mut rig = Rig::new(vec![PeerConfig { timers, ..client(1) }]);
+    let conn = rig.up(1);
+    rig.reading = false;
+    for _ in 0..20 {
+        rig.pass(60 * SECOND);
+        rig.input(Input::Written { conn, bytes: 1 });
+        rig.send(conn, &Message::Keepalive);
+    }
+    assert_eq!(rig.peer(1).state, PeerState::Established);
+}
+
+#[test]
+fn an_administrators_words_are_heard_at_the_other_end() {
+    // More than the 128 octets of RFC 8203: RFC 9003 has 255.
+    let words = "Rack 7 is moved to hall B: ".to_owned() + &"ä".repeat(100);
+    let mut rig = Rig::new(vec![client(1)]);
+    let conn = rig.up(1);
+    rig.input(Input::Stop(StopMode::Shutdown(words.clone())));
+    let said = rig.said(conn);
+    let Some(Message::Notification(note)) = said.last() else { panic!("{said:?}") };
+    assert_eq!(note.shutdown_communication().as_ref(), Some(&words));
+    for hard in [false, true] {
+        let mut rig = Rig::new(vec![client(1)]);
+        let conn = rig.up(1);
+        let note = Notification::cease_with_text(CeaseSubcode::AdministrativeReset, &words);
+        rig.send(conn, &Message::Notification(if hard { note.into_hard_reset() } else { note }));
+        let error = rig.peer(1).last_error.unwrap();
+        assert!(error.contains("administrative reset") && error.contains(&words), "{error}");
+    }
+}
+
+#[test]
+fn who_changes_without_end_is_named_once_a_minute() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let conn = rig.up(1);
+    let prefixes: Vec<String> = (0..250).map(|n| format!("10.1.{n}.0/24")).collect();
+    let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
+    let flood = |rig: &mut Rig| {
+        for med in 0..500 {
+            rig.send(conn, &announce(1, &prefixes, PathAttributes { med: Some(med), ..plain() }));
+        }
+        rig.logs.iter().filter(|log| matches!(log, Log::Churn(peer, _) if *peer == address(1))).count()
+    };
+    assert_eq!(flood(&mut rig), 0, "a large table is none");
+    rig.send(conn, &end_of_rib(Family::Ipv4));
+    assert_eq!(flood(&mut rig), 1);
+    rig.pass(20 * SECOND);
+    assert_eq!(flood(&mut rig), 1);
+    rig.pass(41 * SECOND);
+    assert_eq!(flood(&mut rig), 2);
 }
 
 #[test]

@@ -49,6 +49,9 @@ pub(super) fn log(log: &Log) {
         Log::RefreshUnfinished(peer) => {
             tracing::warn!(%peer, "route refresh was not finished in time: what was not repeated is removed");
         }
+        Log::Churn(peer, changes) => {
+            tracing::warn!(%peer, changes, "peer changes its routes over and over: so often within 10 s");
+        }
         Log::Resync(peer) => tracing::warn!(%peer, "peer fell behind and is sent the whole table again"),
         Log::Complete(why) => tracing::info!(why, "table is complete: advertising begins"),
     }

@@ -116,6 +116,16 @@ impl Scene {
         wait(&format!("in the log: {what}"), PATIENCE, || self.lab.log().contains(what).then_some(()));
     }
 
+    /// A counter or gauge, of a client or of all, is more than that.
+    fn metric_above(&self, name: &str, labels: &str, least: u64) {
+        let begins = format!("{name}{labels} ");
+        wait(&format!("in the metrics: {begins}above {least}"), PATIENCE, || {
+            let metrics = self.lab.control().get_text("/metrics").ok()?;
+            let value = metrics.lines().find_map(|line| line.strip_prefix(&begins))?;
+            value.parse::<u64>().ok().filter(|value| *value > least)
+        });
+    }
+
     fn metric(&self, line: &str) {
         wait(&format!("in the metrics: {line}"), PATIENCE, || {
             let metrics = self.lab.control().get_text("/metrics").ok()?;
@@ -173,6 +183,7 @@ fn half_open(scene: &mut Scene) {
     scene.unharmed();
     scene.logged("too many connections wait");
     scene.logged("BGP connection from an address that is not configured (yet) waits");
+    scene.metric_above("margay_bgp_pending_connections", "", 1000);
 }
 
 /// An OPEN at an octet at a time, on a second connection of a node whose first is a session.
@@ -184,6 +195,9 @@ fn says_little(scene: &mut Scene) {
         std::thread::sleep(Duration::from_millis(20));
     }
     scene.unharmed();
+    // The session there is goes on, and one connection more has been seen to come and go.
+    let refused = format!("{{peer=\"{}\"}}", client(SAYS_LITTLE));
+    scene.metric(&format!("margay_bgp_peer_up{refused} 1"));
 }
 
 /// Ends what runs beside a test also when the test fails.
@@ -210,11 +224,16 @@ fn floods(scene: &mut Scene, stream: &TcpStream) {
             assert!(round > 10, "{round}");
         });
         let _done = Done(done);
-        let deadline = std::time::Instant::now() + Duration::from_secs(3);
-        while std::time::Instant::now() < deadline {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while !scene.lab.log().contains("peer changes its routes over and over") {
+            assert!(std::time::Instant::now() < deadline, "nobody says who floods");
             scene.probe();
         }
+        let deaf = format!("{{peer=\"{}\"}}", client(NEVER_READS));
+        scene.metric_above("margay_bgp_peer_lag_bytes", &deaf, 1000);
     });
+    let of_updates = format!("{{peer=\"{}\",type=\"update\"}}", client(FLOODS));
+    scene.metric_above("margay_bgp_peer_messages_received_total", &of_updates, 100);
     scene.unharmed();
 }
 

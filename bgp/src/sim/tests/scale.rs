@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::config::SpeakerConfig;
+use crate::io::Output;
+use crate::status::{Event, PeerState};
 use std::collections::BTreeSet;
 
 /// The size that Margay is built for.
@@ -197,18 +199,31 @@ impl Storm {
     }
 }
 
-fn story(seed: u64, nodes: usize, recorder: Option<Recorder>) -> Result<(), String> {
+fn calm(seed: u64, nodes: usize, recorder: Option<Recorder>) -> Result<Storm, String> {
     let mut storm = Storm::new(seed, nodes, recorder);
     storm.boot(nodes)?;
     storm.quiesce(60 * SECOND).map_err(|fault| format!("after the start: {fault}"))?;
     storm.resets()?;
+    Ok(storm)
+}
+
+fn story(seed: u64, nodes: usize, recorder: Option<Recorder>) -> Result<(), String> {
+    let mut storm = calm(seed, nodes, recorder)?;
     storm.storm(nodes)?;
     storm.quiesce(120 * SECOND).map_err(|fault| format!("after the storm: {fault}"))?;
     storm.resets()
 }
 
+/// A node dies and nobody has asked for it: what the oracles are for.
+fn tragedy(seed: u64, nodes: usize, recorder: Option<Recorder>) -> Result<(), String> {
+    let mut storm = calm(seed, nodes, recorder)?;
+    let victim = storm.cluster.node(REFLECTORS + nodes - 1);
+    storm.cluster.sim.kill(victim);
+    storm.quiesce(10 * SECOND)
+}
+
 /// Runs a story; one that fails is run again to record what the reflectors were given.
-fn tell(seed: u64, nodes: usize) {
+fn tell(story: fn(u64, usize, Option<Recorder>) -> Result<(), String>, seed: u64, nodes: usize) {
     let Err(fault) = story(seed, nodes, None) else { return };
     let path = std::env::temp_dir().join(format!("margay-sim-{seed}-{nodes}.jsonl"));
     let out = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
@@ -238,14 +253,40 @@ fn recordings_replay_octet_for_octet() {
     assert!(matches!(replay(changed.as_bytes(), |_, _, _| ()), Err(ReplayError::Diverged { .. })));
 }
 
+/// A seed that fails leaves a file behind that tells what happened, to the last octet.
+#[test]
+fn a_failing_seed_leaves_a_file_that_replays_it() {
+    let failed = std::panic::catch_unwind(|| tell(tragedy, 3, 40)).unwrap_err();
+    let said = failed.downcast_ref::<String>().unwrap();
+    assert!(said.contains("seed 3: node 41 has no") || said.contains("sessions down"), "{said}");
+    let path = said.split_whitespace().find(|word| word.ends_with(".jsonl")).unwrap();
+    let recording = std::fs::read(path).unwrap();
+    std::fs::remove_file(path).unwrap();
+    // The reflectors' last word is about the node that is gone.
+    let gone = Cluster::address(REFLECTORS + 39);
+    let mut down = BTreeSet::new();
+    let replayed = replay(recording.as_slice(), |node, _, output| {
+        if let Output::Event(Event::PeerChanged { remote, state, .. }) = output
+            && *remote == gone
+        {
+            match state {
+                PeerState::Established => down.remove(&node),
+                _ => down.insert(node),
+            };
+        }
+    });
+    assert_eq!(replayed.unwrap().starts, REFLECTORS);
+    assert_eq!(down, (0..REFLECTORS).collect());
+}
+
 #[test]
 fn five_thousand_nodes_weather_a_storm() {
-    tell(1, std::env::var("SIM_NODES").map_or(NODES, |text| text.parse().unwrap()));
+    tell(story, 1, std::env::var("SIM_NODES").map_or(NODES, |text| text.parse().unwrap()));
 }
 
 #[test]
 fn small_storms_of_many_seeds() {
     for seed in 0..6 {
-        tell(seed, 200);
+        tell(story, seed, 200);
     }
 }

@@ -58,6 +58,66 @@ fn what_fails_leaves_the_output_alone() {
 }
 
 #[test]
+fn the_extended_form_of_open_is_used_only_where_the_classic_one_ends() {
+    // Capabilities of 252 and 253 octets: with the parameter's own header 254 and 255, which is the mark of RFC 9072.
+    for (value, lengths) in [(250, &[254, 2, 252][..]), (251, &[255, 255, 1, 0, 2, 0, 253])] {
+        let capabilities = vec![Capability::Unknown { code: 200, value: Bytes::from(vec![0; value]) }];
+        let open = Open::new(64512, 90, [192, 0, 2, 1].into(), capabilities);
+        let bytes = encoded(&Message::Open(open.clone()), &session(PeerKind::Internal));
+        assert_eq!(bytes[HEADER_LEN + 9..][..lengths.len()], *lengths);
+        assert_eq!(decode_all(&bytes, &session(PeerKind::Internal)), [Message::Open(open)]);
+    }
+}
+
+#[test]
+fn an_old_speaker_is_told_as_trans_and_the_true_path_beside_it() {
+    let attributes = PathAttributes {
+        as_path: AsPath::sequence([70000, 10]),
+        aggregator: Some(Aggregator { asn: 70000, id: [192, 0, 2, 1].into() }),
+        ..PathAttributes::default()
+    };
+    let prefix = Nlri::new("10.1.2.0/24".parse().expect("prefix"));
+    let mut out = BytesMut::new();
+    let old = Negotiated::minimal(PeerKind::External);
+    let next_hop = NextHop::V4([192, 0, 2, 1].into());
+    assert_eq!(UpdateEncoder::new(old).announce(&attributes, &next_hop, [prefix], &mut out), Ok(1));
+    let has = |octets: &[u8]| out.windows(octets.len()).any(|window| window == octets);
+    assert!(has(&[0x40, 2, 6, 2, 2, 0x5b, 0xa0, 0, 10]), "AS_PATH");
+    assert!(has(&[0xc0, 17, 10, 2, 2, 0, 1, 0x11, 0x70, 0, 0, 0, 10]), "AS4_PATH");
+    assert!(has(&[0xc0, 7, 6, 0x5b, 0xa0, 192, 0, 2, 1]), "AGGREGATOR");
+    assert!(has(&[0xc0, 18, 8, 0, 1, 0x11, 0x70, 192, 0, 2, 1]), "AS4_AGGREGATOR");
+}
+
+/// RFC 7606 section 5.1: one field with prefixes per UPDATE, the attributes that have some first.
+#[test]
+fn an_update_has_one_kind_of_prefixes_and_they_come_first() {
+    let four = Nlri::new("10.1.2.0/24".parse().expect("prefix"));
+    let six = Nlri::new("2001:db8::/32".parse().expect("prefix"));
+    let session = session(PeerKind::Internal);
+    let mut encoder = UpdateEncoder::new(session);
+    let mut out = BytesMut::new();
+    encoder.withdraw([four, six], &mut out);
+    let attributes = PathAttributes { med: Some(1), local_pref: Some(100), ..PathAttributes::default() };
+    let by_six = NextHop::V6 { global: "2001:db8::1".parse().expect("address"), link_local: None };
+    encoder.announce(&attributes, &NextHop::V4([192, 0, 2, 1].into()), [four], &mut out).expect("fits");
+    encoder.announce(&attributes, &by_six, [six], &mut out).expect("fits");
+    let mut rest = &out[..];
+    let mut seen = Vec::new();
+    while let [_, ..] = rest {
+        let (message, tail) = rest.split_at(usize::from(u16::from_be_bytes([rest[16], rest[17]])));
+        rest = tail;
+        let body = &message[HEADER_LEN..];
+        let withdrawn = usize::from(u16::from_be_bytes([body[0], body[1]]));
+        let list = &body[2 + withdrawn..];
+        let (list, nlri) = list[2..].split_at(usize::from(u16::from_be_bytes([list[0], list[1]])));
+        let first = list.get(1).copied().filter(|code| matches!(code, 14 | 15));
+        seen.push((withdrawn > 0, first, !nlri.is_empty()));
+    }
+    let only = [(true, None, false), (false, Some(15), false), (false, None, true), (false, Some(14), false)];
+    assert_eq!(seen, only);
+}
+
+#[test]
 fn attributes_that_leave_no_room_are_refused_at_the_exact_limit() {
     let prefix = Nlri::new("2001:db8::1/128".parse().expect("prefix"));
     let next_hop = NextHop::V6 { global: "2001:db8::1".parse().expect("address"), link_local: None };

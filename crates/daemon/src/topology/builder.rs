@@ -323,6 +323,8 @@ impl<'a> Builder<'a> {
             let keepalive: Duration = keepalive.into();
             config.timers.keepalive = Some(keepalive);
             config.timers.hold = config.timers.hold.max(keepalive * 3);
+            // RFC 9687 section 3: twice the hold time or more.
+            config.timers.send_hold = config.timers.send_hold.max(config.timers.hold * 2);
         }
         if let Some(time) = spec.max_restart_time {
             config.graceful_restart.restart_time = time.into();

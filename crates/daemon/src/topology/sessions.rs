@@ -50,6 +50,11 @@ pub struct Sessions {
     expected: usize,
 }
 
+/// What a peer adds to the number of those expected.
+fn expects(peer: Option<&Peer>) -> usize {
+    peer.map_or(0, |peer| usize::from(peer.config.expected))
+}
+
 impl Sessions {
     /// Takes in what changed at `now`; says what to do, in order of address.
     pub fn change(&mut self, now: Duration, changes: BTreeMap<IpAddr, Change>) -> Vec<Op> {
@@ -58,6 +63,8 @@ impl Sessions {
             match change {
                 Change::Want(peer) => {
                     let before = self.held.remove(&remote).or_else(|| self.wanted.remove(&remote));
+                    self.expected += usize::from(peer.config.expected);
+                    self.expected -= expects(before.as_ref());
                     if before.is_none_or(|before| before.config != peer.config) {
                         ops.push(Op::Set(Arc::clone(&peer.config)));
                     }
@@ -73,13 +80,12 @@ impl Sessions {
                     }
                 }
                 Change::End => {
-                    if self.wanted.remove(&remote).or_else(|| self.held.remove(&remote)).is_some() {
-                        ops.push(Op::Remove(remote));
-                    }
+                    let before = self.wanted.remove(&remote).or_else(|| self.held.remove(&remote));
+                    self.expected -= expects(before.as_ref());
+                    ops.extend(before.map(|_| Op::Remove(remote)));
                 }
             }
         }
-        self.count();
         ops
     }
 
@@ -103,9 +109,8 @@ impl Sessions {
         let lost: Vec<IpAddr> =
             self.held.iter().filter(|(_, peer)| lost(peer)).map(|(remote, _)| *remote).collect();
         for remote in &lost {
-            self.held.remove(remote);
+            self.expected -= expects(self.held.remove(remote).as_ref());
         }
-        self.count();
         lost.into_iter().map(Op::Remove).collect()
     }
 
@@ -126,9 +131,8 @@ impl Sessions {
         let replaced = self.held.keys().filter(|remote| !self.last.missing.contains_key(remote));
         let replaced: Vec<IpAddr> = replaced.copied().collect();
         for remote in &replaced {
-            self.held.remove(remote);
+            self.expected -= expects(self.held.remove(remote).as_ref());
         }
-        self.count();
         replaced.into_iter().map(Op::Release).collect()
     }
 

@@ -190,6 +190,7 @@ proptest! {
             prop_assert!(configured.is_superset(&wanted));
             let all: BTreeSet<IpAddr> = sessions.configured().iter().map(|peer| peer.remote).collect();
             prop_assert_eq!(&all, &configured);
+            prop_assert_eq!(sessions.expected(), configured.len());
             prop_assert_eq!(sessions.is_settled(), configured == wanted);
         }
         let up: Vec<u8> = wanted.iter().copied().collect();

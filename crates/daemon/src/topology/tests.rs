@@ -602,6 +602,27 @@ fn a_node_reflects_what_its_clients_own() {
     assert_eq!(cluster.blocks.keys().collect::<Vec<_>>(), ["n2"]);
 }
 
+/// At the size that Margay is built for a Node that moves is two sessions, whoever looks, and says nothing of others.
+#[test]
+fn one_node_of_thousands_changes_its_own_session_only() {
+    for (name, reflectors) in [("rr0", 2), ("n4999", 0)] {
+        let mut cluster = large(5000, reflectors);
+        let mut planner = Planner::new(name);
+        let changed = cluster.take_changes();
+        let all = planner.update(&cluster, &changed).len();
+        assert!(all >= 4999, "{all}");
+        for number in 0..1000 {
+            let moved = numbered(number, 2);
+            let addresses: Vec<IpAddr> =
+                [numbered(number, 1), moved.clone()].iter().flat_map(node_addresses).collect();
+            cluster.put(&moved.into());
+            let changed = cluster.take_changes();
+            let said: Vec<IpAddr> = planner.update(&cluster, &changed).into_keys().collect();
+            assert_eq!(said, addresses);
+        }
+    }
+}
+
 /// A planner that follows every change must come to what one that sees the end alone comes to.
 fn agrees(planner: &mut Planner, name: &str, cluster: &mut Cluster, told: &mut BTreeMap<IpAddr, Peer>) {
     let changed = cluster.take_changes();

@@ -94,6 +94,67 @@ fn the_table_is_sorted_and_complete() {
     assert!(desc::find(AttributeCode(33)).is_none() && desc::find(AttributeCode(11)).is_none());
 }
 
+/// The table again, written from the RFCs' texts and not from ours: what follows from a malformed attribute, from wrong
+/// flags, from a second one (section 3 g), and what of an external peer's (where it may only come from an internal one).
+#[test]
+fn the_table_says_what_the_rfcs_say() {
+    use FaultAction::{Discard, SessionReset, TreatAsWithdraw};
+    let rows = [
+        // RFC 7606 sections 7.1 to 7.3.
+        (1, TreatAsWithdraw, TreatAsWithdraw, Discard, true, 0x40),
+        (2, TreatAsWithdraw, TreatAsWithdraw, Discard, true, 0x40),
+        (3, TreatAsWithdraw, TreatAsWithdraw, Discard, true, 0x40),
+        // 7.4; 7.5, which an external peer's LOCAL_PREF is discarded by.
+        (4, TreatAsWithdraw, TreatAsWithdraw, Discard, true, 0x80),
+        (5, TreatAsWithdraw, TreatAsWithdraw, Discard, false, 0x40),
+        // 7.6 and 7.7: nothing is decided by them.
+        (6, Discard, Discard, Discard, true, 0x40),
+        (7, Discard, Discard, Discard, true, 0xc0),
+        // 7.8; 7.9 and 7.10, discarded from external peers.
+        (8, TreatAsWithdraw, TreatAsWithdraw, Discard, true, 0xc0),
+        (9, TreatAsWithdraw, TreatAsWithdraw, Discard, false, 0x80),
+        (10, TreatAsWithdraw, TreatAsWithdraw, Discard, false, 0x80),
+        // 7.11 and 7.12: prefixes would be lost, so that the session is. Flags are no matter of finding them (3 c).
+        (14, SessionReset, TreatAsWithdraw, SessionReset, true, 0x80),
+        (15, SessionReset, TreatAsWithdraw, SessionReset, true, 0x80),
+        // 7.14.
+        (16, TreatAsWithdraw, TreatAsWithdraw, Discard, true, 0xc0),
+        // RFC 6793 section 6.
+        (17, Discard, Discard, Discard, true, 0xc0),
+        (18, Discard, Discard, Discard, true, 0xc0),
+        // RFC 8092 section 6.
+        (32, TreatAsWithdraw, TreatAsWithdraw, Discard, true, 0xc0),
+    ];
+    let ours = ATTRIBUTES.map(|desc| {
+        assert!(desc.allowed.internal, "{}", desc.name);
+        (desc.code.0, desc.malformed, desc.bad_flags, desc.duplicate, desc.allowed.external, desc.flags)
+    });
+    assert_eq!(ours, rows);
+    // Lengths that may be: of the value, with four octets for an AS and with two.
+    let lengths = [
+        (1, &[1][..], &[1][..]),
+        (3, &[4], &[4]),
+        (4, &[4], &[4]),
+        (5, &[4], &[4]),
+        (6, &[0], &[0]),
+        (7, &[8], &[6]),
+        (8, &[4, 8, 12, 16], &[4, 8, 12, 16]),
+        (9, &[4], &[4]),
+        (10, &[4, 8, 12, 16], &[4, 8, 12, 16]),
+        (16, &[8, 16], &[8, 16]),
+        (18, &[8], &[8]),
+        (32, &[12], &[12]),
+    ];
+    for (code, four, two) in lengths {
+        let desc = desc::find(AttributeCode(code)).unwrap();
+        for (four_octet_as, expected) in [(true, four), (false, two)] {
+            let allowed = desc.lengths(four_octet_as);
+            let some: Vec<usize> = (0..17).filter(|len| allowed.allow(*len)).collect();
+            assert_eq!(some, expected, "{} {four_octet_as}", desc.name);
+        }
+    }
+}
+
 #[test]
 fn a_good_attribute_is_accepted_where_it_is_allowed() {
     each_case(|desc, session| {
