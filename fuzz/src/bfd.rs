@@ -30,7 +30,8 @@ pub fn packet(data: &[u8]) {
         while let Some(output) = bfd.poll_output() {
             let Output::Send { packet, .. } = output else { continue };
             let sent = Packet::decode(&packet).expect("what we send is valid");
-            assert!(!(sent.poll && sent.last) && !sent.demand && sent.state != State::AdminDown);
+            assert!(!(sent.poll && sent.last), "RFC 5880 section 6.8.7");
+            assert!(!sent.demand && sent.state != State::AdminDown);
             own.copy_from_slice(&packet[4..8]);
         }
         assert!(bfd.next_deadline().is_none_or(|at| at > now), "nothing due is left undone");
