@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::probe::{Protocol, Stream};
+use margay_netlink::ethtool::Ethtool;
 use margay_netlink::{Link, Netlink};
 use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{PORT, Pod};
@@ -33,6 +34,12 @@ const DEVICES: [&str; 2] = ["vxlan.mgy", "vxlan-v6.mgy"];
 fn device(cluster: &Cluster, node: &str, name: &str) -> Result<Link> {
     let netns = cluster.node(node)?.netns();
     Netlink::open_in(netns)?.link(name)?.with_context(|| format!("no {name} on {node}"))
+}
+
+/// Whether checksums of what goes into the tunnel are left to what is below it.
+fn offloads(cluster: &Cluster, node: &str) -> Result<bool> {
+    let ethtool = cluster.node(node)?.netns().run(Ethtool::open)?;
+    Ok(ethtool?.offloads_checksums(DEVICES[0])?)
 }
 
 fn pod_mtu(pod: &Pod) -> Result<u32> {
@@ -91,6 +98,27 @@ pub(crate) fn settings_on_a_live_cluster(labs: &mut Labs) -> Result<()> {
             })?;
     }
     send_more(&probes, 20)?;
+    // Another interface that packets may take counts as well.
+    for command in
+        ["link add eth9 type bridge", "link set eth9 mtu 1390 up", "address add 198.51.100.1/24 dev eth9"]
+    {
+        cluster.run_in("node1", "ip", &command.split(' ').collect::<Vec<_>>())?;
+    }
+    applied(
+        &cluster,
+        &felix("featureDetectOverride: ChecksumOffloadBroken=true, mtuIfacePattern: '^eth[0-9]+$'"),
+    )?;
+    wait(PATIENCE, || Ok(pod_mtu(&near)? == 1320)).with_context(|| format!("{:?}", pod_mtu(&near)))?;
+    wait(PATIENCE, || Ok(!offloads(&cluster, "node1")?))
+        .context("checksums are still left to the hardware")?;
+    applied(&cluster, &felix("mtuIfacePattern: '(', wireguardThreadingEnabled: true"))?;
+    let message = wait_problem(&cluster, &["node1"], "FelixConfiguration")?;
+    ensure!(
+        message.contains("mtuIfacePattern") || message.contains("wireguardThreadingEnabled"),
+        "{message}"
+    );
+    wait(PATIENCE, || Ok(pod_mtu(&near)? == 1430 && offloads(&cluster, "node1")?))
+        .with_context(|| format!("{:?}, {:?}", pod_mtu(&near), offloads(&cluster, "node1")))?;
     none_lost(probes)?;
 
     applied(&cluster, &felix("vxlanVNI: 77, vxlanPort: 8472"))?;

@@ -14,6 +14,7 @@ mod flows;
 mod forwarding;
 mod journal;
 mod memory;
+mod mtu;
 mod node;
 mod policy;
 mod removal;

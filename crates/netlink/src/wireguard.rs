@@ -7,20 +7,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use netlink_packet_core::NLA_F_NESTED;
 
-use crate::error::{Error, Result};
-use crate::socket::Socket;
+use crate::error::Result;
+use crate::generic::{Generic, HEADER};
 use crate::wire::{Request, array, attributes, push_attribute};
 
-/// `GENL_ID_CTRL`: where families are looked up.
-const CONTROL: u16 = 0x10;
-const CTRL_CMD_GETFAMILY: u8 = 3;
-const CTRL_ATTR_FAMILY_ID: u16 = 1;
-const CTRL_ATTR_FAMILY_NAME: u16 = 2;
-/// Length of `struct genlmsghdr`.
-const GENERIC_HEADER: usize = 4;
-
-const FAMILY: &[u8] = b"wireguard\0";
-const VERSION: u8 = 1;
 const CMD_GET_DEVICE: u8 = 0;
 const CMD_SET_DEVICE: u8 = 1;
 
@@ -137,10 +127,7 @@ pub enum PeerChange {
 
 /// A handle for the devices of the namespace of the thread that opened it.
 #[derive(Debug)]
-pub struct Wireguard {
-    socket: Socket,
-    family: u16,
-}
+pub struct Wireguard(Generic);
 
 impl Wireguard {
     /// Looks WireGuard up in the kernel.
@@ -148,28 +135,13 @@ impl Wireguard {
     /// # Errors
     /// [`Error::NotFound`] from a kernel without it.
     pub fn open() -> Result<Self> {
-        let mut socket = Socket::open(netlink_sys::protocols::NETLINK_GENERIC)?;
-        let what = || "look up WireGuard in the kernel".to_owned();
-        let mut body = generic(CTRL_CMD_GETFAMILY, VERSION);
-        push_attribute(&mut body, CTRL_ATTR_FAMILY_NAME, FAMILY);
-        let mut family = None;
-        let request = Request { message_type: CONTROL, flags: 0, body };
-        socket.query(&request, what, |_, payload| {
-            let mut all = attributes(payload.get(GENERIC_HEADER..).unwrap_or_default());
-            family = all.find_map(|(kind, value)| {
-                (kind == CTRL_ATTR_FAMILY_ID).then(|| array(value, 0).map(u16::from_ne_bytes)).flatten()
-            });
-            Ok(())
-        })?;
-        let family =
-            family.ok_or_else(|| Error::Decode { what: what(), reason: "no family id".to_owned() })?;
-        Ok(Self { socket, family })
+        Generic::open("wireguard", "WireGuard").map(Self)
     }
 
     fn request(&self, command: u8, name: &str) -> Request {
-        let mut body = generic(command, VERSION);
-        push_attribute(&mut body, DEVICE_IFNAME, &[name.as_bytes(), b"\0"].concat());
-        Request { message_type: self.family, flags: 0, body }
+        let mut request = self.0.request(command);
+        push_attribute(&mut request.body, DEVICE_IFNAME, &[name.as_bytes(), b"\0"].concat());
+        request
     }
 
     /// Reads a device.
@@ -177,11 +149,11 @@ impl Wireguard {
     /// # Errors
     /// [`Error::NotFound`] when there is none.
     pub fn device(&mut self, name: &str) -> Result<Device> {
-        let pieces = self.socket.dump(
+        let pieces = self.0.socket.dump(
             &self.request(CMD_GET_DEVICE, name),
             || format!("read WireGuard device {name}"),
             |_, payload, all| {
-                all.push(payload.get(GENERIC_HEADER..).unwrap_or_default().to_vec());
+                all.push(payload.get(HEADER..).unwrap_or_default().to_vec());
                 Ok(())
             },
         )?;
@@ -199,7 +171,7 @@ impl Wireguard {
         push_attribute(&mut request.body, DEVICE_PRIVATE_KEY, private.bytes());
         push_attribute(&mut request.body, DEVICE_LISTEN_PORT, &port.to_ne_bytes());
         push_attribute(&mut request.body, DEVICE_FWMARK, &mark.to_ne_bytes());
-        self.socket.execute(&request, || format!("set up WireGuard device {name}"))
+        self.0.socket.execute(&request, || format!("set up WireGuard device {name}"))
     }
 
     /// Changes peers, in this order.
@@ -215,15 +187,10 @@ impl Wireguard {
             }
             let mut request = self.request(CMD_SET_DEVICE, name);
             push_attribute(&mut request.body, DEVICE_PEERS | NLA_F_NESTED, &peers);
-            self.socket.execute(&request, || format!("change peers of WireGuard device {name}"))?;
+            self.0.socket.execute(&request, || format!("change peers of WireGuard device {name}"))?;
         }
         Ok(())
     }
-}
-
-/// `struct genlmsghdr`.
-fn generic(command: u8, version: u8) -> Vec<u8> {
-    vec![command, version, 0, 0]
 }
 
 impl PeerChange {

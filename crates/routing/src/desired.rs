@@ -128,6 +128,8 @@ pub struct VxlanDevice {
     pub address: IpNet,
     /// MTU, octets.
     pub mtu: u32,
+    /// Checksums of packets inside are left to the interface the outer packets leave by.
+    pub offloads_checksums: bool,
 }
 
 /// The IPIP device.

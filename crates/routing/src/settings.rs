@@ -58,6 +58,8 @@ pub struct Settings {
     pub vxlan_mtu_v6: Option<u32>,
     /// MTU of the IPIP device (`ipipMTU`); absent: from the uplink.
     pub ipip_mtu: Option<u32>,
+    /// Off where the hardware gets checksums inside VXLAN wrong (`featureDetectOverride: ChecksumOffloadBroken=true`).
+    pub offloads_checksums: bool,
     /// `ipipEnabled`: `false`: this node takes part in no IPIP; `true`: its device is there although no pool asks.
     pub ipip_enabled: Option<bool>,
     /// The same for VXLAN, `vxlanEnabled`; `true` concerns IPv4.
@@ -82,6 +84,7 @@ impl Default for Settings {
             vxlan_mtu: None,
             vxlan_mtu_v6: None,
             ipip_mtu: None,
+            offloads_checksums: true,
             ipip_enabled: None,
             vxlan_enabled: None,
             wireguard: WireguardSettings::default(),
@@ -128,6 +131,7 @@ impl Settings {
             vxlan_mtu: mtu(felix.vxlan_mtu),
             vxlan_mtu_v6: mtu(felix.vxlan_mtu_v6),
             ipip_mtu: mtu(felix.ipip_mtu),
+            offloads_checksums: !overrides(felix, "ChecksumOffloadBroken"),
             ipip_enabled: felix.ipip_enabled,
             vxlan_enabled: felix.vxlan_enabled,
             wireguard,
@@ -154,6 +158,14 @@ impl Settings {
     }
 }
 
+/// `featureDetectOverride` says so of this feature.
+fn overrides(felix: &FelixConfigurationSpec, feature: &str) -> bool {
+    let all = felix.feature_detect_override.as_deref().unwrap_or_default();
+    all.split(',')
+        .filter_map(|one| one.split_once('='))
+        .any(|(name, value)| name.trim().eq_ignore_ascii_case(feature) && value.trim() == "true")
+}
+
 #[cfg(test)]
 mod tests {
     use margay_api::Resource;
@@ -171,6 +183,7 @@ spec:
   vxlanVNI: 77
   vxlanPort: 8472
   vxlanMTU: 1400
+  featureDetectOverride: SNATFullyRandom=false,ChecksumOffloadBroken=true
   ipipMTU: 0
   ipipEnabled: false
   wireguardEnabled: true
@@ -189,6 +202,7 @@ spec:
             vxlan_vni: 77,
             vxlan_port: 8472,
             vxlan_mtu: Some(1400),
+            offloads_checksums: false,
             ipip_enabled: Some(false),
             wireguard: WireguardSettings {
                 families: BTreeMap::from([(

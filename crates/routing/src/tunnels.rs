@@ -121,6 +121,7 @@ pub(crate) fn vxlan_devices(
             mac: vtep.mac,
             address: IpNet::from(vtep.address),
             mtu,
+            offloads_checksums: cx.settings.offloads_checksums,
         };
         devices.insert(family, device);
     }

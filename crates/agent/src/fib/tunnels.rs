@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use margay_netlink::delta::{Change, Tracker};
+use margay_netlink::ethtool::Ethtool;
 use margay_netlink::{Address, AddressOptions, Error, FdbEntry, LinkChange, Mac, Netlink, Vxlan};
 use margay_routing::{IpipDevice, Tunnels, VxlanDevice};
 
@@ -115,7 +116,18 @@ pub(super) fn ensure_vxlan(netlink: &mut Netlink, wanted: &VxlanDevice) -> Resul
         };
         netlink.change_link(link.index, &change)?;
     }
+    offload(wanted)?;
     only_address(netlink, link.index, Some(wanted.address))
+}
+
+/// A kernel that cannot be asked offloads as it does by itself: that is what is wanted but for broken hardware.
+fn offload(wanted: &VxlanDevice) -> Result<(), Error> {
+    let (name, on) = (&wanted.name, wanted.offloads_checksums);
+    match Ethtool::open().and_then(|mut ethtool| Ok((ethtool.offloads_checksums(name)?, ethtool))) {
+        Ok((is_on, mut ethtool)) if is_on != on => ethtool.offload_checksums(name, on),
+        Err(error) if !on => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the IPIP device as wanted.

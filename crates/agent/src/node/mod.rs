@@ -42,6 +42,7 @@ use crate::addresses::Addresses;
 use crate::cluster::{Cluster, Touched};
 use crate::config::Config;
 use crate::forwarding::Forwarding;
+use crate::mtu;
 use crate::policy::{self, Engine};
 use crate::removal::{Outcome, Removal};
 use crate::writer::Writer;
@@ -147,6 +148,8 @@ pub(crate) struct Node {
     settling: Vec<(u64, Answer<()>)>,
     /// What is kept between the two phases of an ADD.
     reserved: BTreeMap<Handle, Reserved>,
+    /// Interfaces that the MTU is found from.
+    mtu_interfaces: mtu::Interfaces,
     /// MTU that the pods' interfaces were given last.
     pod_mtu: Option<u32>,
     claiming: Vec<Family>,
@@ -209,6 +212,7 @@ impl Node {
             removal,
             settling: Vec::new(),
             reserved: BTreeMap::new(),
+            mtu_interfaces: mtu::Interfaces::default(),
             pod_mtu: None,
             claiming: Vec::new(),
             claim_problems: BTreeMap::new(),

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use margay_api::kinds::FelixConfigurationSpec;
+use margay_control::status::Problem;
 use margay_routing::{RouteTrace, with_wireguard_keys};
 
 use super::Node;
@@ -13,7 +14,8 @@ impl Node {
     pub(super) fn underlay_changed(&mut self) {
         let underlay = self.forwarding.underlay();
         self.router.set_underlay(underlay.routes.clone());
-        self.router.set_uplink(self.own_address().and_then(|address| underlay.uplink(address)));
+        let uplink = self.own_address().and_then(|address| underlay.uplink(address));
+        self.router.set_uplink(uplink.map(|own| self.mtu_interfaces.uplink(&underlay, own)));
     }
 
     /// Tells the router of the cluster's nodes and pools, and of what FelixConfiguration asks of this node.
@@ -21,11 +23,25 @@ impl Node {
         let felix =
             FelixConfigurationSpec::of_node(&self.cluster.felix, &self.config.node, &self.own_labels());
         self.router.set_settings(self.router.settings().with_felix(&felix));
+        self.mtu_interfaces.follow(&felix);
+        self.report_settings(&felix);
         let nodes: Vec<_> = self.cluster.bgp.nodes.values().map(Box::as_ref).collect();
         self.router.set_nodes(&nodes);
         self.router.set_pools(self.cluster.bgp.pools.values());
         // The node's own address may be another one.
         self.underlay_changed();
+    }
+
+    /// Says what is asked for and cannot be done.
+    fn report_settings(&self, felix: &FelixConfigurationSpec) {
+        let threading = (felix.wireguard_threading_enabled == Some(true)).then(|| Problem {
+            object: "FelixConfiguration".to_owned(),
+            message:
+                "wireguardThreadingEnabled has no effect: the kernel decides how packets share the processors"
+                    .to_owned(),
+        });
+        let problems = threading.into_iter().chain(self.mtu_interfaces.problem());
+        self.health.set_problems("felix", problems.collect());
     }
 
     /// Says in our Node with which keys others can encrypt for us.

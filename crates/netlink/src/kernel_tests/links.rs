@@ -2,6 +2,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use super::{join, namespaces};
+use crate::ethtool::Ethtool;
 use crate::{
     Address, AddressOptions, FdbEntry, IgnoreMissing, LinkChange, Mac, Neighbour, Netlink, VethEnd, Vxlan,
 };
@@ -116,4 +117,23 @@ fn addresses_and_neighbours_of_both_families() {
         n.delete_neighbour(link.index, ip).unwrap();
         assert!(!n.neighbours(None).unwrap().iter().any(|entry| entry.ip == ip && entry.permanent));
     }
+}
+
+#[test]
+fn checksums_inside_vxlan_are_left_to_the_hardware_or_not() {
+    let Some([host]) = namespaces() else { return };
+    let mut netlink = Netlink::open_in(&host).unwrap();
+    let parameters = Vxlan::new(4096, 4789, "192.0.2.1".parse::<IpAddr>().unwrap());
+    netlink.add_vxlan("vxlan.mgy", &parameters, None, None).unwrap();
+    let mut ethtool = match host.run(Ethtool::open).unwrap() {
+        Err(error) if error.is_not_found() && std::env::var_os("TESTS_REQUIRE_ALL").is_none() => {
+            return eprintln!("skipped: {error}");
+        }
+        opened => opened.unwrap(),
+    };
+    for on in [false, false, true, true] {
+        ethtool.offload_checksums("vxlan.mgy", on).unwrap();
+        assert_eq!(ethtool.offloads_checksums("vxlan.mgy").unwrap(), on);
+    }
+    assert!(ethtool.offloads_checksums("nobody").is_err());
 }
