@@ -50,6 +50,7 @@ const REQUESTS: usize = 256;
 const COMPONENTS: [&str; 5] = ["bgp", "datastore", "ipam", "policy", "routes"];
 
 fn main() -> ExitCode {
+    memory::share();
     let flags = Flags::of_process();
     match flags.cleanup() {
         Some(cleanup) => cleanup.main(),

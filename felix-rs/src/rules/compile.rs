@@ -437,16 +437,9 @@ fn some<K: Ord + Clone, V>(map: &BTreeMap<K, Arc<V>>) -> BTreeMap<K, Option<Arc<
     map.iter().map(|(key, value)| (key.clone(), Some(Arc::clone(value)))).collect()
 }
 
-/// Members by family; both families are always there.
-fn split<'a>(
-    members: impl IntoIterator<Item = &'a crate::model::SetMember>,
-) -> BTreeMap<Family, BTreeSet<Member>> {
-    let mut families: BTreeMap<_, BTreeSet<Member>> =
-        Family::ALL.into_iter().map(|family| (family, BTreeSet::new())).collect();
-    for member in sets::members(members) {
-        if let Some(set) = families.get_mut(&member.family()) {
-            set.insert(member);
-        }
-    }
-    families
+/// Members by family; both families are always there. Each is collected, not extended: nodes of the set are full then,
+/// where members put in one by one in order leave them half empty.
+fn split(members: &BTreeSet<crate::model::SetMember>) -> BTreeMap<Family, BTreeSet<Member>> {
+    let own = |family| sets::members(members).filter(move |member| member.family() == family).collect();
+    Family::ALL.into_iter().map(|family| (family, own(family))).collect()
 }
