@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig};
 use margay_bgp::wire::{
     AfiSafi, Capability, Message, Negotiated, NextHop, Nlri, Open, PathAttributes, PeerKind as WireKind,
-    UpdateEncoder,
+    Update, UpdateEncoder,
 };
 use margay_bgp::{
     Event, MaxPrefix, Originated, PeerConfig, PeerKind, PeerState, PeerStatus, PendingLimits, RouteQuery,
@@ -316,9 +316,15 @@ async fn a_client_that_floods() {
     let mut scene = Scene::new(2, |_, _| ()).await;
     let mut stream = scene.session(90).await;
     let flood = tokio::spawn(async move {
-        let end = Instant::now() + Duration::from_secs(5);
+        let mut out = BytesMut::new();
+        let told = Update::end_of_rib(AfiSafi::Ipv4Unicast);
+        Message::Update(told).encode(&negotiated(), &mut out).unwrap();
+        stream.write_all(&out).await.unwrap();
+        let begun = Instant::now();
+        let named = || log::with(&["127.78.2.66", "changes its routes over and over"]) > 0;
         let mut round = 0;
-        while Instant::now() < end {
+        while begun.elapsed() < Duration::from_secs(3) || !named() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the log does not name who floods");
             round += 1;
             stream.write_all(&announcements(2, 0..200, round)).await.unwrap();
         }
