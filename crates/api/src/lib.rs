@@ -1,4 +1,4 @@
-//! Resource kinds of Margay: Calico's `projectcalico.org/v3` and the few Kubernetes kinds that policy needs, as typed
+//! Resource kinds of Margay: Calico's `projectcalico.org/v3` and the few Kubernetes kinds that policy and BGP need, as typed
 //! structures with parsing, validation and defaults, and the selector language.
 //!
 //! No IO and no clock: text and values in, values and errors out.

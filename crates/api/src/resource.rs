@@ -10,7 +10,7 @@ use crate::{
         ClusterNetworkPolicySpec, EndpointSliceSpec, FelixConfigurationSpec, GlobalNetworkPolicySpec,
         GlobalNetworkSetSpec, HostEndpointSpec, IpPoolSpec, IpReservationSpec, IpamBlockSpec,
         IpamConfigurationSpec, KubernetesNetworkPolicySpec, NamespaceSpec, NetworkPolicySpec, NetworkSetSpec,
-        NodeSpec, PodSpec, ProfileSpec, ServiceAccountSpec, StagedGlobalNetworkPolicySpec,
+        NodeSpec, PodSpec, ProfileSpec, ServiceAccountSpec, ServiceSpec, StagedGlobalNetworkPolicySpec,
         StagedKubernetesNetworkPolicySpec, StagedNetworkPolicySpec, TierSpec, WorkloadEndpointSpec,
     },
 };
@@ -181,6 +181,8 @@ kinds! {
     Pod(PodSpec) = "Pod", KUBERNETES_CORE, "pods", true, ["po"];
     /// Kubernetes' service account.
     ServiceAccount(ServiceAccountSpec) = "ServiceAccount", KUBERNETES_CORE, "serviceaccounts", true, ["sa"];
+    /// Kubernetes' service.
+    Service(ServiceSpec) = "Service", KUBERNETES_CORE, "services", true, ["svc"];
     /// A part of a Kubernetes service's endpoints.
     EndpointSlice(EndpointSliceSpec) = "EndpointSlice", KUBERNETES_DISCOVERY, "endpointslices", true, ["eps"];
 }

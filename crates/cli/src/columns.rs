@@ -88,6 +88,11 @@ fn columns(kind: Kind) -> &'static [Column] {
             ("IP", "status.podIP", NARROW),
             ("LABELS", "metadata.labels", WIDE),
         ],
+        Kind::Service => &[
+            ("TYPE", "spec.type", NARROW),
+            ("CLUSTERIP", "spec.clusterIP", NARROW),
+            ("EXTERNALIPS", "spec.externalIPs", WIDE),
+        ],
         Kind::Namespace => &[("LABELS", "metadata.labels", NARROW)],
         _ => &[],
     }

@@ -117,10 +117,10 @@ pub struct BgpConfigurationSpec {
     /// Interfaces (may hold `*`) whose routes are not learned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored_interfaces: Vec<String>,
-    /// Metric of IPv4 routes; absent means 1024.
+    /// Metric of IPv4 routes to other nodes, and in LOCAL_PREF of own ones; absent means the kernel's own, and 1024.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv4_normal_route_priority: Option<u32>,
-    /// Metric of IPv6 routes; absent means 1024.
+    /// Metric of IPv6 routes to other nodes, and in LOCAL_PREF of own ones; absent means 1024.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6_normal_route_priority: Option<u32>,
     /// Address that local workloads peer with.

@@ -166,6 +166,13 @@ pub struct SetPriority {
     pub value: u32,
 }
 
+impl BgpFilterSpec {
+    /// The rules of all lists.
+    pub fn rules(&self) -> impl Iterator<Item = &BgpFilterRule> {
+        [&self.export_v4, &self.import_v4, &self.export_v6, &self.import_v6].into_iter().flatten()
+    }
+}
+
 impl Spec for BgpFilterSpec {
     const KIND: Kind = Kind::BgpFilter;
     type Status = NoStatus;

@@ -30,6 +30,29 @@ pub struct ServiceEndpoint {
     /// Its addresses; names, if the slice's type is `FQDN`.
     #[serde(default)]
     pub addresses: Vec<String>,
+    /// Where it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// Whether it can be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditions: Option<EndpointConditions>,
+}
+
+impl ServiceEndpoint {
+    /// New connections may go to it; so it is where nothing is said.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.conditions.and_then(|conditions| conditions.ready).unwrap_or(true)
+    }
+}
+
+/// State of an endpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointConditions {
+    /// New connections may go to it; absent means yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
 }
 
 /// One port of all endpoints of a slice.

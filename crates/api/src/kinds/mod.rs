@@ -14,6 +14,7 @@ mod k8s_cluster_policy;
 mod k8s_core;
 mod k8s_discovery;
 mod k8s_policy;
+mod k8s_service;
 mod node;
 mod policy;
 mod profile;
@@ -53,10 +54,15 @@ pub use k8s_cluster_policy::{
 pub use k8s_core::{
     Container, ContainerPort, NamespaceSpec, PodIp, PodPhase, PodSpec, PodStatus, ServiceAccountSpec,
 };
-pub use k8s_discovery::{EndpointPortSpec, EndpointSliceSpec, LABEL_SERVICE_NAME, ServiceEndpoint};
+pub use k8s_discovery::{
+    EndpointConditions, EndpointPortSpec, EndpointSliceSpec, LABEL_SERVICE_NAME, ServiceEndpoint,
+};
 pub use k8s_policy::{
     IpBlock, KubernetesEgressRule, KubernetesIngressRule, KubernetesNetworkPolicySpec, KubernetesPolicyPeer,
     KubernetesPolicyPort,
+};
+pub use k8s_service::{
+    ExternalTrafficPolicy, LoadBalancerIngress, LoadBalancerStatus, ServiceSpec, ServiceStatus, ServiceType,
 };
 pub use node::{NodeAddress, NodeBgp, NodeInterface, NodeSpec, NodeStatus, NodeWireguard, OrchRef};
 pub use policy::{

@@ -3,6 +3,7 @@
 mod asn;
 mod community;
 mod duration;
+mod interface_pattern;
 mod mac;
 pub mod net;
 mod peer_address;
@@ -16,6 +17,7 @@ mod wireguard_key;
 pub use asn::AsNumber;
 pub use community::{Community, CommunityRef};
 pub use duration::GoDuration;
+pub use interface_pattern::interface_matches;
 pub use mac::MacAddr;
 pub use peer_address::PeerAddress;
 pub use port::{MAX_PORT_NAME, Port};

@@ -342,7 +342,7 @@ fn resource(slot: usize, number: u64) -> Resource {
             let addresses = (0..dice.roll(3)).map(|_| format!("10.0.0.{}", dice.roll(6))).collect();
             let spec = EndpointSliceSpec {
                 address_type: "IPv4".to_owned(),
-                endpoints: vec![ServiceEndpoint { addresses }],
+                endpoints: vec![ServiceEndpoint { addresses, ..Default::default() }],
                 ports: [80, 443][..dice.roll(3)]
                     .iter()
                     .map(|port| EndpointPortSpec { port: Some(*port), protocol: None })
