@@ -19,6 +19,7 @@ mod cleanup;
 mod cni;
 mod datastore;
 mod demo;
+mod fields;
 mod health;
 mod host;
 mod input;
@@ -126,6 +127,9 @@ const CASES: &[(&str, Place)] = &[
         Inside(topology::what_calicos_documentation_configures),
     ),
     ("routers::restarts_on_either_side", Inside(routers::restarts_on_either_side)),
+    ("fields::services_are_advertised", Inside(fields::services_are_advertised)),
+    ("fields::filters_match_interfaces", Inside(fields::filters_match_interfaces)),
+    ("fields::a_workload_speaks_bgp", Inside(fields::a_workload_speaks_bgp)),
     ("topology::reflectors_are_upgraded_in_place", Inside(topology::reflectors_are_upgraded_in_place)),
     (
         "topology::agents_and_reflectors_share_machines",

@@ -18,9 +18,9 @@ use margay_tests::pods::Pod;
 
 use crate::labs::{Labs, PATIENCE, PROBE_EVERY, applied, none_lost, send_more, sessions};
 
-const LAB: &str = "tests/labs/routers.clab.yml";
+pub(crate) const LAB: &str = "tests/labs/routers.clab.yml";
 
-const NODES: [&str; 2] = ["node1", "node2"];
+pub(crate) const NODES: [&str; 2] = ["node1", "node2"];
 
 /// The session with BIRD runs over IPv4, that with FRR over IPv6; each carries both families.
 const CLUSTER: &str = "apiVersion: projectcalico.org/v3
@@ -87,7 +87,7 @@ const FRR: &str = "router bgp 64512
 ";
 
 /// A router: where it is, and how it is run.
-struct Router {
+pub(crate) struct Router {
     node: &'static str,
     folder: PathBuf,
     /// Of a route it announces only before its restart, by family.
@@ -96,7 +96,7 @@ struct Router {
 }
 
 impl Router {
-    fn bird(cluster: &Cluster) -> Result<Self> {
+    pub(crate) fn bird(cluster: &Cluster) -> Result<Self> {
         let passing = ["10.93.0.0/24".parse()?, "fd93::/64".parse()?];
         Self { node: "bird", folder: cluster.folder("bird"), passing, processes: Vec::new() }.begun(cluster)
     }
@@ -237,7 +237,7 @@ fn all_up(cluster: &Cluster) -> Result<()> {
 }
 
 /// Probes that pass from a host to a pod and back, when all of some have done so before.
-fn steady(cluster: &Cluster, from: &str, to: IpAddr) -> Result<Stream> {
+pub(crate) fn steady(cluster: &Cluster, from: &str, to: IpAddr) -> Result<Stream> {
     let netns = cluster.node(from)?.netns();
     wait(PATIENCE, || {
         let trial = Stream::start(netns, to, Protocol::Icmp, PROBE_EVERY)?;
@@ -249,7 +249,7 @@ fn steady(cluster: &Cluster, from: &str, to: IpAddr) -> Result<Stream> {
 }
 
 /// What everybody's kernel holds, and what the routers last said: for a failure.
-fn state(cluster: &Cluster) -> String {
+pub(crate) fn state(cluster: &Cluster) -> String {
     let mut text = String::new();
     for node in ["node1", "bird", "frr"] {
         for family in ["-4", "-6"] {

@@ -130,6 +130,7 @@ impl EgressProfile {
     fn view<'a>(&self, prefix: IpNet, told: Told, route: &'a RouteAttributes) -> RouteView<'a> {
         RouteView {
             prefix,
+            next_hop: route.next_hop.filter(|_| told.from.is_some()).map(|next_hop| next_hop.address()),
             attributes: &route.attributes,
             learned: told.from.is_some(),
             peer_type: self.peer_type(),

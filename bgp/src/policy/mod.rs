@@ -8,10 +8,14 @@ pub use trace::{Step, Trace};
 use crate::wire::{AsPath, Community, LargeCommunity, PathAttributes};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-/// Calico maps priorities onto preference: LOCAL_PREF = 2147483647 - priority.
-const PRIORITY_BASE: u32 = 2_147_483_647;
+/// LOCAL_PREF of a route with a priority (metric units, lower is better), as Calico maps one onto the other.
+#[must_use]
+pub const fn preference(priority: u32) -> u32 {
+    2_147_483_647u32.saturating_sub(priority)
+}
 
 /// Accept or reject; ends the evaluation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -65,6 +69,14 @@ pub struct CidrMatch {
     pub length: Option<RangeInclusive<u8>>,
 }
 
+/// A match of the interface that packets leave by (BGPFilter `interface`): which next hops are behind such a one. The longest
+/// network around a next hop decides; one in no network is behind none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NextHopMatch {
+    /// The networks this host has routes to, and whether the interface there is one that is meant.
+    pub networks: Vec<(IpNet, bool)>,
+}
+
 /// Session type (BGPFilter `peerType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PeerType {
@@ -109,6 +121,9 @@ pub struct Rule {
     pub prefix: Option<CidrMatch>,
     /// Only routes learned by BGP (BGPFilter `source: RemotePeers`).
     pub learned: bool,
+    /// Way out.
+    #[serde(default)]
+    pub next_hop: Option<NextHopMatch>,
     /// Session type.
     pub peer_type: Option<PeerType>,
     /// The route carries this community.
@@ -126,6 +141,8 @@ pub struct Rule {
 pub struct RouteView<'a> {
     /// The prefix.
     pub prefix: IpNet,
+    /// Where it leads, before an export changes that; absent for a route originated here.
+    pub next_hop: Option<IpAddr>,
     /// Its attributes.
     pub attributes: &'a PathAttributes,
     /// Learned by BGP rather than originated here.
@@ -188,6 +205,13 @@ impl CidrMatch {
     }
 }
 
+impl NextHopMatch {
+    fn matches(&self, next_hop: IpAddr) -> bool {
+        let around = self.networks.iter().filter(|(network, _)| network.contains(&next_hop));
+        around.max_by_key(|(network, _)| network.prefix_len()).is_some_and(|(_, meant)| *meant)
+    }
+}
+
 impl AnyCommunity {
     fn is_in(&self, attributes: &PathAttributes) -> bool {
         match self {
@@ -200,18 +224,24 @@ impl AnyCommunity {
 impl Rule {
     /// The first condition that doesn't hold, in words; `None` if the rule matches.
     fn mismatch(&self, route: &RouteView<'_>) -> Option<&'static str> {
-        let preference = |priority: u32| Some(PRIORITY_BASE.saturating_sub(priority));
         if self.prefix.as_ref().is_some_and(|prefix| !prefix.matches(&route.prefix)) {
             Some("prefix")
         } else if self.learned && !route.learned {
             Some("source")
+        } else if let Some(wanted) = &self.next_hop
+            && !route.next_hop.is_some_and(|next_hop| wanted.matches(next_hop))
+        {
+            Some("interface")
         } else if self.peer_type.is_some_and(|kind| kind != route.peer_type) {
             Some("peer type")
         } else if self.community.as_ref().is_some_and(|community| !community.is_in(route.attributes)) {
             Some("community")
         } else if !begins_with(&route.attributes.as_path, &self.as_path_prefix) {
             Some("AS path")
-        } else if self.priority.is_some_and(|priority| route.attributes.local_pref != preference(priority)) {
+        } else if self
+            .priority
+            .is_some_and(|priority| route.attributes.local_pref != Some(preference(priority)))
+        {
             Some("priority")
         } else {
             None
@@ -234,7 +264,7 @@ impl Rule {
                     }
                 }
                 Operation::SetPriority(priority) => {
-                    out.local_pref = Some(PRIORITY_BASE.saturating_sub(*priority));
+                    out.local_pref = Some(preference(*priority));
                 }
                 Operation::SetLocalPref(value) => out.local_pref = Some(*value),
                 Operation::SetMed(value) => out.med = Some(*value),

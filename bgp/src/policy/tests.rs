@@ -5,7 +5,13 @@ fn net(text: &str) -> IpNet {
 }
 
 fn view<'a>(prefix: &str, attributes: &'a PathAttributes) -> RouteView<'a> {
-    RouteView { prefix: net(prefix), attributes, learned: true, peer_type: PeerType::Internal }
+    RouteView {
+        prefix: net(prefix),
+        next_hop: Some(IpAddr::from([172, 20, 0, 7])),
+        attributes,
+        learned: true,
+        peer_type: PeerType::Internal,
+    }
 }
 
 fn policy(rules: Vec<Rule>, default: Action) -> Policy {
@@ -78,16 +84,31 @@ fn every_condition_and_every_operation() {
     let attributes = PathAttributes {
         communities: [Community::new(64512, 7)].into_iter().collect(),
         large_communities: [large].into_iter().collect(),
-        local_pref: Some(PRIORITY_BASE - 1024),
+        local_pref: Some(preference(1024)),
         as_path: AsPath::sequence([65001, 65002]),
         ..Default::default()
     };
     let route = view("10.0.0.0/24", &attributes);
-    let own = RouteView { learned: false, peer_type: PeerType::External, ..route };
+    let own = RouteView { learned: false, next_hop: None, peer_type: PeerType::External, ..route };
+    let behind = |networks: &[(&str, bool)]| {
+        let networks = networks.iter().map(|(network, meant)| (net(network), *meant)).collect();
+        Some(NextHopMatch { networks })
+    };
     let plain = |value| Some(AnyCommunity::Plain(Community::new(64512, value)));
     let other = LargeCommunity { local2: 3, ..large };
     for (rule, on_learned, on_own) in [
         (Rule { learned: true, ..Rule::default() }, true, false),
+        (
+            Rule { next_hop: behind(&[("172.20.0.0/24", true), ("0.0.0.0/0", false)]), ..Rule::default() },
+            true,
+            false,
+        ),
+        (
+            Rule { next_hop: behind(&[("172.20.0.0/24", false), ("0.0.0.0/0", true)]), ..Rule::default() },
+            false,
+            false,
+        ),
+        (Rule { next_hop: behind(&[("172.21.0.0/24", true)]), ..Rule::default() }, false, false),
         (Rule { peer_type: Some(PeerType::Internal), ..Rule::default() }, true, false),
         (Rule { peer_type: Some(PeerType::External), ..Rule::default() }, false, true),
         (Rule { community: plain(7), ..Rule::default() }, true, true),

@@ -120,8 +120,10 @@ impl Speaker {
         }
         let peer_type =
             if config.kind == PeerKind::External { PeerType::External } else { PeerType::Internal };
-        let attributes = &self.rib.attrs.get(path.attrs).attributes;
-        let trace = config.import.explain(&RouteView { prefix, attributes, learned: true, peer_type });
+        let route = self.rib.attrs.get(path.attrs);
+        let (next_hop, attributes) = (route.next_hop.map(|next_hop| next_hop.address()), &route.attributes);
+        let view = RouteView { prefix, next_hop, attributes, learned: true, peer_type };
+        let trace = config.import.explain(&view);
         Some(Imported { peer: config.remote, trace, over_changed: path.filtered.is_none() })
     }
 

@@ -218,7 +218,8 @@ impl Speaker {
     ) -> AttrId {
         let peer_type =
             if config.kind == PeerKind::External { PeerType::External } else { PeerType::Internal };
-        let view = RouteView { prefix, attributes, learned: true, peer_type };
+        let view =
+            RouteView { prefix, next_hop: Some(next_hop.address()), attributes, learned: true, peer_type };
         match config.import.apply(&view) {
             Verdict::Accept => {}
             Verdict::Reject => *filtered = Some(FilterReason::Policy),

@@ -43,6 +43,8 @@ pub(crate) struct Touched {
     pub(crate) own_blocks: bool,
     /// BGP sessions.
     pub(crate) sessions: bool,
+    /// What this node advertises of services.
+    pub(crate) services: bool,
 }
 
 impl std::ops::BitOrAssign for Touched {
@@ -51,15 +53,18 @@ impl std::ops::BitOrAssign for Touched {
         self.cluster |= other.cluster;
         self.own_blocks |= other.own_blocks;
         self.sessions |= other.sessions;
+        self.services |= other.services;
     }
 }
 
-const NOTHING: Touched = Touched { routes: false, cluster: false, own_blocks: false, sessions: false };
+const NOTHING: Touched =
+    Touched { routes: false, cluster: false, own_blocks: false, sessions: false, services: false };
 const ROUTES: Touched = Touched { routes: true, ..NOTHING };
 const OWN_BLOCKS: Touched = Touched { own_blocks: true, ..ROUTES };
 /// Tunnels, and with them their addresses.
 const SETTINGS: Touched = Touched { cluster: true, ..OWN_BLOCKS };
 const SESSIONS: Touched = Touched { sessions: true, ..NOTHING };
+const SERVICES: Touched = Touched { services: true, ..NOTHING };
 const CLUSTER: Touched = Touched { cluster: true, sessions: true, ..OWN_BLOCKS };
 
 impl Cluster {
@@ -89,12 +94,15 @@ impl Cluster {
                 SETTINGS
             }
             Resource::WorkloadEndpoint(object) => {
+                if object.spec.node != node {
+                    return NOTHING;
+                }
                 // Those of other orchestrators are theirs to write and to delete.
                 let orchestrator = object.spec.orchestrator.as_deref().unwrap_or(ORCHESTRATOR_KUBERNETES);
-                if object.spec.node == node && orchestrator == ORCHESTRATOR_KUBERNETES {
+                if orchestrator == ORCHESTRATOR_KUBERNETES {
                     self.own_endpoints.insert(object.key());
                 }
-                NOTHING
+                Touched { sessions: self.bgp.put_workload(object), ..NOTHING }
             }
             Resource::Namespace(object) => {
                 self.namespaces.insert(name, object.clone());
@@ -138,7 +146,7 @@ impl Cluster {
             }
             Kind::WorkloadEndpoint => {
                 self.own_endpoints.remove(key);
-                NOTHING
+                Touched { sessions: self.bgp.delete_workload(key), ..NOTHING }
             }
             Kind::Namespace => {
                 self.namespaces.remove(name);
@@ -196,6 +204,8 @@ fn touched(kind: Kind, changed: bool) -> Touched {
     match kind {
         _ if !changed => NOTHING,
         Kind::Node | Kind::IpPool => CLUSTER,
+        Kind::BgpConfiguration => Touched { cluster: true, routes: true, ..SESSIONS },
+        Kind::Service | Kind::EndpointSlice => SERVICES,
         _ => SESSIONS,
     }
 }

@@ -268,7 +268,7 @@ impl Speaker {
         let identity = identity(name, planner.topology())?;
         // What it does to sessions is done when the service begins, with the whole list.
         drop(self.sessions.change(self.started.elapsed(), changes));
-        self.sessions.adopt(self.started.elapsed(), peers_of(&frozen, cluster));
+        self.sessions.adopt(self.started.elapsed(), peers_of(frozen.state.configured(), cluster));
         self.review_at = Instant::now();
         let config = service_config(&identity, self.restarting, self.max_paths);
         let (go, may_go) = oneshot::channel();
@@ -398,18 +398,26 @@ fn is_served(peers: &[PeerStatus], others: &BTreeSet<IpAddr>) -> bool {
     told && peers.iter().filter(up).any(|peer| others.contains(&peer.remote) && received(peer) >= of_clients)
 }
 
-/// The peers of another process that are nodes: it may have held their sessions until others replace them.
-fn peers_of(frozen: &Frozen, cluster: &Cluster) -> Vec<Peer> {
+/// The peers of another process that are nodes, or other reflectors whose Nodes are deleted: it may have held their
+/// sessions until others replace them.
+fn peers_of(configured: impl Iterator<Item = PeerConfig>, cluster: &Cluster) -> Vec<Peer> {
     let mut nodes: BTreeMap<IpAddr, (&String, &Node)> = BTreeMap::new();
     for (name, node) in &cluster.nodes {
         nodes.extend(node_addresses(node).map(|address| (address, (name, &**node))));
     }
     let peer = |config: PeerConfig| {
-        let (name, node) = nodes.get(&config.remote)?;
-        let reflector = node.spec.bgp.as_ref().is_some_and(|bgp| bgp.route_reflector_cluster_id.is_some());
-        Some(Peer { config: Arc::new(config), node: Some((*name).clone()), reflector })
+        let (name, reflector) = match nodes.get(&config.remote) {
+            Some((name, node)) => {
+                let bgp = node.spec.bgp.as_ref();
+                ((*name).clone(), bgp.is_some_and(|bgp| bgp.route_reflector_cluster_id.is_some()))
+            }
+            // Only reflectors hand sessions over, and to them whoever is no client is one, too.
+            None if config.kind == PeerKind::Internal => (config.description.clone(), true),
+            None => return None,
+        };
+        Some(Peer { config: Arc::new(config), node: Some(name), reflector })
     };
-    frozen.state.configured().filter_map(peer).collect()
+    configured.filter_map(peer).collect()
 }
 
 fn identity(name: &str, wanted: &Topology) -> Result<Identity, SpeakerError> {
@@ -454,5 +462,47 @@ pub async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_api::Metadata;
+    use margay_api::kinds::{NodeBgp, NodeSpec};
+
+    use super::*;
+
+    #[test]
+    fn what_a_deleted_reflector_told_is_held_over_an_upgrade() {
+        let mut cluster = Cluster::default();
+        for (name, address, cluster_id) in
+            [("n1", "10.0.0.1/24", None), ("rr2", "10.0.0.12/24", Some(Ipv4Addr::BROADCAST))]
+        {
+            let bgp = NodeBgp {
+                ipv4_address: Some(address.parse().unwrap()),
+                route_reflector_cluster_id: cluster_id,
+                ..NodeBgp::default()
+            };
+            let spec = NodeSpec { bgp: Some(bgp), ..NodeSpec::default() };
+            cluster.put(&Node::new(Metadata::named(name), spec).into());
+        }
+        let config = |last: u8, kind| PeerConfig {
+            description: format!("was {last}"),
+            ..PeerConfig::new(Ipv4Addr::new(10, 0, 0, last).into(), 64512, kind)
+        };
+        let configured = [
+            config(1, PeerKind::InternalClient),
+            config(2, PeerKind::InternalClient),
+            config(12, PeerKind::Internal),
+            config(13, PeerKind::Internal),
+            config(254, PeerKind::External),
+        ];
+        let peers = peers_of(configured.into_iter(), &cluster);
+        let told: Vec<_> = peers.iter().map(|peer| (peer.node.as_deref().unwrap(), peer.reflector)).collect();
+        assert_eq!(told, [("n1", false), ("rr2", true), ("was 13", true)]);
+        let mut sessions = Sessions::default();
+        sessions.adopt(Duration::ZERO, peers);
+        assert_eq!(sessions.gone(|name| cluster.nodes.contains_key(name)), []);
+        assert_eq!(sessions.held().len(), 3);
     }
 }

@@ -46,6 +46,7 @@ impl Decision {
             prefix,
             protocol: Protocol::Cluster,
             target: Target::Via(hops),
+            metric: 0,
         });
         Self { prefix, route, reasons }
     }
@@ -58,9 +59,18 @@ impl Decision {
 
 /// Decides about one destination. Looks at nothing but the context, so any prefix can be asked at any time.
 pub(crate) fn decide(cx: &Context, prefix: IpNet) -> Decision {
+    let decision = choose(cx, prefix);
+    Decision { route: decision.route.map(|route| cx.settings.with_metric(route)), ..decision }
+}
+
+fn choose(cx: &Context, prefix: IpNet) -> Decision {
     if let Some(interface) = cx.pods.get(&prefix).and_then(BTreeSet::first) {
-        let route =
-            Route { prefix, protocol: Protocol::Pods, target: Target::Link { dev: interface.clone() } };
+        let route = Route {
+            prefix,
+            protocol: Protocol::Pods,
+            target: Target::Link { dev: interface.clone() },
+            metric: 0,
+        };
         let reasons = vec![Reason::LocalPod { interface: interface.clone() }];
         return Decision { prefix, route: Some(route), reasons };
     }
@@ -70,7 +80,7 @@ pub(crate) fn decide(cx: &Context, prefix: IpNet) -> Decision {
         if prefix.prefix_len() == prefix.max_prefix_len() && !is_lent() {
             return Decision::none(prefix, Reason::OwnFullLengthBlock);
         }
-        let route = Route { prefix, protocol: Protocol::Cluster, target: Target::Blackhole };
+        let route = Route { prefix, protocol: Protocol::Cluster, target: Target::Blackhole, metric: 0 };
         return Decision { prefix, route: Some(route), reasons: vec![Reason::OwnBlock] };
     }
     let learned = cx.bgp.get(&prefix);
@@ -79,6 +89,9 @@ pub(crate) fn decide(cx: &Context, prefix: IpNet) -> Decision {
     if !is_others && let Some(&block) = cx.own_blocks.iter().find(|block| block.contains(&prefix)) {
         let next_hop = learned.and_then(|learned| learned.next_hops.first().map(|hop| hop.address));
         return Decision::none(prefix, Reason::InsideOwnBlock { block, next_hop });
+    }
+    if learned.is_some() && cx.settings.services.iter().any(|range| range.contains(&prefix)) {
+        return Decision::none(prefix, Reason::Service);
     }
     let pool = cx.pool_of(&prefix);
     let backend = cx.settings.backend;
@@ -93,6 +106,9 @@ pub(crate) fn decide(cx: &Context, prefix: IpNet) -> Decision {
         if !cx.settings.allows(pool.encapsulation) {
             let (pool, encapsulation) = (pool.name.clone(), pool.encapsulation);
             return Decision::none(prefix, Reason::SwitchedOff { pool, encapsulation });
+        }
+        if !cx.settings.writes(pool.encapsulation) {
+            return Decision::none(prefix, Reason::LeftToOthers { pool: pool.name.clone() });
         }
     }
     match pool {
@@ -169,6 +185,11 @@ fn direct_hops(cx: &Context, pool: Option<&Pool>, next_hop: IpAddr) -> Result<Ve
     if cx.own.address(family) == Some(next_hop) {
         return Err(Reason::NextHopIsThisNode { next_hop });
     }
+    if let Some(interface) = cx.pods.get(&IpNet::from(next_hop)).and_then(BTreeSet::first) {
+        // A workload of this node, which announces what is behind it.
+        let key = HopKey::Gateway { address: next_hop, dev: interface.clone() };
+        return Ok(vec![Hop { key, gateway: Some(next_hop), dev: interface.clone(), onlink: true }]);
+    }
     let ways = resolve(&cx.underlay, next_hop);
     if ways.is_empty() {
         return Err(Reason::NextHopUnreachable { next_hop });
@@ -188,7 +209,8 @@ fn direct_hops(cx: &Context, pool: Option<&Pool>, next_hop: IpAddr) -> Result<Ve
 /// To a BGP peer by way of a gateway on one of our links (`reachableBy`).
 pub(crate) fn to_peer(cx: &Context, prefix: IpNet, gateway: IpAddr) -> Option<Route> {
     let hops = direct_hops(cx, None, gateway).ok()?;
-    Some(Route { prefix, protocol: Protocol::Cluster, target: Target::Via(hops) })
+    let route = Route { prefix, protocol: Protocol::Cluster, target: Target::Via(hops), metric: 0 };
+    Some(cx.settings.with_metric(route))
 }
 
 /// In our subnet: BGP's way if it knows one, else straight to the owner. In another: the owner's tunnel end.

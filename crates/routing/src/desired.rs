@@ -107,6 +107,14 @@ pub struct Route {
     pub protocol: Protocol,
     /// What it does.
     pub target: Target,
+    /// Kernel metric (`RTA_PRIORITY`); 0: the kernel's own.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub metric: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(metric: &u32) -> bool {
+    *metric == 0
 }
 
 /// A VXLAN device (one per family), without learning, with static entries only.
@@ -234,6 +242,8 @@ pub struct Tunnels {
     pub ipip: Option<IpipDevice>,
     /// WireGuard devices; absent where it is off or the node has no address.
     pub wireguard: BTreeMap<Family, WireguardDevice>,
+    /// Addresses of this node that its workloads speak BGP with.
+    pub workload_peering: BTreeSet<IpNet>,
     /// Entries of the VXLAN devices' forwarding databases.
     pub fdb: BTreeSet<FdbEntry>,
     /// Permanent neighbours on the VXLAN devices.

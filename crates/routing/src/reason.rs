@@ -45,6 +45,8 @@ pub enum Reason {
     OwnTunnelMissing { family: Family },
     NobodysBlock,
     NotOfBackend { pool: Option<String>, backend: Backend },
+    LeftToOthers { pool: String },
+    Service,
 }
 
 impl Reason {
@@ -72,6 +74,8 @@ impl Reason {
             | Self::StaleAndGone { .. }
             | Self::NotLearned { .. }
             | Self::NobodysBlock
+            | Self::LeftToOthers { .. }
+            | Self::Service
             | Self::NotOfBackend { .. } => false,
         }
     }
@@ -193,6 +197,13 @@ impl fmt::Display for Reason {
                 )
             }
             Self::NobodysBlock => f.write_str("no route: the block belongs to no node"),
+            Self::LeftToOthers { pool } => write!(
+                f,
+                "no route of ours: programClusterRoutes of BGPConfiguration and FelixConfiguration leaves IPPool({pool}) to others"
+            ),
+            Self::Service => f.write_str(
+                "no route: it is of services, which every node finds by itself (serviceClusterIPs and its like of BGPConfiguration)",
+            ),
             Self::NotOfBackend { backend: Backend::None, .. } => {
                 f.write_str("no route of ours: this agent's backend is none")
             }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use margay_api::types::interface_matches;
 use margay_api::{IpPool, IpamBlock, Node};
 use serde::Serialize;
 
@@ -32,6 +33,8 @@ pub struct Router {
     block_names: BTreeMap<String, IpNet>,
     by_owner: Index<String>,
     by_next_hop: Index<IpAddr>,
+    /// All the kernel's routes that are not ours.
+    underlay: BTreeSet<UnderlayRoute>,
     /// Routers before BGP peers (`reachableBy`).
     gateways: BTreeMap<IpNet, IpAddr>,
     /// Prefixes to decide about again; `None`: all of them.
@@ -68,6 +71,7 @@ impl Router {
             block_names: BTreeMap::new(),
             by_owner: Index::new(),
             by_next_hop: Index::new(),
+            underlay: BTreeSet::new(),
             gateways: BTreeMap::new(),
             dirty: None,
             tunnels_dirty: true,
@@ -199,7 +203,7 @@ impl Router {
     pub fn add_pod(&mut self, address: IpAddr, interface: &str) {
         let prefix = IpNet::from(address);
         self.context.pods.entry(prefix).or_default().insert(interface.to_owned());
-        self.touch([prefix]);
+        self.touch_pod(prefix);
     }
 
     /// It has it no longer.
@@ -210,8 +214,15 @@ impl Router {
             if interfaces.is_empty() {
                 self.context.pods.remove(&prefix);
             }
-            self.touch([prefix]);
+            self.touch_pod(prefix);
         }
+    }
+
+    /// A pod's own route, and those that it announced.
+    fn touch_pod(&mut self, prefix: IpNet) {
+        let behind: Vec<IpNet> =
+            self.by_next_hop.get(&prefix.addr()).into_iter().flatten().copied().collect();
+        self.touch(behind.into_iter().chain([prefix]));
     }
 
     /// BGP peers (addresses) that are reached by way of a router on the link (`reachableBy`). A route wanted for another
@@ -226,8 +237,26 @@ impl Router {
         }
     }
 
+    /// Addresses of this node that its workloads speak BGP with.
+    pub fn set_workload_peering(&mut self, addresses: &BTreeSet<IpAddr>) {
+        if self.context.workload_peering != *addresses {
+            self.context.workload_peering.clone_from(addresses);
+            self.tunnels_dirty = true;
+        }
+    }
+
     /// The kernel's routes that are not ours; a next hop none of them covers is unreachable.
     pub fn set_underlay(&mut self, routes: BTreeSet<UnderlayRoute>) {
+        self.underlay = routes;
+        self.look_at_underlay();
+    }
+
+    /// Takes what counts of the kernel's routes: links of ignored interfaces lead nowhere (`ignoredInterfaces`).
+    fn look_at_underlay(&mut self) {
+        let ignored = &self.context.settings.ignored_interfaces;
+        let ignores = |dev: &str| ignored.iter().any(|pattern| interface_matches(pattern, dev));
+        let counts = |route: &&UnderlayRoute| route.gateway.is_some() || !ignores(&route.dev);
+        let routes: BTreeSet<UnderlayRoute> = self.underlay.iter().filter(counts).cloned().collect();
         if self.context.underlay != routes {
             self.context.underlay = routes;
             self.dirty = None;
@@ -250,6 +279,7 @@ impl Router {
             self.dirty = None;
             self.tunnels_dirty = true;
             self.problems_dirty = true;
+            self.look_at_underlay();
         }
     }
 
@@ -261,6 +291,9 @@ impl Router {
     /// How far an address is, for BGP's choice between next hops: 0 on a link of this node, else the kernel's metric of
     /// the route there, at least 1. Absent: unreachable.
     pub fn cost(&self, next_hop: IpAddr) -> Option<u32> {
+        if self.context.pods.contains_key(&IpNet::from(next_hop)) {
+            return Some(0);
+        }
         cost(&self.context.underlay, next_hop)
     }
 
@@ -327,6 +360,7 @@ impl Router {
         };
         Tunnels {
             ipip: tunnels::ipip_device(cx, &used, &mtus),
+            workload_peering: cx.workload_peering.iter().map(|address| IpNet::from(*address)).collect(),
             vxlan,
             wireguard: wireguard::devices(cx, &self.routes, &mtus),
             fdb,
@@ -410,7 +444,8 @@ impl fmt::Display for Route {
                 }
             }
         }
-        write!(f, " proto {}", self.protocol.number())
+        write!(f, " proto {}", self.protocol.number())?;
+        if self.metric > 0 { write!(f, " metric {}", self.metric) } else { Ok(()) }
     }
 }
 

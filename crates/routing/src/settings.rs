@@ -1,10 +1,11 @@
 //! What daemon's configuration and FelixConfiguration choose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use margay_api::kinds::FelixConfigurationSpec;
+use ipnet::IpNet;
+use margay_api::kinds::{BgpConfigurationSpec, FelixConfigurationSpec, ProgramClusterRoutes};
 
-use crate::desired::Encapsulation;
+use crate::desired::{Encapsulation, Protocol, Route};
 use crate::input::{Backend, Family};
 
 /// WireGuard between nodes.
@@ -70,6 +71,18 @@ pub struct Settings {
     pub pod_mtu: Option<u32>,
     /// Most next hops in one route; further ones (by address) are left out.
     pub max_paths: usize,
+    /// Routes to other nodes' blocks that Calico's BGP side would write (`programClusterRoutes` of BGPConfiguration). Here
+    /// one daemon does the work of both sides: what either is to write is written.
+    pub bgp_writes: ProgramClusterRoutes,
+    /// Those that Felix would write (`programClusterRoutes` of FelixConfiguration).
+    pub felix_writes: ProgramClusterRoutes,
+    /// Metrics of routes (`ipv4NormalRoutePriority`, `ipv6NormalRoutePriority`): FelixConfiguration's for pods,
+    /// BGPConfiguration's for the cluster's. Absent: the kernel's own.
+    pub metrics: BTreeMap<(Protocol, Family), u32>,
+    /// Interfaces whose links are no way to a next hop (`ignoredInterfaces`); `*` stands for any characters.
+    pub ignored_interfaces: Vec<String>,
+    /// Ranges of services' addresses: what BGP brings of them is for routers outside.
+    pub services: BTreeSet<IpNet>,
 }
 
 impl Default for Settings {
@@ -90,6 +103,11 @@ impl Default for Settings {
             wireguard: WireguardSettings::default(),
             pod_mtu: None,
             max_paths: 16,
+            bgp_writes: ProgramClusterRoutes::EnabledNoEncapOnly,
+            felix_writes: ProgramClusterRoutes::EnabledIpipOnly,
+            metrics: BTreeMap::new(),
+            ignored_interfaces: Vec::new(),
+            services: BTreeSet::new(),
         }
     }
 }
@@ -135,7 +153,61 @@ impl Settings {
             ipip_enabled: felix.ipip_enabled,
             vxlan_enabled: felix.vxlan_enabled,
             wireguard,
+            felix_writes: felix.program_cluster_routes.unwrap_or(default.felix_writes),
+            metrics: self.with_metrics(
+                Protocol::Pods,
+                felix.ipv4_normal_route_priority,
+                felix.ipv6_normal_route_priority,
+            ),
             ..self.clone()
+        }
+    }
+
+    /// With what the cluster's BGPConfiguration asks of every node, and the ranges of services that it advertises.
+    #[must_use]
+    pub fn with_bgp(&self, bgp: Option<&BgpConfigurationSpec>, services: BTreeSet<IpNet>) -> Self {
+        let (none, default) = (BgpConfigurationSpec::default(), Self::default());
+        let bgp = bgp.unwrap_or(&none);
+        Self {
+            bgp_writes: bgp.program_cluster_routes.unwrap_or(default.bgp_writes),
+            metrics: self.with_metrics(
+                Protocol::Cluster,
+                bgp.ipv4_normal_route_priority,
+                bgp.ipv6_normal_route_priority,
+            ),
+            ignored_interfaces: bgp.ignored_interfaces.clone(),
+            services,
+            ..self.clone()
+        }
+    }
+
+    fn with_metrics(
+        &self,
+        protocol: Protocol,
+        v4: Option<u32>,
+        v6: Option<u32>,
+    ) -> BTreeMap<(Protocol, Family), u32> {
+        let others = self.metrics.iter().filter(|((of, _), _)| *of != protocol);
+        let given = [(Family::V4, v4), (Family::V6, v6)].into_iter();
+        let given = given.filter_map(|(family, metric)| Some(((protocol, family), metric?)));
+        others.map(|(of, metric)| (*of, *metric)).chain(given).collect()
+    }
+
+    /// The route with the metric of its kind.
+    pub(crate) fn with_metric(&self, route: Route) -> Route {
+        let metric = self.metrics.get(&(route.protocol, Family::of(&route.prefix)));
+        Route { metric: metric.copied().unwrap_or_default(), ..route }
+    }
+
+    /// Routes to other nodes are this daemon's to write.
+    pub(crate) fn writes(&self, encapsulation: Encapsulation) -> bool {
+        use ProgramClusterRoutes::{Enabled, EnabledIpipOnly, EnabledNoEncapOnly};
+        let either = |side| self.bgp_writes == side || self.felix_writes == side;
+        match encapsulation {
+            Encapsulation::None => either(Enabled) || either(EnabledNoEncapOnly),
+            Encapsulation::Ipip => either(Enabled) || either(EnabledIpipOnly),
+            // Felix's in any case.
+            Encapsulation::Vxlan | Encapsulation::Wireguard => true,
         }
     }
 

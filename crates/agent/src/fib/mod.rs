@@ -63,7 +63,7 @@ pub(crate) struct Fib {
     kernel: Kernel,
     wanted: BTreeMap<IpNet, Wanted>,
     /// Those of them that are local pods'.
-    pods: BTreeSet<IpNet>,
+    pods: BTreeSet<RouteKey>,
     routes: Tracker<RouteKey, Route>,
     /// Absent on a kernel that has none: each route then carries its next hops itself.
     nexthops: Option<Nexthops>,
@@ -214,18 +214,18 @@ impl Fib {
     pub(crate) fn want_routes(&mut self, routes: BTreeMap<IpNet, Option<margay_routing::Route>>) {
         for (prefix, route) in routes {
             let before = self.wanted.remove(&prefix);
-            self.pods.remove(&prefix);
-            match route {
-                Some(route) => {
-                    if route.protocol == Protocol::Pods {
-                        self.pods.insert(prefix);
-                    }
-                    self.resolve(route);
+            if let Some(key) = before.as_ref().map(|before| key_of(&before.route)) {
+                self.pods.remove(&key);
+                if route.as_ref().is_none_or(|route| key_of(route) != key) {
+                    self.routes.unset(&key);
+                    self.blocked.remove(&key);
                 }
-                None => {
-                    self.routes.unset(&key_of(&prefix));
-                    self.blocked.remove(&key_of(&prefix));
+            }
+            if let Some(route) = route {
+                if route.protocol == Protocol::Pods {
+                    self.pods.insert(key_of(&route));
                 }
+                self.resolve(route);
             }
             // Only now: an object that both use stays.
             before.iter().for_each(|before| self.release(before));
@@ -272,8 +272,8 @@ impl Fib {
             report.errors.extend(errors.iter().map(ToString::to_string));
         }
         report.routes = self.routes.actual().len();
-        let is_missing = |prefix: &&IpNet| !self.routes.actual().contains_key(&key_of(prefix));
-        report.pods_missing = self.pods.iter().filter(is_missing).copied().collect();
+        let missing = self.pods.iter().filter(|key| !self.routes.actual().contains_key(key));
+        report.pods_missing = missing.map(|key| key.destination).collect();
         report
     }
 
@@ -309,6 +309,11 @@ impl Fib {
                 }
                 error => format!("IPIP device {}: {error}", device.name),
             });
+        }
+        if !wanted.workload_peering.is_empty()
+            && let Err(error) = tunnels::ensure_peering(&mut self.netlink, &wanted.workload_peering)
+        {
+            report.errors.push(format!("addresses for workloads to peer with: {error}"));
         }
         let keys = self.encryption.keys.clone();
         report.errors.extend(self.encryption.ensure(&mut self.netlink, &wanted));
@@ -348,7 +353,10 @@ impl Fib {
             RouteTarget::Nexthop(id) => nexthops.is_some_and(|nexthops| nexthops.is_in_kernel(id)),
             _ => true,
         };
-        for change in self.routes.changes() {
+        // What is new comes before what is old goes: it may be the same destination with another metric.
+        let is_delete = |change: &Change<'_, RouteKey, Route>| matches!(change, Change::Delete { .. });
+        let (old, new): (Vec<_>, Vec<_>) = self.routes.changes().partition(is_delete);
+        for change in new.into_iter().chain(old) {
             let step = match change {
                 Change::Add { value, .. } if possible(value) => RouteChange::Add(value.clone()),
                 Change::Update { to, .. } if possible(to) => RouteChange::Replace(to.clone()),
@@ -395,6 +403,7 @@ impl Fib {
     }
 }
 
-fn key_of(prefix: &IpNet) -> RouteKey {
-    Route::new(*prefix, RouteTarget::Blackhole, OURS[0]).key()
+fn key_of(route: &margay_routing::Route) -> RouteKey {
+    let key = Route::new(route.prefix, RouteTarget::Blackhole, OURS[0]);
+    Route { metric: route.metric, ..key }.key()
 }

@@ -29,7 +29,7 @@ impl Fib {
 
     /// From names to what the kernel takes: interfaces by number, next hops as objects.
     pub(super) fn resolve(&mut self, route: margay_routing::Route) {
-        let key = key_of(&route.prefix);
+        let key = key_of(&route);
         let mut objects = Vec::new();
         let target = match &route.target {
             Target::Blackhole => Some(RouteTarget::Blackhole),
@@ -57,7 +57,8 @@ impl Fib {
         match target {
             Some(target) => {
                 let number = route.protocol.number();
-                self.routes.set(key, Route::new(route.prefix, target, number).normalised());
+                let one = Route { metric: route.metric, ..Route::new(route.prefix, target, number) };
+                self.routes.set(key, one.normalised());
             }
             None => {
                 self.routes.unset(&key);

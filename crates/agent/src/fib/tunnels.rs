@@ -12,7 +12,11 @@ use margay_routing::{IpipDevice, Tunnels, VxlanDevice};
 use super::kernel::Kernel;
 
 /// Names our devices have unless FelixConfiguration gives others.
-pub(crate) const DEVICES: [&str; 5] = ["vxlan.mgy", "vxlan-v6.mgy", "ipip.mgy", "wireguard.mgy", "wg-v6.mgy"];
+pub(crate) const DEVICES: [&str; 6] =
+    ["vxlan.mgy", "vxlan-v6.mgy", "ipip.mgy", "wireguard.mgy", "wg-v6.mgy", PEERING];
+
+/// Holds the addresses that workloads speak BGP with: a bridge without ports, which every kernel with containers has.
+const PEERING: &str = "bgp.mgy";
 
 /// A neighbour's or forwarding entry's key: interface, then address or MAC.
 type Neighbours = Tracker<(u32, IpAddr), Mac>;
@@ -117,7 +121,7 @@ pub(super) fn ensure_vxlan(netlink: &mut Netlink, wanted: &VxlanDevice) -> Resul
         netlink.change_link(link.index, &change)?;
     }
     offload(wanted)?;
-    only_address(netlink, link.index, Some(wanted.address))
+    only_addresses(netlink, link.index, [wanted.address])
 }
 
 /// A kernel that cannot be asked offloads as it does by itself: that is what is wanted but for broken hardware.
@@ -146,23 +150,34 @@ pub(super) fn ensure_ipip(netlink: &mut Netlink, wanted: &IpipDevice) -> Result<
         let change = LinkChange { mtu: Some(wanted.mtu), up: Some(true), ..LinkChange::default() };
         netlink.change_link(link.index, &change)?;
     }
-    only_address(netlink, link.index, wanted.address)
+    only_addresses(netlink, link.index, wanted.address)
+}
+
+/// Makes the device that has the addresses that workloads speak BGP with.
+pub(super) fn ensure_peering(netlink: &mut Netlink, wanted: &BTreeSet<IpNet>) -> Result<(), Error> {
+    if netlink.link(PEERING)?.is_none() {
+        netlink.add_bridge(PEERING)?;
+    }
+    let index = netlink.link_index(PEERING)?;
+    netlink.set_up(index, true)?;
+    only_addresses(netlink, index, wanted.iter().copied())
 }
 
 /// Beside link-local ones, which the kernel makes.
-pub(super) fn only_address(netlink: &mut Netlink, index: u32, wanted: Option<IpNet>) -> Result<(), Error> {
-    let mut present = false;
+pub(super) fn only_addresses(
+    netlink: &mut Netlink,
+    index: u32,
+    wanted: impl IntoIterator<Item = IpNet>,
+) -> Result<(), Error> {
+    let mut missing: BTreeSet<IpNet> = wanted.into_iter().collect();
     for address in netlink.addresses(Some(index))? {
-        if Some(address.net) == wanted {
-            present = true;
-        } else if !is_link_local(address.net.addr()) {
+        if !missing.remove(&address.net) && !is_link_local(address.net.addr()) {
             netlink.delete_address(&address)?;
         }
     }
-    match wanted {
-        Some(net) if !present => netlink.add_address(&Address { index, net }, AddressOptions::default()),
-        _ => Ok(()),
-    }
+    missing
+        .into_iter()
+        .try_for_each(|net| netlink.add_address(&Address { index, net }, AddressOptions::default()))
 }
 
 /// Removes tunnel devices of ours that nothing needs any more; `former` have been wanted since this process began.
@@ -183,12 +198,10 @@ pub(super) fn sweep_devices(
 pub(super) fn device_names(tunnels: &Tunnels) -> impl Iterator<Item = &str> {
     let vxlan = tunnels.vxlan.values().map(|device| device.name.as_str());
     let ipip = tunnels.ipip.iter().map(|device| device.name.as_str());
-    vxlan.chain(ipip).chain(tunnels.wireguard.values().map(|device| device.name.as_str()))
+    let peering = (!tunnels.workload_peering.is_empty()).then_some(PEERING);
+    vxlan.chain(ipip).chain(tunnels.wireguard.values().map(|device| device.name.as_str())).chain(peering)
 }
 
 fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }

@@ -14,7 +14,7 @@ use margay_routing::{Family, Protocol, Tunnels, WireguardDevice};
 use nix::errno::Errno;
 
 use super::kernel::Kernel;
-use super::tunnels::only_address;
+use super::tunnels::only_addresses;
 
 /// Mark of encrypted packets, so that they are not encrypted again: Calico's default, a bit of our part of the mark that no rule
 /// uses.
@@ -94,7 +94,7 @@ impl Encryption {
                         LinkChange { mtu: Some(wanted.mtu), up: Some(true), ..LinkChange::default() };
                     netlink.change_link(link.index, &change)?;
                 }
-                only_address(netlink, link.index, wanted.address)?;
+                only_addresses(netlink, link.index, wanted.address)?;
             }
             Ok(actual.public_key)
         };

@@ -3,14 +3,18 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use margay_bgp::policy::preference;
 use margay_bgp::{Event, ForwardingHop, NextHopState, Originated};
 use margay_control::status::Problem;
 use margay_daemon::secrets;
 use margay_daemon::speaker::SpeakerError;
-use margay_daemon::topology::node_addresses;
-use margay_routing::{Backend, BgpRoute, NextHop};
+use margay_daemon::topology::{Way, node_addresses, service_routes};
+use margay_routing::{Backend, BgpRoute, NextHop, UnderlayRoute};
 
 use super::Node;
+
+/// Of routes of which BGPConfiguration says nothing (`ipv4NormalRoutePriority`, `ipv6NormalRoutePriority`).
+const NORMAL_PRIORITY: u32 = 1024;
 
 impl Node {
     /// Sessions are this node's business.
@@ -25,14 +29,13 @@ impl Node {
             return;
         }
         self.read_secrets();
+        self.look_for_ways();
         let outcome = self.speaker.follow(&self.config.node, &mut self.cluster.bgp).await;
         if let Some(wanted) = self.speaker.topology() {
             self.advertisements.clone_from(&wanted.advertisements);
-            if self.gateways != wanted.gateways {
-                self.gateways.clone_from(&wanted.gateways);
-                self.router.set_gateways(&self.gateways);
-                self.update_routes();
-            }
+            self.router.set_gateways(&wanted.gateways);
+            self.router.set_workload_peering(&wanted.workload_peering);
+            self.update_routes();
         }
         match outcome {
             Ok(()) => {
@@ -41,6 +44,17 @@ impl Node {
             }
             Err(error) => self.report_bgp_error(&error),
         }
+    }
+
+    /// Tells BGPFilters of this node's interfaces; true if that makes others of them.
+    pub(super) fn look_for_ways(&mut self) -> bool {
+        let underlay = self.forwarding.underlay();
+        let way = |route: &UnderlayRoute| Way {
+            prefix: route.prefix,
+            metric: route.metric,
+            dev: route.dev.clone(),
+        };
+        self.cluster.bgp.set_ways(underlay.routes.iter().map(way))
     }
 
     /// Ends sessions that others have replaced.
@@ -63,7 +77,7 @@ impl Node {
         self.cluster.bgp.set_secrets(found)
     }
 
-    /// Advertises this node's blocks of the pools that may be advertised.
+    /// Advertises this node's blocks of the pools that may be advertised, and what it serves of services.
     pub(super) async fn originate(&mut self) {
         let own = self.cluster.bgp.nodes.get(&self.config.node).and_then(|node| node.spec.bgp.as_ref());
         let next_hop = |block: &IpNet| -> Option<IpAddr> {
@@ -77,10 +91,22 @@ impl Node {
             let pool = pools.iter().find(|pool| pool.spec.cidr.contains(block));
             pool.is_some_and(|pool| !pool.spec.disable_bgp_export)
         };
+        let settings = self.cluster.bgp.settings();
+        let priority = |block: &IpNet| {
+            let given = settings.and_then(|spec| match block {
+                IpNet::V4(_) => spec.ipv4_normal_route_priority,
+                IpNet::V6(_) => spec.ipv6_normal_route_priority,
+            });
+            given.unwrap_or(NORMAL_PRIORITY)
+        };
         let blocks = self.addresses.allocator().blocks().filter(exported);
+        let services = service_routes(&self.config.node, &self.cluster.bgp);
+        let services = services.into_iter().filter(|route| next_hop(route).is_some());
         let routes = blocks
+            .chain(services)
             .map(|block| {
                 let mut route = Originated::new(block, next_hop(&block));
+                route.local_pref = Some(preference(priority(&block)));
                 for part in self.advertisements.iter().filter(|part| part.cidr.contains(&block)) {
                     route.communities.extend(&part.communities);
                     route.large_communities.extend(&part.large_communities);

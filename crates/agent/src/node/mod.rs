@@ -134,8 +134,6 @@ pub(crate) struct Node {
     router: Router,
     /// Next hops of BGP routes, and how far the speaker was told that they are.
     next_hops: BTreeMap<IpAddr, Option<u32>>,
-    /// Gateways to BGP peers (`reachableBy`).
-    gateways: BTreeMap<IpAddr, IpAddr>,
     /// Communities of this node's own routes.
     advertisements: Vec<Advertisement>,
     /// For a block.
@@ -204,7 +202,6 @@ impl Node {
             in_sync: false,
             speaker: parts.speaker,
             next_hops: BTreeMap::new(),
-            gateways: BTreeMap::new(),
             advertisements: Vec::new(),
             waiting: Vec::new(),
             deferred: Vec::new(),
@@ -260,6 +257,9 @@ impl Node {
                     if self.in_sync {
                         self.publish_keys();
                         self.update_routes();
+                        if self.look_for_ways() {
+                            self.update_sessions().await;
+                        }
                     }
                 }
                 _ = tick.tick() => self.on_tick().await,
@@ -286,6 +286,8 @@ impl Node {
         }
         if touched.sessions {
             self.update_sessions().await;
+        } else if touched.services {
+            self.originate().await;
         }
         if touched.own_blocks {
             self.update_blocks().await;
@@ -341,7 +343,7 @@ impl Node {
                 self.register().await;
                 self.sweep_endpoints();
                 self.tell_engine(policy::Input::InSync).await;
-                Touched { routes: true, cluster: true, own_blocks: true, sessions: true }
+                Touched { routes: true, cluster: true, own_blocks: true, sessions: true, services: true }
             }
             SyncEvent::Lost(reason) => {
                 let meanwhile = if self.in_sync {

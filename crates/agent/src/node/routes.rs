@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use margay_api::kinds::FelixConfigurationSpec;
 use margay_control::status::Problem;
+use margay_daemon::topology::service_ranges;
 use margay_routing::{RouteTrace, with_wireguard_keys};
 
 use super::Node;
@@ -18,11 +19,13 @@ impl Node {
         self.router.set_uplink(uplink.map(|own| self.mtu_interfaces.uplink(&underlay, own)));
     }
 
-    /// Tells the router of the cluster's nodes and pools, and of what FelixConfiguration asks of this node.
+    /// Tells the router of the cluster's nodes and pools, and of what FelixConfiguration and BGPConfiguration ask of this
+    /// node.
     pub(super) fn cluster_changed(&mut self) {
         let felix =
             FelixConfigurationSpec::of_node(&self.cluster.felix, &self.config.node, &self.own_labels());
-        self.router.set_settings(self.router.settings().with_felix(&felix));
+        let (bgp, services) = (self.cluster.bgp.settings(), service_ranges(&self.cluster.bgp));
+        self.router.set_settings(self.router.settings().with_felix(&felix).with_bgp(bgp, services));
         self.mtu_interfaces.follow(&felix);
         self.report_settings(&felix);
         let nodes: Vec<_> = self.cluster.bgp.nodes.values().map(Box::as_ref).collect();

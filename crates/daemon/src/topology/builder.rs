@@ -5,19 +5,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use margay_api::kinds::NextHopMode as ApiNextHopMode;
 use margay_api::kinds::{RestartMode, ReversePeering, SecretRef, SourceAddress};
 use margay_api::types::PeerAddress;
 use margay_api::{BgpPeer, Node};
 use margay_bgp::policy::Policy;
-use margay_bgp::{MaxPrefix, NextHopMode, PeerConfig, PeerKind};
+use margay_bgp::{Family, MaxPrefix, NextHopMode, PeerConfig, PeerKind};
 use margay_control::status::Problem;
 
 use super::assign::Reflectors;
 use super::settings::{Settings, secret_name};
 use super::{
     Cluster, Peer, addresses, as_of, bfd, cluster_id, concerns, families, filters, matches, node_addresses,
-    problem,
+    problem, service_ranges,
 };
 
 /// What comes of two nodes, or of a BGPPeer that names a router.
@@ -51,6 +52,9 @@ impl Rule<'_> {
     }
 }
 
+/// Sessions with others than nodes, by address, with the BGPPeers they are from.
+type Sought<'a> = BTreeMap<IpAddr, (Rule<'a>, Outcome)>;
+
 /// Import and export of a session.
 type Policies = (Arc<Policy>, Arc<Policy>);
 
@@ -63,7 +67,7 @@ pub(super) struct Builder<'a> {
     /// BGPPeers in the order in which they count.
     rules: Vec<Rule<'a>>,
     import_all: Arc<Policy>,
-    export_pools: Arc<Policy>,
+    export_own: Arc<Policy>,
     /// BGPFilters compiled, by BGPPeer and by whether for a router.
     compiled: BTreeMap<(&'a str, bool), Policies>,
     pub(super) problems: Vec<Problem>,
@@ -71,18 +75,20 @@ pub(super) struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     pub(super) fn new(name: &'a str, me: &'a Node, cluster: &'a Cluster, reflectors: &'a Reflectors) -> Self {
+        let settings = Settings::of(name, cluster);
         let mut problems = Vec::new();
         let mut rules = Vec::new();
         for (peer_name, peer) in &cluster.peers {
             let (spec, here) = (&peer.spec, concerns(peer, name, me));
             let reverse = spec.reverse_peering.unwrap_or_default() == ReversePeering::Auto
                 && spec.peer_selector.as_ref().is_some_and(|selector| matches(selector, me));
-            if spec.peer_ip.is_some() || spec.peer_selector.is_some() {
-                if here || reverse {
-                    rules.push(Rule { name: peer_name, peer, here, reverse });
-                }
-            } else if here {
-                let message = "peering with local workloads is not supported yet: it has no effect";
+            if here || reverse {
+                rules.push(Rule { name: peer_name, peer, here, reverse });
+            }
+            let addresses = [true, false].map(|v4| settings.workload_peering(v4));
+            if here && spec.local_workload_selector.is_some() && addresses == [None, None] {
+                let message = "there is no address for workloads to peer with: set localWorkloadPeeringIPV4 or \
+                               localWorkloadPeeringIPV6 of BGPConfiguration";
                 problems.push(problem(format!("BGPPeer({peer_name})"), message));
             }
         }
@@ -92,17 +98,21 @@ impl<'a> Builder<'a> {
             cluster,
             reflectors,
             me,
-            settings: Settings::of(name, cluster),
+            settings,
             rules,
             import_all: Arc::default(),
-            export_pools: Arc::new(filters::export_pools(cluster.pools_in_force())),
+            export_own: Arc::new(filters::export_own(
+                cluster.pools_in_force(),
+                service_ranges(cluster),
+                cluster_id(me).is_some(),
+            )),
             compiled: BTreeMap::new(),
             problems,
         }
     }
 
     /// Addresses that BGPPeers for this node name, and the sessions with those that are no node's.
-    pub(super) fn routers(&mut self) -> BTreeMap<IpAddr, Outcome> {
+    pub(super) fn routers(&mut self) -> Vec<Outcome> {
         let nodes: BTreeMap<IpAddr, &str> = if self.rules.iter().any(|rule| rule.peer.spec.peer_ip.is_some())
         {
             let all = self.cluster.nodes.iter();
@@ -111,7 +121,7 @@ impl<'a> Builder<'a> {
         } else {
             BTreeMap::new()
         };
-        let mut out: BTreeMap<IpAddr, (Rule<'a>, Outcome)> = BTreeMap::new();
+        let mut out = Sought::new();
         for rule in self.rules.clone() {
             let Some(address) = rule.peer.spec.peer_ip.as_ref().filter(|_| rule.here) else { continue };
             let remote = address.ip;
@@ -119,15 +129,49 @@ impl<'a> Builder<'a> {
                 continue;
             }
             let outcome = self.with_router(rule, address);
-            match out.get(&remote) {
-                Some((winner, first)) => {
-                    let (winner, differs) = (*winner, differ(first, &outcome));
-                    self.report_conflict(winner, rule, differs);
+            self.note(&mut out, remote, rule, outcome);
+        }
+        out.into_values().map(|(_, outcome)| outcome).collect()
+    }
+
+    /// The sessions with workloads of this node that BGPPeers select.
+    pub(super) fn workloads(&mut self) -> Vec<Outcome> {
+        let mut out = Sought::new();
+        for rule in self.rules.clone().into_iter().filter(|rule| rule.here) {
+            let Some(selector) = &rule.peer.spec.local_workload_selector else { continue };
+            for (key, workload) in &self.cluster.workloads {
+                for remote in workload.addresses.iter().filter(|_| selector.matches(&workload.labels)) {
+                    let Some(local) = self.settings.workload_peering(remote.is_ipv4()) else { continue };
+                    let outcome = self.with_workload(rule, &key.name, *remote, local);
+                    if workload.alone {
+                        let message = "what its workloads announce is routed to them, but policy lets through what is \
+                                       theirs alone: their own addresses, and allowSpoofedSourcePrefixes of their \
+                                       WorkloadEndpoints, which some lack";
+                        self.report(problem(format!("BGPPeer({})", rule.name), message));
+                    }
+                    self.note(&mut out, *remote, rule, outcome);
                 }
-                None => drop(out.insert(remote, (rule, outcome))),
             }
         }
-        out.into_iter().map(|(remote, (_, outcome))| (remote, outcome)).collect()
+        out.into_values().map(|(_, outcome)| outcome).collect()
+    }
+
+    /// The addresses that workloads peer with, if any may.
+    pub(super) fn workload_peering(&self) -> BTreeSet<IpAddr> {
+        let wanted = |rule: &Rule<'_>| rule.here && rule.peer.spec.local_workload_selector.is_some();
+        let families = [true, false].into_iter().filter(|_| self.rules.iter().any(wanted));
+        families.filter_map(|v4| self.settings.workload_peering(v4)).collect()
+    }
+
+    /// Of two sessions with one address the first counts.
+    fn note(&mut self, out: &mut Sought<'a>, remote: IpAddr, rule: Rule<'a>, outcome: Outcome) {
+        match out.get(&remote) {
+            Some((winner, first)) => {
+                let (winner, differs) = (*winner, differ(first, &outcome));
+                self.report_conflict(winner, rule, differs);
+            }
+            None => drop(out.insert(remote, (rule, outcome))),
+        }
     }
 
     /// The session with another node.
@@ -218,7 +262,7 @@ impl<'a> Builder<'a> {
             }
             config.import = Arc::clone(&self.import_all);
         } else {
-            config.export = Arc::clone(&self.export_pools);
+            config.export = Arc::clone(&self.export_own);
         }
         let usable = match rule {
             Some(rule) => self.adjust(&mut config, rule, false),
@@ -235,26 +279,17 @@ impl<'a> Builder<'a> {
     /// A reflector accepts from a node what the datastore says is the node's, and little more than so many prefixes.
     fn restrict(&self, config: &mut PeerConfig, name: &str) {
         let blocks = self.cluster.blocks.get(name);
-        config.max_prefix = Some(prefix_limit(blocks.map_or(0, BTreeSet::len)));
-        config.authorised_origins = Some(blocks.into_iter().flatten().copied().collect());
+        let services = service_ranges(self.cluster);
+        config.max_prefix = Some(prefix_limit(blocks.map_or(0, BTreeSet::len), &services));
+        config.authorised_origins = Some(blocks.into_iter().flatten().copied().chain(services).collect());
     }
 
     /// A session with something that is no node: a top-of-rack router, a foreign reflector.
     fn with_router(&mut self, rule: Rule<'a>, address: &PeerAddress) -> Outcome {
         let (spec, remote) = (&rule.peer.spec, address.ip);
-        let local_as = spec.local_as_number.map(|number| number.0);
-        let own_as = local_as.unwrap_or_else(|| as_of(self.me, self.cluster));
-        let their_as = spec.as_number.map_or(own_as, |number| number.0);
-        let kind = match cluster_id(self.me) {
-            _ if their_as != own_as => PeerKind::External,
-            Some(_) => PeerKind::InternalClient,
-            None => PeerKind::Internal,
-        };
-        let mut config = PeerConfig::new(remote, their_as, kind);
+        let mut config = self.outside(rule, remote);
         config.port = address.port.unwrap_or(margay_bgp::BGP_PORT);
-        config.local_as = local_as;
         rule.name.clone_into(&mut config.description);
-        config.export = Arc::clone(&self.export_pools);
         config.interface.clone_from(&address.zone);
         // As Calico's `add paths on`: several paths both ways with routers that want them.
         config.add_path_receive = true;
@@ -268,6 +303,35 @@ impl<'a> Builder<'a> {
         }
         let peer = Peer { config: Arc::new(config), node: None, reflector: false };
         Outcome::Session(peer, spec.reachable_by)
+    }
+
+    /// A session with a workload of this node, which may speak BGP and need not.
+    fn with_workload(&mut self, rule: Rule<'a>, name: &str, remote: IpAddr, local: IpAddr) -> Outcome {
+        let mut config = self.outside(rule, remote);
+        name.clone_into(&mut config.description);
+        config.families = vec![if remote.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }];
+        config.expected = false;
+        if !self.adjust(&mut config, rule, true) {
+            return Outcome::Unusable;
+        }
+        // Whatever `sourceAddress` says: it is the one the workload knows.
+        config.local = Some(local);
+        Outcome::Session(Peer { config: Arc::new(config), node: None, reflector: false }, None)
+    }
+
+    /// What sessions with others than nodes have in common.
+    fn outside(&self, rule: Rule<'a>, remote: IpAddr) -> PeerConfig {
+        let spec = &rule.peer.spec;
+        let local_as = spec.local_as_number.map(|number| number.0);
+        let own_as = local_as.unwrap_or_else(|| as_of(self.me, self.cluster));
+        let their_as = spec.as_number.map_or(own_as, |number| number.0);
+        let kind = match cluster_id(self.me) {
+            _ if their_as != own_as => PeerKind::External,
+            Some(_) => PeerKind::InternalClient,
+            None => PeerKind::Internal,
+        };
+        let export = Arc::clone(&self.export_own);
+        PeerConfig { local_as, export, ..PeerConfig::new(remote, their_as, kind) }
     }
 
     /// Applies the cluster's settings to a session that nodes have by themselves; false if it cannot be used.
@@ -357,7 +421,13 @@ impl<'a> Builder<'a> {
             return (Arc::clone(import), Arc::clone(export));
         }
         let filters = &rule.peer.spec.filters;
-        let compiled = filters::compile(filters, &self.cluster.filters, &config.import, &config.export);
+        let compiled = filters::compile(
+            filters,
+            &self.cluster.filters,
+            &self.cluster.ways,
+            &config.import,
+            &config.export,
+        );
         for message in compiled.problems {
             self.report(problem(format!("BGPPeer({})", rule.name), message));
         }
@@ -399,9 +469,13 @@ impl Rule<'_> {
 }
 
 /// What a node with so many blocks may announce: its blocks, single addresses in them, and blocks that it has claimed
-/// and the datastore has not told yet. All that is refused counts too, so this bounds what a node can make us keep.
-fn prefix_limit(blocks: usize) -> MaxPrefix {
-    MaxPrefix::new(u32::try_from(blocks).unwrap_or(u32::MAX).saturating_mul(256).saturating_add(1024))
+/// and the datastore has not told yet; and addresses of services, as far as there are so many in their ranges. All that is
+/// refused counts too, so this bounds what a node can make us keep.
+fn prefix_limit(blocks: usize, services: &BTreeSet<IpNet>) -> MaxPrefix {
+    let blocks = u32::try_from(blocks).unwrap_or(u32::MAX).saturating_mul(256);
+    let hosts = |range: &IpNet| 1 << (range.max_prefix_len() - range.prefix_len()).min(16);
+    let services = services.iter().map(hosts).fold(0, u32::saturating_add);
+    MaxPrefix::new(blocks.saturating_add(1024).saturating_add(services))
 }
 
 /// Whether two BGPPeers make different things of a session, apart from the name it shows.

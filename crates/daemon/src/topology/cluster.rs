@@ -1,11 +1,16 @@
 //! What the topology follows from, and what of it has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use margay_api::kinds::{Affinity, disjoint_pools};
-use margay_api::{BfdConfiguration, BgpConfiguration, BgpFilter, BgpPeer, IpPool, Key, Kind, Node, Resource};
+use margay_api::kinds::{Affinity, BgpConfigurationSpec, disjoint_pools};
+use margay_api::{
+    BfdConfiguration, BgpConfiguration, BgpFilter, BgpPeer, IpPool, Key, Kind, Node, Resource,
+    WorkloadEndpoint,
+};
 
+use super::services::Services;
 use crate::secrets::Secrets;
 
 /// What the topology follows from.
@@ -27,8 +32,31 @@ pub struct Cluster {
     pub blocks: BTreeMap<String, BTreeSet<IpNet>>,
     /// Owner and range of each IPAMBlock, by its name.
     owners: BTreeMap<String, (String, IpNet)>,
+    pub(super) services: Services,
+    pub(super) ways: BTreeSet<Way>,
+    pub(super) workloads: BTreeMap<Key, Workload>,
     secrets: Secrets,
     changes: Changes,
+}
+
+/// A workload of this node, as far as BGP may be spoken with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Workload {
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) addresses: Vec<IpAddr>,
+    /// Policy knows it by these addresses alone: nothing behind it is let through.
+    pub(super) alone: bool,
+}
+
+/// A route of this node's kernel, as far as BGPFilters ask: where, and by which interface.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Way {
+    /// The destination.
+    pub prefix: IpNet,
+    /// Lower is preferred.
+    pub metric: u32,
+    /// Interface.
+    pub dev: String,
 }
 
 /// What has changed since [`Cluster::take_changes`] was last asked.
@@ -70,6 +98,8 @@ impl Cluster {
                     _ => self.own(name, None),
                 };
             }
+            Resource::Service(object) => return self.services.put(object),
+            Resource::EndpointSlice(object) => return self.services.put_slice(object),
             Resource::IpPool(object) => insert(&mut self.pools, name, object),
             Resource::BgpConfiguration(object) => insert(&mut self.configurations, name, object),
             Resource::BgpPeer(object) => insert(&mut self.peers, name, object),
@@ -94,6 +124,8 @@ impl Cluster {
                 return changed;
             }
             Kind::IpamBlock => return self.own(name, None),
+            Kind::Service => return self.services.delete(key),
+            Kind::EndpointSlice => return self.services.delete_slice(key),
             Kind::IpPool => self.pools.remove(name).is_some(),
             Kind::BgpConfiguration => self.configurations.remove(name).is_some(),
             Kind::BgpPeer => self.peers.remove(name).is_some(),
@@ -103,6 +135,12 @@ impl Cluster {
         };
         self.changes.everything |= changed;
         changed
+    }
+
+    /// The cluster's own settings of BGP.
+    #[must_use]
+    pub fn settings(&self) -> Option<&BgpConfigurationSpec> {
+        self.configurations.get("default").map(|object| &object.spec)
     }
 
     /// What [`super::secrets`] names, read.
@@ -115,6 +153,40 @@ impl Cluster {
     pub fn set_secrets(&mut self, secrets: Secrets) -> bool {
         let changed = self.secrets != secrets;
         self.secrets = secrets;
+        self.changes.everything |= changed;
+        changed
+    }
+
+    /// Takes a workload of this node in; true if sessions with workloads are wanted and it says something new.
+    pub fn put_workload(&mut self, endpoint: &WorkloadEndpoint) -> bool {
+        let addresses = endpoint.spec.ip_networks.iter().map(IpNet::addr).collect();
+        let alone = endpoint.spec.allow_spoofed_source_prefixes.is_empty();
+        let workload = Workload { labels: endpoint.metadata.labels.clone(), addresses, alone };
+        let before = self.workloads.insert(endpoint.key(), workload.clone());
+        self.workloads_changed(before != Some(workload))
+    }
+
+    /// Takes a workload out; true if sessions with workloads are wanted and it was there.
+    pub fn delete_workload(&mut self, key: &Key) -> bool {
+        let changed = self.workloads.remove(key).is_some();
+        self.workloads_changed(changed)
+    }
+
+    fn workloads_changed(&mut self, changed: bool) -> bool {
+        let wanted = || self.peers.values().any(|peer| peer.spec.local_workload_selector.is_some());
+        let changed = changed && wanted();
+        self.changes.everything |= changed;
+        changed
+    }
+
+    /// Takes in the ways that this node's kernel knows to next hops; true if a BGPFilter matches by `interface` and they
+    /// are new.
+    pub fn set_ways(&mut self, ways: impl IntoIterator<Item = Way>) -> bool {
+        let asked =
+            self.filters.values().any(|filter| filter.spec.rules().any(|rule| rule.interface.is_some()));
+        let ways: BTreeSet<Way> = ways.into_iter().filter(|_| asked).collect();
+        let changed = self.ways != ways;
+        self.ways = ways;
         self.changes.everything |= changed;
         changed
     }

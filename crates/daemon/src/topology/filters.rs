@@ -1,16 +1,18 @@
 //! BGPFilters as the speaker's policies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use margay_api::kinds::{
     BgpFilterRule, FilterAction, FilterOperation, MatchOperator, PeerType as ApiPeerType,
 };
-use margay_api::types::Community;
+use margay_api::types::{Community, interface_matches};
 use margay_api::{BgpFilter, IpPool};
 use margay_bgp::policy::{
-    Action, AnyCommunity, CidrMatch, CidrOperator, Filter, Operation, PeerType, Policy, Rule,
+    Action, AnyCommunity, CidrMatch, CidrOperator, Filter, NextHopMatch, Operation, PeerType, Policy, Rule,
 };
+
+use super::Way;
 
 /// Both directions of a session's filters.
 pub(super) struct Compiled {
@@ -19,9 +21,14 @@ pub(super) struct Compiled {
     pub(super) problems: Vec<String>,
 }
 
-/// What a node may announce when no filter says otherwise: what lies in a pool that is exported.
-pub(super) fn export_pools<'a>(pools: impl IntoIterator<Item = &'a IpPool>) -> Policy {
-    let rules = pools
+/// What a node may announce when no filter says otherwise: what lies in a pool that is exported, and its own of the
+/// ranges of services. What other nodes announce of services is theirs to tell; a reflector tells it too (`reflects`).
+pub(super) fn export_own<'a>(
+    pools: impl IntoIterator<Item = &'a IpPool>,
+    services: impl IntoIterator<Item = IpNet> + Clone,
+    reflects: bool,
+) -> Policy {
+    let pools = pools
         .into_iter()
         .map(|pool| Rule {
             action: if pool.spec.disable_bgp_export { Action::Reject } else { Action::Accept },
@@ -29,8 +36,18 @@ pub(super) fn export_pools<'a>(pools: impl IntoIterator<Item = &'a IpPool>) -> P
             ..Rule::default()
         })
         .collect();
-    let filter = Filter { name: "IP pools".to_owned(), rules };
-    Policy { filters: vec![filter], default: Action::Reject }
+    let of_services = |action: Action, learned: bool| {
+        let rule = move |range| Rule { action, prefix: Some(inside(range)), learned, ..Rule::default() };
+        services.clone().into_iter().map(rule)
+    };
+    let others = of_services(Action::Reject, true).filter(|_| !reflects);
+    let services: Vec<Rule> = others.chain(of_services(Action::Accept, false)).collect();
+    let mut filters = vec![Filter { name: "IP pools".to_owned(), rules: pools }];
+    if !services.is_empty() {
+        // First: addresses of load balancers may be a pool's.
+        filters.insert(0, Filter { name: "services".to_owned(), rules: services });
+    }
+    Policy { filters, default: Action::Reject }
 }
 
 /// The filters `names` in order, and behind them what the session had without them. A filter that doesn't exist
@@ -38,6 +55,7 @@ pub(super) fn export_pools<'a>(pools: impl IntoIterator<Item = &'a IpPool>) -> P
 pub(super) fn compile(
     names: &[String],
     known: &BTreeMap<String, BgpFilter>,
+    ways: &BTreeSet<Way>,
     import: &Policy,
     export: &Policy,
 ) -> Compiled {
@@ -49,15 +67,14 @@ pub(super) fn compile(
     for name in names {
         if let Some(filter) = known.get(name) {
             let spec = &filter.spec;
-            let lists = [&spec.import_v4, &spec.import_v6, &spec.export_v4, &spec.export_v6];
-            if lists.into_iter().flatten().any(|rule| rule.interface.is_some()) {
+            if ways.is_empty() && spec.rules().any(|rule| rule.interface.is_some()) {
                 out.problems.push(format!(
-                    "BGPFilter({name}) has rules with `interface`, which match no route: routes have next hops \
-                     here and no interfaces. Write them with `cidr`, `source` or `peerType`"
+                    "BGPFilter({name}) has rules with `interface`, which match no route here: a reflector sends no \
+                     packets out of interfaces. Write them with `cidr`, `source` or `peerType`"
                 ));
             }
-            out.import.filters.push(both(name, &spec.import_v4, &spec.import_v6));
-            out.export.filters.push(both(name, &spec.export_v4, &spec.export_v6));
+            out.import.filters.push(both(name, &spec.import_v4, &spec.import_v6, ways));
+            out.export.filters.push(both(name, &spec.export_v4, &spec.export_v6, ways));
         } else {
             out.problems.push(format!(
                 "BGPFilter({name}) does not exist: until it does, nothing is exchanged on these sessions"
@@ -73,18 +90,14 @@ pub(super) fn compile(
     out
 }
 
-fn both(name: &str, v4: &[BgpFilterRule], v6: &[BgpFilterRule]) -> Filter {
-    let v4 = v4.iter().filter_map(|rule| compile_rule(rule, Ipv4Net::default().into(), 32));
-    let v6 = v6.iter().filter_map(|rule| compile_rule(rule, Ipv6Net::default().into(), 128));
+fn both(name: &str, v4: &[BgpFilterRule], v6: &[BgpFilterRule], ways: &BTreeSet<Way>) -> Filter {
+    let v4 = v4.iter().map(|rule| compile_rule(rule, ways, Ipv4Net::default().into(), 32));
+    let v6 = v6.iter().map(|rule| compile_rule(rule, ways, Ipv6Net::default().into(), 128));
     Filter { name: name.to_owned(), rules: v4.chain(v6).collect() }
 }
 
 /// `everything` is the family's default route: a rule without a CIDR matches its own family only.
-fn compile_rule(rule: &BgpFilterRule, everything: IpNet, bits: u8) -> Option<Rule> {
-    if rule.interface.is_some() {
-        // The speaker's routes are blocks and what peers announce: none of them has an interface to match.
-        return None;
-    }
+fn compile_rule(rule: &BgpFilterRule, ways: &BTreeSet<Way>, everything: IpNet, bits: u8) -> Rule {
     let prefix = rule.cidr.map_or_else(
         || inside(everything),
         |cidr| CidrMatch {
@@ -101,10 +114,11 @@ fn compile_rule(rule: &BgpFilterRule, everything: IpNet, bits: u8) -> Option<Rul
                 .map(|length| length.min.unwrap_or(cidr.prefix_len())..=length.max.unwrap_or(bits)),
         },
     );
-    Some(Rule {
+    Rule {
         action: action(rule.action),
         prefix: Some(prefix),
         learned: rule.source.is_some(),
+        next_hop: rule.interface.as_ref().map(|pattern| behind(pattern, ways)),
         peer_type: rule.peer_type.map(|kind| match kind {
             ApiPeerType::Ebgp => PeerType::External,
             ApiPeerType::Ibgp => PeerType::Internal,
@@ -117,7 +131,18 @@ fn compile_rule(rule: &BgpFilterRule, everything: IpNet, bits: u8) -> Option<Rul
         as_path_prefix: rule.as_path_prefix.iter().map(|number| number.0).collect(),
         priority: rule.priority,
         operations: rule.operations.iter().map(operation).collect(),
-    })
+    }
+}
+
+/// The next hops that this node reaches by an interface of a pattern. Of several routes to a network the best count.
+fn behind(pattern: &str, ways: &BTreeSet<Way>) -> NextHopMatch {
+    let mut networks: BTreeMap<IpNet, (u32, bool)> = BTreeMap::new();
+    for way in ways {
+        // In order of metric.
+        let (metric, meant) = networks.entry(way.prefix).or_insert((way.metric, false));
+        *meant |= *metric == way.metric && interface_matches(pattern, &way.dev);
+    }
+    NextHopMatch { networks: networks.into_iter().map(|(network, (_, meant))| (network, meant)).collect() }
 }
 
 fn operation(operation: &FilterOperation) -> Operation {

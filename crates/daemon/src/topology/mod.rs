@@ -13,12 +13,13 @@ mod builder;
 mod cluster;
 mod filters;
 mod planner;
+mod services;
 mod sessions;
 mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -27,8 +28,9 @@ use margay_api::{BgpPeer, Node, Selector};
 use margay_bgp::{Family, PeerConfig};
 use margay_control::status::Problem;
 
-pub use cluster::{Changes, Cluster};
+pub use cluster::{Changes, Cluster, Way};
 pub use planner::{Change, Planner};
+pub use services::{service_ranges, service_routes};
 pub use sessions::{Op, PATIENCE, Sessions};
 pub use settings::{Advertisement, secrets};
 
@@ -60,6 +62,8 @@ pub struct Topology {
     pub peers: BTreeMap<IpAddr, Peer>,
     /// Gateways that peers are to be reached by (`reachableBy`).
     pub gateways: BTreeMap<IpAddr, IpAddr>,
+    /// Addresses of this node that its workloads peer with.
+    pub workload_peering: BTreeSet<IpAddr>,
     /// Communities of its own routes.
     pub advertisements: Vec<Advertisement>,
     /// Objects that could not be used.
@@ -69,7 +73,7 @@ pub struct Topology {
 /// The AS of a node: its own, else the cluster's, else 64512.
 fn as_of(node: &Node, cluster: &Cluster) -> u32 {
     let own = node.spec.bgp.as_ref().and_then(|bgp| bgp.as_number);
-    let default = || cluster.configurations.get("default").and_then(|conf| conf.spec.as_number);
+    let default = || cluster.settings().and_then(|spec| spec.as_number);
     own.or_else(default).unwrap_or(AsNumber::DEFAULT).0
 }
 

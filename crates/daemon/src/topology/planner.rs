@@ -53,6 +53,7 @@ impl Planner {
             cluster_id: None,
             peers: BTreeMap::new(),
             gateways: BTreeMap::new(),
+            workload_peering: BTreeSet::new(),
             advertisements: Vec::new(),
             problems: Vec::new(),
         };
@@ -229,6 +230,7 @@ impl Planner {
             cluster_id: None,
             peers: BTreeMap::new(),
             gateways: BTreeMap::new(),
+            workload_peering: BTreeSet::new(),
             advertisements: settings.advertisements(&mut problems),
             problems: Vec::new(),
         };
@@ -262,7 +264,8 @@ impl Planner {
                     topology.peers.insert(remote, peer);
                 }
             };
-            for outcome in builder.routers().into_values() {
+            topology.workload_peering = builder.workload_peering();
+            for outcome in builder.routers().into_iter().chain(builder.workloads()) {
                 wanted(None, outcome);
             }
             for (name, there) in &cluster.nodes {

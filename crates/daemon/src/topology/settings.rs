@@ -1,9 +1,10 @@
 //! BGPConfiguration: the cluster's `default`, overridden per node by `node.<name>`.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use margay_api::kinds::{BgpConfigurationSpec, BindMode, LogSeverity, ProgramClusterRoutes, SecretRef};
+use margay_api::kinds::{BgpConfigurationSpec, BindMode, LogSeverity, SecretRef};
 use margay_api::types::{Community as ApiCommunity, CommunityRef};
 use margay_bgp::wire::{Community, LargeCommunity};
 use margay_control::status::Problem;
@@ -46,6 +47,15 @@ impl<'a> Settings<'a> {
 
     pub(super) fn binds_to_node(self) -> bool {
         self.pick(|spec| spec.bind_mode) == Some(BindMode::NodeIp)
+    }
+
+    /// The address that workloads peer with (`localWorkloadPeeringIPV4`, `localWorkloadPeeringIPV6`).
+    pub(super) fn workload_peering(self, v4: bool) -> Option<IpAddr> {
+        if v4 {
+            self.pick(|spec| spec.local_workload_peering_ipv4).map(IpAddr::V4)
+        } else {
+            self.pick(|spec| spec.local_workload_peering_ipv6).map(IpAddr::V6)
+        }
     }
 
     /// Settings of the sessions that nodes have by themselves. The cluster's only.
@@ -96,34 +106,20 @@ impl<'a> Settings<'a> {
     pub(super) fn without_effect(self, node: &str, problems: &mut Vec<Problem>) {
         for (name, spec) in [("default".to_owned(), self.default), (format!("node.{node}"), self.own)] {
             let Some(spec) = spec else { continue };
-            let services =
-                [&spec.service_cluster_ips, &spec.service_external_ips, &spec.service_load_balancer_ips];
-            let ranges = services.iter().any(|ranges| !ranges.is_empty());
             let set = [
-                (
-                    ranges,
-                    "serviceClusterIPs, serviceExternalIPs, serviceLoadBalancerIPs",
-                    "services are not advertised",
-                ),
                 (
                     spec.log_severity_screen.is_some_and(|level| level != LogSeverity::default()),
                     "logSeverityScreen",
                     "the level of the log is `logLevel` of the daemon's own configuration",
                 ),
                 (
-                    spec.ipv4_normal_route_priority.is_some() || spec.ipv6_normal_route_priority.is_some(),
-                    "ipv4NormalRoutePriority and ipv6NormalRoutePriority",
-                    "routes have the kernel's usual metric",
-                ),
-                (
-                    spec.local_workload_peering_ipv4.is_some() || spec.local_workload_peering_ipv6.is_some(),
-                    "localWorkloadPeeringIPV4 and localWorkloadPeeringIPV6",
-                    "there is no peering with local workloads",
-                ),
-                (
-                    spec.program_cluster_routes == Some(ProgramClusterRoutes::Disabled),
-                    "programClusterRoutes",
-                    "the agent always programs them",
+                    name != "default"
+                        && (spec.program_cluster_routes.is_some()
+                            || spec.ipv4_normal_route_priority.is_some()
+                            || spec.ipv6_normal_route_priority.is_some()
+                            || !spec.ignored_interfaces.is_empty()),
+                    "programClusterRoutes, ipv4NormalRoutePriority, ipv6NormalRoutePriority and ignoredInterfaces",
+                    "those of BGPConfiguration(default) count on every node, as with Calico",
                 ),
             ];
             for (_, field, why) in set.iter().filter(|(is_set, ..)| *is_set) {

@@ -141,7 +141,7 @@ spec: {importV4: [{action: Accept, cidr: 192.0.2.0/24, matchOperator: In}, {acti
         let attributes = PathAttributes::default();
         let prefix = prefix.parse().unwrap();
         let peer_type = margay_bgp::policy::PeerType::External;
-        policy.apply(&RouteView { prefix, attributes: &attributes, learned: true, peer_type })
+        policy.apply(&RouteView { prefix, next_hop: None, attributes: &attributes, learned: true, peer_type })
     };
     assert_eq!(verdict(&tor.import, "192.0.2.0/24"), Verdict::Reject);
     let found = topology("n1", &cluster(&with_reflectors(), &format!("{text}{filter}")));
@@ -155,7 +155,7 @@ spec: {importV4: [{action: Accept, cidr: 192.0.2.0/24, matchOperator: In}, {acti
 }
 
 #[test]
-fn rules_for_interfaces_are_a_problem_of_the_peer() {
+fn rules_for_interfaces_follow_the_kernels_ways() {
     let text = "\
 apiVersion: projectcalico.org/v3
 kind: BGPPeer
@@ -167,10 +167,41 @@ kind: BGPFilter
 metadata: {name: uplinks}
 spec: {exportV4: [{action: Reject, interface: 'eth*'}]}
 ";
-    let n1 = topology("n1", &cluster(THREE, text));
+    let mut cluster = cluster(THREE, text);
+    let n1 = topology("n1", &cluster);
     let [problem] = n1.problems.as_slice() else { panic!("{:?}", n1.problems) };
     assert_eq!(problem.object, "BGPPeer(tor)");
     assert!(problem.message.contains("BGPFilter(uplinks) has rules with `interface`"), "{}", problem.message);
+
+    let way = |prefix: &str, metric, dev: &str| Way {
+        prefix: prefix.parse().unwrap(),
+        metric,
+        dev: dev.to_owned(),
+    };
+    let ways = |cluster: &mut Cluster| {
+        cluster.set_ways([
+            way("0.0.0.0/0", 0, "wlan0"),
+            way("10.0.0.0/24", 0, "eth0"),
+            way("10.0.0.0/24", 9, "wlan0"),
+            way("10.0.1.0/24", 0, "wlan0"),
+            way("10.0.1.0/24", 9, "eth0"),
+        ])
+    };
+    assert!(ways(&mut cluster) && !ways(&mut cluster), "nothing new the second time");
+    let n1 = topology("n1", &cluster);
+    assert!(n1.problems.is_empty(), "{:?}", n1.problems);
+    let filter = &peer_named(&n1, "tor").unwrap().export.filters[0];
+    let meant: Vec<String> = filter.rules[0]
+        .next_hop
+        .iter()
+        .flat_map(|by| &by.networks)
+        .filter(|(_, meant)| *meant)
+        .map(|(network, _)| network.to_string())
+        .collect();
+    assert_eq!(meant, ["10.0.0.0/24"], "of two ways to a network the better counts");
+    cluster.delete(&Key::cluster(Kind::BgpFilter, "uplinks"));
+    assert!(ways(&mut cluster), "nobody asks any more");
+    assert!(!ways(&mut cluster));
 }
 
 #[test]
@@ -321,7 +352,7 @@ spec: {peerIP: 10.9.0.2, asNumber: 65000, node: n2}
     assert!(peer_named(&n1, "others").is_none(), "of another node");
     let [problem] = n1.problems.as_slice() else { panic!("{:?}", n1.problems) };
     assert_eq!(problem.object, "BGPPeer(pods)");
-    assert!(problem.message.contains("local workloads"), "{}", problem.message);
+    assert!(problem.message.contains("localWorkloadPeeringIPV4"), "{}", problem.message);
 }
 
 #[test]
@@ -431,20 +462,118 @@ apiVersion: projectcalico.org/v3
 kind: BGPConfiguration
 metadata: {name: default}
 spec:
-  serviceClusterIPs: [{cidr: 10.96.0.0/12}]
   logSeverityScreen: Debug
   ipv4NormalRoutePriority: 512
-  localWorkloadPeeringIPV4: 192.0.2.1
   programClusterRoutes: Disabled
   ignoredInterfaces: [eth9]
+---
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: node.n1}
+spec: {ignoredInterfaces: [eth9]}
 ";
     let problems = topology("n1", &cluster(THREE, text)).problems;
-    let fields =
-        ["serviceClusterIPs", "logSeverity", "NormalRoutePriority", "localWorkloadPeering", "programCluster"];
+    let fields = ["default: logSeverity", "n1: programClusterRoutes"];
     assert_eq!(problems.len(), fields.len());
     for field in fields {
-        assert!(problems.iter().any(|problem| problem.message.contains(field)), "{field}: {problems:?}");
+        let (object, field) = field.split_once(": ").unwrap();
+        let said = |problem: &Problem| problem.object.contains(object) && problem.message.contains(field);
+        assert!(problems.iter().any(said), "{field}: {problems:?}");
     }
+}
+
+#[test]
+fn workloads_of_this_node_are_peers_where_they_are_selected() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: virtual-routers}
+spec: {nodeSelector: all(), localWorkloadSelector: role == 'router', asNumber: 65010, keepaliveTime: 7s, sourceAddress: None}
+";
+    let mut cluster = cluster(THREE, text);
+    let endpoint = |name: &str, role: &str, addresses: &[&str]| {
+        let mut metadata = Metadata::namespaced("shop", name);
+        metadata.labels.insert("role".to_owned(), role.to_owned());
+        let spec = margay_api::kinds::WorkloadEndpointSpec {
+            ip_networks: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            allow_spoofed_source_prefixes: vec!["10.99.0.0/24".parse().unwrap()],
+            ..Default::default()
+        };
+        margay_api::WorkloadEndpoint::new(metadata, spec)
+    };
+    let router = endpoint("r", "router", &["10.65.0.5/32", "fd65::5/128"]);
+    assert!(cluster.put_workload(&router) && !cluster.put_workload(&router));
+    assert!(cluster.put_workload(&endpoint("web", "web", &["10.65.0.6/32"])));
+    let without = topology("n1", &cluster);
+    assert_eq!((without.peers.len(), without.problems.len()), (2, 1), "{:?}", without.problems);
+    assert!(without.problems[0].message.contains("localWorkloadPeeringIPV4"));
+
+    let address = "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata: {name: default}\nspec: {localWorkloadPeeringIPV4: 169.254.0.179}\n";
+    cluster.put(&yaml::parse("default.yaml", address).unwrap()[0].value);
+    let mut planner = Planner::new("n1");
+    let changes = cluster.take_changes();
+    planner.update(&cluster, &changes);
+    let n1 = planner.topology();
+    assert!(n1.problems.is_empty(), "{:?}", n1.problems);
+    let local: IpAddr = "169.254.0.179".parse().unwrap();
+    assert_eq!(n1.workload_peering, [local].into());
+    let peer = peer_named(n1, "r").unwrap();
+    assert_eq!((peer.remote_as, peer.kind, peer.local), (65010, PeerKind::External, Some(local)));
+    assert_eq!((&peer.families[..], peer.expected), (&[Family::Ipv4][..], false));
+    assert_eq!(peer.timers.keepalive, Some(Duration::from_secs(7)));
+    assert_eq!(n1.peers.len(), 3, "IPv6 has no address to peer with, and web is not selected");
+
+    let mut alone = router.clone();
+    alone.spec.allow_spoofed_source_prefixes.clear();
+    assert!(cluster.put_workload(&alone));
+    let said = &topology("n1", &cluster).problems;
+    assert!(said.len() == 1 && said[0].message.contains("allowSpoofedSourcePrefixes"), "{said:?}");
+
+    assert!(cluster.delete_workload(&router.key()));
+    let changes = cluster.take_changes();
+    let gone = planner.update(&cluster, &changes);
+    assert_eq!(gone, BTreeMap::from([("10.65.0.5".parse().unwrap(), Change::End)]));
+}
+
+#[test]
+fn services_are_told_by_their_own_node_and_by_reflectors() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {serviceClusterIPs: [{cidr: 10.96.0.0/20}], serviceLoadBalancerIPs: [{cidr: 192.0.2.1/32}]}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: tor}
+spec: {peerIP: 10.0.0.254, asNumber: 65000}
+";
+    let cluster = cluster(&with_reflectors(), text);
+    let exports = |node: &str, learned: bool, prefix: &str| {
+        let topology = topology(node, &cluster);
+        let attributes = PathAttributes::default();
+        let route = RouteView {
+            prefix: prefix.parse().unwrap(),
+            next_hop: None,
+            attributes: &attributes,
+            learned,
+            peer_type: margay_bgp::policy::PeerType::External,
+        };
+        peer_named(&topology, "tor").unwrap().export.apply(&route) == Verdict::Accept
+    };
+    for prefix in ["10.96.0.0/20", "10.96.0.7/32", "192.0.2.1/32"] {
+        assert!(exports("n1", false, prefix), "{prefix} of this node");
+        assert!(!exports("n1", true, prefix), "{prefix} of another one");
+        assert!(exports("rr1", true, prefix), "{prefix} by a reflector");
+    }
+    assert!(!exports("n1", false, "10.96.16.1/32"));
+    let rr1 = topology("rr1", &cluster);
+    let client = peer_named(&rr1, "n1").unwrap();
+    let origins = client.authorised_origins.as_ref().unwrap();
+    assert!(
+        origins.covers(&"10.96.0.7/32".parse().unwrap()) && origins.covers(&"192.0.2.1/32".parse().unwrap())
+    );
+    assert_eq!(client.max_prefix.unwrap().limit, 1024 + 4096 + 1);
 }
 
 /// `n<number>` at 10.1.x.y, and reflectors `rr0..` each of a cluster of its own.

@@ -1,6 +1,7 @@
 //! The whole of it on small clusters.
 
 mod next_hops;
+mod objects;
 mod pools;
 mod whole;
 

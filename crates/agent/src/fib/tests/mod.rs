@@ -65,12 +65,12 @@ fn via(prefix: &str, nodes: &[(&str, &str)]) -> margay_routing::Route {
         Hop { key, gateway: Some(gateway), dev: "up0".to_owned(), onlink: false }
     };
     let target = Target::Via(nodes.iter().map(hop).collect());
-    margay_routing::Route { prefix: net(prefix), protocol: Protocol::Cluster, target }
+    margay_routing::Route { prefix: net(prefix), protocol: Protocol::Cluster, target, metric: 0 }
 }
 
 fn pod(address: &str, dev: &str) -> margay_routing::Route {
     let target = Target::Link { dev: dev.to_owned() };
-    margay_routing::Route { prefix: net(address), protocol: Protocol::Pods, target }
+    margay_routing::Route { prefix: net(address), protocol: Protocol::Pods, target, metric: 0 }
 }
 
 fn wish(

@@ -160,3 +160,31 @@ fn a_kernel_without_nexthop_objects_gets_routes_with_their_own() {
         })
         .unwrap();
 }
+
+#[test]
+fn another_metric_loses_no_packet() {
+    let Some(world) = world() else { return };
+    world
+        .node
+        .run(|| {
+            let mut fib = Fib::open(std::env::temp_dir()).unwrap();
+            let route = |prefix: &str, node, metric| margay_routing::Route { metric, ..via(prefix, &[node]) };
+            let (v4, v6) = (("n2", "172.20.0.2"), ("n2", "fd20::2"));
+            let all = |metric| [route("10.65.2.0/24", v4, metric), route("fd65::2:0/112", v6, metric)];
+            fib.put(all(0));
+            for to in ["10.65.2.1", "fd65::2:1"] {
+                until_reached(&world, to);
+                let (sent, lost) = probe(&world, to, || {
+                    for metric in [77, 0, 1024, 5, 0].iter().cycle().take(100) {
+                        fib.put(all(*metric));
+                    }
+                });
+                assert_eq!(lost, 0, "{to}, of {sent}");
+            }
+            fib.put(all(77));
+            let metrics =
+                kernel(&mut Netlink::open().unwrap()).0.iter().map(|route| route.metric).collect::<Vec<_>>();
+            assert_eq!(metrics, [77, 77], "one each");
+        })
+        .unwrap();
+}
