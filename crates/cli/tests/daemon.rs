@@ -104,6 +104,12 @@ fn bgp_sessions_and_routes() {
     let (_, out, _) = ask(&lab, &["bgp", "peers", "-o", "wide"], &peers);
     assert!(out.contains("route-refresh,graceful-restart"), "{out}");
 
+    let never = bgp::Peer { established_count: 0, ..peer("172.20.0.13", "Active") };
+    let (_, out, _) = ask(&lab, &["bgp", "summary"], &[&never]);
+    assert!(out.lines().last().unwrap().contains("never"), "{out}");
+    let (_, out, _) = ask(&lab, &["bgp", "neighbor", "172.20.0.13"], &[&never]);
+    assert!(out.contains("state          Active, never up"), "{out}");
+
     let route = bgp::Route {
         prefix: "10.65.2.0/24".parse().unwrap(),
         next_hop: Some("172.20.0.2".parse().unwrap()),

@@ -124,6 +124,12 @@ fn peers_table(peers: &[Peer], wide: bool) -> String {
     dynamic_table(&heads, peers.iter().map(|peer| peer_row(peer, wide)).collect())
 }
 
+/// How long the session is up or down, as FRR says it: one that has never been up is no time down.
+fn since(peer: &Peer) -> String {
+    let ever = peer.state == "Established" || peer.established_count > 0;
+    if ever { duration(peer.since_seconds) } else { "never".to_owned() }
+}
+
 fn peer_row(peer: &Peer, wide: bool) -> Vec<String> {
     let up = peer.state == "Established";
     let info = match &peer.last_error {
@@ -137,7 +143,7 @@ fn peer_row(peer: &Peer, wide: bool) -> Vec<String> {
         peer.kind.clone(),
         peer.remote_as.to_string(),
         if up { "up".to_owned() } else { peer.state.clone() },
-        duration(peer.since_seconds),
+        since(peer),
         info,
     ];
     if wide {
@@ -161,7 +167,7 @@ fn summary(peers: &[Peer]) -> String {
             peer.remote_as.to_string(),
             peer.messages.received.to_string(),
             peer.lag_bytes.to_string(),
-            duration(peer.since_seconds),
+            since(peer),
             if up { peer.received.to_string() } else { peer.state.clone() },
             peer.advertised.to_string(),
             peer.name.clone(),

@@ -51,9 +51,13 @@ fn details(peer: &Peer) -> String {
     let mut text =
         format!("BGP neighbor {} ({}), {}, AS {}\n", peer.address, peer.name, peer.kind, peer.remote_as);
     let up = peer.state == "Established";
-    let since = if up { "up for" } else { "down for" };
+    let since = match peer.established_count {
+        _ if up => format!("up for {}", duration(peer.since_seconds)),
+        0 => "never up".to_owned(),
+        _ => format!("down for {}", duration(peer.since_seconds)),
+    };
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<14} {value}\n"));
-    line("state", format!("{}, {since} {}", peer.state, duration(peer.since_seconds)));
+    line("state", format!("{}, {since}", peer.state));
     line("established", format!("{} times", peer.established_count));
     for (name, what, seconds) in [
         ("last reset", &peer.last_reset, peer.last_reset_seconds),
