@@ -28,12 +28,12 @@ impl Interfaces {
         }
         let config = dense::Config::new().dfa_size_limit(Some(LARGEST)).determinize_size_limit(Some(LARGEST));
         let octets = syntax::Config::new().unicode(false).utf8(false);
-        let built = felix
-            .mtu_iface_pattern
-            .as_ref()
-            .map(|text| dense::Builder::new().configure(config).syntax(octets).build(text));
+        let built = felix.mtu_iface_pattern.as_ref().map(|text| {
+            let built = dense::Builder::new().configure(config).syntax(octets).build(text);
+            built.map_err(|error| error.to_string())
+        });
         self.text.clone_from(&felix.mtu_iface_pattern);
-        self.reason = built.as_ref().and_then(|built| built.as_ref().err()).map(ToString::to_string);
+        self.reason = built.as_ref().and_then(|built| built.as_ref().err()).cloned();
         self.matcher = built.and_then(Result::ok);
     }
 

@@ -108,8 +108,8 @@ impl SettingsSource {
     }
 
     fn merge(&self, felix: &FelixConfigurationSpec) -> NodeSettings {
-        let mut settings = NodeSettings::default();
-        settings.workload_prefixes = workload_prefixes(felix.interface_prefix.as_deref());
+        let workload_prefixes = workload_prefixes(felix.interface_prefix.as_deref());
+        let mut settings = NodeSettings { workload_prefixes, ..NodeSettings::default() };
         if let Some(prefix) = felix.log_prefix.as_deref() {
             settings.log_prefix = prefix.into();
         }
