@@ -1,5 +1,6 @@
-//! What the targets of BGP and BFD do with their input. `bgp/tests/corpus.rs` does it with every input that was kept.
+//! What the targets do with their input. `bgp/tests/corpus.rs` and `felix-rs/tests/corpus.rs` do it with every input that was kept.
 
 pub mod bfd;
 pub mod codec;
+pub mod policy;
 pub mod session;

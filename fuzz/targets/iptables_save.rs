@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|text: &str| felix_rs::apply::read_saved(text));
+fuzz_target!(|text: &str| margay_fuzz::policy::iptables_save(text));

@@ -50,6 +50,7 @@ use self::graph::Graph;
 use self::item::{ItemId, Parent};
 use self::profile::ProfileSpec;
 use self::settings::SettingsSource;
+pub use self::settings::node_addresses;
 use self::sources::{NodeFacts, Slice};
 use crate::model::{Delta, NodeSettings, ProfileId};
 

@@ -196,7 +196,9 @@ fn failsafe(given: Option<&Vec<ProtoPort>>, default: &[(u8, u16)]) -> Vec<Failsa
 }
 
 /// Addresses packets of a node can come from.
-pub(super) fn node_addresses(node: &Node) -> BTreeSet<IpAddr> {
+/// All addresses of a node.
+#[must_use]
+pub fn node_addresses(node: &Node) -> BTreeSet<IpAddr> {
     let bgp = node.spec.bgp.iter();
     let v4 = bgp.clone().filter_map(|bgp| bgp.ipv4_address).map(|net| IpAddr::V4(net.addr()));
     let v6 = bgp.filter_map(|bgp| bgp.ipv6_address).map(|net| IpAddr::V6(net.addr()));

@@ -7,6 +7,7 @@ mod evaluate;
 mod explain;
 mod flow;
 mod impact;
+mod lately;
 mod matching;
 mod packet;
 mod text;
@@ -16,6 +17,7 @@ pub use evaluate::evaluate;
 pub use explain::{End, Explanation, OwnNode, explain};
 pub use flow::{Affected, Judge};
 pub use impact::{Impact, ImpactChange, impact};
+pub use lately::{SeenChange, impact_on};
 pub use matching::{Mismatch, PeerMismatch};
 pub use packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP, UDPLITE, has_ports, protocol_name};
 pub use trace::{

@@ -8,14 +8,18 @@ use felix_rs::apply::{Cutter, first_packet};
 use felix_rs::model::BackendChoice;
 use felix_rs::rules::FLOW_LOG_GROUP;
 use felix_rs::verdict::{Packet, Verdict, explain};
+use margay_netlink::Error;
 use margay_netlink::flows::{Event, FlowEvents};
 
 use crate::lab::{Lab, Pod, UDP_PORT, echo};
 use crate::objects::Cluster;
 use crate::{Node, Scenario};
 
-pub(crate) const SCENARIOS: &[Scenario] =
-    &[("denied_flows_are_cut", denied_flows_are_cut), ("flows_are_told", flows_are_told)];
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("denied_flows_are_cut", denied_flows_are_cut),
+    ("flows_are_told", flows_are_told),
+    ("flows_that_nobody_reads_are_missed_visibly", flows_that_nobody_reads_are_missed_visibly),
+];
 
 const PATIENCE: Duration = Duration::from_millis(400);
 
@@ -63,6 +67,13 @@ spec: {{types: [Ingress], ingress: [{{action: Allow, source: {{namespaceSelector
 "
     )
 }
+
+const LOG: &str = "
+apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {name: default}
+spec: {flowLogsLocalReporter: Enabled}
+";
 
 fn denied_flows_are_cut(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b", "c"]);
@@ -138,14 +149,7 @@ fn flows_are_told(backend: BackendChoice) {
     let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
     let mut cluster = Cluster::of(&lab);
     cluster.take(&policy("kubernetes.io/metadata.name == 'c'"));
-    cluster.take(
-        "
-apiVersion: projectcalico.org/v3
-kind: FelixConfiguration
-metadata: {name: default}
-spec: {flowLogsLocalReporter: Enabled}
-",
-    );
+    cluster.take(LOG);
     let mut node = Node::start(&lab, backend);
     node.apply(&cluster.state);
     let mut events = lab.node.netns.run(|| FlowEvents::open(FLOW_LOG_GROUP)).unwrap().unwrap();
@@ -171,6 +175,44 @@ spec: {flowLogsLocalReporter: Enabled}
     }
     let second = lab.node.netns.run(|| FlowEvents::open(FLOW_LOG_GROUP)).unwrap();
     assert!(second.is_err(), "a group has one owner");
+}
+
+/// More packets are dropped than the kernel keeps for a reader that does not read (`ENOBUFS`): it is told so, and what
+/// comes then is told again.
+fn flows_that_nobody_reads_are_missed_visibly(backend: BackendChoice) {
+    let lab = Lab::new(&["a", "b"]);
+    let (a, b) = (lab.pod("a"), lab.pod("b"));
+    let mut cluster = Cluster::of(&lab);
+    cluster.take(&policy("kubernetes.io/metadata.name == 'nobody'"));
+    cluster.take(LOG);
+    let mut node = Node::start(&lab, backend);
+    node.apply(&cluster.state);
+    let mut events = lab.node.netns.run(|| FlowEvents::open(FLOW_LOG_GROUP)).unwrap().unwrap();
+    let socket = a.netns.run(|| UdpSocket::bind((a.v4, 0))).unwrap().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let wait = || assert!(Instant::now() < deadline, "it takes too long");
+    let mut missed = false;
+    while !missed {
+        wait();
+        for _ in 0..20_000 {
+            // The own queue may be full.
+            let _sent = socket.send_to(b"flood", (b.v4, UDP_PORT));
+        }
+        missed = matches!(events.read(Duration::from_millis(1), |_| ()), Err(Error::Lost { .. }));
+    }
+    let port = socket.local_addr().unwrap().port() ^ 1;
+    let other = a.netns.run(|| UdpSocket::bind((a.v4, port))).unwrap().unwrap();
+    let mut told = false;
+    while !told {
+        wait();
+        other.send_to(b"later", (b.v4, UDP_PORT)).unwrap();
+        // The rest of the flood is still to be read.
+        let _maybe_lost_again = events.read(Duration::from_millis(100), |event| {
+            if let Event::Logged(head) = event {
+                told |= Packet::parse(head).is_some_and(|packet| packet.source_port == port);
+            }
+        });
+    }
 }
 
 fn wanted_key((from, port, dropped): &(&Pod, u16, bool), to: IpAddr) -> (IpAddr, IpAddr, u16, bool) {

@@ -10,6 +10,7 @@ mod features;
 mod flows;
 mod hosts;
 mod lab;
+mod neighbours;
 mod nftables;
 mod objects;
 mod policy;
@@ -139,6 +140,7 @@ fn main() {
         (change::IPTABLES, iptables),
         (change::LEGACY, &all[1..2]),
         (nftables::SCENARIOS, nftables),
+        (neighbours::SCENARIOS, &all[..]),
         (takeover::SCENARIOS, &all[..]),
         (vectors::SCENARIOS, &all[..]),
     ];

@@ -164,6 +164,15 @@ pub(crate) fn fire(from: &Pod, to: &Pod, patience: Duration, stop: &AtomicBool) 
 pub(crate) const DENIED: Duration = Duration::from_millis(1);
 pub(crate) const ALLOWED: Duration = Duration::from_secs(10);
 
+/// Ends what [`fire`] does, also when the test fails meanwhile.
+pub(crate) struct Ceasefire<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Ceasefire<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// From each backend to each other: what is denied is denied all the time, what is allowed never fails, and nothing
 /// stays behind.
 fn switching_backends_under_fire(_backend: BackendChoice) {
@@ -187,6 +196,7 @@ fn switching_backends_under_fire(_backend: BackendChoice) {
     node.apply(&state);
     let stop = AtomicBool::new(false);
     let (denied, allowed) = std::thread::scope(|scope| {
+        let ceasefire = Ceasefire(&stop);
         let denied = scope.spawn(|| fire(c, b, DENIED, &stop));
         let allowed = scope.spawn(|| fire(a, b, ALLOWED, &stop));
         for next in [Nftables, IptablesLegacy, Nftables, IptablesNft, IptablesLegacy, IptablesNft, Nftables] {
@@ -200,7 +210,7 @@ fn switching_backends_under_fire(_backend: BackendChoice) {
             assert_eq!(lines(&own).contains(&"table ip margay".to_owned()), next == Nftables, "{next:?}");
             assert_eq!(lab.node.sh("ipset list -n").contains("mgy"), next != Nftables, "{next:?}");
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(ceasefire);
         (denied.join().unwrap(), allowed.join().unwrap())
     });
     assert!(denied.0 > 100 && allowed.0 > 100, "{denied:?} {allowed:?}");

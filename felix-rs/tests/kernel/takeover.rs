@@ -1,12 +1,12 @@
 //! A node that Calico's Felix ran on.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use felix_rs::apply::Applier;
 use felix_rs::model::{BackendChoice, RuleAction, TierDefault};
 
 use crate::lab::Lab;
-use crate::nftables::{ALLOWED, DENIED, fire};
+use crate::nftables::{ALLOWED, Ceasefire, DENIED, fire};
 use crate::states::{Build as _, endpoint, in_set, open, policy, rule, tier};
 use crate::{Node, Scenario};
 
@@ -84,6 +84,7 @@ fn calicos_rules_go_once_ours_enforce(backend: BackendChoice) {
         .with_endpoint(endpoint(b, vec![tier("default", TierDefault::Deny, &["b-in"], &[])]));
     let stop = AtomicBool::new(false);
     let (denied, allowed) = std::thread::scope(|scope| {
+        let ceasefire = Ceasefire(&stop);
         let denied = scope.spawn(|| fire(c, b, DENIED, &stop));
         let allowed = scope.spawn(|| fire(a, b, ALLOWED, &stop));
         let applier = lab.node.netns.run(|| Applier::new(&crate::options(backend))).unwrap().unwrap();
@@ -96,7 +97,7 @@ fn calicos_rules_go_once_ours_enforce(backend: BackendChoice) {
         assert!(report.chains_deleted >= 20, "{report:?}");
         // The kernel lets go of sets a moment after the rules.
         node.recheck();
-        stop.store(true, Ordering::Relaxed);
+        drop(ceasefire);
         assert!(!node.recheck().wrote(), "nothing left to do");
         (denied.join().unwrap(), allowed.join().unwrap())
     });

@@ -66,6 +66,35 @@ fn guarded() -> EnforcedState {
     state
 }
 
+/// Flows that were seen, by the pair test's own policy: who is denied, and who is let in again.
+#[test]
+fn flows_that_were_seen() {
+    use crate::verdict::impact_on;
+    let flow = |from: u8, to: u8, source_port, port| Packet {
+        source_port,
+        ..Packet::to_port([10, 0, 0, from].into(), [10, 0, 0, to].into(), TCP, port)
+    };
+    let own = BTreeSet::from([IpAddr::from([10, 0, 0, 99])]);
+    let seen = [
+        flow(1, 2, 4000, 80),
+        flow(3, 2, 4000, 80),
+        flow(3, 2, 4001, 80),
+        flow(3, 1, 4000, 80),
+        flow(99, 2, 1, 80),
+    ];
+    let changes = impact_on([&open(), &guarded()], &own, seen);
+    let [change] = changes.as_slice() else { panic!("{changes:?}") };
+    assert_eq!((&*change.from, &*change.to, &*change.flow, change.count), ("shop/c", "shop/b", "tcp/80", 2));
+    assert_eq!((change.before, change.after), (Verdict::Allow, Verdict::Deny));
+    assert!(change.by.starts_with("end of tier default"), "{}", change.by);
+
+    let changes = impact_on([&guarded(), &open()], &own, seen);
+    let [change] = changes.as_slice() else { panic!("{changes:?}") };
+    assert_eq!((change.before, change.after), (Verdict::Deny, Verdict::Allow));
+    assert!(change.by.starts_with("rule 0 of profile open"), "{}", change.by);
+    assert_eq!(impact_on([&open(), &open()], &own, seen), []);
+}
+
 #[test]
 fn nothing_changes_without_a_change() {
     assert_eq!(impact(&guarded(), &guarded()), Impact::default());
