@@ -29,6 +29,7 @@ mod labs;
 mod live;
 mod look;
 mod others;
+mod policy;
 mod pools;
 mod remote;
 mod restart;
@@ -120,6 +121,7 @@ const CASES: &[(&str, Place)] = &[
     ("others::policy_beside_ptp", Inside(others::policy_beside_ptp)),
     ("others::installed_when_ready", Inside(others::installed_when_ready)),
     ("ipip::a_kernel_without_it", Inside(ipip::a_kernel_without_it)),
+    ("policy::watched_cut_and_foretold", Inside(policy::watched_cut_and_foretold)),
     ("backend::vxlan_needs_no_bgp", Inside(backend::vxlan_needs_no_bgp)),
     ("topology::reflectors_come_and_go", Inside(topology::reflectors_come_and_go)),
     (

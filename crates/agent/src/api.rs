@@ -161,7 +161,9 @@ async fn impact(
     State(api): State<Api>,
     Json(request): Json<ImpactRequest>,
 ) -> Result<Json<ImpactReply>, Failure> {
-    explain::impact(api.store()?, request).await.map(Json)
+    let here = policy::snapshot(&api.engine).await;
+    let here = here.ok_or_else(|| Failure::try_later("the policy thread has ended"))?;
+    explain::impact(api.store()?, request, &here, api.feed.dropped()).await.map(Json)
 }
 
 async fn flows(State(api): State<Api>) -> Result<Body, Failure> {

@@ -1,18 +1,21 @@
 //! `margay explain`: the whole cluster's policies calculated for one question, from the datastore as it is now.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use felix_rs::calc::{Calculator, Scope};
-use felix_rs::model::EnforcedState;
+use felix_rs::apply::first_packet;
+use felix_rs::calc::{Calculator, Scope, node_addresses};
+use felix_rs::model::{EndpointId, EnforcedState};
 use felix_rs::rules::{Origin, Owner};
 use felix_rs::verdict::{self, Decision, Explanation, Packet, Verdict};
-use margay_api::{Kind, Resource, WorkloadEndpoint};
+use margay_api::{HostEndpoint, Kind, Resource, WorkloadEndpoint};
 use margay_control::explain::{
-    End, ExplainReply, ExplainRequest, ImpactChange, ImpactReply, ImpactRequest, Party, Verified,
+    End, ExplainReply, ExplainRequest, ImpactChange, ImpactReply, ImpactRequest, Party, SeenChange, Verified,
 };
 use margay_daemon::server::Failure;
 use margay_datastore::Store;
+use margay_netlink::conntrack::Conntrack;
 use margay_routing::RouteTrace;
 
 use crate::policy::Snapshot;
@@ -51,11 +54,13 @@ pub(crate) struct Flow {
 impl Flow {
     /// Finds the addresses of both ends and calculates the policies of all endpoints.
     pub(crate) async fn resolve(store: &Store, request: ExplainRequest) -> Result<Self, Failure> {
-        let (mut calculator, endpoints) = calculate(store).await?;
+        let mut cluster = Cluster::read(store).await?;
         let mut state = EnforcedState::default();
-        state.apply(&calculator.flush());
-        let destination = address_of(&request.to, &endpoints, None)?;
-        let source = address_of(&request.from, &endpoints, Some(destination))?;
+        state.apply(&cluster.calculator.flush());
+        cluster.name_hosts(&mut state);
+        let destination = cluster.address_of(&request.to, None)?;
+        let source = cluster.address_of(&request.from, Some(destination))?;
+        cluster.note_own_node(&mut state, [source, destination]);
         if source.is_ipv4() != destination.is_ipv4() {
             let message = format!("{source} and {destination} are of different families");
             return Err(Failure::bad_request(message));
@@ -112,9 +117,28 @@ impl Flow {
     }
 }
 
-/// What applying these objects would change.
-pub(crate) async fn impact(store: &Store, request: ImpactRequest) -> Result<ImpactReply, Failure> {
-    let (mut calculator, _) = calculate(store).await?;
+/// The first packets of flows this node has seen lately: of connections the kernel knows.
+fn connections() -> margay_netlink::Result<Vec<Packet>> {
+    let mut conntrack = Conntrack::open()?;
+    let mut packets = Vec::new();
+    for is_ipv6 in [false, true] {
+        conntrack.flows(is_ipv6, |flow| {
+            packets.push(first_packet(flow));
+            false
+        })?;
+    }
+    Ok(packets)
+}
+
+/// What applying these objects would change: for all endpoints, and for the flows that this node has seen lately. `dropped`
+/// are those among them that were denied.
+pub(crate) async fn impact(
+    store: &Store,
+    request: ImpactRequest,
+    here: &Snapshot,
+    dropped: Vec<Packet>,
+) -> Result<ImpactReply, Failure> {
+    let Cluster { mut calculator, .. } = Cluster::read(store).await?;
     let mut before = EnforcedState::default();
     before.apply(&calculator.flush());
     let known: BTreeSet<_> = calculator.problems().into_iter().map(|p| (p.object, p.reason)).collect();
@@ -130,9 +154,16 @@ pub(crate) async fn impact(store: &Store, request: ImpactRequest) -> Result<Impa
     let problems = problems.filter(|problem| !known.contains(problem));
     let problems = problems.map(|(object, reason)| format!("{object}: {reason}")).collect();
     // Minutes of work at worst, and none of the runtime's threads may wait for it.
-    let impact = tokio::task::spawn_blocking(move || verdict::impact(&before, &after))
-        .await
-        .map_err(|error| Failure::try_later(error.to_string()))?;
+    let own = here.state.settings.own_addresses.clone();
+    let work = move || {
+        let mut seen = dropped;
+        let failed = |error| format!("the connections that the kernel tracks: {error}");
+        seen.extend(connections().map_err(failed)?);
+        let lately = verdict::impact_on([&before, &after], &own, seen.iter().copied());
+        Ok::<_, String>((verdict::impact(&before, &after), lately, seen.len()))
+    };
+    let done = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string()).flatten();
+    let (impact, lately, seen) = done.map_err(Failure::try_later)?;
     let change = |change: verdict::ImpactChange| ImpactChange {
         from: change.from,
         to: change.to,
@@ -145,35 +176,128 @@ pub(crate) async fn impact(store: &Store, request: ImpactRequest) -> Result<Impa
         changes: impact.changes.into_iter().map(change).collect(),
         truncated: impact.truncated,
         problems,
+        seen,
+        lately: lately.into_iter().map(seen_change).collect(),
     })
 }
 
-/// The policies of all endpoints of the cluster, from the datastore as it is now.
-async fn calculate(store: &Store) -> Result<(Calculator, Vec<WorkloadEndpoint>), Failure> {
-    let scopes: Vec<_> = KINDS.iter().map(|kind| (*kind).into()).collect();
-    let listed = store.list(&scopes).await.map_err(|error| Failure::try_later(error.to_string()))?;
-    let mut calculator = Calculator::with_scope(Scope::All);
-    let mut endpoints = Vec::new();
-    for item in listed.items {
-        match item.resource {
-            Ok(resource) => {
-                if let Resource::WorkloadEndpoint(endpoint) = resource.as_ref() {
-                    endpoints.push(endpoint.clone());
+fn seen_change(change: verdict::SeenChange) -> SeenChange {
+    SeenChange {
+        from: change.from,
+        to: change.to,
+        flow: change.flow,
+        count: change.count,
+        allowed_before: change.before == Verdict::Allow,
+        allowed_after: change.after == Verdict::Allow,
+        by: change.by,
+    }
+}
+
+/// The cluster as the datastore has it now.
+struct Cluster {
+    /// The policies of all endpoints.
+    calculator: Calculator,
+    pods: Vec<WorkloadEndpoint>,
+    hosts: Vec<HostEndpoint>,
+    /// Addresses of nodes by name.
+    nodes: BTreeMap<String, BTreeSet<IpAddr>>,
+}
+
+impl Cluster {
+    async fn read(store: &Store) -> Result<Self, Failure> {
+        let scopes: Vec<_> = KINDS.iter().map(|kind| (*kind).into()).collect();
+        let listed = store.list(&scopes).await.map_err(|error| Failure::try_later(error.to_string()))?;
+        let mut cluster = Self {
+            calculator: Calculator::with_scope(Scope::All),
+            pods: Vec::new(),
+            hosts: Vec::new(),
+            nodes: BTreeMap::new(),
+        };
+        for item in listed.items {
+            match item.resource {
+                Ok(resource) => {
+                    match resource.as_ref() {
+                        Resource::WorkloadEndpoint(endpoint) => cluster.pods.push(endpoint.clone()),
+                        Resource::HostEndpoint(endpoint) => cluster.hosts.push(endpoint.clone()),
+                        Resource::Node(node) => {
+                            cluster.nodes.insert(node.metadata.name.clone(), node_addresses(node));
+                        }
+                        _ => {}
+                    }
+                    cluster.calculator.update(&item.key, Some(&resource));
                 }
-                calculator.update(&item.key, Some(&resource));
+                Err(unreadable) => {
+                    cluster.calculator.update_unreadable(
+                        &item.key,
+                        &unreadable.reason,
+                        unreadable.raw.as_ref(),
+                    );
+                }
             }
-            Err(unreadable) => {
-                calculator.update_unreadable(&item.key, &unreadable.reason, unreadable.raw.as_ref());
+        }
+        Ok(cluster)
+    }
+
+    /// Host endpoints that are found by their interface: whose packets are its, only the node knows. It is taken for
+    /// that of all the node's addresses.
+    fn name_hosts(&self, state: &mut EnforcedState) {
+        for host in self.hosts.iter().filter(|host| host.spec.expected_ips.is_empty()) {
+            let id = EndpointId::Host { name: host.metadata.name.as_str().into() };
+            let addresses = self.nodes.get(&host.spec.node);
+            if let (Some(endpoint), Some(addresses)) = (state.endpoints.get_mut(&id), addresses) {
+                Arc::make_mut(endpoint).addresses.extend(addresses);
             }
         }
     }
-    Ok((calculator, endpoints))
+
+    /// A pod and the node it runs on: fixed rules decide there, of which a calculation for all nodes knows nothing.
+    fn note_own_node(&self, state: &mut EnforcedState, [source, destination]: [IpAddr; 2]) {
+        let node_of = |address| {
+            let has = |pod: &&WorkloadEndpoint| pod.spec.ip_networks.iter().any(|net| net.addr() == address);
+            self.pods.iter().find(has).and_then(|pod| self.nodes.get(&pod.spec.node))
+        };
+        for (pod, other) in [(source, destination), (destination, source)] {
+            if let Some(own) = node_of(pod).filter(|own| own.contains(&other)) {
+                Arc::make_mut(&mut state.settings).own_addresses.clone_from(own);
+            }
+        }
+    }
+
+    /// Address of one end; a pod or node with several gives the one of the other end's family.
+    fn address_of(&self, party: &Party, like: Option<IpAddr>) -> Result<IpAddr, Failure> {
+        let (addresses, unknown): (Vec<IpAddr>, _) = match party {
+            Party::Address(address) => return Ok(*address),
+            Party::Node(name) => {
+                let addresses = self.nodes.get(name).into_iter().flatten().copied().collect();
+                (addresses, format!("node {name} has no address: see `margay get nodes -o wide`"))
+            }
+            Party::Pod { namespace, name } => {
+                let of_pod = self.pods.iter().filter(|endpoint| {
+                    endpoint.metadata.namespace.as_ref() == Some(namespace)
+                        && endpoint.spec.pod.as_ref() == Some(name)
+                });
+                let networks = of_pod.flat_map(|endpoint| &endpoint.spec.ip_networks);
+                let unknown = format!(
+                    "pod {namespace}/{name} has no endpoint: see `margay get workloadendpoints -A`, or give its address"
+                );
+                (networks.map(ipnet::IpNet::addr).collect(), unknown)
+            }
+        };
+        let same_family =
+            addresses.iter().find(|address| like.is_none_or(|like| like.is_ipv4() == address.is_ipv4()));
+        same_family.or(addresses.first()).copied().ok_or_else(|| Failure::not_found(unknown))
+    }
 }
 
-/// The first line says it all.
+/// The first line says it all, and the last one where fixed rules decide.
 fn summary(explanation: &Explanation, text: &str) -> String {
-    let first = text.lines().next().unwrap_or_default();
-    if first.is_empty() { explanation.verdict.to_string() } else { first.to_owned() }
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default();
+    let fixed = explanation.loopback || explanation.own_node.is_some();
+    match lines.next_back().filter(|_| fixed) {
+        Some(last) => format!("{first}; {}", last.trim()),
+        None => first.to_owned(),
+    }
 }
 
 fn packets(
@@ -184,28 +308,4 @@ fn packets(
     let Decision::Rule { policy, rule, .. } = decision else { return None };
     let origin = Origin { owner: Owner::Policy(policy.clone()), direction, index: *rule };
     counted?.packets.get(&origin).copied()
-}
-
-/// Address of one end; a pod with several gives the one of the other end's family.
-fn address_of(
-    party: &Party,
-    endpoints: &[WorkloadEndpoint],
-    like: Option<IpAddr>,
-) -> Result<IpAddr, Failure> {
-    let (namespace, name) = match party {
-        Party::Address(address) => return Ok(*address),
-        Party::Pod { namespace, name } => (namespace, name),
-    };
-    let of_pod = endpoints.iter().filter(|endpoint| {
-        endpoint.metadata.namespace.as_ref() == Some(namespace) && endpoint.spec.pod.as_ref() == Some(name)
-    });
-    let addresses: Vec<IpAddr> =
-        of_pod.flat_map(|endpoint| endpoint.spec.ip_networks.iter().map(ipnet::IpNet::addr)).collect();
-    let same_family =
-        addresses.iter().find(|address| like.is_none_or(|like| like.is_ipv4() == address.is_ipv4()));
-    same_family.or(addresses.first()).copied().ok_or_else(|| {
-        Failure::not_found(format!(
-            "pod {namespace}/{name} has no endpoint: see `margay get workloadendpoints -A`, or give its address"
-        ))
-    })
 }

@@ -4,13 +4,14 @@
 //! The kernel tells a thread of its own; names come from the evaluator, which knows the rules that the kernel has. When
 //! the kernel or a reader is faster than the thread, some are lost, and that is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use felix_rs::apply::first_packet;
@@ -28,6 +29,8 @@ use tokio::sync::broadcast;
 
 /// Lines that wait for a slow reader of `margay flows`.
 const WAITING: usize = 1024;
+/// Dropped packets that are remembered.
+const REMEMBERED: usize = 4096;
 /// How often the thread looks whether it is still wanted, when nothing happens.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The file is moved to `<file>.1` when it has this many octets.
@@ -46,12 +49,27 @@ struct Known {
 pub(crate) struct Feed {
     lines: broadcast::Sender<FlowLine>,
     on: Arc<AtomicBool>,
+    /// Packets that were dropped lately, the last ones at the end.
+    dropped: Arc<Mutex<VecDeque<Packet>>>,
 }
 
 impl Feed {
     /// The lines from now on; none while the log is off.
     pub(crate) fn listen(&self) -> Option<broadcast::Receiver<FlowLine>> {
         self.on.load(Ordering::Relaxed).then(|| self.lines.subscribe())
+    }
+
+    /// The first packets of flows that were dropped lately, as far as the log was on.
+    pub(crate) fn dropped(&self) -> Vec<Packet> {
+        lock(&self.dropped).iter().copied().collect()
+    }
+
+    fn remember(&self, packet: Packet) {
+        let mut dropped = lock(&self.dropped);
+        if dropped.len() == REMEMBERED {
+            dropped.pop_front();
+        }
+        dropped.push_back(packet);
     }
 }
 
@@ -61,13 +79,16 @@ pub(crate) struct FlowLog {
     feed: Feed,
     file: Option<PathBuf>,
     known: Arc<Mutex<Known>>,
+    /// Who hears the kernel, or did.
+    thread: Option<JoinHandle<()>>,
 }
 
 impl FlowLog {
     /// Off until the settings turn it on; lines go to `file` too.
     pub(crate) fn new(file: Option<PathBuf>) -> Self {
-        let feed = Feed { lines: broadcast::Sender::new(WAITING), on: Arc::default() };
-        Self { feed, file, known: Arc::default() }
+        let lines = broadcast::Sender::new(WAITING);
+        let feed = Feed { lines, on: Arc::default(), dropped: Arc::default() };
+        Self { feed, file, known: Arc::default(), thread: None }
     }
 
     pub(crate) fn feed(&self) -> Feed {
@@ -101,7 +122,7 @@ impl FlowLog {
     }
 
     /// What is to be enforced is `state` now, to which `delta` led.
-    pub(crate) fn changed(&self, delta: &Delta, state: &EnforcedState, calculator: &Calculator) {
+    pub(crate) fn changed(&mut self, delta: &Delta, state: &EnforcedState, calculator: &Calculator) {
         match (state.settings.flow_log, self.is_on()) {
             (true, true) => lock(&self.known).state.apply(delta),
             (true, false) => {
@@ -113,12 +134,17 @@ impl FlowLog {
             (false, true) => {
                 self.feed.on.store(false, Ordering::Relaxed);
                 *lock(&self.known) = Known::default();
+                lock(&self.feed.dropped).clear();
             }
             (false, false) => {}
         }
     }
 
-    fn start(&self) {
+    fn start(&mut self) {
+        // Switched off a moment ago: the kernel has one place for a listener.
+        if let Some(before) = self.thread.take() {
+            let _ended = before.join();
+        }
         let failed = |error: &dyn std::fmt::Display| tracing::warn!("no flow log: {error}");
         // In this thread: the socket belongs to its network namespace.
         let events = match FlowEvents::open(FLOW_LOG_GROUP) {
@@ -131,16 +157,19 @@ impl FlowLog {
         let spawned = std::thread::Builder::new()
             .name("flow-log".to_owned())
             .spawn(move || run(events, &known, &feed, output));
-        if let Err(error) = spawned {
-            self.feed.on.store(false, Ordering::Relaxed);
-            failed(&error);
+        match spawned {
+            Ok(thread) => self.thread = Some(thread),
+            Err(error) => {
+                self.feed.on.store(false, Ordering::Relaxed);
+                failed(&error);
+            }
         }
     }
 }
 
-fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
-    // Nothing that could panic happens under the lock.
-    known.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that could panic happens under a lock.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn run(mut events: FlowEvents, known: &Mutex<Known>, feed: &Feed, mut output: Option<Output>) {
@@ -151,6 +180,9 @@ fn run(mut events: FlowEvents, known: &Mutex<Known>, feed: &Feed, mut output: Op
                 Event::Begun(flow) => Some((Action::Allow, first_packet(&flow))),
                 Event::Logged(head) => Packet::parse(head).map(|packet| (Action::Deny, packet)),
             };
+            if let Some((Action::Deny, packet)) = flow {
+                feed.remember(packet);
+            }
             lines.extend(flow.and_then(|(action, packet)| describe(&lock(known), action, &packet)));
         });
         match read {
@@ -238,5 +270,40 @@ impl Output {
             }
             self.reopen();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_file_is_put_aside() {
+        let folder = std::env::temp_dir().join(format!("margay-flow-log-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("flows.json");
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+        let mut output = Output::open(&path);
+        let mut say = |text: &str, length: Option<u64>| {
+            output.length = length.unwrap_or(output.length);
+            output.write(&[FlowLine::Lost { lost: text.to_owned() }]);
+        };
+        say("one", None);
+        say("two", Some(LONGEST));
+        assert_eq!(read("flows.json.1"), "{\"lost\":\"one\"}\n{\"lost\":\"two\"}\n");
+        assert_eq!(read("flows.json"), "");
+        say("three", None);
+        say("four", Some(LONGEST));
+        assert_eq!(
+            read("flows.json.1"),
+            "{\"lost\":\"three\"}\n{\"lost\":\"four\"}\n",
+            "one old file is kept"
+        );
+        say("five", None);
+        assert_eq!(read("flows.json"), "{\"lost\":\"five\"}\n");
+        // What was there before is gone on with.
+        Output::open(&path).write(&[FlowLine::Lost { lost: "six".to_owned() }]);
+        assert_eq!(read("flows.json").lines().count(), 2);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

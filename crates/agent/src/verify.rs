@@ -4,12 +4,13 @@
 //! that was dropped leaves nothing behind.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use felix_rs::verdict::{Packet, TCP, UDP};
+use felix_rs::verdict::{ICMP, ICMPV6, Packet, TCP, UDP};
 use margay_netlink::Netns;
 use margay_netlink::conntrack::{Conntrack, Detail, Flow};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// A packet that is not remembered by then was dropped: the kernel handles it at once.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -22,16 +23,18 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// A sentence: the namespace is gone, or the protocol has no socket to send by.
 pub(crate) fn passes(namespace: &str, packet: &Packet) -> Result<bool, String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
-    let kind = match packet.protocol {
-        TCP => Type::STREAM,
-        UDP => Type::DGRAM,
-        _ => return Err("only tcp and udp can be verified".to_owned()),
+    let (kind, protocol) = match packet.protocol {
+        TCP => (Type::STREAM, None),
+        UDP => (Type::DGRAM, None),
+        ICMP => (Type::RAW, Some(Protocol::ICMPV4)),
+        ICMPV6 => (Type::RAW, Some(Protocol::ICMPV6)),
+        _ => return Err("only tcp, udp and icmp can be verified".to_owned()),
     };
     let netns = Netns::open(namespace).map_err(|error| failed("the pod's network namespace", &error))?;
     let from = SocketAddr::new(packet.source, 0);
     let to = SocketAddr::new(packet.destination, packet.destination_port);
     let open = || {
-        let socket = Socket::new(Domain::for_address(to), kind, None)?;
+        let socket = Socket::new(Domain::for_address(to), kind, protocol)?;
         socket.bind(&from.into())?;
         socket.set_nonblocking(true)?;
         Ok(socket)
@@ -43,12 +46,20 @@ pub(crate) fn passes(namespace: &str, packet: &Packet) -> Result<bool, String> {
     let port = local.as_socket().map_or(0, |address| address.port());
     // A connection under way is an error of a socket that does not wait, and a refusal is an answer.
     let _under_way = socket.connect(&to.into());
-    if packet.protocol == UDP {
-        let _refused = socket.send(&[]);
-    }
+    static ECHO: AtomicU16 = AtomicU16::new(1);
+    let echo = ECHO.fetch_add(1, Ordering::Relaxed);
+    let _refused = match packet.protocol {
+        TCP => Ok(0),
+        UDP => socket.send(&[]),
+        _ => socket.send(&echo_request(packet, echo)),
+    };
     let is_ours = |flow: &Flow| {
-        let detail = matches!(flow.original.detail, Detail::Ports { source, .. } if source == port);
-        detail && flow.original.protocol == packet.protocol && flow.original.source == packet.source
+        let is_it = match flow.original.detail {
+            Detail::Ports { source, .. } => source == port,
+            Detail::Icmp { id, .. } => id == echo,
+            Detail::None => false,
+        };
+        is_it && flow.original.protocol == packet.protocol && flow.original.source == packet.source
     };
     let mut conntrack = Conntrack::open().map_err(|error| failed("connection tracking", &error))?;
     let (begun, mut pause) = (Instant::now(), PAUSE);
@@ -66,4 +77,14 @@ pub(crate) fn passes(namespace: &str, packet: &Packet) -> Result<bool, String> {
     // A server that has accepted is told at once that there is nothing to come.
     let _of_udp = socket.set_linger(Some(Duration::ZERO));
     Ok(passed)
+}
+
+/// An echo request with this identifier. The kernel makes the checksum of ICMPv6, nobody that of ICMP (RFC 792).
+fn echo_request(packet: &Packet, id: u16) -> [u8; 8] {
+    let kind = packet.icmp.map_or(8, |(kind, _)| kind);
+    let sum = u32::from(kind) * 256 + u32::from(id);
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let [high, low] = (!u16::try_from(folded).unwrap_or_default()).to_be_bytes();
+    let [id_high, id_low] = id.to_be_bytes();
+    [kind, 0, high, low, id_high, id_low, 0, 0]
 }

@@ -31,6 +31,8 @@ pub enum Party {
         /// Name of the pod.
         name: String,
     },
+    /// A node of the cluster, by its name.
+    Node(String),
     /// An address, in the cluster or not.
     Address(IpAddr),
 }
@@ -93,6 +95,33 @@ pub struct ImpactReply {
     pub truncated: bool,
     /// What is wrong with the change: objects that would be quarantined, references that lead nowhere.
     pub problems: Vec<String>,
+    /// Flows of this node that were looked at: connections the kernel still knows, and packets that the flow log
+    /// has lately seen dropped.
+    #[serde(default)]
+    pub seen: usize,
+    /// Those of them that would have another verdict.
+    #[serde(default)]
+    pub lately: Vec<SeenChange>,
+}
+
+/// Flows that were seen, between the same two ends, which would have another verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SeenChange {
+    /// Who began them: an endpoint, or an address.
+    pub from: String,
+    /// Who was to answer.
+    pub to: String,
+    /// Protocol and destination port, as `tcp/80`.
+    pub flow: String,
+    /// How many there were.
+    pub count: usize,
+    /// Whether they are allowed now.
+    pub allowed_before: bool,
+    /// Whether they would be allowed.
+    pub allowed_after: bool,
+    /// What would decide.
+    pub by: String,
 }
 
 /// Flows between two groups of endpoints with another verdict than before.

@@ -11,15 +11,15 @@ use crate::output::{OutputArgs, Report, render};
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExplainArgs {
     /// Source
-    #[arg(long, value_name = "NS/POD|IP", value_parser = party)]
+    #[arg(long, value_name = "NS/POD|node:NAME|IP", value_parser = party)]
     from: Party,
     /// Destination
-    #[arg(long, value_name = "NS/POD|IP", value_parser = party)]
+    #[arg(long, value_name = "NS/POD|node:NAME|IP", value_parser = party)]
     to: Party,
     /// Protocol and destination port: tcp/80, udp/53, sctp/9, icmp, or a protocol number
     #[arg(long, value_name = "PROTOCOL/PORT", default_value = "tcp/80", value_parser = port)]
     port: Flow,
-    /// Send the packet from the source, a pod of this node, and compare (tcp, udp); exit with 1 when the kernel differs
+    /// Send the packet from the source, a pod of this node, and compare (tcp, udp, icmp); exit with 1 when the kernel differs
     #[arg(long)]
     verify: bool,
     /// Exit with 1 when the flow is denied
@@ -40,13 +40,16 @@ fn party(text: &str) -> Result<Party, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(Party::Address(address));
     }
+    if let Some(node) = text.strip_prefix("node:").filter(|name| !name.is_empty()) {
+        return Ok(Party::Node(node.to_owned()));
+    }
     let named = |part: &str| !part.is_empty() && !part.contains('/');
     match text.split_once('/') {
         Some((namespace, name)) if named(namespace) && named(name) => {
             Ok(Party::Pod { namespace: namespace.to_owned(), name: name.to_owned() })
         }
         None if named(text) => Ok(Party::Pod { namespace: "default".to_owned(), name: text.to_owned() }),
-        _ => Err("use namespace/pod or an IP address".to_owned()),
+        _ => Err("use namespace/pod, node:name or an IP address".to_owned()),
     }
 }
 
@@ -163,6 +166,7 @@ mod tests {
             |namespace: &str, name: &str| Ok(Party::Pod { namespace: namespace.into(), name: name.into() });
         assert_eq!(party("shop/web-0"), pod("shop", "web-0"));
         assert_eq!(party("web-0"), pod("default", "web-0"));
+        assert_eq!(party("node:n1"), Ok(Party::Node("n1".into())));
         for bad in ["", "/", "a/", "/b", "a/b/c"] {
             assert!(party(bad).is_err(), "{bad}");
         }

@@ -1,6 +1,6 @@
 //! `policy`, and `policy impact`.
 
-use margay_control::explain::{ImpactChange, ImpactReply, ImpactRequest};
+use margay_control::explain::{ImpactChange, ImpactReply, ImpactRequest, SeenChange};
 use margay_control::status::Policy;
 
 use super::daemon;
@@ -46,13 +46,31 @@ impl ImpactArgs {
         };
         let objects = objects.iter().map(|object| object.resource.to_json()).collect();
         let reply: ImpactReply = daemon(global)?.post("/v1/policy/impact", &ImpactRequest { objects })?;
-        report.text = render(self.output.output, &reply, |wide| show_impact(&reply.changes, wide))?;
+        report.text = render(self.output.output, &reply, |wide| {
+            show_impact(&reply.changes, wide) + &show_seen(&reply)
+        })?;
         reply.problems.iter().for_each(|problem| report.warn(problem));
         if reply.truncated {
             report.warn("too many groups of endpoints: changes may be missing");
         }
         Ok(report)
     }
+}
+
+fn verdict(allowed: bool) -> &'static str {
+    if allowed { "allowed" } else { "denied" }
+}
+
+/// What would become of flows that the node has seen lately.
+fn show_seen(reply: &ImpactReply) -> String {
+    let line = |change: &SeenChange| {
+        let SeenChange { from, to, flow, count, allowed_before, allowed_after, by } = change;
+        let (before, after) = (verdict(*allowed_before), verdict(*allowed_after));
+        format!("  {from} -> {to} {flow}, {count} times: {before} -> {after} by {by}\n")
+    };
+    let changed: usize = reply.lately.iter().map(|change| change.count).sum();
+    let lines: String = reply.lately.iter().map(line).collect();
+    format!("{changed} of {} flows seen lately on this node would have another verdict\n{lines}", reply.seen)
 }
 
 /// One line per change: `shop/a -> shop/b tcp/80: allowed -> denied by ...`.
@@ -63,7 +81,6 @@ fn show_impact(changes: &[ImpactChange], wide: bool) -> String {
         let text = names.iter().take(shown).cloned().collect::<Vec<_>>().join(", ");
         if more > 0 { format!("{text} and {more} more") } else { text }
     };
-    let verdict = |allowed| if allowed { "allowed" } else { "denied" };
     let line = |change: &ImpactChange| {
         format!(
             "{} -> {} {}: {} -> {} by {}\n",
