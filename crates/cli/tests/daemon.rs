@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::thread::JoinHandle;
 
 use common::Lab;
-use margay_control::explain::{End, ExplainReply, ImpactChange, ImpactReply};
+use margay_control::explain::{End, ExplainReply, ImpactChange, ImpactReply, SeenChange};
 use margay_control::status::{Endpoint, IpamAddress, IpamBlock, IpamStatus, Policy};
 use margay_control::{ErrorBody, bgp};
 use serde::Serialize;
@@ -229,12 +229,25 @@ fn impact_sends_what_would_be_applied() {
         allowed_after: false,
         by: "end of tier default".into(),
     };
-    let reply = ImpactReply { changes: vec![change], truncated: false, problems: Vec::new() };
+    let seen = SeenChange {
+        from: "shop/a".into(),
+        to: "shop/web".into(),
+        flow: "tcp/80".into(),
+        count: 2,
+        allowed_before: true,
+        allowed_after: false,
+        by: "end of tier default".into(),
+    };
+    let (changes, lately) = (vec![change], vec![seen]);
+    let reply = ImpactReply { changes, truncated: false, problems: Vec::new(), seen: 9, lately };
     let (status, out, request) = ask(&lab, &["policy", "impact", "-f", &file], &reply);
     assert_eq!(status, Some(0));
     let line =
         "shop/a, shop/b, shop/c and 2 more -> shop/web tcp/80: allowed -> denied by end of tier default";
     assert!(out.contains(line), "{out}");
+    let lines = "2 of 9 flows seen lately on this node would have another verdict\n  \
+                 shop/a -> shop/web tcp/80, 2 times: allowed -> denied by end of tier default\n";
+    assert!(out.ends_with(lines), "{out}");
     assert!(request.contains("POST /v1/policy/impact") && request.contains("NetworkPolicy"), "{request}");
 }
 
