@@ -77,7 +77,8 @@ pub(crate) fn lab() -> Result<(Netns, Netns)> {
 fn raw(nodes: u32, blocks: u32) -> Result<f64> {
     let (here, _there) = lab()?;
     let mut netlink = Netlink::open_in(&here)?;
-    let _listener = here.run(Monitor::open)??;
+    let other = Netlink::open_in(&here)?;
+    let _listener = here.run(|| Monitor::open(&other))??;
     let device = netlink.link_index("eth0")?;
     let objects: Vec<NexthopChange> = (0..nodes)
         .map(|node| {
@@ -121,21 +122,21 @@ fn measure(here: &Netns, there: &Netns, folder: &Path, nodes: u32, blocks: u32) 
     fill(folder, objects(nodes, pool))?;
     let _agent = start_agent(here, folder, "n1", AGENT)?;
     let own = Netlink::open_in(here)?;
-    let mut monitor = here.run(Monitor::open)??;
+    let mut monitor = here.run(|| Monitor::open(&own))??;
     there.run(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let speaker = runtime.block_on(establish())?;
         let routes = originated(nodes, blocks);
         let wanted = routes.len();
         // What is left over from the start is not counted.
-        monitor.read(&own, |_| {})?;
+        monitor.read(|_| {})?;
         let begun = Instant::now();
         runtime.block_on(speaker.set_originated(routes))?;
         let (mut seen, mut last) = (0, begun);
         while seen < wanted {
             ensure!(begun.elapsed() < PATIENCE, "only {seen} of {wanted} routes after {PATIENCE:?}");
             let before = seen;
-            monitor.read(&own, |event| {
+            monitor.read(|event| {
                 seen += usize::from(matches!(event, Event::RouteSet(route, _) if route.protocol == CLUSTER));
             })?;
             if seen > before {

@@ -11,6 +11,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::RouteMessage;
 use nix::errno::Errno;
+use socket2::{SockFilter, SockRef};
 
 use crate::error::{Error, Result};
 use crate::handle::Netlink;
@@ -73,14 +74,15 @@ impl AsFd for Monitor {
 }
 
 impl Monitor {
-    /// Subscribes, in the calling thread's namespace.
+    /// Subscribes, in the calling thread's namespace, to all changes but those that `own` makes.
     ///
     /// # Errors
     /// When no netlink socket can be opened.
-    pub fn open() -> Result<Self> {
+    pub fn open(own: &Netlink) -> Result<Self> {
         let failed = |error| Error::io("subscribe to network changes", error);
         let mut socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_ROUTE).map_err(failed)?;
         widen(&socket)?;
+        SockRef::from(&socket).attach_filter(&others(own.socket.port())).map_err(failed)?;
         socket.bind_auto().map_err(failed)?;
         socket.set_non_blocking(true).map_err(failed)?;
         for group in GROUPS {
@@ -92,18 +94,17 @@ impl Monitor {
         Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM) })
     }
 
-    /// Hands what has happened since to `take`, without waiting. What `own` changed itself is left out.
+    /// Hands what has happened since to `take`, without waiting.
     ///
     /// # Errors
     /// When the socket fails for good.
-    pub fn read(&mut self, own: &Netlink, mut take: impl FnMut(Event)) -> Result<()> {
+    pub fn read(&mut self, mut take: impl FnMut(Event)) -> Result<()> {
         loop {
             self.buffer.clear();
             match self.socket.recv(&mut self.buffer, libc::MSG_TRUNC) {
                 Ok(length) if length > self.buffer.len() => take(Event::Resync),
                 Ok(_) => {
-                    let foreign = wire::messages(&self.buffer).filter(|m| m.port != own.socket.port());
-                    foreign.filter_map(|message| read(&message)).for_each(&mut take);
+                    wire::messages(&self.buffer).filter_map(|message| read(&message)).for_each(&mut take);
                 }
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                     Some(Errno::EAGAIN) => return Ok(()),
@@ -114,6 +115,21 @@ impl Monitor {
             }
         }
     }
+}
+
+/// A socket filter for notifications of changes that `port` did not ask for (`nlmsg_pid`, in the order of the host): thousands of
+/// routes of one's own would be as many system calls to throw away.
+fn others(port: u32) -> [SockFilter; 4] {
+    /// Offset of `nlmsg_pid` in `struct nlmsghdr`.
+    const PORT: u32 = 12;
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let done = libc::BPF_RET | libc::BPF_K;
+    // What is loaded is taken for the order of the network.
+    let program = [(load, 0, PORT), (equals, 1, port.to_be()), (done, 0, 0), (done, 0, u32::MAX)];
+    program.map(|(code, otherwise, value)| {
+        SockFilter::new(u16::try_from(code).unwrap_or_default(), 0, otherwise, value)
+    })
 }
 
 fn read(message: &Received<'_>) -> Option<Event> {

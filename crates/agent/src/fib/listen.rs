@@ -11,7 +11,7 @@ impl Fib {
     /// Takes in what others have changed. True if the ways to other nodes may have changed with it.
     pub(crate) fn listen(&mut self) -> Result<bool, Error> {
         let mut events = Vec::new();
-        self.monitor.read(&self.netlink, |event| {
+        self.monitor.read(|event| {
             // A flood becomes one look at everything.
             if events.len() < CHUNK {
                 events.push(event);

@@ -153,7 +153,7 @@ impl Fib {
         routes.desired_complete();
         let mut fib = Self {
             // Before anything is read: what changes in between is heard of.
-            monitor: Monitor::open()?,
+            monitor: Monitor::open(&netlink)?,
             netlink,
             kernel: Kernel::default(),
             wanted: BTreeMap::new(),

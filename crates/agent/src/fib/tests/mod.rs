@@ -110,10 +110,10 @@ fn kernel(netlink: &mut Netlink) -> (Vec<Route>, Vec<Nexthop>) {
 }
 
 /// Changes by others that `monitor` has seen: (routes, nexthop objects).
-fn seen(monitor: &mut Monitor, own: &Netlink) -> (usize, usize) {
+fn seen(monitor: &mut Monitor) -> (usize, usize) {
     let (mut routes, mut objects) = (0, 0);
     monitor
-        .read(own, |event| match event {
+        .read(|event| match event {
             Event::RouteSet(..) | Event::RouteGone(_) => routes += 1,
             Event::NexthopSet(_) | Event::NexthopGone(_) => objects += 1,
             _ => {}

@@ -12,24 +12,24 @@ fn a_node_is_one_object_which_outlives_a_restart_and_moves_in_one_message() {
         .node
         .run(|| {
             let mut observer = Netlink::open().unwrap();
-            let mut monitor = Monitor::open().unwrap();
+            let mut monitor = Monitor::open(&observer).unwrap();
             let mut fib = Fib::open(std::env::temp_dir()).unwrap();
             assert_eq!(fib.put(blocks("172.20.0.2")).changed, 200);
             let (routes, objects) = kernel(&mut observer);
             assert_eq!((routes.len(), objects.len()), (200, 1), "{objects:?}");
             drop(fib);
-            seen(&mut monitor, &observer);
+            seen(&mut monitor);
 
             let mut fib = Fib::open(std::env::temp_dir()).unwrap();
             assert_eq!(fib.put(blocks("172.20.0.2")).changed, 0, "a restart changes nothing");
-            assert_eq!(seen(&mut monitor, &observer), (0, 0));
+            assert_eq!(seen(&mut monitor), (0, 0));
             assert_eq!(kernel(&mut observer), (routes.clone(), objects));
 
             for address in ["172.20.0.3", "172.20.0.4", "172.20.0.2"] {
                 fib.put(blocks(address));
                 until_reached(&world, "10.65.2.1");
             }
-            seen(&mut monitor, &observer);
+            seen(&mut monitor);
             let (_, lost) = probe(&world, "10.65.2.1", || {
                 for address in ["172.20.0.3", "172.20.0.2", "172.20.0.4"] {
                     assert_eq!(fib.put(blocks(address)).changed, 0);
@@ -39,7 +39,7 @@ fn a_node_is_one_object_which_outlives_a_restart_and_moves_in_one_message() {
             let (now, objects) = kernel(&mut observer);
             assert_eq!((now, objects.len()), (routes, 1), "only the object was changed");
             // The kernel tells of each route, too, for programs that know no objects (`nexthop_compat_mode`).
-            assert_eq!(seen(&mut monitor, &observer).1, 3);
+            assert_eq!(seen(&mut monitor).1, 3);
         })
         .unwrap();
 }
