@@ -74,13 +74,15 @@ impl NextHops {
         }
     }
 
-    /// Takes over what is known now; returns the next hops for which that is new.
-    pub(crate) fn set(&mut self, states: &[NextHopState]) -> BTreeSet<IpAddr> {
-        let mut changed = BTreeSet::new();
+    /// Takes over what is known now; returns the next hops for which that is new, and whether one came into reach or went
+    /// out of it.
+    pub(crate) fn set(&mut self, states: &[NextHopState]) -> BTreeMap<IpAddr, bool> {
+        let mut changed = BTreeMap::new();
         for state in states {
             let Some(tracked) = self.tracked.get_mut(&state.address) else { continue };
-            if std::mem::replace(&mut tracked.cost, state.cost) != state.cost {
-                changed.insert(state.address);
+            let before = std::mem::replace(&mut tracked.cost, state.cost);
+            if before != state.cost {
+                changed.insert(state.address, before.is_some() != state.cost.is_some());
             }
         }
         changed

@@ -272,11 +272,16 @@ impl Rib {
             return;
         }
         let attrs = &self.attrs;
-        let concerned = |path: &Path| {
-            attrs.get(path.attrs).next_hop.is_some_and(|next_hop| changed.contains(&next_hop.address()))
-        };
         for (id, slot) in (0..).zip(&mut self.slots) {
-            if slot.live && slot.paths.as_slice().iter().any(concerned) {
+            let paths = slot.paths.as_slice();
+            // A path without rivals is the best one however far its next hop is.
+            let rivals = paths.len() > 1;
+            let concerned = |path: &Path| {
+                let next_hop = attrs.get(path.attrs).next_hop;
+                let change = next_hop.and_then(|next_hop| changed.get(&next_hop.address()));
+                change.is_some_and(|reach| *reach || rivals)
+            };
+            if slot.live && paths.iter().any(concerned) {
                 mark(&mut self.dirty, slot, id);
             }
         }

@@ -442,11 +442,18 @@ fn start(
     Ok(Running::new(handle, events, identity))
 }
 
+/// Shortest and longest wait for more changes of a daemon that forwards.
+const FORWARDER_BATCH: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
+
 fn service_config(identity: &Identity, restarting: bool, max_paths: usize) -> ServiceConfig {
     let mut speaker = SpeakerConfig::new(identity.router_id, identity.local_as);
     speaker.restarting = restarting;
     speaker.report_routes = max_paths > 0;
     speaker.track_next_hops = speaker.report_routes;
+    if speaker.report_routes {
+        // Packets wait for what is learned, and few peers for what is told.
+        (speaker.egress.batch_min, speaker.egress.batch_max) = FORWARDER_BATCH;
+    }
     speaker.multipath = max_paths.max(1);
     speaker.cluster_id = identity.cluster_id;
     let has_ipv6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
