@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use margay_api::convert::ORCHESTRATOR_KUBERNETES;
-use margay_api::kinds::{Affinity, FelixConfigurationSpec};
-use margay_api::{IpReservation, IpamBlock, IpamConfiguration, Key, Kind, Namespace, Pod, Resource};
+use margay_api::kinds::{Affinity, FelixConfigurationSpec, IpamBlockSpec};
+use margay_api::{
+    IpReservation, IpamBlock, IpamConfiguration, Key, Kind, Metadata, Namespace, Pod, Resource,
+};
 use margay_daemon::topology::Cluster as BgpCluster;
 use margay_ipam::borrower;
 
@@ -14,7 +16,7 @@ use margay_ipam::borrower;
 pub(crate) struct Cluster {
     /// Nodes, pools, BGP objects.
     pub(crate) bgp: BgpCluster,
-    /// Blocks by name, with the revision at which each was last changed.
+    /// Blocks by name, with the revision at which each was last changed; of other nodes' no more than who has them.
     pub(crate) blocks: BTreeMap<String, (IpamBlock, u64)>,
     /// Addresses that are not handed out.
     pub(crate) reservations: BTreeMap<String, IpReservation>,
@@ -74,12 +76,12 @@ impl Cluster {
         let name = resource.metadata().name.clone();
         match resource {
             Resource::IpamBlock(object) => {
-                let own = object.spec.affinity.as_ref() == Some(&Affinity::Host(node.to_owned()))
-                    || borrower(object).is_some();
+                let own = is_of(object, node);
                 let sessions = self.bgp.put(resource) && self.reflects(node);
-                let before = self.blocks.insert(name, (object.clone(), revision));
-                let touched = if own || is_of(before.as_ref(), node) { OWN_BLOCKS } else { ROUTES };
-                Touched { sessions, ..touched }
+                let kept = if own { object.clone() } else { outline(object) };
+                let before = self.blocks.insert(name, (kept, revision));
+                let was_own = before.is_some_and(|(before, _)| is_of(&before, node));
+                Touched { sessions, ..if own || was_own { OWN_BLOCKS } else { ROUTES } }
             }
             Resource::IpReservation(object) => {
                 self.reservations.insert(name, object.clone());
@@ -128,9 +130,8 @@ impl Cluster {
         match key.kind {
             Kind::IpamBlock => {
                 let sessions = self.bgp.delete(key) && self.reflects(node);
-                let before = self.blocks.remove(name);
-                let touched = if is_of(before.as_ref(), node) { OWN_BLOCKS } else { ROUTES };
-                Touched { sessions, ..touched }
+                let was_own = self.blocks.remove(name).is_some_and(|(before, _)| is_of(&before, node));
+                Touched { sessions, ..if was_own { OWN_BLOCKS } else { ROUTES } }
             }
             Kind::IpReservation => {
                 self.reservations.remove(name);
@@ -193,10 +194,26 @@ impl Cluster {
 }
 
 /// The block is the node's, or part of one that may be.
-fn is_of(block: Option<&(IpamBlock, u64)>, node: &str) -> bool {
-    block.is_some_and(|(block, _)| {
-        block.spec.affinity == Some(Affinity::Host(node.to_owned())) || borrower(block).is_some()
-    })
+fn is_of(block: &IpamBlock, node: &str) -> bool {
+    let owned = matches!(&block.spec.affinity, Some(Affinity::Host(owner)) if owner == node);
+    owned || borrower(block).is_some()
+}
+
+/// A block without what it says of its addresses: of a thousand nodes' blocks that is megabytes.
+fn outline(block: &IpamBlock) -> IpamBlock {
+    let spec = IpamBlockSpec {
+        cidr: block.spec.cidr,
+        affinity: block.spec.affinity.clone(),
+        affinity_claim_time: None,
+        allocations: Vec::new(),
+        attributes: Vec::new(),
+        unallocated: Vec::new(),
+        strict_affinity: block.spec.strict_affinity,
+        sequence_number: block.spec.sequence_number,
+        sequence_number_for_allocation: BTreeMap::new(),
+        deleted: block.spec.deleted,
+    };
+    IpamBlock::new(Metadata::named(block.metadata.name.clone()), spec)
 }
 
 /// What a change of an object that sessions follow from touches.
@@ -207,5 +224,28 @@ fn touched(kind: Kind, changed: bool) -> Touched {
         Kind::BgpConfiguration => Touched { cluster: true, routes: true, ..SESSIONS },
         Kind::Service | Kind::EndpointSlice => SERVICES,
         _ => SESSIONS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_others_blocks_it_keeps_who_has_them_and_of_its_own_everything() {
+        let mut cluster = Cluster::default();
+        for (revision, owner, addresses) in [(1, "n2", 0), (2, "n1", 4), (3, "n2", 0)] {
+            let affinity = Affinity::Host(owner.to_owned());
+            let spec = serde_json::json!({
+                "cidr": "10.65.1.0/30", "affinity": affinity.to_string(),
+                "allocations": vec![None::<u32>; 4], "unallocated": [0, 1, 2, 3],
+            });
+            let block = IpamBlock::new(Metadata::named("a"), serde_json::from_value(spec).unwrap());
+            let touched = cluster.put("n1", &block.into(), revision);
+            assert_eq!(touched.own_blocks, revision > 1, "it is this node's, or was");
+            let (kept, fence) = &cluster.blocks["a"];
+            assert_eq!((kept.spec.affinity.as_ref(), *fence), (Some(&affinity), revision));
+            assert_eq!((kept.spec.allocations.len(), kept.spec.unallocated.len()), (addresses, addresses));
+        }
     }
 }
