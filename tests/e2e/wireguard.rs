@@ -272,6 +272,17 @@ pub(crate) fn between_nodes(labs: &mut Labs) -> Result<()> {
     all_reached(&near, &far)?;
     ensure!(ears.iter().all(|ear| ear.plain() == 0), "packets with pods' addresses on the wire");
 
+    // A key that is lost now is taken from the device: the others could not be told of another one.
+    let before = key_of(&cluster, "node2")?;
+    cluster.stop("node2")?;
+    std::fs::remove_file(cluster.folder("node2").join("state/wireguard.key"))?;
+    cluster.start("node2")?;
+    cluster.wait_ready("node2", 2 * PATIENCE)?;
+    wait(PATIENCE, || Ok(cluster.folder("node2").join("state/wireguard.key").exists()))
+        .context("no key is kept")?;
+    ensure!(key_of(&cluster, "node2")? == before, "another key");
+    wait(2 * PATIENCE, || Ok(all_reached(&near, &far).is_ok())).context("after a lost key")?;
+
     // And off again: as it was, the devices go later.
     applied(&cluster, &felix("wireguardEnabled: false"))?;
     for (node, pod) in [("node1", &far), ("node2", &near)] {

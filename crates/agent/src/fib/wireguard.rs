@@ -63,13 +63,24 @@ impl Encryption {
         errors
     }
 
+    /// The private key of a device that is there.
+    fn key_in_use(&mut self, name: &str) -> Option<PrivateKey> {
+        let handle = match &mut self.handle {
+            Some(handle) => handle,
+            none => none.insert(Wireguard::open().ok()?),
+        };
+        handle.device(name).ok()?.private_key
+    }
+
     fn ensure_device(
         &mut self,
         netlink: &mut Netlink,
         family: Family,
         wanted: &WireguardDevice,
     ) -> Result<WireguardKey, String> {
-        let private = private_key(&self.folder, family)?;
+        // Where packets between nodes are encrypted too, others could not be told of a new key: they answer to the old one.
+        let kept = wanted.nodes.as_ref().and_then(|_| self.key_in_use(&wanted.name));
+        let private = private_key(&self.folder, family, kept)?;
         let explain = |error: Error| match error {
             Error::Kernel { errno: Errno::EOPNOTSUPP, .. } => MISSING.to_owned(),
             error => format!("WireGuard device {}: {error}", wanted.name),
@@ -166,8 +177,9 @@ pub(crate) fn own_rules(netlink: &mut Netlink) -> Result<BTreeSet<UnmarkedRule>,
     Ok(netlink.unmarked_rules(Protocol::Cluster.number())?.into_iter().collect())
 }
 
-/// The private key of a device, made when there is none: in Base64, as `wg` has it, for root's eyes only.
-fn private_key(folder: &Path, family: Family) -> Result<PrivateKey, String> {
+/// The private key of a device; when there is none, `kept` or a new one is written down: in Base64, as `wg` has it, for root's eyes
+/// only.
+fn private_key(folder: &Path, family: Family, kept: Option<PrivateKey>) -> Result<PrivateKey, String> {
     let path = folder.join(match family {
         Family::V4 => "wireguard.key",
         Family::V6 => "wireguard-v6.key",
@@ -193,11 +205,10 @@ fn private_key(folder: &Path, family: Family) -> Result<PrivateKey, String> {
             Ok(PrivateKey::new(key.0))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let mut bytes = [0; 32];
-            File::open("/dev/urandom")
-                .and_then(|mut random| random.read_exact(&mut bytes))
-                .map_err(failed)?;
-            let key = PrivateKey::new(bytes);
+            let key = match kept {
+                Some(key) => key,
+                None => new_key().map_err(failed)?,
+            };
             let fresh = path.with_extension("new");
             let write = || -> std::io::Result<()> {
                 let mut options = OpenOptions::new();
@@ -207,11 +218,17 @@ fn private_key(folder: &Path, family: Family) -> Result<PrivateKey, String> {
                 std::fs::rename(&fresh, &path)
             };
             write().map_err(failed)?;
-            tracing::info!(path = %path.display(), "made a WireGuard key");
+            tracing::info!(path = %path.display(), kept = kept.is_some(), "wrote a WireGuard key");
             Ok(key)
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+fn new_key() -> std::io::Result<PrivateKey> {
+    let mut bytes = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(PrivateKey::new(bytes))
 }
 
 #[cfg(test)]
@@ -286,14 +303,17 @@ mod tests {
     fn a_key_is_made_once_and_never_shown() {
         let folder = std::env::temp_dir().join(format!("margay-keys-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let key = private_key(&folder, Family::V4).unwrap();
+        let key = private_key(&folder, Family::V4, None).unwrap();
         let path = folder.join("wireguard.key");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(private_key(&folder, Family::V4), Ok(key));
-        assert_ne!(private_key(&folder, Family::V6), Ok(key));
+        assert_eq!(private_key(&folder, Family::V4, None), Ok(key));
+        assert_ne!(private_key(&folder, Family::V6, None), Ok(key));
         assert_eq!(format!("{key:?}"), "PrivateKey");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(private_key(&folder, Family::V4).unwrap_err().contains("chmod 600"));
+        assert!(private_key(&folder, Family::V4, None).unwrap_err().contains("chmod 600"));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(private_key(&folder, Family::V4, Some(key)), Ok(key), "a lost one is in use");
+        assert_eq!(private_key(&folder, Family::V4, None), Ok(key));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }
