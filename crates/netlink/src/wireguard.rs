@@ -133,7 +133,7 @@ impl Wireguard {
     /// Looks WireGuard up in the kernel.
     ///
     /// # Errors
-    /// [`Error::NotFound`] from a kernel without it.
+    /// [`crate::Error::NotFound`] from a kernel without it.
     pub fn open() -> Result<Self> {
         Generic::open("wireguard", "WireGuard").map(Self)
     }
@@ -147,7 +147,7 @@ impl Wireguard {
     /// Reads a device.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is none.
+    /// [`crate::Error::NotFound`] when there is none.
     pub fn device(&mut self, name: &str) -> Result<Device> {
         let pieces = self.0.socket.dump(
             &self.request(CMD_GET_DEVICE, name),
@@ -165,7 +165,7 @@ impl Wireguard {
     /// Gives a device its private key, port and mark; peers stay.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is none; the kernel's refusal, for example of a port in use.
+    /// [`crate::Error::NotFound`] when there is none; the kernel's refusal, for example of a port in use.
     pub fn set_device(&mut self, name: &str, private: &PrivateKey, port: u16, mark: u32) -> Result<()> {
         let mut request = self.request(CMD_SET_DEVICE, name);
         push_attribute(&mut request.body, DEVICE_PRIVATE_KEY, private.bytes());
