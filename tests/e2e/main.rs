@@ -96,6 +96,7 @@ const CASES: &[(&str, Place)] = &[
     ("bgp::bytes_from_a_peers_address", Inside(bgp::bytes_from_a_peers_address)),
     ("bgp::a_peer_that_turns_bad", Inside(bgp::a_peer_that_turns_bad)),
     ("bgp::half_open_connections", Inside(bgp::half_open_connections)),
+    ("bgp::a_router_that_attacks", Inside(bgp::a_router_that_attacks)),
     ("look::at_sessions_and_routes", Inside(look::at_sessions_and_routes)),
     ("look::at_the_table_as_others_read_it", Inside(look::at_the_table_as_others_read_it)),
     ("restart::a_second_agent_refuses", Inside(restart::a_second_agent_refuses)),

@@ -217,6 +217,14 @@ impl Cluster {
         nodes.iter().try_for_each(|node| self.start(node))
     }
 
+    /// Resident memory of a node's daemon, KiB.
+    pub fn resident(&self, node: &str) -> Result<u64> {
+        let process = self.daemons.get(node).with_context(|| format!("{node} is not running"))?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
     /// Ends a node's daemon with SIGKILL.
     pub fn kill(&mut self, node: &str) -> Result<()> {
         let mut process = self.daemons.remove(node).with_context(|| format!("{node} is not running"))?;

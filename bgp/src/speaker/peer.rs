@@ -110,14 +110,14 @@ pub(crate) struct FamilyState {
     pub(crate) near_limit: bool,
 }
 
-/// So many changes of routes within [`CHURN_TIME`] are worth a line in the log: a table of half the Internet is sent in
-/// as many, but once.
+/// So many changes of routes within [`CHURN_TIME`] are worth a line in the log, if they are not a table told for the first
+/// time or once more.
 const CHURN: usize = 100_000;
 const CHURN_TIME: Duration = Duration::from_secs(10);
 /// No second line for so long.
 const CHURN_QUIET: Duration = Duration::from_secs(60);
 
-/// How much a peer changes that has told its table.
+/// How much a peer changes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Churn {
     changes: usize,
@@ -127,13 +127,13 @@ pub(crate) struct Churn {
 }
 
 impl Churn {
-    /// Takes in changes; how many there have been, if that is to be said.
-    pub(crate) fn note(&mut self, now: Time, changes: usize) -> Option<usize> {
+    /// Takes in changes of a peer that now has so many routes; how many there have been, if that is to be said.
+    pub(crate) fn note(&mut self, now: Time, changes: usize, routes: usize) -> Option<usize> {
         if self.until.is_none_or(|until| until <= now) {
             *self = Self { until: Some(now + CHURN_TIME), ..Self::default() };
         }
         self.changes += changes;
-        if self.told || self.changes < CHURN {
+        if self.told || self.changes < CHURN.max(routes * 3) {
             return None;
         }
         (self.told, self.until) = (true, Some(now + CHURN_QUIET));

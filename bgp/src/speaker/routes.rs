@@ -99,12 +99,13 @@ impl Speaker {
     pub(super) fn update_received(&mut self, id: SourceId, update: &Update) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let config = Arc::clone(&peer.config);
-        if peer.families.iter().any(|family| family.end_of_rib) {
-            let announced = update.mp_reach.iter().chain(&update.reach).map(|reach| reach.nlri.len());
-            let changes = update.withdrawn.len() + announced.sum::<usize>();
-            if let Some(changes) = peer.churn.note(self.now, changes) {
-                self.log(Log::Churn(config.remote, changes));
-            }
+        let announced = update.mp_reach.iter().chain(&update.reach).map(|reach| reach.nlri.len());
+        let changes = update.withdrawn.len() + announced.sum::<usize>();
+        let routes: u32 = Family::ALL.iter().map(|family| self.rib.counts(id, *family).received).sum();
+        if let Some(changes) =
+            peer.churn.note(self.now, changes, usize::try_from(routes).unwrap_or(usize::MAX))
+        {
+            self.log(Log::Churn(config.remote, changes));
         }
         for nlri in &update.withdrawn {
             self.rib.withdraw(id, nlri.prefix, nlri.path_id.unwrap_or(0));

@@ -97,7 +97,7 @@ impl Cluster {
             }
             Resource::WorkloadEndpoint(object) => {
                 if object.spec.node != node {
-                    return NOTHING;
+                    return self.delete(node, &object.key());
                 }
                 // Those of other orchestrators are theirs to write and to delete.
                 let orchestrator = object.spec.orchestrator.as_deref().unwrap_or(ORCHESTRATOR_KUBERNETES);

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use margay_api::kinds::NextHopMode as ApiNextHopMode;
 use margay_api::kinds::{RestartMode, ReversePeering, SecretRef, SourceAddress};
 use margay_api::types::PeerAddress;
@@ -17,8 +16,8 @@ use margay_control::status::Problem;
 use super::assign::Reflectors;
 use super::settings::{Settings, secret_name};
 use super::{
-    Cluster, Peer, addresses, as_of, bfd, cluster_id, concerns, families, filters, matches, node_addresses,
-    problem, service_ranges,
+    Cluster, Peer, addresses, as_of, bfd, cluster_id, concerns, families, filters, limits, matches,
+    node_addresses, problem, service_ranges,
 };
 
 /// What comes of two nodes, or of a BGPPeer that names a router.
@@ -280,14 +279,14 @@ impl<'a> Builder<'a> {
     fn restrict(&self, config: &mut PeerConfig, name: &str) {
         let blocks = self.cluster.blocks.get(name);
         let services = service_ranges(self.cluster);
-        config.max_prefix = Some(prefix_limit(blocks.map_or(0, BTreeSet::len), &services));
+        config.max_prefix = Some(limits::of_node(blocks.map_or(0, BTreeSet::len), &services));
         config.authorised_origins = Some(blocks.into_iter().flatten().copied().chain(services).collect());
     }
 
     /// A session with something that is no node: a top-of-rack router, a foreign reflector.
     fn with_router(&mut self, rule: Rule<'a>, address: &PeerAddress) -> Outcome {
         let (spec, remote) = (&rule.peer.spec, address.ip);
-        let mut config = self.outside(rule, remote);
+        let mut config = self.outside(rule, remote, limits::ROUTER);
         config.port = address.port.unwrap_or(margay_bgp::BGP_PORT);
         rule.name.clone_into(&mut config.description);
         config.interface.clone_from(&address.zone);
@@ -307,7 +306,7 @@ impl<'a> Builder<'a> {
 
     /// A session with a workload of this node, which may speak BGP and need not.
     fn with_workload(&mut self, rule: Rule<'a>, name: &str, remote: IpAddr, local: IpAddr) -> Outcome {
-        let mut config = self.outside(rule, remote);
+        let mut config = self.outside(rule, remote, limits::WORKLOAD);
         name.clone_into(&mut config.description);
         config.families = vec![if remote.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }];
         config.expected = false;
@@ -320,8 +319,12 @@ impl<'a> Builder<'a> {
     }
 
     /// What sessions with others than nodes have in common.
-    fn outside(&self, rule: Rule<'a>, remote: IpAddr) -> PeerConfig {
+    fn outside(&mut self, rule: Rule<'a>, remote: IpAddr, prefixes: u32) -> PeerConfig {
         let spec = &rule.peer.spec;
+        let max_prefix = limits::of_other(&rule.peer.metadata, prefixes).unwrap_or_else(|message| {
+            self.report(problem(format!("BGPPeer({})", rule.name), message));
+            MaxPrefix::new(prefixes)
+        });
         let local_as = spec.local_as_number.map(|number| number.0);
         let own_as = local_as.unwrap_or_else(|| as_of(self.me, self.cluster));
         let their_as = spec.as_number.map_or(own_as, |number| number.0);
@@ -331,7 +334,12 @@ impl<'a> Builder<'a> {
             None => PeerKind::Internal,
         };
         let export = Arc::clone(&self.export_own);
-        PeerConfig { local_as, export, ..PeerConfig::new(remote, their_as, kind) }
+        PeerConfig {
+            local_as,
+            export,
+            max_prefix: Some(max_prefix),
+            ..PeerConfig::new(remote, their_as, kind)
+        }
     }
 
     /// Applies the cluster's settings to a session that nodes have by themselves; false if it cannot be used.
@@ -466,16 +474,6 @@ impl Rule<'_> {
             };
         forward || self.reverse && concerns(self.peer, name, there)
     }
-}
-
-/// What a node with so many blocks may announce: its blocks, single addresses in them, and blocks that it has claimed
-/// and the datastore has not told yet; and addresses of services, as far as there are so many in their ranges. All that is
-/// refused counts too, so this bounds what a node can make us keep.
-fn prefix_limit(blocks: usize, services: &BTreeSet<IpNet>) -> MaxPrefix {
-    let blocks = u32::try_from(blocks).unwrap_or(u32::MAX).saturating_mul(256);
-    let hosts = |range: &IpNet| 1 << (range.max_prefix_len() - range.prefix_len()).min(16);
-    let services = services.iter().map(hosts).fold(0, u32::saturating_add);
-    MaxPrefix::new(blocks.saturating_add(1024).saturating_add(services))
 }
 
 /// Whether two BGPPeers make different things of a session, apart from the name it shows.

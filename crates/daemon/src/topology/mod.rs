@@ -12,6 +12,7 @@ mod bfd;
 mod builder;
 mod cluster;
 mod filters;
+mod limits;
 mod planner;
 mod services;
 mod sessions;

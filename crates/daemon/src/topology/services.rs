@@ -95,12 +95,12 @@ impl Services {
                 addresses.map(|address| (endpoint.node_name.clone(), address.is_ipv4()))
             })
             .collect();
-        if self.slices.get(&(namespace.clone(), name.clone())).is_some_and(|before| *before != service) {
-            self.delete_slice(&key);
-        }
+        let moved =
+            self.slices.get(&(namespace.clone(), name.clone())).is_some_and(|before| *before != service)
+                && self.delete_slice(&key);
         self.slices.insert((namespace, name.clone()), service.clone());
         let before = self.places.entry(service).or_default().insert(name, places.clone());
-        before.unwrap_or_default() != places
+        before.unwrap_or_default() != places || moved
     }
 
     /// Takes a part of a service's endpoints out; true if that changes anything.
@@ -302,6 +302,9 @@ endpoints: [{addresses: [10.65.0.6], nodeName: n1}]
             !cluster.delete(&Key::namespaced(Kind::Service, "shop", "headless")),
             "it has nothing to lose"
         );
+        let mut empty = EndpointSlice::new(Metadata::namespaced("shop", "web-1"), Default::default());
+        empty.metadata.labels.insert(LABEL_SERVICE_NAME.to_owned(), "third".to_owned());
+        assert!(cluster.put(&empty.into()), "the service that it leaves loses an endpoint");
     }
 
     #[test]

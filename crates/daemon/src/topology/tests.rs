@@ -136,6 +136,7 @@ spec: {importV4: [{action: Accept, cidr: 192.0.2.0/24, matchOperator: In}, {acti
     let missing = topology("n1", &cluster(&with_reflectors(), text));
     let tor = peer_named(&missing, "tor").unwrap();
     assert_eq!((tor.port, tor.remote_as, tor.kind), (1179, 65000, PeerKind::External));
+    assert_eq!(tor.max_prefix.unwrap().limit, 100_000);
     assert!(missing.problems[0].message.contains("BGPFilter(only-a) does not exist"));
     let verdict = |policy: &Policy, prefix: &str| {
         let attributes = PathAttributes::default();
@@ -152,6 +153,26 @@ spec: {importV4: [{action: Accept, cidr: 192.0.2.0/24, matchOperator: In}, {acti
     assert_eq!(verdict(&tor.export, "10.65.7.0/24"), Verdict::Accept);
     assert_eq!(verdict(&tor.export, "10.99.7.0/24"), Verdict::Reject);
     assert_eq!(tor.export.default, Action::Reject);
+}
+
+#[test]
+fn a_router_may_announce_as_many_prefixes_as_its_object_says() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: tor, annotations: {margay.io/max-prefixes: '1200000'}}
+spec: {peerIP: 10.0.0.254, asNumber: 65000, node: n1}
+";
+    let mut cluster = cluster(THREE, text);
+    let limit = |topology: &Topology| peer_named(topology, "tor").unwrap().max_prefix.unwrap().limit;
+    assert_eq!(limit(&topology("n1", &cluster)), 1_200_000);
+    for wrong in ["0", "-1", "many", "4294967296"] {
+        let annotations = &mut cluster.peers.get_mut("tor").unwrap().metadata.annotations;
+        annotations.insert("margay.io/max-prefixes".into(), wrong.into());
+        let n1 = topology("n1", &cluster);
+        assert_eq!(limit(&n1), 100_000);
+        assert!(n1.problems[0].message.contains(wrong), "{:?}", n1.problems);
+    }
 }
 
 #[test]
