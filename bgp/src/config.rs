@@ -129,7 +129,8 @@ pub enum PeerKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NextHopMode {
-    /// Keep towards internal peers, self towards external ones (RFC 4271 section 5.1.3).
+    /// Keep towards internal peers, self towards external ones (RFC 4271 section 5.1.3). Also self for what peers on this
+    /// host tell.
     #[default]
     Auto,
     /// Always this speaker's address of the session.
@@ -267,6 +268,10 @@ pub struct PeerConfig {
     pub max_prefix: Option<MaxPrefix>,
     /// NEXT_HOP in what is sent.
     pub next_hop: NextHopMode,
+    /// It is on this host (a pod, a virtual machine) and others know no way to it but by us: what it tells goes to
+    /// internal peers with our address as NEXT_HOP unless theirs is [`NextHopMode::Keep`].
+    #[serde(default)]
+    pub on_host: bool,
     /// Without import policy nothing from an external peer is used, without export policy nothing is sent to it
     /// (RFC 8212). A policy that has no filter and accepts is none.
     pub policy_required: bool,
@@ -329,6 +334,7 @@ impl PeerConfig {
             authorised_origins: None,
             max_prefix: None,
             next_hop: NextHopMode::Auto,
+            on_host: false,
             policy_required: true,
             enforce_first_as: true,
             add_path_receive: false,

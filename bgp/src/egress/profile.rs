@@ -60,6 +60,8 @@ pub(crate) struct Told {
     from: Option<PeerKind>,
     unreachable: bool,
     long_lived: bool,
+    /// Its source is on this host, and so are its next hops.
+    on_host: bool,
 }
 
 // Groups keep one per prefix.
@@ -74,6 +76,7 @@ impl Told {
             from: source.and_then(|source| source.kind),
             unreachable: path.unreachable,
             long_lived: path.is_last_resort(&rib.attrs.get(path.attrs).attributes),
+            on_host: source.is_some_and(|source| source.on_host),
         }
     }
 }
@@ -205,7 +208,7 @@ impl EgressProfile {
         if told.from == Some(PeerKind::Internal) && self.kind == PeerKind::Internal {
             return Err(Suppressed::NotReflected);
         }
-        self.next_hop(route.next_hop, family)
+        self.next_hop(route.next_hop, family, told.on_host)
     }
 
     /// Our address of the session as next hop, with the link-local one for a neighbour (RFC 2545 section 3). Over a
@@ -226,9 +229,14 @@ impl EgressProfile {
         address == self.local || Some(address) == global
     }
 
-    fn next_hop(&self, received: Option<NextHop>, family: Family) -> Result<NextHop, Suppressed> {
+    fn next_hop(
+        &self,
+        received: Option<NextHop>,
+        family: Family,
+        on_host: bool,
+    ) -> Result<NextHop, Suppressed> {
         let to_self = match self.next_hop {
-            NextHopMode::Auto => self.kind == PeerKind::External,
+            NextHopMode::Auto => self.kind == PeerKind::External || on_host,
             NextHopMode::SelfAddress => true,
             NextHopMode::Keep => false,
         };

@@ -142,6 +142,7 @@ fn keys(paths: &[Path], attrs: &Interner, sources: &Table<SourceId, SourceInfo>)
         source: crate::status::RouteSource::Local,
         kind: Some(crate::config::PeerKind::Internal),
         id: Ipv4Addr::UNSPECIFIED,
+        on_host: false,
     };
     let mut keys: Vec<Key> =
         paths.iter().map(|path| key(path, attrs, sources.get(&path.source).unwrap_or(&unknown))).collect();

@@ -73,6 +73,7 @@ fn world(specs: &[Spec]) -> World {
                 source: RouteSource::Peer(IpAddr::from([10, 0, 0, number])),
                 kind: Some(kind),
                 id: Ipv4Addr::new(1, 1, 1, 1),
+                on_host: false,
             },
         );
         let attrs = world.attrs.intern(

@@ -24,6 +24,8 @@ pub(crate) struct SourceInfo {
     pub(crate) kind: Option<PeerKind>,
     /// BGP identifier of the last session.
     pub(crate) id: Ipv4Addr,
+    /// Others reach it by us ([`PeerConfig::on_host`](crate::PeerConfig::on_host)).
+    pub(crate) on_host: bool,
 }
 
 impl SourceInfo {

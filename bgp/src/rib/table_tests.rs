@@ -13,6 +13,7 @@ fn rib() -> Rib {
                 source: RouteSource::Peer(IpAddr::from([10, 0, 0, number])),
                 kind: Some(PeerKind::Internal),
                 id: Ipv4Addr::new(10, 0, 0, number),
+                on_host: false,
             },
         );
     }

@@ -111,6 +111,7 @@ impl Speaker {
                 source: RouteSource::Peer(remote),
                 kind: Some(config.kind),
                 id: Ipv4Addr::UNSPECIFIED,
+                on_host: config.on_host,
             },
         );
         self.by_address.insert(remote, id);
@@ -143,6 +144,7 @@ impl Speaker {
         let new = Arc::clone(&peer.config);
         if let Some(source) = self.rib.sources.get_mut(&id) {
             source.kind = Some(new.kind);
+            source.on_host = new.on_host;
         }
         self.change_bfd(id, &old, &new);
         if !same_session(&old, &new) {

@@ -114,7 +114,7 @@ impl Speaker {
         }
         rib.sources.insert(
             SourceId::LOCAL,
-            SourceInfo { source: RouteSource::Local, kind: None, id: config.router_id },
+            SourceInfo { source: RouteSource::Local, kind: None, id: config.router_id, on_host: false },
         );
         Self {
             now,

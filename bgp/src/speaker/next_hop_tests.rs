@@ -1,5 +1,6 @@
 //! Next hops: which are asked for, and what becomes of routes as the ways to them change.
 
+use super::protocol_tests;
 use super::rig::*;
 use crate::config::{NextHopMode, PeerConfig, PeerKind, SpeakerConfig};
 use crate::io::Input;
@@ -113,4 +114,24 @@ fn what_cannot_be_reached_is_passed_on_only_where_its_next_hop_is_kept() {
     set(&mut rig, 7, Some(1));
     rig.pass(std::time::Duration::from_secs(1));
     assert_eq!(sent(&rig), [1, 1]);
+}
+
+#[test]
+fn others_reach_by_us_what_a_peer_on_this_host_tells() {
+    let external = |last| PeerConfig { policy_required: false, ..protocol_tests::external(last) };
+    let pod = PeerConfig { on_host: true, ..external(1) };
+    let keeps = PeerConfig { next_hop: NextHopMode::Keep, ..passive(4, PeerKind::Internal) };
+    let mut rig = Rig::new(vec![pod, external(2), passive(3, PeerKind::Internal), keeps]);
+    let (pod, router) = (protocol_tests::up_external(&mut rig, 1), protocol_tests::up_external(&mut rig, 2));
+    let _nodes = [rig.up(3), rig.up(4)];
+    rig.send(pod, &announce(1, &["10.1.0.0/24"], protocol_tests::path(&[AS + 1])));
+    rig.send(router, &announce(2, &["10.2.0.0/24"], protocol_tests::path(&[AS + 1])));
+    rig.pass(std::time::Duration::from_secs(1));
+    let told = |last| -> Vec<(String, IpAddr)> {
+        let routes = rig.speaker.advertised(address(last)).into_iter();
+        routes.map(|route| (route.prefix.to_string(), route.next_hop.unwrap())).collect()
+    };
+    let [of_pod, of_router] = ["10.1.0.0/24", "10.2.0.0/24"].map(str::to_owned);
+    assert_eq!(told(3), [(of_pod.clone(), address(100)), (of_router.clone(), address(2))]);
+    assert_eq!(told(4), [(of_pod, address(1)), (of_router, address(2))]);
 }
