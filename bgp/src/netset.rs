@@ -39,6 +39,12 @@ impl FromIterator<IpNet> for NetSet {
     }
 }
 
+impl Extend<IpNet> for NetSet {
+    fn extend<T: IntoIterator<Item = IpNet>>(&mut self, nets: T) {
+        *self = std::mem::take(&mut self.0).into_iter().chain(nets).collect();
+    }
+}
+
 impl From<Vec<IpNet>> for NetSet {
     fn from(nets: Vec<IpNet>) -> Self {
         nets.into_iter().collect()

@@ -221,21 +221,36 @@ pub(crate) fn filters_match_interfaces(labs: &mut Labs) -> Result<()> {
     Ok(())
 }
 
-/// What a pod announces, and what the router outside is told of it.
+/// What a pod announces, and what the router outside and other nodes are told of it. The second node reflects, too.
 const WORKLOADS: &str = "apiVersion: projectcalico.org/v3
 kind: BGPConfiguration
 metadata: {name: default}
-spec: {localWorkloadPeeringIPV4: 169.254.0.179}
+spec: {localWorkloadPeeringIPV4: 169.254.0.179, bindMode: NodeIP}
 ---
 apiVersion: projectcalico.org/v3
 kind: BGPPeer
 metadata: {name: routers-in-pods}
-spec: {nodeSelector: all(), localWorkloadSelector: app == 'router', asNumber: 65010}
+spec: {nodeSelector: all(), localWorkloadSelector: app == 'router', asNumber: 65010, filters: [by-pods]}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPFilter
+metadata: {name: by-pods}
+spec: {importV4: [{action: Accept, interface: 'mgy*'}, {action: Reject}]}
 ---
 apiVersion: projectcalico.org/v3
 kind: BGPFilter
 metadata: {name: ways}
 spec: {exportV4: [{action: Accept, cidr: 10.99.0.0/24, matchOperator: Equal, source: RemotePeers, asPathPrefix: [65010]}]}
+---
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: node2, labels: {hub: ''}}
+spec: {bgp: {ipv4Address: 172.30.1.12/24, routeReflectorClusterID: 172.30.1.12}}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: hub}
+spec: {nodeSelector: all(), peerSelector: has(hub), filters: [ways]}
 ---
 ";
 
@@ -254,8 +269,8 @@ pub(crate) fn a_workload_speaks_bgp(labs: &mut Labs) -> Result<()> {
     applied(&cluster, &format!("{with_filter}{WORKLOADS}{}", pod_object("router", "node1")))?;
     let cluster = &mut cluster;
     let _bird = Router::bird(cluster)?;
-    cluster.start("node1")?;
-    cluster.wait_ready("node1", PATIENCE)?;
+    NODES.iter().try_for_each(|node| cluster.start(node))?;
+    NODES.iter().try_for_each(|node| cluster.wait_ready(node, PATIENCE))?;
     let pod = cluster.runtime("node1")?.add("shop", "router")?;
 
     let folder = cluster.folder("pod");
@@ -279,12 +294,17 @@ pub(crate) fn a_workload_speaks_bgp(labs: &mut Labs) -> Result<()> {
     let speaker = InPod(speaker.context("Debian's bird2")?);
     let [node1, _] = NODE_ADDRESSES;
     let announced = ["10.99.0.0/24".to_owned()];
-    wait_by(cluster, &announced, &[node1])
+    wait_by(cluster, &announced, &NODE_ADDRESSES)
         .context("what the pod announces")
         .with_context(|| state(cluster))?;
 
     let way = cluster.run_in("node1", "ip", &["route", "show", "10.99.0.0/24"])?;
     ensure!(way.contains(&format!("via {own} dev mgy")), "the way to what the pod announces: {way:?}");
+    let elsewhere = || cluster.run_in("node2", "ip", &["route", "show", "10.99.0.0/24"]);
+    wait(PATIENCE, || Ok(elsewhere()?.contains(&format!("via {node1} "))))
+        .with_context(|| format!("the way there from node2: {:?}", elsewhere()))?;
+    let listeners = cluster.run_in("node1", "ss", &["-ltnH"])?;
+    ensure!(listeners.contains("169.254.0.179:179"), "the pod can dial, too: {listeners}");
     let object = "BGPPeer(routers-in-pods)";
     let said = wait_problem(cluster, &["node1"], object)?;
     ensure!(said.contains("allowSpoofedSourcePrefixes"), "{object}: {said}");

@@ -20,7 +20,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(480);
 /// An attempt to connect takes at most this long.
 pub(super) const DIAL: Duration = Duration::from_secs(20);
 
-/// A listener on one address. An IPv6 one takes IPv6 only.
+/// A listener on one address, which an interface may get later. An IPv6 one takes IPv6 only.
 pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
@@ -29,6 +29,8 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     protect::prepare_listener(&socket, address)?;
+    #[cfg(target_os = "linux")]
+    if address.is_ipv4() { socket.set_freebind_v4(true) } else { socket.set_freebind_v6(true) }?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())

@@ -165,7 +165,7 @@ impl Speaker {
     /// # Errors
     /// The node has no address, or the port cannot be used.
     pub async fn follow(&mut self, name: &str, cluster: &mut Cluster) -> Result<(), SpeakerError> {
-        let planner = self.planner.get_or_insert_with(|| Planner::new(name));
+        let planner = self.planner.get_or_insert_with(|| planner(name, self.max_paths));
         let changed = cluster.take_changes();
         let changes = planner.update(cluster, &changed);
         let wanted = planner.topology();
@@ -262,7 +262,7 @@ impl Speaker {
         name: &str,
         cluster: &mut Cluster,
     ) -> Result<oneshot::Sender<()>, SpeakerError> {
-        let planner = self.planner.get_or_insert_with(|| Planner::new(name));
+        let planner = self.planner.get_or_insert_with(|| planner(name, self.max_paths));
         let changed = cluster.take_changes();
         let changes = planner.update(cluster, &changed);
         let identity = identity(name, planner.topology())?;
@@ -418,6 +418,11 @@ fn peers_of(configured: impl Iterator<Item = PeerConfig>, cluster: &Cluster) -> 
         Some(Peer { config: Arc::new(config), node: Some(name), reflector })
     };
     configured.filter_map(peer).collect()
+}
+
+fn planner(name: &str, max_paths: usize) -> Planner {
+    let planner = Planner::new(name);
+    if max_paths > 0 { planner } else { planner.without_forwarding() }
 }
 
 fn identity(name: &str, wanted: &Topology) -> Result<Identity, SpeakerError> {

@@ -5,18 +5,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use margay_api::kinds::NextHopMode as ApiNextHopMode;
 use margay_api::kinds::{RestartMode, ReversePeering, SecretRef, SourceAddress};
 use margay_api::types::PeerAddress;
-use margay_api::{BgpPeer, Node};
+use margay_api::{BgpPeer, Key, Node};
 use margay_bgp::policy::Policy;
 use margay_bgp::{Family, MaxPrefix, NextHopMode, PeerConfig, PeerKind};
 use margay_control::status::Problem;
 
 use super::assign::Reflectors;
+use super::cluster::Workload;
 use super::settings::{Settings, secret_name};
 use super::{
-    Cluster, Peer, addresses, as_of, bfd, cluster_id, concerns, families, filters, limits, matches,
+    Cluster, Peer, Way, addresses, as_of, bfd, cluster_id, concerns, families, filters, limits, matches,
     node_addresses, problem, service_ranges,
 };
 
@@ -62,6 +64,7 @@ pub(super) struct Builder<'a> {
     cluster: &'a Cluster,
     reflectors: &'a Reflectors,
     me: &'a Node,
+    forwards: bool,
     pub(super) settings: Settings<'a>,
     /// BGPPeers in the order in which they count.
     rules: Vec<Rule<'a>>,
@@ -73,7 +76,13 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(name: &'a str, me: &'a Node, cluster: &'a Cluster, reflectors: &'a Reflectors) -> Self {
+    pub(super) fn new(
+        name: &'a str,
+        me: &'a Node,
+        cluster: &'a Cluster,
+        reflectors: &'a Reflectors,
+        forwards: bool,
+    ) -> Self {
         let settings = Settings::of(name, cluster);
         let mut problems = Vec::new();
         let mut rules = Vec::new();
@@ -85,7 +94,8 @@ impl<'a> Builder<'a> {
                 rules.push(Rule { name: peer_name, peer, here, reverse });
             }
             let addresses = [true, false].map(|v4| settings.workload_peering(v4));
-            if here && spec.local_workload_selector.is_some() && addresses == [None, None] {
+            let wanted = here && forwards && spec.local_workload_selector.is_some();
+            if wanted && addresses == [None, None] {
                 let message = "there is no address for workloads to peer with: set localWorkloadPeeringIPV4 or \
                                localWorkloadPeeringIPV6 of BGPConfiguration";
                 problems.push(problem(format!("BGPPeer({peer_name})"), message));
@@ -97,6 +107,7 @@ impl<'a> Builder<'a> {
             cluster,
             reflectors,
             me,
+            forwards,
             settings,
             rules,
             import_all: Arc::default(),
@@ -137,9 +148,8 @@ impl<'a> Builder<'a> {
     pub(super) fn workloads(&mut self) -> Vec<Outcome> {
         let mut out = Sought::new();
         for rule in self.rules.clone().into_iter().filter(|rule| rule.here) {
-            let Some(selector) = &rule.peer.spec.local_workload_selector else { continue };
-            for (key, workload) in &self.cluster.workloads {
-                for remote in workload.addresses.iter().filter(|_| selector.matches(&workload.labels)) {
+            for (key, workload) in self.selected(rule) {
+                for remote in &workload.addresses {
                     let Some(local) = self.settings.workload_peering(remote.is_ipv4()) else { continue };
                     let outcome = self.with_workload(rule, &key.name, *remote, local);
                     if workload.alone {
@@ -153,6 +163,27 @@ impl<'a> Builder<'a> {
             }
         }
         out.into_values().map(|(_, outcome)| outcome).collect()
+    }
+
+    /// The workloads of this node that a BGPPeer for it selects.
+    fn selected(&self, rule: Rule<'a>) -> impl Iterator<Item = (&'a Key, &'a Workload)> + use<'a> {
+        let selector = rule.peer.spec.local_workload_selector.as_ref().filter(|_| rule.here);
+        selector.into_iter().flat_map(|selector| {
+            self.cluster.workloads.iter().filter(|(_, workload)| selector.matches(&workload.labels))
+        })
+    }
+
+    /// The ways to next hops: the kernel's, and those to the workloads that BGP is spoken with.
+    fn ways(&self) -> BTreeSet<Way> {
+        let workloads = self.rules.iter().flat_map(|rule| self.selected(*rule)).map(|(_, workload)| workload);
+        let ways = workloads.flat_map(|workload| {
+            workload.addresses.iter().map(|address| Way {
+                prefix: (*address).into(),
+                metric: 0,
+                dev: workload.interface.clone(),
+            })
+        });
+        self.cluster.ways.iter().cloned().chain(ways).collect()
     }
 
     /// The addresses that workloads peer with, if any may.
@@ -257,6 +288,7 @@ impl<'a> Builder<'a> {
         if own_id.is_some() {
             if their_id.is_none() {
                 self.restrict(&mut config, name);
+                self.authorise(&mut config, name, there, rule);
                 config.expected = rule.is_some() || self.reflectors.serves(self.name, name);
             }
             config.import = Arc::clone(&self.import_all);
@@ -281,6 +313,27 @@ impl<'a> Builder<'a> {
         let services = service_ranges(self.cluster);
         config.max_prefix = Some(limits::of_node(blocks.map_or(0, BTreeSet::len), &services));
         config.authorised_origins = Some(blocks.into_iter().flatten().copied().chain(services).collect());
+    }
+
+    /// And what the BGPFilters of its BGPPeer let a node tell besides: of workloads that speak BGP, of routers. That is
+    /// the BGPPeer of both ends, but for one that names us by our address.
+    fn authorise(&self, config: &mut PeerConfig, name: &str, there: &Node, rule: Option<Rule<'a>>) {
+        let names_us = |peer: &&BgpPeer| {
+            let named = peer.spec.peer_ip.as_ref().map(|address| address.ip);
+            named.is_some_and(|ip| node_addresses(self.me).any(|own| own == ip))
+                && concerns(peer, name, there)
+        };
+        let peers = self.cluster.peers.values().filter(names_us).chain(rule.map(|rule| rule.peer));
+        let let_out: BTreeSet<IpNet> =
+            peers.flat_map(|peer| filters::let_out(&peer.spec.filters, &self.cluster.filters)).collect();
+        if let_out.is_empty() {
+            return;
+        }
+        config.max_prefix =
+            config.max_prefix.map(|own| MaxPrefix::new(own.limit.saturating_add(limits::ROUTER)));
+        if let Some(origins) = &mut config.authorised_origins {
+            origins.extend(let_out);
+        }
     }
 
     /// A session with something that is no node: a top-of-rack router, a foreign reflector.
@@ -310,6 +363,7 @@ impl<'a> Builder<'a> {
         name.clone_into(&mut config.description);
         config.families = vec![if remote.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }];
         config.expected = false;
+        config.on_host = true;
         if !self.adjust(&mut config, rule, true) {
             return Outcome::Unusable;
         }
@@ -409,9 +463,10 @@ impl<'a> Builder<'a> {
         config.allow_own_as =
             spec.num_allowed_local_as_numbers.map_or(0, |n| u8::try_from(n).unwrap_or(u8::MAX));
         config.next_hop = match spec.next_hop_mode {
-            Some(ApiNextHopMode::Self_) => NextHopMode::SelfAddress,
+            Some(ApiNextHopMode::Self_) if self.forwards => NextHopMode::SelfAddress,
             Some(ApiNextHopMode::Keep) => NextHopMode::Keep,
-            Some(ApiNextHopMode::Auto) => NextHopMode::Auto,
+            // Packets that a reflector drew to itself would go no further.
+            Some(ApiNextHopMode::Self_ | ApiNextHopMode::Auto) => NextHopMode::Auto,
             None if spec.keep_original_next_hop && config.kind == PeerKind::External => NextHopMode::Keep,
             None => NextHopMode::Auto,
         };
@@ -429,13 +484,8 @@ impl<'a> Builder<'a> {
             return (Arc::clone(import), Arc::clone(export));
         }
         let filters = &rule.peer.spec.filters;
-        let compiled = filters::compile(
-            filters,
-            &self.cluster.filters,
-            &self.cluster.ways,
-            &config.import,
-            &config.export,
-        );
+        let compiled =
+            filters::compile(filters, &self.cluster.filters, &self.ways(), &config.import, &config.export);
         for message in compiled.problems {
             self.report(problem(format!("BGPPeer({})", rule.name), message));
         }

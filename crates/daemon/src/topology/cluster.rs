@@ -44,6 +44,8 @@ pub struct Cluster {
 pub(super) struct Workload {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) addresses: Vec<IpAddr>,
+    /// The host's end of its interface.
+    pub(super) interface: String,
     /// Policy knows it by these addresses alone: nothing behind it is let through.
     pub(super) alone: bool,
 }
@@ -161,7 +163,8 @@ impl Cluster {
     pub fn put_workload(&mut self, endpoint: &WorkloadEndpoint) -> bool {
         let addresses = endpoint.spec.ip_networks.iter().map(IpNet::addr).collect();
         let alone = endpoint.spec.allow_spoofed_source_prefixes.is_empty();
-        let workload = Workload { labels: endpoint.metadata.labels.clone(), addresses, alone };
+        let (labels, interface) = (endpoint.metadata.labels.clone(), endpoint.spec.interface_name.clone());
+        let workload = Workload { labels, addresses, interface, alone };
         let before = self.workloads.insert(endpoint.key(), workload.clone());
         self.workloads_changed(before != Some(workload))
     }

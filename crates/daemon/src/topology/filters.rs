@@ -90,6 +90,25 @@ pub(super) fn compile(
     out
 }
 
+/// What the filters `names` let out expressly, or more where a rule says what it does not mean.
+pub(super) fn let_out(names: &[String], known: &BTreeMap<String, BgpFilter>) -> BTreeSet<IpNet> {
+    let inside = |rule: &BgpFilterRule| match rule.match_operator {
+        Some(MatchOperator::NotEqual | MatchOperator::NotIn) => None,
+        Some(MatchOperator::Equal | MatchOperator::In) | None => rule.cidr,
+    };
+    let of = |rules: &[BgpFilterRule], everything: IpNet| -> Vec<IpNet> {
+        let accepting = rules.iter().filter(|rule| rule.action == FilterAction::Accept);
+        accepting.map(|rule| inside(rule).unwrap_or(everything)).collect()
+    };
+    let specs = names.iter().filter_map(|name| known.get(name)).map(|filter| &filter.spec);
+    specs
+        .flat_map(|spec| {
+            let v4 = of(&spec.export_v4, Ipv4Net::default().into());
+            v4.into_iter().chain(of(&spec.export_v6, Ipv6Net::default().into()))
+        })
+        .collect()
+}
+
 fn both(name: &str, v4: &[BgpFilterRule], v6: &[BgpFilterRule], ways: &BTreeSet<Way>) -> Filter {
     let v4 = v4.iter().map(|rule| compile_rule(rule, ways, Ipv4Net::default().into(), 32));
     let v6 = v6.iter().map(|rule| compile_rule(rule, ways, Ipv6Net::default().into(), 128));

@@ -9,7 +9,8 @@ use margay_bgp::MaxPrefix;
 /// Annotation of a BGPPeer: the prefixes, per family, that each of its sessions with something that is no node accepts.
 const ANNOTATION: &str = "margay.io/max-prefixes";
 
-/// Of a router or a foreign reflector that no annotation says more of. A table of the internet is more than that, and
+/// Of a router or a foreign reflector that no annotation says more of, and of a node beside its own where filters let
+/// it tell what it learned. A table of the internet is more than that, and
 /// nothing for the kernel of a node unless somebody wants it there.
 pub(super) const ROUTER: u32 = 100_000;
 

@@ -27,6 +27,8 @@ pub enum Change {
 #[derive(Debug)]
 pub struct Planner {
     name: String,
+    /// The node forwards packets and may have workloads.
+    forwards: bool,
     reflectors: Reflectors,
     topology: Topology,
     /// Problems of the objects that concern all, and of each Node.
@@ -59,6 +61,7 @@ impl Planner {
         };
         Self {
             name: name.to_owned(),
+            forwards: true,
             reflectors: Reflectors::default(),
             topology,
             general: Vec::new(),
@@ -68,6 +71,12 @@ impl Planner {
             contested: false,
             fresh: true,
         }
+    }
+
+    /// For a node that tells routes and forwards no packets, a reflector without workloads.
+    #[must_use]
+    pub fn without_forwarding(self) -> Self {
+        Self { forwards: false, ..self }
     }
 
     /// What is wanted.
@@ -134,7 +143,7 @@ impl Planner {
         touched: impl Iterator<Item = &'a String>,
     ) -> BTreeMap<IpAddr, Change> {
         let (own_name, reflectors) = (self.name.clone(), std::mem::take(&mut self.reflectors));
-        let mut builder = Builder::new(&own_name, me, cluster, &reflectors);
+        let mut builder = Builder::new(&own_name, me, cluster, &reflectors, self.forwards);
         let mut out = BTreeMap::new();
         let mut contested = false;
         for name in touched {
@@ -242,9 +251,12 @@ impl Planner {
             topology.local_as = as_of(me, cluster);
             topology.cluster_id = cluster_id(me);
             if settings.binds_to_node() {
-                topology.bind = node_addresses(me).collect();
+                // Workloads' too while none is to peer: with another list the speaker would start anew.
+                let peering = [true, false].into_iter().filter(|_| self.forwards);
+                let peering = peering.filter_map(|v4| settings.workload_peering(v4));
+                topology.bind = node_addresses(me).chain(peering).collect();
             }
-            let mut builder = Builder::new(&self.name, me, cluster, &reflectors);
+            let mut builder = Builder::new(&self.name, me, cluster, &reflectors, self.forwards);
             let mut wanted = |name: Option<&String>, outcome: Outcome| match (outcome, name) {
                 (Outcome::None, _) | (Outcome::Unusable, None) => {}
                 (Outcome::Unusable, Some(name)) => drop(unusable.insert(name.clone())),

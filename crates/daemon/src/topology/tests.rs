@@ -366,13 +366,17 @@ kind: BGPPeer
 metadata: {name: others}
 spec: {peerIP: 10.9.0.2, asNumber: 65000, node: n2}
 ";
-    let n1 = topology("n1", &cluster(THREE, text));
+    let cluster = cluster(THREE, text);
+    let n1 = topology("n1", &cluster);
     assert_eq!(peer_named(&n1, "keep").unwrap().next_hop, NextHopMode::Keep);
     let link = peer_named(&n1, "link").unwrap();
     assert_eq!((link.interface.as_deref(), link.local), (Some("eth0"), None));
     assert!(peer_named(&n1, "others").is_none(), "of another node");
     let [problem] = n1.problems.as_slice() else { panic!("{:?}", n1.problems) };
     assert_eq!(problem.object, "BGPPeer(pods)");
+    let mut reflector = Planner::new("n1").without_forwarding();
+    reflector.update(&cluster, &Changes::everything());
+    assert!(reflector.topology().problems.is_empty(), "it has no workloads");
     assert!(problem.message.contains("localWorkloadPeeringIPV4"), "{}", problem.message);
 }
 
@@ -541,7 +545,7 @@ spec: {nodeSelector: all(), localWorkloadSelector: role == 'router', asNumber: 6
     let peer = peer_named(n1, "r").unwrap();
     assert_eq!((peer.remote_as, peer.kind, peer.local), (65010, PeerKind::External, Some(local)));
     assert_eq!((&peer.families[..], peer.expected), (&[Family::Ipv4][..], false));
-    assert_eq!(peer.timers.keepalive, Some(Duration::from_secs(7)));
+    assert_eq!((peer.timers.keepalive, peer.on_host), (Some(Duration::from_secs(7)), true));
     assert_eq!(n1.peers.len(), 3, "IPv6 has no address to peer with, and web is not selected");
 
     let mut alone = router.clone();
@@ -554,6 +558,55 @@ spec: {nodeSelector: all(), localWorkloadSelector: role == 'router', asNumber: 6
     let changes = cluster.take_changes();
     let gone = planner.update(&cluster, &changes);
     assert_eq!(gone, BTreeMap::from([("10.65.0.5".parse().unwrap(), Change::End)]));
+}
+
+#[test]
+fn the_way_to_a_workload_is_its_interface_and_its_node_listens_for_it() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: virtual-routers}
+spec: {nodeSelector: all(), localWorkloadSelector: has(router), asNumber: 65010, filters: [pods]}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPFilter
+metadata: {name: pods}
+spec: {importV4: [{action: Accept, interface: 'mgy*'}, {action: Reject}]}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {localWorkloadPeeringIPV4: 169.254.0.179, bindMode: NodeIP}
+";
+    let mut cluster = cluster(THREE, text);
+    let bound = |cluster: &Cluster| topology("n1", cluster).bind;
+    let without = bound(&cluster);
+    assert_eq!(without, ["10.0.0.1", "169.254.0.179"].map(|address| address.parse::<IpAddr>().unwrap()));
+    let mut reflector = Planner::new("n1").without_forwarding();
+    reflector.update(&cluster, &Changes::everything());
+    assert_eq!(reflector.topology().bind, without[..1]);
+    let mut metadata = Metadata::namespaced("shop", "r");
+    metadata.labels.insert("router".to_owned(), String::new());
+    let spec = margay_api::kinds::WorkloadEndpointSpec {
+        ip_networks: vec!["10.65.0.5/32".parse().unwrap()],
+        interface_name: "mgy5".to_owned(),
+        ..Default::default()
+    };
+    assert!(cluster.put_workload(&margay_api::WorkloadEndpoint::new(metadata, spec)));
+    assert_eq!(bound(&cluster), without, "for a workload the speaker need not start anew");
+    let n1 = topology("n1", &cluster);
+    let import = |next_hop: &str| {
+        let attributes = PathAttributes::default();
+        let route = RouteView {
+            prefix: "10.99.0.0/24".parse().unwrap(),
+            next_hop: Some(next_hop.parse().unwrap()),
+            attributes: &attributes,
+            learned: true,
+            peer_type: margay_bgp::policy::PeerType::External,
+        };
+        peer_named(&n1, "r").unwrap().import.apply(&route)
+    };
+    assert_eq!((import("10.65.0.5"), import("10.65.0.6")), (Verdict::Accept, Verdict::Reject));
 }
 
 #[test]
@@ -750,6 +803,64 @@ fn a_node_reflects_what_its_clients_own() {
     assert!(cluster.delete(&Key::cluster(Kind::IpamBlock, "a")));
     assert_eq!(limit(&cluster), (0, 1024));
     assert_eq!(cluster.blocks.keys().collect::<Vec<_>>(), ["n2"]);
+}
+
+#[test]
+fn a_node_may_tell_a_reflector_what_its_filters_let_out() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: reflectors}
+spec: {nodeSelector: all(), peerSelector: has(hub), nextHopMode: Self, filters: [of-pods, missing]}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPFilter
+metadata: {name: of-pods}
+spec:
+  exportV4:
+    - {action: Accept, cidr: 10.123.0.0/16, matchOperator: In, source: RemotePeers}
+    - {action: Reject, cidr: 10.99.0.0/16, matchOperator: In}
+  importV4: [{action: Accept, cidr: 10.77.0.0/16, matchOperator: In}]
+---
+apiVersion: projectcalico.org/v3
+kind: BGPFilter
+metadata: {name: anything}
+spec: {exportV6: [{action: Accept, cidr: 'fd00::/8', matchOperator: NotIn}]}
+";
+    let mut cluster = cluster(&with_reflectors(), text);
+    cluster.nodes.get_mut("rr1").unwrap().metadata.labels.insert("hub".into(), String::new());
+    let allowed = |cluster: &Cluster, prefix: &str| {
+        let rr1 = topology("rr1", cluster);
+        let n1 = peer_named(&rr1, "n1").unwrap();
+        (
+            n1.authorised_origins.as_ref().unwrap().covers(&prefix.parse().unwrap()),
+            n1.max_prefix.unwrap().limit,
+        )
+    };
+    assert_eq!(allowed(&cluster, "10.123.7.0/24"), (true, 101_024));
+    let mut reflector = Planner::new("rr1").without_forwarding();
+    reflector.update(&cluster, &Changes::everything());
+    let next_hop = |topology: &Topology, name: &str| peer_named(topology, name).unwrap().next_hop;
+    assert_eq!(next_hop(&topology("n1", &cluster), "rr1"), NextHopMode::SelfAddress);
+    assert_eq!(next_hop(reflector.topology(), "n1"), NextHopMode::Auto, "it forwards no packets");
+    for prefix in ["10.99.0.0/24", "10.77.0.0/24", "fd65::/64"] {
+        assert!(!allowed(&cluster, prefix).0, "{prefix}");
+    }
+    peer_spec(&mut cluster, "reflectors").filters = vec!["anything".to_owned()];
+    assert!(allowed(&cluster, "2001:db8::/32").0, "what a rule means by exclusion is not taken apart");
+    assert!(!allowed(&cluster, "10.123.7.0/24").0, "of the other family");
+    // The node alone names the reflector, by its address.
+    let address = node_addresses(&cluster.nodes["rr1"]).next().unwrap();
+    let peer = peer_spec(&mut cluster, "reflectors");
+    (peer.peer_selector, peer.node_selector) = (None, None);
+    (peer.peer_ip, peer.node) = (Some(address.to_string().parse().unwrap()), Some("n1".to_owned()));
+    assert!(allowed(&cluster, "2001:db8::/32").0);
+    peer_spec(&mut cluster, "reflectors").node = Some("n2".to_owned());
+    assert_eq!(allowed(&cluster, "2001:db8::/32"), (false, 1024), "that lets out what another node tells");
+}
+
+fn peer_spec<'a>(cluster: &'a mut Cluster, name: &str) -> &'a mut margay_api::kinds::BgpPeerSpec {
+    &mut cluster.peers.get_mut(name).unwrap().spec
 }
 
 /// At the size that Margay is built for a Node that moves is two sessions, whoever looks, and says nothing of others.
