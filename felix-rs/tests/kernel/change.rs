@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use felix_rs::apply::{ApplyError, Options};
 use felix_rs::model::{
-    BackendChoice, Delta, Direction, EnforcedState, RuleAction, SetChange, SetId, SetMember, TierDefault,
+    BackendChoice, Delta, Direction, EnforcedState, PolicyRule, RuleAction, SetChange, SetId, SetMember,
+    TierDefault,
 };
 use felix_rs::rules::{Family, Origin, Owner, SetName, names};
 use nix::fcntl::{Flock, FlockArg};
@@ -42,8 +43,20 @@ pub(crate) const LEGACY: &[Scenario] = &[("lock_held_by_another_is_waited_for", 
 pub(crate) fn guarded(lab: &Lab, clients: &[&str]) -> EnforcedState {
     let mut allow = rule(RuleAction::Allow);
     allow.protocol = Some(6);
-    allow.source = in_set("clients");
     allow.destination = ports(&[80]);
+    guarded_by(lab, clients, allow)
+}
+
+/// b takes UDP from the set `clients` only.
+pub(crate) fn guarded_udp(lab: &Lab, clients: &[&str]) -> EnforcedState {
+    let mut allow = rule(RuleAction::Allow);
+    allow.protocol = Some(17);
+    guarded_by(lab, clients, allow)
+}
+
+/// What b takes is what this rule allows from the set `clients`.
+fn guarded_by(lab: &Lab, clients: &[&str], allow: PolicyRule) -> EnforcedState {
+    let allow = PolicyRule { source: in_set("clients"), ..allow };
     let clients: Vec<_> = clients.iter().map(|name| lab.pod(name)).collect();
     open(lab)
         .with_set("clients", &clients)

@@ -4,11 +4,11 @@
 use std::sync::atomic::AtomicBool;
 
 use felix_rs::apply::Applier;
-use felix_rs::model::{BackendChoice, RuleAction, TierDefault};
+use felix_rs::model::BackendChoice;
 
+use crate::change::guarded_udp;
 use crate::lab::Lab;
 use crate::nftables::{ALLOWED, Ceasefire, DENIED, fire};
-use crate::states::{Build as _, endpoint, in_set, open, policy, rule, tier};
 use crate::{Node, Scenario, assert_same, infix, lines};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[("neighbours_in_any_order", neighbours_in_any_order)];
@@ -93,13 +93,7 @@ fn neighbours_in_any_order(backend: BackendChoice) {
     let before = foreign(&lab, v);
     let saved = lab.node.sh(&format!("iptables-{v}-save"));
 
-    let mut allow = rule(RuleAction::Allow);
-    allow.protocol = Some(17);
-    allow.source = in_set("clients");
-    let state = open(&lab)
-        .with_set("clients", &[a])
-        .with_policy(policy("b-in", vec![allow], vec![]))
-        .with_endpoint(endpoint(b, vec![tier("default", TierDefault::Deny, &["b-in"], &[])]));
+    let state = guarded_udp(&lab, &["a"]);
     let mut node = Node::start(&lab, backend);
     node.apply(&state);
     let stop = AtomicBool::new(false);

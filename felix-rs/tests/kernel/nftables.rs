@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use felix_rs::apply::Applier;
-use felix_rs::model::{BackendChoice, Direction, EnforcedState, RuleAction, SetId, SetMember, TierDefault};
+use felix_rs::model::{BackendChoice, Direction, EnforcedState, SetId, SetMember};
 use felix_rs::rules::{Family, names};
 
-use crate::change::guarded;
+use crate::change::{guarded, guarded_udp};
 use crate::lab::{Lab, Pod, UDP_PORT};
-use crate::states::{Build as _, endpoint, in_set, open, policy, policy_id, rule, tier};
+use crate::states::policy_id;
 use crate::{Node, Scenario, assert_same, dump, kernel_chain, lines};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -178,13 +178,7 @@ impl Drop for Ceasefire<'_> {
 fn switching_backends_under_fire(_backend: BackendChoice) {
     let lab = Lab::new(&["a", "b", "c"]);
     let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
-    let mut allow = rule(RuleAction::Allow);
-    allow.protocol = Some(17);
-    allow.source = in_set("clients");
-    let mut state = open(&lab)
-        .with_set("clients", &[a])
-        .with_policy(policy("b-in", vec![allow], vec![]))
-        .with_endpoint(endpoint(b, vec![tier("default", TierDefault::Deny, &["b-in"], &[])]));
+    let mut state = guarded_udp(&lab, &["a"]);
     // The kernel takes its time from when new rules run to when all of the set's elements are found.
     let members = &mut state.sets.get_mut(&SetId("clients".into())).unwrap().1;
     members.extend(

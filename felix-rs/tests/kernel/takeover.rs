@@ -3,11 +3,11 @@
 use std::sync::atomic::AtomicBool;
 
 use felix_rs::apply::Applier;
-use felix_rs::model::{BackendChoice, RuleAction, TierDefault};
+use felix_rs::model::BackendChoice;
 
+use crate::change::guarded_udp;
 use crate::lab::Lab;
 use crate::nftables::{ALLOWED, Ceasefire, DENIED, fire};
-use crate::states::{Build as _, endpoint, in_set, open, policy, rule, tier};
 use crate::{Node, Scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] =
@@ -75,13 +75,7 @@ fn calicos_rules_go_once_ours_enforce(backend: BackendChoice) {
         a.v4, FELIX, c.v4,
     ));
     assert!(a.udp(b.v4) && !c.udp(b.v4), "Felix enforces");
-    let mut allow = rule(RuleAction::Allow);
-    allow.protocol = Some(17);
-    allow.source = in_set("clients");
-    let state = open(&lab)
-        .with_set("clients", &[a])
-        .with_policy(policy("b-in", vec![allow], vec![]))
-        .with_endpoint(endpoint(b, vec![tier("default", TierDefault::Deny, &["b-in"], &[])]));
+    let state = guarded_udp(&lab, &["a"]);
     let stop = AtomicBool::new(false);
     let (denied, allowed) = std::thread::scope(|scope| {
         let ceasefire = Ceasefire(&stop);

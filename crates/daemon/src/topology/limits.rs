@@ -10,8 +10,8 @@ use margay_bgp::MaxPrefix;
 const ANNOTATION: &str = "margay.io/max-prefixes";
 
 /// Of a router or a foreign reflector that no annotation says more of, and of a node beside its own where filters let
-/// it tell what it learned. A table of the internet is more than that, and
-/// nothing for the kernel of a node unless somebody wants it there.
+/// it tell what it learned. A table of the internet is more than that, and nothing for the kernel of a node unless somebody
+/// wants it there.
 pub(super) const ROUTER: u32 = 100_000;
 
 /// Of a workload: anybody who may start one decides what it announces.
