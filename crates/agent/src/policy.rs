@@ -230,7 +230,7 @@ impl Thread {
             self.report_problems();
         }
         let now = Instant::now();
-        let mut sweeping = false;
+        let (mut sweeping, mut overdue) = (false, false);
         let outcome = if !self.started {
             self.started = true;
             self.rebuilt = true;
@@ -239,9 +239,8 @@ impl Thread {
         } else if self.state.settings.backend != self.applier.choice() {
             self.applier.switch(self.state.settings.backend, &self.state)
         } else if changed {
-            let overdue = self.sweep_at.is_some_and(|(_, latest)| latest <= now);
-            let applied = self.applier.apply_delta(&delta);
-            if overdue { applied.and_then(|_| self.applier.sweep()) } else { applied }
+            overdue = self.sweep_at.is_some_and(|(_, latest)| latest <= now);
+            self.applier.apply_delta(&delta)
         } else if self.due.is_some_and(|due| due <= now) {
             self.applier.retry()
         } else if let Some(seen) = self.seen.take() {
@@ -284,7 +283,14 @@ impl Thread {
                     flows.enforced(&delta, &self.state);
                 }
             }
-            Err(failure) => self.failed(&failure),
+            Err(failure) => return self.failed(&failure),
+        }
+        if overdue {
+            // Changes that never end must not keep what nobody wants for ever: a step behind each.
+            match self.applier.sweep() {
+                Ok(report) => self.succeeded(report, true),
+                Err(failure) => self.failed(&failure),
+            }
         }
     }
 

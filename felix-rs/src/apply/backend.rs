@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use super::iptables::programs::Variant;
 use super::sets::Sets;
 use super::{ApplyError, Count, Report, Step, iptables, nftables};
-use crate::rules::{DispatchBy, Origin, TableId, TableRules};
+use crate::rules::{ChainName, DispatchBy, Origin, Rule, TableId, TableRules};
 
 /// What every table has to hold.
 pub(super) type Tables = BTreeMap<TableId, TableRules>;
@@ -73,6 +73,12 @@ pub(super) trait Backend: fmt::Debug + Send {
 
     /// These tables have to be compared with the kernel.
     fn compare(&mut self, tables: BTreeSet<TableId>);
+
+    /// Whether the kernel was read.
+    fn is_known(&self) -> bool;
+
+    /// Whether the kernel, as far as it is known, has a chain of this name that is not made of these rules.
+    fn has_other(&self, chain: &ChainName, rules: &[Rule]) -> bool;
 
     /// Nothing is known of the kernel any more: the next write reads it first.
     fn forget(&mut self);

@@ -216,12 +216,16 @@ impl Applier {
     /// # Errors
     /// See [`Failure`]; call [`Self::retry`] later.
     pub fn apply(&mut self, state: &EnforcedState) -> Result<Report, Failure> {
-        let (compiler, changes) = Compiler::new(self.options.marks, self.backend.dispatch_by(), state);
+        let known = self.know();
+        let (marks, by) = (self.options.marks, self.backend.dispatch_by());
+        let backend = &self.backend;
+        let (compiler, changes) =
+            Compiler::beside(marks, by, state, &|chain, rules| backend.has_other(chain, rules));
         let tables = self.compiler.tables().keys().chain(compiler.tables().keys());
         self.backend.compare(tables.copied().collect());
         self.compiler = compiler;
         self.backend.sets().replace(changes.sets);
-        self.retry()
+        self.go_on(known)
     }
 
     /// Makes the kernel enforce a change of the state.
@@ -229,10 +233,28 @@ impl Applier {
     /// # Errors
     /// See [`Failure`]; call [`Self::retry`] later, or apply the next change.
     pub fn apply_delta(&mut self, delta: &Delta) -> Result<Report, Failure> {
-        let changes = self.compiler.update(delta);
+        let known = self.know();
+        let backend = &self.backend;
+        let changes = self.compiler.update(delta, &|chain, rules| backend.has_other(chain, rules));
         self.backend.compare(changes.tables);
         self.backend.sets().update(changes.sets);
-        self.retry()
+        self.go_on(known)
+    }
+
+    /// Reads the kernel if nothing is known of it: new groups take names that are free there.
+    fn know(&mut self) -> Result<(), ApplyError> {
+        if self.backend.is_known() {
+            return Ok(());
+        }
+        self.backend.read(self.compiler.tables(), &mut self.steps)
+    }
+
+    /// Writes what is to be written, unless the kernel could not be read before.
+    fn go_on(&mut self, known: Result<(), ApplyError>) -> Result<Report, Failure> {
+        match known {
+            Ok(()) => self.retry(),
+            Err(error) => self.finish(Err(error)),
+        }
     }
 
     /// Enforces a whole state by this backend from now on. The rules of the one before stay until the new ones are in

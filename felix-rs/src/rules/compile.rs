@@ -11,13 +11,14 @@ use super::changes::{Changes, SetUpdate};
 use super::dispatch::{Dispatch, Groups};
 use super::fixed;
 use super::group::{self, End, Known, Reference};
+use super::grouping::{Endpoints, Grouping, Name};
 use super::language::{
     ChainName, DispatchBy, Family, Member, Owner, Rule, Set, SetName, TableId, TableRules,
 };
 use super::marks::Marks;
-use super::names::{self, GroupId};
+use super::names;
 use super::policy::{self, Context};
-use super::sets::{self, GroupsOf, SetKey};
+use super::sets::{self, SetKey};
 use crate::model::{
     ActivePolicy, ActiveProfile, Delta, Direction, EndpointId, EndpointPolicy, EnforcedState, LocalEndpoint,
     NodeSettings, PolicyId, ProfileId, SetChange, SetId, SetKind,
@@ -28,16 +29,7 @@ use crate::model::{
 enum Unit {
     Policy(PolicyId),
     Profile(ProfileId),
-    Group(Direction, GroupId),
-}
-
-/// Endpoints that share a chain.
-#[derive(Debug)]
-struct Group {
-    policy: Arc<EndpointPolicy>,
-    /// Endpoints in it, and those of them that have addresses of each family.
-    endpoints: usize,
-    of_family: [usize; 2],
+    Group(Name),
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +37,9 @@ struct Rendered {
     chains: BTreeMap<(Family, ChainName), Arc<Vec<Rule>>>,
     net_sets: BTreeMap<SetName, Vec<IpNet>>,
 }
+
+/// Whether the kernel has a chain of this name that is not made of these rules.
+pub type IsTaken<'a> = &'a dyn Fn(&ChainName, &[Rule]) -> bool;
 
 /// The enforced state without the members of its sets, and the rules made from it.
 #[derive(Debug)]
@@ -56,8 +51,10 @@ pub struct Compiler {
     kinds: BTreeMap<SetId, SetKind>,
     policies: BTreeMap<PolicyId, Arc<ActivePolicy>>,
     profiles: BTreeMap<ProfileId, Arc<ActiveProfile>>,
-    endpoints: BTreeMap<EndpointId, (GroupsOf, Arc<LocalEndpoint>)>,
-    groups: BTreeMap<(Direction, GroupId), Group>,
+    endpoints: Endpoints,
+    groups: Grouping,
+    /// How the groups are found.
+    dispatch: Dispatch,
     units: BTreeMap<Unit, Rendered>,
     derived: BTreeMap<SetKey, Set>,
     tables: BTreeMap<TableId, TableRules>,
@@ -89,15 +86,26 @@ impl Compiler {
             policies: BTreeMap::new(),
             profiles: BTreeMap::new(),
             endpoints: BTreeMap::new(),
-            groups: BTreeMap::new(),
+            groups: Grouping::default(),
+            dispatch: Dispatch::default(),
             units: BTreeMap::new(),
             derived: BTreeMap::new(),
             tables: BTreeMap::new(),
         }
     }
 
-    /// Rules for a whole state; the changes name every set and table.
+    /// Rules for a whole state in a kernel without any; the changes name every set and table.
     pub fn new(marks: Marks, dispatch_by: DispatchBy, state: &EnforcedState) -> (Self, Changes) {
+        Self::beside(marks, dispatch_by, state, &|_, _| false)
+    }
+
+    /// The same in a kernel that may have rules of ours.
+    pub fn beside(
+        marks: Marks,
+        dispatch_by: DispatchBy,
+        state: &EnforcedState,
+        is_taken: IsTaken<'_>,
+    ) -> (Self, Changes) {
         let mut compiler = Self::nothing(marks, dispatch_by);
         let delta = Delta {
             sets: state
@@ -113,7 +121,7 @@ impl Compiler {
             settings: Some(Arc::clone(&state.settings)),
             ..Delta::default()
         };
-        let changes = compiler.update(&delta);
+        let changes = compiler.update(&delta, is_taken);
         (compiler, changes)
     }
 
@@ -128,7 +136,7 @@ impl Compiler {
     }
 
     /// Takes a change in and says what it means for the kernel.
-    pub fn update(&mut self, delta: &Delta) -> Changes {
+    pub fn update(&mut self, delta: &Delta, is_taken: IsTaken<'_>) -> Changes {
         let mut changes = Changes::default();
         let mut dirty = BTreeSet::new();
         let families_before: Vec<_> = fixed::families(&self.settings).collect();
@@ -141,24 +149,29 @@ impl Compiler {
         let families_changed = !fixed::families(&self.settings).eq(families_before.iter().copied());
         self.take_sets(delta, &mut changes, &mut dirty);
         self.take_policies(delta, &mut dirty);
-        let regrouped = self.take_endpoints(delta, &mut dirty);
+        let regrouped = self.take_endpoints(delta, is_taken, &mut dirty);
         if log_changed || families_changed {
             dirty.extend(self.policies.keys().cloned().map(Unit::Policy));
             dirty.extend(self.profiles.keys().cloned().map(Unit::Profile));
-            dirty.extend(self.groups.keys().cloned().map(|(direction, group)| Unit::Group(direction, group)));
+            dirty.extend(self.groups.iter().map(|(name, _)| Unit::Group(name.clone())));
         }
-        let structure = regrouped || delta.settings.is_some() || !self.started;
+        let mut structure = regrouped || delta.settings.is_some() || !self.started;
         self.started = true;
         if dirty.is_empty() && !structure && delta.endpoints.is_empty() {
             return changes;
         }
         let net_sets_changed = self.render(&dirty);
-        let dispatch = self.dispatch();
+        if structure || !delta.endpoints.is_empty() {
+            let dispatch = self.find_dispatch();
+            // Whether addresses are distinct depends on endpoints that change no group too.
+            structure |= dispatch != self.dispatch;
+            self.dispatch = dispatch;
+        }
         if !dirty.is_empty() || structure {
-            self.assemble(&dispatch, &mut changes);
+            self.assemble(&mut changes);
         }
         if net_sets_changed || structure || !delta.endpoints.is_empty() {
-            self.derive_sets(&dispatch, &mut changes);
+            self.derive_sets(&mut changes);
         }
         changes
     }
@@ -249,69 +262,34 @@ impl Compiler {
                         tier.ingress.iter().chain(&tier.egress).any(|id| delta.policies.contains_key(id))
                     })
             };
-            for ((direction, id), group) in &self.groups {
-                if refers(&group.policy) {
-                    dirty.insert(Unit::Group(*direction, id.clone()));
-                }
-            }
+            let referring = self.groups.iter().filter(|(_, group)| refers(&group.policy));
+            dirty.extend(referring.map(|(name, _)| Unit::Group(name.clone())));
         }
     }
 
     /// Whether a group came or went.
-    fn take_endpoints(&mut self, delta: &Delta, dirty: &mut BTreeSet<Unit>) -> bool {
-        let shape = |groups: &BTreeMap<(Direction, GroupId), Group>, key: &(Direction, GroupId)| {
-            groups.get(key).map(|group| group.of_family.map(|endpoints| endpoints > 0))
-        };
-        let mut before = BTreeMap::new();
-        let mut count =
-            |groups: &mut BTreeMap<_, Group>, of: &GroupsOf, endpoint: &LocalEndpoint, come: bool| {
-                let step =
-                    |count: &mut usize| *count = if come { *count + 1 } else { count.saturating_sub(1) };
-                for key in of {
-                    before.entry(key.clone()).or_insert_with(|| shape(groups, key));
-                    let group = groups.entry(key.clone()).or_insert_with(|| Group {
-                        policy: Arc::clone(&endpoint.policy),
-                        endpoints: 0,
-                        of_family: [0; 2],
-                    });
-                    step(&mut group.endpoints);
-                    for (family, count) in Family::ALL.into_iter().zip(&mut group.of_family) {
-                        if sets::nets_of(endpoint, family).next().is_some() {
-                            step(count);
-                        }
-                    }
-                }
-            };
-        for (id, endpoint) in &delta.endpoints {
-            if let Some((groups, old)) = self.endpoints.remove(id).filter(|_| !is_host(id)) {
-                count(&mut self.groups, &groups, &old, false);
-            }
-            if let Some(endpoint) = endpoint {
-                let groups =
-                    sets::DIRECTIONS.map(|direction| (direction, GroupId::of(&endpoint.policy, direction)));
-                if !is_host(id) {
-                    count(&mut self.groups, &groups, endpoint, true);
-                }
-                self.endpoints.insert(id.clone(), (groups, Arc::clone(endpoint)));
-            }
-        }
-        self.groups.retain(|_, group| group.endpoints > 0);
-        let changed = before.into_iter().filter(|(key, before)| shape(&self.groups, key) != *before);
-        let changed: Vec<_> = changed.map(|((direction, group), _)| Unit::Group(direction, group)).collect();
-        let structure = !changed.is_empty() || delta.endpoints.keys().any(is_host);
-        dirty.extend(changed);
-        structure
+    fn take_endpoints(&mut self, delta: &Delta, is_taken: IsTaken<'_>, dirty: &mut BTreeSet<Unit>) -> bool {
+        let (mut groups, mut endpoints) =
+            (std::mem::take(&mut self.groups), std::mem::take(&mut self.endpoints));
+        let regrouped = groups.take(&mut endpoints, delta, |name, policy| {
+            is_taken(&name.1.chain(name.0), &self.group_chain(policy, name.0))
+        });
+        (self.groups, self.endpoints) = (groups, endpoints);
+        dirty.extend(regrouped.dirty.into_iter().map(Unit::Group));
+        regrouped.structure
     }
 
-    fn dispatch(&self) -> Dispatch {
+    fn group_chain(&self, policy: &EndpointPolicy, direction: Direction) -> Vec<Rule> {
+        let rules = group::chain(self.marks, policy, direction, End::Enforce, self);
+        group::with_flow_log(self.settings.flow_log, rules)
+    }
+
+    fn find_dispatch(&self) -> Dispatch {
         Dispatch::of(self.dispatch_by, |family, direction| Groups {
             groups: self
                 .groups
                 .iter()
-                .filter(move |((own, _), group)| {
-                    let of_family = Family::ALL.into_iter().zip(group.of_family);
-                    *own == direction && of_family.into_iter().any(|(own, count)| own == family && count > 0)
-                })
+                .filter(move |((own, _), group)| *own == direction && group.has(family))
                 .map(|((_, id), _)| id.clone()),
             distinct: self.has_distinct_addresses(family),
         })
@@ -360,11 +338,11 @@ impl Compiler {
                 let owner = Owner::Profile(id.clone());
                 Some(self.rules(&owner, [&profile.ingress, &profile.egress], |d| names::profile(id, d)))
             }
-            Unit::Group(direction, id) => {
-                let group = self.groups.get(&(*direction, id.clone()))?;
+            Unit::Group(name) => {
+                let (direction, id) = name;
+                let group = self.groups.get(name)?;
                 let mut rendered = Rendered::default();
-                let rules = group::chain(self.marks, &group.policy, *direction, End::Enforce, self);
-                let rules = Arc::new(group::with_flow_log(self.settings.flow_log, rules));
+                let rules = Arc::new(self.group_chain(&group.policy, *direction));
                 for family in fixed::families(&self.settings) {
                     rendered.chains.insert((family, id.chain(*direction)), Arc::clone(&rules));
                 }
@@ -401,14 +379,14 @@ impl Compiler {
         rendered
     }
 
-    fn derive_sets(&mut self, dispatch: &Dispatch, changes: &mut Changes) {
+    fn derive_sets(&mut self, changes: &mut Changes) {
         let net_sets: BTreeMap<_, _> = self
             .units
             .values()
             .flat_map(|unit| unit.net_sets.iter().map(|(name, nets)| (name.clone(), nets.clone())))
             .collect();
         let endpoints = self.endpoints.values().map(|(group, endpoint)| (group, endpoint.as_ref()));
-        let derived = sets::derived(&self.settings, dispatch, endpoints, &net_sets);
+        let derived = sets::derived(&self.settings, &self.dispatch, endpoints, &net_sets);
         for (key, set) in &derived {
             let before = self.derived.get(key);
             if before == Some(set) {

@@ -38,7 +38,7 @@ enum Node {
 }
 
 /// How groups are found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Dispatch(BTreeMap<(Family, Direction), Search>);
 
 /// The groups to find.

@@ -9,6 +9,7 @@ mod compile;
 mod dispatch;
 mod fixed;
 mod group;
+mod grouping;
 mod hosts;
 mod language;
 mod marks;
@@ -17,7 +18,7 @@ mod policy;
 mod sets;
 
 pub use changes::{Changes, SetUpdate};
-pub use compile::Compiler;
+pub use compile::{Compiler, IsTaken};
 pub use language::{
     Action, BaseRules, ChainName, Conntrack, DispatchBy, FLOW_LOG_GROUP, Family, Hook, Match, Member, Origin,
     Owner, Rule, Set, SetName, SetType, Side, Table, TableId, TableRules,

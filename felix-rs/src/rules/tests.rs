@@ -3,6 +3,10 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+mod found;
+
+use found::Moment;
+
 use super::*;
 use crate::model::*;
 
@@ -187,49 +191,161 @@ fn accumulate(sets: &mut BTreeMap<SetKey, BTreeSet<Member>>, changes: Changes) {
     }
 }
 
+/// Plays a history; what the kernel is to hold after each of its changes, and the state then.
+fn play(by: DispatchBy, history: Vec<Vec<Step>>) -> Vec<(Moment, EnforcedState)> {
+    let mut state = EnforcedState::default();
+    let (mut compiler, changes) = Compiler::new(Marks::default(), by, &state);
+    let mut sets = BTreeMap::new();
+    accumulate(&mut sets, changes);
+    let mut moments = vec![(Moment { tables: compiler.tables().clone(), sets: sets.clone() }, state.clone())];
+    for steps in history {
+        let mut delta = Delta::default();
+        for step in steps {
+            take(&mut delta, &state, step);
+        }
+        state.apply(&delta);
+        let before = compiler.tables().clone();
+        let changes = compiler.update(&delta, &|_, _| false);
+        for (id, table) in compiler.tables() {
+            assert_eq!(changes.tables.contains(id), before.get(id) != Some(table));
+        }
+        assert!(before.keys().all(|id| compiler.tables().contains_key(id) || changes.tables.contains(id)));
+        accumulate(&mut sets, changes);
+        moments.push((Moment { tables: compiler.tables().clone(), sets: sets.clone() }, state.clone()));
+    }
+    moments
+}
+
+fn any_history() -> impl Strategy<Value = Vec<Vec<Step>>> {
+    proptest::collection::vec(proptest::collection::vec(any_step(), 1..4), 1..8)
+}
+
+fn any_dispatch() -> impl Strategy<Value = DispatchBy> {
+    prop_oneof![Just(DispatchBy::Sets), Just(DispatchBy::Map)]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Any history ends in the rules and sets of its last state, and says which tables it touched.
+    /// Any history ends in the rules and sets of its last state, but for the names of groups, and says which tables it
+    /// touched.
     #[test]
-    fn incremental_equals_from_scratch(history in proptest::collection::vec(proptest::collection::vec(any_step(), 1..4), 1..8)) {
-        let mut state = EnforcedState::default();
-        let (mut compiler, changes) = Compiler::new(Marks::default(), DispatchBy::Sets, &state);
-        let mut sets = BTreeMap::new();
-        accumulate(&mut sets, changes);
-        for steps in history {
-            let mut delta = Delta::default();
-            for step in steps {
-                take(&mut delta, &state, step);
-            }
-            state.apply(&delta);
-            let before = compiler.tables().clone();
-            let changes = compiler.update(&delta);
-            for (id, table) in compiler.tables() {
-                prop_assert_eq!(changes.tables.contains(id), before.get(id) != Some(table));
-            }
-            prop_assert!(before.keys().all(|id| compiler.tables().contains_key(id) || changes.tables.contains(id)));
-            accumulate(&mut sets, changes);
+    fn incremental_equals_from_scratch(by in any_dispatch(), history in any_history()) {
+        let (last, state) = play(by, history).pop().unwrap();
+        let (fresh, changes) = Compiler::new(Marks::default(), by, &state);
+        let mut fresh = Moment { tables: fresh.tables().clone(), sets: BTreeMap::new() };
+        accumulate(&mut fresh.sets, changes);
+        for place in found::places(&state) {
+            prop_assert_eq!(last.judge(&place), fresh.judge(&place), "{:?}", place);
+            prop_assert!(last.judge(&place).is_some(), "{:?}", place);
         }
-        let (fresh, changes) = Compiler::new(Marks::default(), DispatchBy::Sets, &state);
-        let mut fresh_sets = BTreeMap::new();
-        accumulate(&mut fresh_sets, changes);
-        prop_assert_eq!(compiler.tables(), fresh.tables());
-        prop_assert_eq!(&sets, &fresh_sets);
+        let others = |moment: &Moment| {
+            let mut tables = moment.tables.clone();
+            tables.values_mut().for_each(|table| table.chains.retain(|name, _| !found::is_of_dispatch(name)));
+            let mut sets = moment.sets.clone();
+            sets.retain(|(name, _), _| !found::is_set_of_dispatch(name));
+            (tables, sets)
+        };
+        prop_assert_eq!(others(&last), others(&fresh));
         // Whatever is jumped to or looked up exists.
-        for ((family, _), table) in fresh.tables() {
+        for ((family, _), table) in &last.tables {
             for rule in table.chains.values().flat_map(|rules| rules.iter()) {
                 if let Action::Jump(name) | Action::Goto(name) = &rule.action {
                     prop_assert!(table.chains.contains_key(name), "{name}");
                 }
                 for part in &rule.matches {
                     if let Match::Set { set, .. } = part {
-                        prop_assert!(fresh_sets.contains_key(&(set.clone(), *family)), "{set:?}");
+                        prop_assert!(last.sets.contains_key(&(set.clone(), *family)), "{set:?}");
                     }
                 }
             }
         }
     }
+
+    /// While a change is written (sets are extended, then rules are written, then sets shrink) every packet is judged as
+    /// before or as after.
+    #[test]
+    fn no_moment_of_a_change_judges_otherwise(by in any_dispatch(), history in any_history()) {
+        let moments = play(by, history);
+        for pair in moments.windows(2) {
+            let [(before, old), (after, new)] = pair else { continue };
+            let extended = before.extended(after);
+            let sets_written = Moment { tables: before.tables.clone(), sets: extended.clone() };
+            let rules_written = Moment { tables: before.unswept(after), sets: extended };
+            for place in found::places(old).into_iter().chain(found::places(new)) {
+                let right = [before.judge(&place), after.judge(&place)];
+                for moment in [&sets_written, &rules_written] {
+                    let judge = moment.judge(&place);
+                    prop_assert!(right.contains(&judge), "{place:?}: {judge:?} instead of {right:?}");
+                }
+            }
+        }
+    }
+}
+
+/// A policy that selects all endpoints of a group adds its jump to the group's chain: no set changes, and no other chain.
+#[test]
+fn a_policy_for_a_whole_group_changes_its_chain_alone() {
+    let endpoint = |number: u8, policies: &[u8]| {
+        let tier = EndpointTier {
+            name: "default".into(),
+            default: TierDefault::Deny,
+            ingress: policies.iter().copied().map(policy_id).collect(),
+            egress: vec![policy_id(0)],
+        };
+        let policy = Arc::new(EndpointPolicy { tiers: vec![tier], profiles: vec![] });
+        let endpoint = LocalEndpoint {
+            id: endpoint_id(number),
+            interface: format!("mgy{number}").into(),
+            addresses: [format!("10.0.0.{number}").parse().unwrap()].into(),
+            allowed_sources: [].into(),
+            policy,
+            untracked: Arc::default(),
+            pre_dnat: Arc::default(),
+            forward: Arc::default(),
+        };
+        (endpoint_id(number), Some(Arc::new(endpoint)))
+    };
+    let some = |number| (policy_id(number), Some(Arc::new(policy(policy_id(number), vec![], false))));
+    let pods: Vec<u8> = (1..40).collect();
+    let of = |pods: &[u8], first: &[u8]| {
+        pods.iter().map(|pod| endpoint(*pod, &[first, &[pod % 4]].concat())).collect()
+    };
+    let mut compiler = Compiler::nothing(Marks::default(), DispatchBy::Sets);
+    let policies = (0..4).map(some).collect();
+    compiler.update(&Delta { policies, endpoints: of(&pods, &[]), ..Delta::default() }, &|_, _| false);
+    let before = compiler.tables().clone();
+    let delta = Delta { policies: [some(9)].into(), endpoints: of(&pods, &[9]), ..Delta::default() };
+    let changes = compiler.update(&delta, &|_, _| false);
+    assert_eq!(changes.sets, BTreeMap::new());
+    let table = &compiler.tables()[&(Family::V4, Table::Filter)];
+    let old = &before[&(Family::V4, Table::Filter)];
+    let changed: Vec<_> =
+        table.chains.iter().filter(|(name, rules)| old.chains.get(*name) != Some(rules)).collect();
+    let names: BTreeSet<&str> = changed.iter().map(|(name, _)| name.0.split_at(7).0).collect();
+    assert_eq!(names, ["mgy-gi-", "mgy-pi-"].into());
+    assert_eq!(changed.len(), 5, "four groups and the policy");
+    // One pod less in the policy leaves its group: a new one, which does not take a name that stands for something else.
+    let one = of(&pods[..1], &[]);
+    compiler.update(&Delta { endpoints: one, ..Delta::default() }, &|_, _| false);
+    let table = &compiler.tables()[&(Family::V4, Table::Filter)];
+    let groups =
+        |table: &TableRules| table.chains.keys().filter(|name| name.0.starts_with("mgy-gi-")).count();
+    assert_eq!((groups(old), groups(table)), (4, 5));
+    // What the kernel has under a name for other reasons is left alone too.
+    let occupied: BTreeSet<_> = old.chains.keys().cloned().collect();
+    let mut state = EnforcedState::default();
+    state.apply(&Delta {
+        policies: (0..4).map(some).collect(),
+        endpoints: of(&pods, &[]),
+        ..Delta::default()
+    });
+    let (beside, _) =
+        Compiler::beside(Marks::default(), DispatchBy::Sets, &state, &|name, _| occupied.contains(name));
+    let table = &beside.tables()[&(Family::V4, Table::Filter)];
+    assert!(
+        table.chains.keys().filter(|name| name.0.starts_with("mgy-gi-")).all(|name| !occupied.contains(name))
+    );
 }
 
 fn translated(rule: PolicyRule, family: Family) -> Vec<Rule> {

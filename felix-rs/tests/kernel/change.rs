@@ -305,7 +305,7 @@ fn killed_after_each_step_still_enforces(backend: BackendChoice) {
 }
 
 /// A program of a folder of our own.
-fn program(folder: &Path, name: &str, body: &str) {
+pub(crate) fn program(folder: &Path, name: &str, body: &str) {
     let path = folder.join(name);
     std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();

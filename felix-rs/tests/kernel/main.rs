@@ -15,6 +15,7 @@ mod nftables;
 mod objects;
 mod policy;
 mod states;
+mod sweep;
 mod takeover;
 #[path = "../truth/mod.rs"]
 mod truth;
@@ -139,6 +140,8 @@ fn main() {
         (change::SCENARIOS, &all[..]),
         (change::IPTABLES, iptables),
         (change::LEGACY, &all[1..2]),
+        (sweep::SCENARIOS, &all[..]),
+        (sweep::IPTABLES, iptables),
         (nftables::SCENARIOS, nftables),
         (neighbours::SCENARIOS, &all[..]),
         (takeover::SCENARIOS, &all[..]),

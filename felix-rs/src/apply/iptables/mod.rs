@@ -59,6 +59,8 @@ pub(super) struct Iptables {
     rendered: BTreeMap<TableId, BTreeMap<ChainName, Hashes>>,
     /// The kernel's tables, `None` when they have to be read.
     kernel: Option<BTreeMap<TableId, SavedTable>>,
+    /// What is there of IPv6 could not be read when nobody needed it.
+    ipv6_unread: bool,
     /// Tables to compare with the kernel.
     dirty: BTreeSet<TableId>,
     /// Tables that may hold what nobody wants.
@@ -82,6 +84,7 @@ struct Change {
 pub(super) struct Reading {
     tables: BTreeMap<TableId, SavedTable>,
     felix: bool,
+    ipv6_unread: bool,
     sets: BTreeMap<String, Found>,
 }
 
@@ -89,33 +92,39 @@ pub(super) struct Reading {
 fn saved_tables(
     programs: &Programs,
     family: Family,
-    needed: bool,
 ) -> Result<(BTreeMap<TableId, SavedTable>, bool), ApplyError> {
-    match programs.save(family) {
-        Ok(text) => {
-            let tables = saved::parse(&text).into_iter().map(|(id, table)| ((family, id), table));
-            Ok((tables.collect(), takeover::may_hold(&text)))
-        }
-        Err(error) if needed => Err(error),
-        // A kernel without IPv6 holds no rules of ours either.
-        Err(error) => {
-            tracing::debug!(%error, "rules of an unused family not read");
-            Ok(Default::default())
-        }
-    }
+    let text = programs.save(family)?;
+    let tables = saved::parse(&text).into_iter().map(|(id, table)| ((family, id), table));
+    Ok((tables.collect(), takeover::may_hold(&text)))
 }
 
 /// Reads the rules of both families and the sets, all at once.
 fn read(programs: &Programs, ipv6_needed: bool) -> Result<Reading, ApplyError> {
     let (v4, v6, sets) = std::thread::scope(|scope| {
-        let v6 = scope.spawn(|| saved_tables(programs, Family::V6, ipv6_needed));
+        let v6 = scope.spawn(|| saved_tables(programs, Family::V6));
         let sets = scope.spawn(|| ipsets::read(&mut Ipset::open()?));
-        let v4 = saved_tables(programs, Family::V4, true);
+        let v4 = saved_tables(programs, Family::V4);
         (v4, joined(v6), joined(sets))
     });
-    let ((mut tables, felix_v4), (v6, felix_v6)) = (v4?, v6?);
-    tables.extend(v6);
-    Ok(Reading { tables, felix: felix_v4 || felix_v6, sets: sets? })
+    let ((mut tables, mut felix), sets) = (v4?, sets?);
+    let ipv6_unread = match v6 {
+        Ok((v6, felix_v6)) => {
+            tables.extend(v6);
+            felix |= felix_v6;
+            false
+        }
+        Err(error) if ipv6_needed => return Err(error),
+        // A kernel without IPv6 holds no rules of ours either.
+        Err(error) => {
+            tracing::debug!(%error, "rules of an unused family not read");
+            true
+        }
+    };
+    Ok(Reading { tables, felix, ipv6_unread, sets })
+}
+
+fn needs_ipv6(wanted: &Tables) -> bool {
+    wanted.keys().any(|(family, _)| *family == Family::V6)
 }
 
 fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
@@ -138,6 +147,7 @@ impl Iptables {
             sets: Sets::default(),
             rendered: BTreeMap::new(),
             kernel: None,
+            ipv6_unread: false,
             dirty: BTreeSet::new(),
             unswept: BTreeSet::new(),
             felix_left: true,
@@ -240,6 +250,7 @@ impl Iptables {
         };
         let saved = kernel.entry(id).or_default();
         for (name, hashes) in hashes {
+            saved.emptied.remove(&*name.0);
             saved.chains.insert(name.0.to_string(), hashes.into_iter().map(Some).collect());
         }
         for (hook, base) in &wanted.base {
@@ -259,23 +270,24 @@ impl Iptables {
         for id in self.unswept.clone() {
             let hashes = self.hashes(wanted, id);
             let Some(saved) = self.kernel.as_ref().and_then(|kernel| kernel.get(&id)) else { continue };
-            let plan = plan::sweep(id.1, saved, wanted.get(&id), &hashes);
-            if !plan.input.is_empty() {
-                inputs.entry(id.0).or_default().push_str(&plan.input);
-                swept.push((id, hashes, plan.written));
+            let step = plan::sweep(id.1, saved, wanted.get(&id), &hashes);
+            if !step.input.is_empty() {
+                inputs.entry(id.0).or_default().push_str(&step.input);
+                swept.push((id, step));
             }
         }
         report.restores += self.restore(inputs.iter().map(|(family, input)| (*family, input.as_str())))?;
+        let is_over = swept.is_empty();
         let mut done = BTreeSet::new();
-        for (id, hashes, deleted) in &swept {
-            let Some(saved) = self.kernel.as_mut().and_then(|kernel| kernel.get_mut(id)) else { continue };
-            plan::note_swept(saved, wanted.get(id), hashes, *deleted > 0);
-            report.chains_deleted += deleted;
-            let step = if *deleted > 0 { Step::ChainsDeleted } else { Step::ChainsEmptied };
+        for (id, swept) in swept {
+            let Some(saved) = self.kernel.as_mut().and_then(|kernel| kernel.get_mut(&id)) else { continue };
+            report.chains_deleted += swept.deleted.len();
+            let step = if swept.deleted.is_empty() { Step::ChainsEmptied } else { Step::ChainsDeleted };
             done.insert(step(id.0));
+            plan::note_swept(saved, wanted.get(&id), swept);
         }
         done.into_iter().try_for_each(|step| steps.done(step))?;
-        if !swept.is_empty() {
+        if !is_over {
             return Ok(true);
         }
         self.unswept.clear();
@@ -321,6 +333,19 @@ impl Backend for Iptables {
         self.dirty.extend(tables);
     }
 
+    fn is_known(&self) -> bool {
+        self.kernel.is_some()
+    }
+
+    fn has_other(&self, chain: &ChainName, rules: &[Rule]) -> bool {
+        Family::ALL.into_iter().any(|family| {
+            let table = self.kernel.as_ref().and_then(|kernel| kernel.get(&(family, Table::Filter)));
+            let there = table.and_then(|table| table.chains.get(&*chain.0));
+            let own = || iptables::chain(family, &chain.0, rules).into_iter().map(|(hash, _)| Some(hash));
+            there.is_some_and(|there| !there.iter().copied().eq(own()))
+        })
+    }
+
     fn forget(&mut self) {
         self.kernel = None;
         self.looks_outdated = true;
@@ -330,7 +355,7 @@ impl Backend for Iptables {
         self.sets.watch();
         self.looks_outdated = false;
         let programs = self.programs.clone();
-        let ipv6_needed = wanted.keys().any(|(family, _)| *family == Family::V6);
+        let ipv6_needed = needs_ipv6(wanted);
         Box::new(move || read(&programs, ipv6_needed).map(backend::Reading::Iptables))
     }
 
@@ -340,6 +365,7 @@ impl Backend for Iptables {
             return false;
         }
         self.felix_left = reading.felix;
+        self.ipv6_unread = reading.ipv6_unread;
         let scope = if self.kernel.is_none() { Scope::All } else { Scope::Untouched };
         self.sets.learn(&reading.sets, scope);
         self.dirty.extend(reading.tables.keys().chain(wanted.keys()));
@@ -348,7 +374,7 @@ impl Backend for Iptables {
     }
 
     fn write(&mut self, wanted: &Tables, sweep: Sweep, steps: &mut Steps) -> Result<Report, ApplyError> {
-        if self.kernel.is_none() {
+        if self.kernel.is_none() || (self.ipv6_unread && needs_ipv6(wanted)) {
             self.read(wanted, steps)?;
         }
         self.ask_for_unknown_sets()?;

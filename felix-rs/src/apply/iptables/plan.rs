@@ -21,6 +21,17 @@ pub(super) struct Plan {
     pub(super) written: usize,
 }
 
+/// A step of a sweep.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Swept {
+    /// Input of `iptables-restore --noflush`, empty if nothing is left to do.
+    pub(super) input: String,
+    /// Chains it empties.
+    pub(super) emptied: BTreeSet<String>,
+    /// Chains it deletes.
+    pub(super) deleted: BTreeSet<String>,
+}
+
 /// Brings chains and base rules up to date; what is unwanted stays, except that our own rules in the base
 /// chains concerned are replaced.
 pub(super) fn update(
@@ -91,46 +102,41 @@ fn base_chain(lines: &mut String, family: Family, hook: Hook, there: &[SavedRule
     }
 }
 
-/// What is ours in a table and nobody wants: its rules are taken out of the kernel's own chains and its chains emptied
-/// first, then, in a transaction of its own, they are deleted: iptables-nft can't delete a chain in the one that removes
-/// the last jump to it.
-pub(super) fn sweep(id: Table, saved: &SavedTable, wanted: Option<&TableRules>, hashes: &Wanted) -> Plan {
-    let hooks: BTreeSet<&str> =
-        wanted.into_iter().flat_map(|table| table.base.keys()).map(|hook| hook.name()).collect();
-    let mut rules = String::new();
-    for (chain, there) in saved.base.iter().filter(|(chain, _)| !hooks.contains(chain.as_str())) {
-        for text in there.iter().filter_map(|rule| rule.text.as_deref()) {
-            let _infallible = writeln!(rules, "-D {chain} {text}");
-        }
+/// The next step towards a table without what is ours in it and nobody wants: rules are taken out of the kernel's own
+/// chains and chains are emptied; those that have been are deleted. Not both at once: iptables-nft can't delete a chain in
+/// the transaction that removes the last jump to it.
+pub(super) fn sweep(id: Table, saved: &SavedTable, wanted: Option<&TableRules>, hashes: &Wanted) -> Swept {
+    let mut lines = String::new();
+    let unwanted = || saved.chains.iter().filter(|(name, _)| is_unwanted(name, hashes));
+    let base = saved.base.iter().filter(|(chain, _)| !is_hook(wanted, chain));
+    let base = base.flat_map(|(chain, there)| there.iter().map(move |rule| (chain, rule.text.as_deref())));
+    for (chain, text) in base.filter_map(|(chain, text)| Some((chain, text?))) {
+        let _infallible = writeln!(lines, "-D {chain} {text}");
     }
-    let unwanted: Vec<_> = saved.chains.iter().filter(|(name, _)| is_unwanted(name, hashes)).collect();
-    if rules.is_empty() && unwanted.iter().all(|(_, rules)| rules.is_empty()) {
-        let delete = unwanted.iter().map(|(name, _)| format!("-X {name}\n")).collect();
-        return finish(id, delete, unwanted.len());
-    }
-    let declare: String = unwanted.iter().map(|(name, _)| format!(":{name} - [0:0]\n")).collect();
-    finish(id, declare + &rules, 0)
+    // Where all are empty, nothing can lead to them.
+    let all = lines.is_empty() && unwanted().all(|(_, rules)| rules.is_empty());
+    let (deleted, emptied): (BTreeSet<_>, BTreeSet<_>) =
+        unwanted().map(|(name, _)| name.clone()).partition(|name| all || saved.emptied.contains(name));
+    let declare: String = emptied.iter().map(|name| format!(":{name} - [0:0]\n")).collect();
+    let delete: String = deleted.iter().map(|name| format!("-X {name}\n")).collect();
+    let plan = finish(id, declare + &lines + &delete, 0);
+    Swept { input: plan.input, emptied, deleted }
 }
 
-/// What a table holds after [`sweep`]: chains that were deleted are gone, or all that is unwanted is empty.
-pub(super) fn note_swept(
-    saved: &mut SavedTable,
-    wanted: Option<&TableRules>,
-    hashes: &Wanted,
-    deleted: bool,
-) {
-    let is_hook =
-        |chain: &str| wanted.is_some_and(|table| table.base.keys().any(|hook| hook.name() == chain));
-    for (_, rules) in saved.base.iter_mut().filter(|(chain, _)| !is_hook(chain)) {
+/// Notes a step that was taken.
+pub(super) fn note_swept(saved: &mut SavedTable, wanted: Option<&TableRules>, swept: Swept) {
+    for (_, rules) in saved.base.iter_mut().filter(|(chain, _)| !is_hook(wanted, chain)) {
         rules.retain(|rule| rule.hash.is_none());
     }
-    saved.chains.retain(|name, rules| {
-        if is_unwanted(name, hashes) {
-            rules.clear();
-            return !deleted;
-        }
-        true
-    });
+    saved.chains.retain(|name, _| !swept.deleted.contains(name));
+    for (_, rules) in saved.chains.iter_mut().filter(|(name, _)| swept.emptied.contains(*name)) {
+        rules.clear();
+    }
+    saved.emptied = swept.emptied;
+}
+
+fn is_hook(wanted: Option<&TableRules>, chain: &str) -> bool {
+    wanted.is_some_and(|table| table.base.keys().any(|hook| hook.name() == chain))
 }
 
 fn is_unwanted(name: &str, hashes: &Wanted) -> bool {

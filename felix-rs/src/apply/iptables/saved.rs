@@ -1,7 +1,7 @@
 //! What `iptables-save -c` says, as far as it concerns us: our chains by their hashes, and where our rules are
 //! in the kernel's own chains. Foreign rules are counted, never kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::apply::Count;
 use crate::render::hash::{COMMENT_PREFIX, RuleHash};
@@ -22,6 +22,8 @@ pub(super) struct SavedRule {
 pub(super) struct SavedTable {
     /// Our chains: the hash of each rule, `None` for one that is not ours.
     pub(super) chains: BTreeMap<String, Vec<Option<RuleHash>>>,
+    /// Chains nobody wants that were emptied together with all that led to them.
+    pub(super) emptied: BTreeSet<String>,
     /// The other chains that have rules, with all their rules in order.
     pub(super) base: BTreeMap<String, Vec<SavedRule>>,
 }

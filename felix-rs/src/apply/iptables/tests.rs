@@ -82,22 +82,41 @@ fn sweep_names_only_what_is_ours() {
     let saved = saved::parse(text).remove(&Table::Filter).unwrap();
     let nothing = Wanted::new();
     let mut left = saved.clone();
-    let empty = plan::sweep(Table::Filter, &left, None, &nothing);
+    let step = plan::sweep(Table::Filter, &left, None, &nothing);
     assert_eq!(
-        empty.input,
+        step.input,
         "*filter\n:mgy-old - [0:0]\n-D FORWARD -m comment --comment \"mgy:AAAAAAAAAAAAAAAA\" -j mgy-old\nCOMMIT\n"
     );
-    plan::note_swept(&mut left, None, &nothing, false);
-    let delete = plan::sweep(Table::Filter, &left, None, &nothing);
-    assert_eq!((delete.input.as_str(), delete.written), ("*filter\n-X mgy-old\nCOMMIT\n", 1));
-    plan::note_swept(&mut left, None, &nothing, true);
+    plan::note_swept(&mut left, None, step);
+    let step = plan::sweep(Table::Filter, &left, None, &nothing);
+    assert_eq!((step.input.as_str(), step.deleted.len()), ("*filter\n-X mgy-old\nCOMMIT\n", 1));
+    plan::note_swept(&mut left, None, step);
     assert_eq!(plan::sweep(Table::Filter, &left, None, &nothing).input, "");
     let hashes = hashes(&wanted());
-    let empty = plan::sweep(Table::Filter, &saved, Some(&wanted()), &hashes);
-    assert!(!empty.input.contains("-D FORWARD"), "base rules of a hook in use are the update's business");
+    let step = plan::sweep(Table::Filter, &saved, Some(&wanted()), &hashes);
+    assert!(!step.input.contains("-D FORWARD"), "base rules of a hook in use are the update's business");
     let mut left = saved;
-    plan::note_swept(&mut left, Some(&wanted()), &hashes, false);
-    assert_eq!(plan::sweep(Table::Filter, &left, Some(&wanted()), &hashes).written, 1);
+    plan::note_swept(&mut left, Some(&wanted()), step);
+    assert_eq!(plan::sweep(Table::Filter, &left, Some(&wanted()), &hashes).deleted.len(), 1);
+}
+
+/// Chains that become unwanted one after the other do not keep each other from being deleted, and one that has no rules, as
+/// a policy without any, is not deleted while another may lead to it.
+#[test]
+fn what_becomes_unwanted_meanwhile_is_emptied_while_the_rest_is_deleted() {
+    let read =
+        |chains: &str| saved::parse(&format!("*filter\n{chains}COMMIT\n")).remove(&Table::Filter).unwrap();
+    let nothing = Wanted::new();
+    let mut left = read(":mgy-none - [0:0]\n:mgy-one - [0:0]\n[0:0] -A mgy-one -j mgy-none\n");
+    let step = plan::sweep(Table::Filter, &left, None, &nothing);
+    assert_eq!(step.input, "*filter\n:mgy-none - [0:0]\n:mgy-one - [0:0]\nCOMMIT\n");
+    plan::note_swept(&mut left, None, step);
+    left.chains.extend(read(":mgy-two - [0:0]\n[0:0] -A mgy-two -j ACCEPT\n").chains);
+    let step = plan::sweep(Table::Filter, &left, None, &nothing);
+    assert_eq!(step.input, "*filter\n:mgy-two - [0:0]\n-X mgy-none\n-X mgy-one\nCOMMIT\n");
+    plan::note_swept(&mut left, None, step);
+    let step = plan::sweep(Table::Filter, &left, None, &nothing);
+    assert_eq!(step.input, "*filter\n-X mgy-two\nCOMMIT\n");
 }
 
 #[test]

@@ -26,7 +26,7 @@ use super::sets::{Found, Kernel, Scope, Sets, Tracked};
 use super::{ApplyError, Count, Report, Step};
 use crate::render::hash::RuleHash;
 use crate::render::nftables::{self as render, BaseChain};
-use crate::rules::{DispatchBy, Family, Member, Origin, Rule, SetType, Table, TableId};
+use crate::rules::{ChainName, DispatchBy, Family, Member, Origin, Rule, SetType, Table, TableId};
 
 /// Refused transactions in a row after which the table is replaced.
 const REFUSALS: u32 = 2;
@@ -409,6 +409,20 @@ impl Backend for Nftables {
 
     fn compare(&mut self, tables: BTreeSet<TableId>) {
         self.dirty.extend(tables.into_iter().map(|(family, _)| family));
+    }
+
+    fn is_known(&self) -> bool {
+        self.kernel.is_some()
+    }
+
+    fn has_other(&self, chain: &ChainName, rules: &[Rule]) -> bool {
+        let name = render::chain_name(Table::Filter, chain);
+        self.kernel.iter().flatten().any(|(family, there)| {
+            let own = || render::chain(*family, Table::Filter, &name, rules).into_iter();
+            let same =
+                |there: &ListedChain| there.rules.iter().copied().eq(own().map(|(hash, _)| Some(hash)));
+            there.get(&name).is_some_and(|there| !same(there))
+        })
     }
 
     fn forget(&mut self) {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::{Compiler, is_host};
 use crate::rules::changes::Changes;
-use crate::rules::dispatch::Dispatch;
 use crate::rules::fixed::{self, Inputs};
 use crate::rules::hosts::Hosts;
 use crate::rules::language::{Action, ChainName, Family, Rule, Table, TableRules};
 
 impl Compiler {
     /// Puts fixed chains and units together and notes which tables differ.
-    pub(super) fn assemble(&mut self, dispatch: &Dispatch, changes: &mut Changes) {
+    pub(super) fn assemble(&mut self, changes: &mut Changes) {
+        let dispatch = &self.dispatch;
         let inputs = Inputs { settings: &self.settings, marks: self.marks, dispatch };
         let endpoints = self.endpoints.values().map(|(_, endpoint)| endpoint.as_ref());
         let hosts = Hosts {
