@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use margay_daemon::config::{self, Common, ConfigError};
+use margay_daemon::topology::ListenRange;
 
 /// Where the configuration is unless told otherwise.
 const DEFAULT_FILE: &str = "/etc/margay/route-reflector.yaml";
@@ -23,6 +24,8 @@ margay_daemon::keys! {
         /// How long to wait for another reflector to serve before leaving, in seconds
         #[arg(long, env = "MARGAY_DRAIN_SECONDS", value_name = "SECONDS")]
         drain_seconds: u16,
+        #[arg(skip)]
+        listen_ranges: Vec<ListenRange>,
     }
 }
 
@@ -67,6 +70,9 @@ pub(crate) struct Config {
     pub(crate) cluster_id: Option<Ipv4Addr>,
     /// Longest wait for another reflector when this one is stopped.
     pub(crate) drain: Duration,
+    /// Neighbours that no object names.
+    pub(crate) ranges: Vec<ListenRange>,
+    file: PathBuf,
 }
 
 impl Deref for Config {
@@ -94,6 +100,7 @@ impl Config {
         };
         let path = flags.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
         let file: Keys = config::load(path, flags.config.is_some())?;
+        let ranges = checked(file.listen_ranges.clone())?;
         let keys = flags.keys.over(file);
         let common = keys.common(margay_control::REFLECTOR_SOCKET)?;
         if common.ipv4_address.is_none() && common.ipv6_address.is_none() {
@@ -105,6 +112,26 @@ impl Config {
             task,
             cluster_id: keys.cluster_id,
             drain: Duration::from_secs(keys.drain_seconds.unwrap_or(DRAIN_SECONDS).into()),
+            ranges,
+            file: path.to_owned(),
         })
+    }
+
+    /// The ranges as the file has them now; nothing else of it counts before a restart. Those in force if there is no
+    /// file any more.
+    pub(crate) fn ranges_now(&self) -> Result<Vec<ListenRange>, ConfigError> {
+        match config::load::<Keys>(&self.file, true) {
+            Ok(keys) => checked(keys.listen_ranges),
+            Err(ConfigError::Read { .. }) => Ok(self.ranges.clone()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn checked(ranges: Option<Vec<ListenRange>>) -> Result<Vec<ListenRange>, ConfigError> {
+    let ranges = ranges.unwrap_or_default();
+    match ListenRange::twice(&ranges) {
+        Some(prefix) => Err(ConfigError::Value(format!("listenRanges has {prefix} twice"))),
+        None => Ok(ranges),
     }
 }

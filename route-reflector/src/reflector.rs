@@ -44,19 +44,24 @@ pub(crate) struct Reflector {
     unreadable: BTreeMap<Key, String>,
     in_sync: bool,
     registered: bool,
+    /// What is wrong with the configuration's file since it was changed.
+    misconfigured: Option<String>,
 }
 
 impl Reflector {
     pub(crate) fn new(config: Config, health: Health, store: Store, speaker: Speaker) -> Self {
+        let mut cluster = Cluster::default();
+        cluster.set_ranges(config.ranges.clone());
         Self {
             config,
             health,
             store,
             speaker,
-            cluster: Cluster::default(),
+            cluster,
             unreadable: BTreeMap::new(),
             in_sync: false,
             registered: false,
+            misconfigured: None,
         }
     }
 
@@ -136,7 +141,8 @@ impl Reflector {
                     if !self.registered {
                         self.register().await;
                     }
-                    if self.read_secrets() || !self.speaker.is_running() {
+                    let ranges = self.read_ranges();
+                    if self.read_secrets() || ranges || !self.speaker.is_running() {
                         self.update().await;
                     }
                 },
@@ -277,8 +283,31 @@ impl Reflector {
     }
 
     fn report_bgp_error(&self, error: &SpeakerError) {
-        self.health.set_problems("bgp", self.speaker.problems());
+        self.health.set_problems("bgp", self.problems());
         self.health.set("bgp", false, error.to_string());
+    }
+
+    /// Reads the listen ranges again; true if they have changed. Those of a file that is wrong do not count.
+    fn read_ranges(&mut self) -> bool {
+        let (ranges, wrong) = match self.config.ranges_now() {
+            Ok(ranges) => (Some(ranges), None),
+            Err(error) => (None, Some(format!("{error}: the listen ranges stay as they were"))),
+        };
+        if self.misconfigured != wrong {
+            self.misconfigured = wrong;
+            self.report();
+        }
+        ranges.is_some_and(|ranges| {
+            self.config.ranges.clone_from(&ranges);
+            self.cluster.set_ranges(ranges)
+        })
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let file = self.misconfigured.iter();
+        let file =
+            file.map(|message| Problem { object: "configuration".to_owned(), message: message.clone() });
+        self.speaker.problems().into_iter().chain(file).collect()
     }
 
     /// Reads the passwords that sessions need; true if one has changed.
@@ -289,7 +318,7 @@ impl Reflector {
 
     /// Ready as soon as it listens: clients come when they come.
     fn report(&self) {
-        self.health.set_problems("bgp", self.speaker.problems());
+        self.health.set_problems("bgp", self.problems());
         if let Some((up, all)) = self.speaker.sessions() {
             self.health.set("bgp", true, format!("{up} of {all} sessions established"));
         }

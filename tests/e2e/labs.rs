@@ -112,6 +112,13 @@ pub(crate) fn margay(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
     Ok(said(&output))
 }
 
+/// Executes `margay` as a client of a node's daemon; it has to work.
+pub(crate) fn said_on(cluster: &Cluster, node: &str, arguments: &[&str]) -> Result<String> {
+    let output = cluster.margay_on(node, arguments)?;
+    ensure!(output.status.success(), "margay {} on {node}: {}", arguments.join(" "), said(&output));
+    Ok(said(&output))
+}
+
 /// Waits until all these agents report a problem with the object; returns the message of the first.
 pub(crate) fn wait_problem(cluster: &Cluster, nodes: &[&str], object: &str) -> Result<String> {
     let find = |node: &str| -> Result<Option<Problem>> {

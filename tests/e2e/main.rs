@@ -31,6 +31,7 @@ mod look;
 mod others;
 mod policy;
 mod pools;
+mod ranges;
 mod remote;
 mod restart;
 mod rootless;
@@ -133,6 +134,8 @@ const CASES: &[(&str, Place)] = &[
     ("fields::services_are_advertised", Inside(fields::services_are_advertised)),
     ("fields::filters_match_interfaces", Inside(fields::filters_match_interfaces)),
     ("fields::a_workload_speaks_bgp", Inside(fields::a_workload_speaks_bgp)),
+    ("topology::two_reflectors_of_one_cluster", Inside(topology::two_reflectors_of_one_cluster)),
+    ("ranges::neighbours_that_no_object_names", Inside(ranges::neighbours_that_no_object_names)),
     ("topology::reflectors_are_upgraded_in_place", Inside(topology::reflectors_are_upgraded_in_place)),
     (
         "topology::agents_and_reflectors_share_machines",

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
+use margay_control::bgp::Route;
 use margay_lab::probe::{Protocol, Stream};
 use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{PORT, Pod};
@@ -145,6 +146,66 @@ pub(crate) fn reflectors_come_and_go(labs: &mut Labs) -> Result<()> {
     for node in NODES {
         let status = cluster.status(node)?;
         ensure!(status.ready && status.problems.is_empty(), "{node}: {status:#?}");
+    }
+    talk.ends(&cluster)
+}
+
+/// Two reflectors that are one cluster do not use each other's routes, so either alone has to know everything; and a node
+/// that loses one loses no packet.
+pub(crate) fn two_reflectors_of_one_cluster(labs: &mut Labs) -> Result<()> {
+    const REFLECTORS: [&str; 2] = ["rr1", "rr2"];
+    let mut cluster = begin(labs)?;
+    let start =
+        |cluster: &mut Cluster, reflector: &str| cluster.start_with(reflector, &["--cluster-id=0.0.0.7"]);
+    for reflector in REFLECTORS {
+        start(&mut cluster, reflector)?;
+    }
+    wait_peers(&cluster, |_| names(&REFLECTORS))?;
+    let talk = Talk::begins(&cluster)?;
+
+    // Each hears the three blocks from the other, and uses none of what has its own cluster id (RFC 4456 section 8).
+    for reflector in REFLECTORS {
+        let of_other = || -> Result<Vec<(u64, u64)>> {
+            let of_reflectors =
+                sessions(&cluster, reflector)?.into_iter().filter(|peer| peer.name.starts_with("rr"));
+            Ok(of_reflectors.map(|peer| (peer.received, peer.filtered)).collect())
+        };
+        wait(PATIENCE, || Ok(of_other()? == [(3, 3)]))
+            .with_context(|| format!("{reflector}: {:?}", of_other()))?;
+    }
+    // What every node knows of the others, and from whom.
+    let known = |cluster: &Cluster, node: &str| -> Result<BTreeSet<(String, String)>> {
+        let routes: Vec<Route> = cluster.client(node).get("/v1/bgp/routes")?;
+        let fresh = routes.into_iter().filter(|route| !route.stale);
+        Ok(fresh.filter_map(|route| Some((route.prefix.to_string(), route.from?.to_string()))).collect())
+    };
+    let wait_known = |cluster: &Cluster, from: &[&str]| -> Result<()> {
+        NODES.iter().try_for_each(|node| {
+            wait(PATIENCE, || {
+                let known = known(cluster, node)?;
+                let by_all = known.iter().all(|(_, by)| from.contains(&by.as_str()));
+                Ok(known.len() == 2 * from.len() && by_all)
+            })
+            .with_context(|| {
+                format!("{node} knows two blocks from each of {from:?}: {:?}", known(cluster, node))
+            })
+        })
+    };
+    let addresses = ["172.30.1.21", "172.30.1.22"];
+    wait_known(&cluster, &addresses)?;
+    for (at, lost) in REFLECTORS.iter().enumerate() {
+        let other = addresses.get(1 - at).context("two")?;
+        if at == 0 {
+            cluster.kill(lost)?;
+        } else {
+            cluster.stop(lost)?;
+        }
+        wait_known(&cluster, &[other]).with_context(|| format!("without {lost}"))?;
+        talk.goes_on(100)?;
+        start(&mut cluster, lost)?;
+        wait_peers(&cluster, |_| names(&REFLECTORS)).with_context(|| format!("{lost} is back"))?;
+        wait_known(&cluster, &addresses)?;
+        talk.goes_on(50)?;
     }
     talk.ends(&cluster)
 }

@@ -1,21 +1,22 @@
 //! The BGP speaker as a part of a daemon: started when the daemon knows who it is, fed from the topology.
 
+mod identity;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use margay_api::Node;
 use margay_bgp::transport::{
-    BgpHandle, BgpService, Frozen, Monitoring, ServiceConfig, ServiceStopped, StopMode, TakeOverError,
+    BgpHandle, BgpService, Frozen, Monitoring, ServiceStopped, StopMode, TakeOverError,
 };
-use margay_bgp::{
-    Event, NextHopState, Originated, PeerConfig, PeerKind, PeerState, PeerStatus, SpeakerConfig,
-};
+use margay_bgp::{Event, NextHopState, Originated, PeerConfig, PeerKind, PeerRange, PeerState, PeerStatus};
 use margay_control::status::Problem;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use self::identity::{Identity, identity, service_config};
 use crate::topology::{Cluster, Op, Peer, Planner, Sessions, Topology, node_addresses};
 
 /// Longest wait for the connections to close.
@@ -27,16 +28,6 @@ const DRAIN_TURN: Duration = Duration::from_millis(100);
 /// How often it is looked whether held sessions have been replaced.
 const REVIEW_TURN: Duration = Duration::from_millis(200);
 
-/// What a speaker cannot change while it runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Identity {
-    router_id: Ipv4Addr,
-    local_as: u32,
-    port: u16,
-    bind: Vec<IpAddr>,
-    cluster_id: Option<Ipv4Addr>,
-}
-
 #[derive(Debug)]
 struct Running {
     handle: BgpHandle,
@@ -46,11 +37,28 @@ struct Running {
     /// Peers whose sessions are up, as the events tell.
     up: BTreeSet<IpAddr>,
     originated: Option<Vec<Originated>>,
+    ranges: Vec<PeerRange>,
 }
 
 impl Running {
     fn new(handle: BgpHandle, events: mpsc::Receiver<Event>, identity: Identity) -> Self {
-        Self { handle, events, identity, in_sync: false, up: BTreeSet::new(), originated: None }
+        Self {
+            handle,
+            events,
+            identity,
+            in_sync: false,
+            up: BTreeSet::new(),
+            originated: None,
+            ranges: Vec::new(),
+        }
+    }
+
+    async fn set_ranges(&mut self, ranges: &[PeerRange]) -> Result<(), ServiceStopped> {
+        if self.ranges != ranges {
+            self.handle.set_ranges(ranges.to_vec()).await?;
+            self.ranges = ranges.to_vec();
+        }
+        Ok(())
     }
 
     fn note(&mut self, event: &Event) {
@@ -186,6 +194,9 @@ impl Speaker {
             self.slot.send_replace(Some(running.handle.clone()));
             self.running = Some(running);
         }
+        if let (Some(running), Some(planner)) = (&mut self.running, &self.planner) {
+            running.set_ranges(&planner.topology().ranges).await?;
+        }
         if was_settled && !self.sessions.is_settled() {
             tracing::info!(sessions = self.sessions.held().len(), "held until others have replaced them");
             self.review_at = Instant::now();
@@ -282,8 +293,12 @@ impl Speaker {
     /// # Errors
     /// Its task has ended.
     pub async fn begin(&mut self) -> Result<(), SpeakerError> {
-        let running = self.running.as_ref().ok_or(SpeakerError::NotStarted)?;
+        let ranges = self.topology().map(|wanted| wanted.ranges.clone()).unwrap_or_default();
+        let running = self.running.as_mut().ok_or(SpeakerError::NotStarted)?;
         running.handle.set_peers(self.sessions.configured()).await?;
+        // The predecessor's may be others.
+        running.handle.set_ranges(ranges.clone()).await?;
+        running.ranges = ranges;
         self.slot.send_replace(Some(running.handle.clone()));
         Ok(())
     }
@@ -344,10 +359,13 @@ impl Speaker {
         self.running.as_ref().is_some_and(|running| running.in_sync || self.sessions.expected() == 0)
     }
 
-    /// Sessions that are up, as the events taken so far tell, and all; absent while it does not run.
+    /// Sessions that are up, as the events taken so far tell, and those beside that should be; absent while it does not
+    /// run.
     #[must_use]
     pub fn sessions(&self) -> Option<(usize, usize)> {
-        self.running.as_ref().map(|running| (running.up.len(), self.sessions.expected()))
+        let running = self.running.as_ref()?;
+        let guests = running.up.iter().filter(|remote| !self.sessions.expects(**remote)).count();
+        Some((running.up.len(), self.sessions.expected() + guests))
     }
 
     /// Tells all peers to prefer others (RFC 8326), then waits, at most for `limit`, until one of `others` (reflectors
@@ -425,16 +443,6 @@ fn planner(name: &str, max_paths: usize) -> Planner {
     if max_paths > 0 { planner } else { planner.without_forwarding() }
 }
 
-fn identity(name: &str, wanted: &Topology) -> Result<Identity, SpeakerError> {
-    Ok(Identity {
-        router_id: wanted.router_id.ok_or_else(|| SpeakerError::NoAddress(name.to_owned()))?,
-        local_as: wanted.local_as,
-        port: wanted.listen_port,
-        bind: wanted.bind.clone(),
-        cluster_id: wanted.cluster_id,
-    })
-}
-
 fn start(
     identity: Identity,
     restarting: bool,
@@ -445,28 +453,6 @@ fn start(
     let (handle, events) = BgpService::spawn_monitored(config, monitoring)
         .map_err(|source| SpeakerError::Listen { port: identity.port, source })?;
     Ok(Running::new(handle, events, identity))
-}
-
-/// Shortest and longest wait for more changes of a daemon that forwards.
-const FORWARDER_BATCH: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
-
-fn service_config(identity: &Identity, restarting: bool, max_paths: usize) -> ServiceConfig {
-    let mut speaker = SpeakerConfig::new(identity.router_id, identity.local_as);
-    speaker.restarting = restarting;
-    speaker.report_routes = max_paths > 0;
-    speaker.track_next_hops = speaker.report_routes;
-    if speaker.report_routes {
-        // Packets wait for what is learned, and few peers for what is told.
-        (speaker.egress.batch_min, speaker.egress.batch_max) = FORWARDER_BATCH;
-    }
-    speaker.multipath = max_paths.max(1);
-    speaker.cluster_id = identity.cluster_id;
-    let has_ipv6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
-    let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-    let wanted = if identity.bind.is_empty() { &any[..] } else { &identity.bind };
-    let listen = wanted.iter().filter(|address| address.is_ipv4() || has_ipv6);
-    let listen = listen.map(|address| SocketAddr::new(*address, identity.port)).collect();
-    ServiceConfig { speaker, listen }
 }
 
 /// Waits for a time that may never come.
@@ -480,6 +466,8 @@ pub async fn until(at: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use margay_api::Metadata;
+    use std::net::Ipv4Addr;
+
     use margay_api::kinds::{NodeBgp, NodeSpec};
 
     use super::*;

@@ -32,7 +32,7 @@ fn in_force(text: &str, etcd: bool) -> String {
     let mut section = false;
     let mut nested = false;
     for line in text.lines() {
-        nested = (nested && !line.is_empty()) || line == "# bmp:" || line == "# mrtLog:";
+        nested = (nested && !line.is_empty()) || ["# bmp:", "# mrtLog:", "# listenRanges:"].contains(&line);
         if nested {
             lines.push(line.strip_prefix("# ").unwrap_or(line).to_owned());
             continue;
@@ -85,6 +85,7 @@ fn the_examples_have_every_key() {
             "nonsense: 1\n",
             "datastore: {type: embedded, path: /x, nonsense: 1}\n",
             "datastore: {type: etcd, endpoints: ['http://192.0.2.1:2379'], nonsense: 1}\n",
+            "listenRanges: [{prefix: 192.0.2.0/24, nonsense: 1}]\n",
         ] {
             let error = check(&program, &folder.write(file, wrong)).unwrap_err();
             // "unknown field `nonsense`, expected one of node, ipv4Address, …"

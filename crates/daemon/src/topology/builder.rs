@@ -3,23 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use ipnet::IpNet;
-use margay_api::kinds::NextHopMode as ApiNextHopMode;
-use margay_api::kinds::{RestartMode, ReversePeering, SecretRef, SourceAddress};
-use margay_api::types::PeerAddress;
+use margay_api::kinds::ReversePeering;
 use margay_api::{BgpPeer, Key, Node};
 use margay_bgp::policy::Policy;
-use margay_bgp::{Family, MaxPrefix, NextHopMode, PeerConfig, PeerKind};
+use margay_bgp::{PeerConfig, PeerKind};
 use margay_control::status::Problem;
 
 use super::assign::Reflectors;
 use super::cluster::Workload;
-use super::settings::{Settings, secret_name};
+use super::settings::Settings;
 use super::{
-    Cluster, Peer, Way, addresses, as_of, bfd, cluster_id, concerns, families, filters, limits, matches,
-    node_addresses, problem, service_ranges,
+    Cluster, Peer, Way, addresses, as_of, cluster_id, concerns, families, filters, matches, node_addresses,
+    problem, service_ranges,
 };
 
 /// What comes of two nodes, or of a BGPPeer that names a router.
@@ -35,16 +31,35 @@ pub(super) enum Outcome {
 
 /// A BGPPeer that has to do with this node.
 #[derive(Debug, Clone, Copy)]
-struct Rule<'a> {
-    name: &'a str,
-    peer: &'a BgpPeer,
+pub(super) struct Rule<'a> {
+    pub(super) name: &'a str,
+    pub(super) peer: &'a BgpPeer,
+    /// Where it is written.
+    pub(super) origin: Origin,
     /// It is for this node.
-    here: bool,
+    pub(super) here: bool,
     /// It is for nodes that peer with this one, and makes the reverse sessions too.
-    reverse: bool,
+    pub(super) reverse: bool,
+}
+
+/// Where a [`Rule`] is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    /// A BGPPeer.
+    Object,
+    /// A listen range of the configuration: a BGPPeer for whoever is in it.
+    Range,
 }
 
 impl Rule<'_> {
+    /// What people know it by.
+    pub(super) fn object(&self) -> String {
+        match self.origin {
+            Origin::Object => format!("BGPPeer({})", self.name),
+            Origin::Range => format!("listenRanges({})", self.name),
+        }
+    }
+
     /// Of two BGPPeers for a session the one that says more precisely for whom it is counts, then the first by name.
     /// Both ends come to the same.
     fn precedence(&self) -> (u8, &str) {
@@ -57,21 +72,21 @@ impl Rule<'_> {
 type Sought<'a> = BTreeMap<IpAddr, (Rule<'a>, Outcome)>;
 
 /// Import and export of a session.
-type Policies = (Arc<Policy>, Arc<Policy>);
+pub(super) type Policies = (Arc<Policy>, Arc<Policy>);
 
 pub(super) struct Builder<'a> {
     name: &'a str,
-    cluster: &'a Cluster,
+    pub(super) cluster: &'a Cluster,
     reflectors: &'a Reflectors,
-    me: &'a Node,
-    forwards: bool,
+    pub(super) me: &'a Node,
+    pub(super) forwards: bool,
     pub(super) settings: Settings<'a>,
     /// BGPPeers in the order in which they count.
     rules: Vec<Rule<'a>>,
     import_all: Arc<Policy>,
-    export_own: Arc<Policy>,
+    pub(super) export_own: Arc<Policy>,
     /// BGPFilters compiled, by BGPPeer and by whether for a router.
-    compiled: BTreeMap<(&'a str, bool), Policies>,
+    pub(super) compiled: BTreeMap<(&'a str, bool), Policies>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -91,7 +106,7 @@ impl<'a> Builder<'a> {
             let reverse = spec.reverse_peering.unwrap_or_default() == ReversePeering::Auto
                 && spec.peer_selector.as_ref().is_some_and(|selector| matches(selector, me));
             if here || reverse {
-                rules.push(Rule { name: peer_name, peer, here, reverse });
+                rules.push(Rule { name: peer_name, peer, origin: Origin::Object, here, reverse });
             }
             let addresses = [true, false].map(|v4| settings.workload_peering(v4));
             let wanted = here && forwards && spec.local_workload_selector.is_some();
@@ -156,7 +171,7 @@ impl<'a> Builder<'a> {
                         let message = "what its workloads announce is routed to them, but policy lets through what is \
                                        theirs alone: their own addresses, and allowSpoofedSourcePrefixes of their \
                                        WorkloadEndpoints, which some lack";
-                        self.report(problem(format!("BGPPeer({})", rule.name), message));
+                        self.report(problem(rule.object(), message));
                     }
                     self.note(&mut out, *remote, rule, outcome);
                 }
@@ -174,7 +189,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The ways to next hops: the kernel's, and those to the workloads that BGP is spoken with.
-    fn ways(&self) -> BTreeSet<Way> {
+    pub(super) fn ways(&self) -> BTreeSet<Way> {
         let workloads = self.rules.iter().flat_map(|rule| self.selected(*rule)).map(|(_, workload)| workload);
         let ways = workloads.flat_map(|workload| {
             workload.addresses.iter().map(|address| Way {
@@ -307,193 +322,6 @@ impl<'a> Builder<'a> {
         Outcome::Session(peer, rule.and_then(|rule| rule.peer.spec.reachable_by))
     }
 
-    /// A reflector accepts from a node what the datastore says is the node's, and little more than so many prefixes.
-    fn restrict(&self, config: &mut PeerConfig, name: &str) {
-        let blocks = self.cluster.blocks.get(name);
-        let services = service_ranges(self.cluster);
-        config.max_prefix = Some(limits::of_node(blocks.map_or(0, BTreeSet::len), &services));
-        config.authorised_origins = Some(blocks.into_iter().flatten().copied().chain(services).collect());
-    }
-
-    /// And what the BGPFilters of its BGPPeer let a node tell besides: of workloads that speak BGP, of routers. That is
-    /// the BGPPeer of both ends, but for one that names us by our address.
-    fn authorise(&self, config: &mut PeerConfig, name: &str, there: &Node, rule: Option<Rule<'a>>) {
-        let names_us = |peer: &&BgpPeer| {
-            let named = peer.spec.peer_ip.as_ref().map(|address| address.ip);
-            named.is_some_and(|ip| node_addresses(self.me).any(|own| own == ip))
-                && concerns(peer, name, there)
-        };
-        let peers = self.cluster.peers.values().filter(names_us).chain(rule.map(|rule| rule.peer));
-        let let_out: BTreeSet<IpNet> =
-            peers.flat_map(|peer| filters::let_out(&peer.spec.filters, &self.cluster.filters)).collect();
-        if let_out.is_empty() {
-            return;
-        }
-        config.max_prefix =
-            config.max_prefix.map(|own| MaxPrefix::new(own.limit.saturating_add(limits::ROUTER)));
-        if let Some(origins) = &mut config.authorised_origins {
-            origins.extend(let_out);
-        }
-    }
-
-    /// A session with something that is no node: a top-of-rack router, a foreign reflector.
-    fn with_router(&mut self, rule: Rule<'a>, address: &PeerAddress) -> Outcome {
-        let (spec, remote) = (&rule.peer.spec, address.ip);
-        let mut config = self.outside(rule, remote, limits::ROUTER);
-        config.port = address.port.unwrap_or(margay_bgp::BGP_PORT);
-        rule.name.clone_into(&mut config.description);
-        config.interface.clone_from(&address.zone);
-        // As Calico's `add paths on`: several paths both ways with routers that want them.
-        config.add_path_receive = true;
-        config.add_path_send = 8;
-        // Of a link, the system knows the right one.
-        config.local_other = node_addresses(self.me).find(|own| own.is_ipv4() != remote.is_ipv4());
-        let own = node_addresses(self.me).filter(|_| address.zone.is_none());
-        config.local = own.filter(|own| own.is_ipv4() == remote.is_ipv4()).last();
-        if !self.adjust(&mut config, rule, true) {
-            return Outcome::Unusable;
-        }
-        let peer = Peer { config: Arc::new(config), node: None, reflector: false };
-        Outcome::Session(peer, spec.reachable_by)
-    }
-
-    /// A session with a workload of this node, which may speak BGP and need not.
-    fn with_workload(&mut self, rule: Rule<'a>, name: &str, remote: IpAddr, local: IpAddr) -> Outcome {
-        let mut config = self.outside(rule, remote, limits::WORKLOAD);
-        name.clone_into(&mut config.description);
-        config.families = vec![if remote.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }];
-        config.expected = false;
-        config.on_host = true;
-        if !self.adjust(&mut config, rule, true) {
-            return Outcome::Unusable;
-        }
-        // Whatever `sourceAddress` says: it is the one the workload knows.
-        config.local = Some(local);
-        Outcome::Session(Peer { config: Arc::new(config), node: None, reflector: false }, None)
-    }
-
-    /// What sessions with others than nodes have in common.
-    fn outside(&mut self, rule: Rule<'a>, remote: IpAddr, prefixes: u32) -> PeerConfig {
-        let spec = &rule.peer.spec;
-        let max_prefix = limits::of_other(&rule.peer.metadata, prefixes).unwrap_or_else(|message| {
-            self.report(problem(format!("BGPPeer({})", rule.name), message));
-            MaxPrefix::new(prefixes)
-        });
-        let local_as = spec.local_as_number.map(|number| number.0);
-        let own_as = local_as.unwrap_or_else(|| as_of(self.me, self.cluster));
-        let their_as = spec.as_number.map_or(own_as, |number| number.0);
-        let kind = match cluster_id(self.me) {
-            _ if their_as != own_as => PeerKind::External,
-            Some(_) => PeerKind::InternalClient,
-            None => PeerKind::Internal,
-        };
-        let export = Arc::clone(&self.export_own);
-        PeerConfig {
-            local_as,
-            export,
-            max_prefix: Some(max_prefix),
-            ..PeerConfig::new(remote, their_as, kind)
-        }
-    }
-
-    /// Applies the cluster's settings to a session that nodes have by themselves; false if it cannot be used.
-    fn adjust_mesh(&mut self, config: &mut PeerConfig) -> bool {
-        // Nodes of one cluster may be of several ASes; the pools are the policy between them.
-        config.policy_required = false;
-        let Some(spec) = self.settings.mesh() else { return true };
-        if let Some(time) = spec.node_mesh_max_restart_time {
-            config.graceful_restart.restart_time = time.into();
-        }
-        config.bfd = bfd::watch(self.cluster, self.me, config, spec.node_mesh_failure_detection_mode, true);
-        let object = "BGPConfiguration(default)";
-        self.password(config, spec.node_mesh_password.as_ref(), object, "nodeMeshPassword")
-    }
-
-    /// Sets the password that an object refers to; false if there is one and it cannot be had.
-    fn password(
-        &mut self,
-        config: &mut PeerConfig,
-        reference: Option<&SecretRef>,
-        object: &str,
-        field: &str,
-    ) -> bool {
-        let Some(reference) = reference else { return true };
-        let optional = reference.secret_key_ref.as_ref().is_some_and(|key| key.optional == Some(true));
-        let found = secret_name(reference).map(|name| self.cluster.secrets().get(&name));
-        let reason = match found {
-            Some(Some(Ok(password))) => {
-                config.password = Some(password.clone());
-                return true;
-            }
-            _ if optional => return true,
-            Some(Some(Err(reason))) => reason.as_str(),
-            Some(None) => "it has not been read yet",
-            None => "there is no secretKeyRef",
-        };
-        let message = format!("spec.{field}: {reason}. Until the password is there these sessions stay down");
-        self.report(problem(object.to_owned(), message));
-        false
-    }
-
-    /// Applies the fields of a BGPPeer to a session; false if it cannot be used.
-    fn adjust(&mut self, config: &mut PeerConfig, rule: Rule<'a>, router: bool) -> bool {
-        let spec = &rule.peer.spec;
-        let object = format!("BGPPeer({})", rule.name);
-        // Import accepts by default in Calico; the BGPPeer is the explicit policy that RFC 8212 asks for.
-        config.policy_required = false;
-        config.ttl_security = spec.ttl_security;
-        if spec.source_address == Some(SourceAddress::None) {
-            config.local = None;
-        }
-        if let Some(keepalive) = spec.keepalive_time {
-            let keepalive: Duration = keepalive.into();
-            config.timers.keepalive = Some(keepalive);
-            config.timers.hold = config.timers.hold.max(keepalive * 3);
-            // RFC 9687 section 3: twice the hold time or more.
-            config.timers.send_hold = config.timers.send_hold.max(config.timers.hold * 2);
-        }
-        if let Some(time) = spec.max_restart_time {
-            config.graceful_restart.restart_time = time.into();
-        }
-        if spec.restart_mode == Some(RestartMode::GracefulRestart) {
-            config.graceful_restart.long_lived = None;
-        }
-        let direct = spec.reachable_by.is_none();
-        config.bfd = bfd::watch(self.cluster, self.me, config, spec.failure_detection_mode, direct);
-        config.allow_own_as =
-            spec.num_allowed_local_as_numbers.map_or(0, |n| u8::try_from(n).unwrap_or(u8::MAX));
-        config.next_hop = match spec.next_hop_mode {
-            Some(ApiNextHopMode::Self_) if self.forwards => NextHopMode::SelfAddress,
-            Some(ApiNextHopMode::Keep) => NextHopMode::Keep,
-            // Packets that a reflector drew to itself would go no further.
-            Some(ApiNextHopMode::Self_ | ApiNextHopMode::Auto) => NextHopMode::Auto,
-            None if spec.keep_original_next_hop && config.kind == PeerKind::External => NextHopMode::Keep,
-            None => NextHopMode::Auto,
-        };
-        if !spec.filters.is_empty() {
-            let (import, export) = self.filtered(config, rule, router);
-            config.import = import;
-            config.export = export;
-        }
-        self.password(config, spec.password.as_ref(), &object, "password")
-    }
-
-    /// The filters of a BGPPeer before what its sessions have without. All sessions of a kind share them.
-    fn filtered(&mut self, config: &PeerConfig, rule: Rule<'a>, router: bool) -> Policies {
-        if let Some((import, export)) = self.compiled.get(&(rule.name, router)) {
-            return (Arc::clone(import), Arc::clone(export));
-        }
-        let filters = &rule.peer.spec.filters;
-        let compiled =
-            filters::compile(filters, &self.cluster.filters, &self.ways(), &config.import, &config.export);
-        for message in compiled.problems {
-            self.report(problem(format!("BGPPeer({})", rule.name), message));
-        }
-        let both = (Arc::new(compiled.import), Arc::new(compiled.export));
-        self.compiled.insert((rule.name, router), both.clone());
-        both
-    }
-
     fn report_conflict(&mut self, winner: Rule<'a>, loser: Rule<'a>, differs: bool) {
         if differs {
             let message = format!(
@@ -501,11 +329,11 @@ impl<'a> Builder<'a> {
                  first by name: what this one says otherwise has no effect there",
                 winner.name
             );
-            self.report(problem(format!("BGPPeer({})", loser.name), message));
+            self.report(problem(loser.object(), message));
         }
     }
 
-    fn report(&mut self, problem: Problem) {
+    pub(super) fn report(&mut self, problem: Problem) {
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
         }

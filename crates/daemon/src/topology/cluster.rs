@@ -10,6 +10,7 @@ use margay_api::{
     WorkloadEndpoint,
 };
 
+use super::ListenRange;
 use super::services::Services;
 use crate::secrets::Secrets;
 
@@ -35,6 +36,7 @@ pub struct Cluster {
     pub(super) services: Services,
     pub(super) ways: BTreeSet<Way>,
     pub(super) workloads: BTreeMap<Key, Workload>,
+    ranges: Vec<ListenRange>,
     secrets: Secrets,
     changes: Changes,
 }
@@ -143,6 +145,20 @@ impl Cluster {
     #[must_use]
     pub fn settings(&self) -> Option<&BgpConfigurationSpec> {
         self.configurations.get("default").map(|object| &object.spec)
+    }
+
+    /// Ranges of neighbours that no object names.
+    #[must_use]
+    pub fn ranges(&self) -> &[ListenRange] {
+        &self.ranges
+    }
+
+    /// Takes them in; true if they are new.
+    pub fn set_ranges(&mut self, ranges: Vec<ListenRange>) -> bool {
+        let changed = self.ranges != ranges;
+        self.ranges = ranges;
+        self.changes.everything |= changed;
+        changed
     }
 
     /// What [`super::secrets`] names, read.

@@ -7,13 +7,16 @@
 //!
 //! Pure: values in, values out, the same for any order of the input.
 
+mod adjust;
 mod assign;
 mod bfd;
 mod builder;
 mod cluster;
 mod filters;
 mod limits;
+mod outside;
 mod planner;
+mod ranges;
 mod services;
 mod sessions;
 mod settings;
@@ -26,11 +29,12 @@ use std::sync::Arc;
 
 use margay_api::types::AsNumber;
 use margay_api::{BgpPeer, Node, Selector};
-use margay_bgp::{Family, PeerConfig};
+use margay_bgp::{Family, PeerConfig, PeerRange};
 use margay_control::status::Problem;
 
 pub use cluster::{Changes, Cluster, Way};
 pub use planner::{Change, Planner};
+pub use ranges::ListenRange;
 pub use services::{service_ranges, service_routes};
 pub use sessions::{Op, PATIENCE, Sessions};
 pub use settings::{Advertisement, secrets};
@@ -61,6 +65,8 @@ pub struct Topology {
     pub cluster_id: Option<Ipv4Addr>,
     /// Its sessions, by address of the peer.
     pub peers: BTreeMap<IpAddr, Peer>,
+    /// Where neighbours may come from that no object names.
+    pub ranges: Vec<PeerRange>,
     /// Gateways that peers are to be reached by (`reachableBy`).
     pub gateways: BTreeMap<IpAddr, IpAddr>,
     /// Addresses of this node that its workloads peer with.

@@ -54,6 +54,7 @@ impl Planner {
             bind: Vec::new(),
             cluster_id: None,
             peers: BTreeMap::new(),
+            ranges: Vec::new(),
             gateways: BTreeMap::new(),
             workload_peering: BTreeSet::new(),
             advertisements: Vec::new(),
@@ -238,6 +239,7 @@ impl Planner {
             bind: Vec::new(),
             cluster_id: None,
             peers: BTreeMap::new(),
+            ranges: Vec::new(),
             gateways: BTreeMap::new(),
             workload_peering: BTreeSet::new(),
             advertisements: settings.advertisements(&mut problems),
@@ -277,6 +279,7 @@ impl Planner {
                 }
             };
             topology.workload_peering = builder.workload_peering();
+            topology.ranges = builder.ranges();
             for outcome in builder.routers().into_iter().chain(builder.workloads()) {
                 wanted(None, outcome);
             }

@@ -160,6 +160,13 @@ impl Sessions {
         self.expected
     }
 
+    /// Whether the peer of that address is one of those.
+    #[must_use]
+    pub fn expects(&self, remote: IpAddr) -> bool {
+        let peer = self.wanted.get(&remote).or_else(|| self.held.get(&remote));
+        expects(peer) > 0
+    }
+
     /// Ends the holding of everything, for a speaker that starts anew.
     pub fn forget_held(&mut self) {
         self.held.clear();

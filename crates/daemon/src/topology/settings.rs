@@ -134,7 +134,8 @@ impl<'a> Settings<'a> {
 #[must_use]
 pub fn secrets(cluster: &Cluster) -> BTreeSet<SecretName> {
     let mesh = cluster.configurations.values().filter_map(|conf| conf.spec.node_mesh_password.as_ref());
-    let peers = cluster.peers.values().filter_map(|peer| peer.spec.password.as_ref());
+    let ranges = cluster.ranges().iter().map(|range| &range.peer);
+    let peers = cluster.peers.values().chain(ranges).filter_map(|peer| peer.spec.password.as_ref());
     mesh.chain(peers).filter_map(secret_name).collect()
 }
 

@@ -1,0 +1,282 @@
+//! Sessions between nodes, reflectors among them.
+
+use super::*;
+
+#[test]
+fn without_reflectors_nodes_form_a_mesh_in_which_one_side_dials() {
+    let cluster = cluster(THREE, "");
+    let n2 = topology("n2", &cluster);
+    assert_eq!(
+        sessions(&n2),
+        [("n1".into(), PeerKind::Internal, true), ("n3".into(), PeerKind::Internal, false)]
+    );
+    assert_eq!(n2.local_as, 64512);
+    let off = "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata: {name: default}\nspec: {nodeToNodeMeshEnabled: false, asNumber: 65001}\n";
+    let n2 = topology("n2", &self::cluster(THREE, off));
+    assert!(n2.peers.is_empty());
+    assert_eq!(n2.local_as, 65001);
+}
+
+#[test]
+fn nodes_find_reflectors_and_reflectors_serve_nodes() {
+    let mut cluster = cluster(&with_reflectors(), "");
+    cluster.blocks.insert("n1".into(), ["10.65.1.0/24".parse().unwrap()].into());
+    let n1 = topology("n1", &cluster);
+    assert_eq!(
+        sessions(&n1),
+        [("rr1".into(), PeerKind::Internal, false), ("rr2".into(), PeerKind::Internal, false)]
+    );
+    let rr1 = topology("rr1", &cluster);
+    assert_eq!(rr1.cluster_id, Some(Ipv4Addr::new(10, 0, 0, 1)));
+    let clients =
+        sessions(&rr1).into_iter().filter(|(_, kind, passive)| *kind == PeerKind::InternalClient && *passive);
+    assert_eq!(clients.count(), 3);
+    let rr2 = peer_named(&rr1, "rr2").unwrap();
+    assert_eq!((rr2.kind, rr2.passive, &rr2.authorised_origins), (PeerKind::Internal, false, &None));
+    let n1 = peer_named(&rr1, "n1").unwrap();
+    assert_eq!(n1.authorised_origins, Some(vec!["10.65.1.0/24".parse().unwrap()].into()));
+    let n3 = peer_named(&rr1, "n3").unwrap();
+    assert_eq!(n3.authorised_origins, Some(Vec::new().into()), "a node without blocks may announce nothing");
+    let limit = |peer: &PeerConfig| peer.max_prefix.map(|max| max.limit);
+    assert_eq!((limit(n1), limit(n3), limit(rr2)), (Some(1280), Some(1024), None));
+}
+
+#[test]
+fn a_peer_selector_decides_instead_and_works_both_ways() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: rack}
+spec: {nodeSelector: \"has(rack)\", peerSelector: \"has(hub)\", keepaliveTime: 40s}
+";
+    let mut cluster = cluster(&with_reflectors(), text);
+    cluster.nodes.get_mut("n1").unwrap().metadata.labels.insert("rack".into(), "a".into());
+    cluster.nodes.get_mut("rr2").unwrap().metadata.labels.insert("hub".into(), String::new());
+    let n1 = topology("n1", &cluster);
+    assert_eq!(sessions(&n1), [("rr2".into(), PeerKind::Internal, false)]);
+    assert_eq!(peer_named(&n1, "rr2").unwrap().timers.hold, Duration::from_secs(120));
+    let rr2 = topology("rr2", &cluster);
+    assert_eq!(peer_named(&rr2, "n1").unwrap().timers.hold, Duration::from_secs(120));
+    assert_eq!(rr2.peers.len(), 4, "it serves the others all the same");
+    assert!(peer_named(&topology("rr1", &cluster), "n1").is_none());
+    assert_eq!(topology("n2", &cluster).peers.len(), 2, "others keep finding reflectors");
+    // `Manual`: the other end is somebody else's to configure.
+    cluster.peers.get_mut("rack").unwrap().spec.reverse_peering = Some(ReversePeering::Manual);
+    assert_eq!(sessions(&topology("n1", &cluster)).len(), 1);
+    assert_eq!(peer_named(&topology("rr2", &cluster), "n1").map(|peer| peer.timers.hold), None);
+}
+
+#[test]
+fn a_node_without_an_address_is_named_and_left_out() {
+    let mut cluster = cluster(THREE, "");
+    cluster.nodes.get_mut("n3").unwrap().spec.bgp = None;
+    let n1 = topology("n1", &cluster);
+    assert_eq!(sessions(&n1), [("n2".into(), PeerKind::Internal, false)]);
+    assert_eq!(n1.problems[0].object, "Node(n3)");
+    assert!(topology("n3", &cluster).peers.is_empty());
+}
+
+#[test]
+fn a_local_as_between_nodes_is_seen_from_both_ends() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: rack}
+spec: {node: n1, peerSelector: \"has(hub)\", localASNumber: 65010}
+";
+    let mut cluster = cluster(THREE, text);
+    cluster.nodes.get_mut("n2").unwrap().metadata.labels.insert("hub".into(), String::new());
+    let (n1, n2) = (topology("n1", &cluster), topology("n2", &cluster));
+    let (there, here) = (peer_named(&n1, "n2").unwrap(), peer_named(&n2, "n1").unwrap());
+    assert_eq!((there.local_as, there.remote_as, there.kind), (Some(65010), 64512, PeerKind::External));
+    assert_eq!((here.local_as, here.remote_as, here.kind), (None, 65010, PeerKind::External));
+}
+
+#[test]
+fn both_ends_agree_on_every_session() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: rack}
+spec: {nodeSelector: \"has(rack)\", peerSelector: \"has(hub)\"}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: racks-other}
+spec: {nodeSelector: \"rack == 'b'\", peerSelector: \"rack == 'c'\", keepaliveTime: 7s}
+";
+    let mut all = large(24, 5);
+    for (name, peer) in cluster(&[], text).peers {
+        all.peers.insert(name, peer);
+    }
+    for (at, name) in (0..24).map(|number| format!("n{number}")).enumerate() {
+        let labels = &mut all.nodes.get_mut(&name).unwrap().metadata.labels;
+        if let Some(rack) = ["a", "b", "c", "", "", ""].get(at % 6).filter(|rack| !rack.is_empty()) {
+            labels.insert("rack".into(), (*rack).to_owned());
+        }
+        if at % 8 == 0 {
+            labels.insert("hub".into(), String::new());
+        }
+    }
+    let topologies: BTreeMap<&String, Topology> =
+        all.nodes.keys().map(|name| (name, topology(name, &all))).collect();
+    let mut dialled = 0;
+    for (name, one) in &topologies {
+        for peer in one.peers.values().filter(|peer| !peer.config.passive) {
+            let other = &topologies[peer.node.as_ref().unwrap()];
+            let back = peer_named(other, name)
+                .unwrap_or_else(|| panic!("{} does not expect {name}", peer.config.description));
+            assert!(back.passive && back.timers == peer.config.timers && back.expected, "{name}: {back:?}");
+            dialled += 1;
+        }
+    }
+    assert!(dialled > 60, "{dialled}");
+}
+
+#[test]
+fn more_than_three_reflectors_share_the_nodes() {
+    let all = large(40, 6);
+    let mut served: BTreeMap<String, usize> = BTreeMap::new();
+    for number in 0..40 {
+        let own = topology(&format!("n{number}"), &all);
+        assert_eq!(own.peers.len(), 3, "{:?}", sessions(&own));
+        for peer in own.peers.into_values() {
+            *served.entry(peer.config.description.clone()).or_default() += 1;
+        }
+    }
+    for (name, count) in served {
+        let reflector = topology(&name, &all);
+        assert_eq!(reflector.peers.len(), 45, "whoever the datastore names may come");
+        let expected = reflector.peers.values().filter(|peer| peer.config.expected);
+        assert_eq!(expected.count(), count + 5, "its own and the other reflectors are waited for");
+    }
+}
+
+#[test]
+fn of_two_peers_for_a_session_the_more_precise_wins_and_the_other_is_named() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: all}
+spec: {peerIP: 10.0.0.254, asNumber: 65000}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: zone}
+spec: {nodeSelector: all(), peerIP: 10.0.0.254, asNumber: 65001}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: zz-this}
+spec: {node: n1, peerIP: 10.0.0.254, asNumber: 65002}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: a}
+spec: {peerSelector: has(hub), keepaliveTime: 5s}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: b}
+spec: {peerSelector: has(hub), keepaliveTime: 6s}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: same-as-a}
+spec: {peerSelector: has(hub), keepaliveTime: 5s}
+";
+    let mut cluster = cluster(THREE, text);
+    cluster.nodes.get_mut("n3").unwrap().metadata.labels.insert("hub".into(), String::new());
+    let (n1, n2) = (topology("n1", &cluster), topology("n2", &cluster));
+    let router: IpAddr = "10.0.0.254".parse().unwrap();
+    assert_eq!((n1.peers[&router].config.remote_as, n2.peers[&router].config.remote_as), (65002, 65001));
+    for (one, keepalive) in [(&n1, 5), (&n2, 5), (&topology("n3", &cluster), 5)] {
+        for peer in one.peers.values().filter(|peer| peer.node.as_deref() == Some("n3")) {
+            assert_eq!(peer.config.timers.keepalive, Some(Duration::from_secs(keepalive)));
+        }
+    }
+    let losers =
+        |one: &Topology| one.problems.iter().map(|problem| problem.object.clone()).collect::<Vec<_>>();
+    assert_eq!(losers(&n1), ["BGPPeer(zone)", "BGPPeer(all)", "BGPPeer(b)"]);
+    assert_eq!(losers(&n2), ["BGPPeer(all)", "BGPPeer(b)"], "who says the same is no conflict");
+    assert!(n1.problems[2].message.contains("BGPPeer(a)"), "{:?}", n1.problems[2]);
+}
+
+#[test]
+fn a_node_reflects_what_its_clients_own() {
+    let mut cluster = cluster(&with_reflectors(), "");
+    let limit = |cluster: &Cluster| {
+        let rr1 = topology("rr1", cluster);
+        let n1 = peer_named(&rr1, "n1").unwrap().clone();
+        (n1.authorised_origins.unwrap().len(), n1.max_prefix.unwrap().limit)
+    };
+    assert_eq!(limit(&cluster), (0, 1024));
+    let block = |name: &str, node: &str, cidr: &str| {
+        let text = format!(
+            "apiVersion: projectcalico.org/v3\nkind: IPAMBlock\nmetadata: {{name: {name}}}\nspec: {{cidr: {cidr}, affinity: 'host:{node}', allocations: [], unallocated: [], attributes: [], strictAffinity: true}}\n"
+        );
+        yaml::parse("block.yaml", &text).unwrap().remove(0).value
+    };
+    assert!(cluster.put(&block("a", "n1", "10.65.1.0/24")) && cluster.put(&block("b", "n1", "10.65.2.0/24")));
+    assert_eq!(limit(&cluster), (2, 1536));
+    assert!(!cluster.put(&block("b", "n1", "10.65.2.0/24")), "nothing new");
+    assert!(cluster.put(&block("b", "n2", "10.65.2.0/24")));
+    assert_eq!(limit(&cluster), (1, 1280));
+    assert!(cluster.delete(&Key::cluster(Kind::IpamBlock, "a")));
+    assert_eq!(limit(&cluster), (0, 1024));
+    assert_eq!(cluster.blocks.keys().collect::<Vec<_>>(), ["n2"]);
+}
+
+#[test]
+fn a_node_may_tell_a_reflector_what_its_filters_let_out() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: reflectors}
+spec: {nodeSelector: all(), peerSelector: has(hub), nextHopMode: Self, filters: [of-pods, missing]}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPFilter
+metadata: {name: of-pods}
+spec:
+  exportV4:
+    - {action: Accept, cidr: 10.123.0.0/16, matchOperator: In, source: RemotePeers}
+    - {action: Reject, cidr: 10.99.0.0/16, matchOperator: In}
+  importV4: [{action: Accept, cidr: 10.77.0.0/16, matchOperator: In}]
+---
+apiVersion: projectcalico.org/v3
+kind: BGPFilter
+metadata: {name: anything}
+spec: {exportV6: [{action: Accept, cidr: 'fd00::/8', matchOperator: NotIn}]}
+";
+    let mut cluster = cluster(&with_reflectors(), text);
+    cluster.nodes.get_mut("rr1").unwrap().metadata.labels.insert("hub".into(), String::new());
+    let allowed = |cluster: &Cluster, prefix: &str| {
+        let rr1 = topology("rr1", cluster);
+        let n1 = peer_named(&rr1, "n1").unwrap();
+        (
+            n1.authorised_origins.as_ref().unwrap().covers(&prefix.parse().unwrap()),
+            n1.max_prefix.unwrap().limit,
+        )
+    };
+    assert_eq!(allowed(&cluster, "10.123.7.0/24"), (true, 101_024));
+    let mut reflector = Planner::new("rr1").without_forwarding();
+    reflector.update(&cluster, &Changes::everything());
+    let next_hop = |topology: &Topology, name: &str| peer_named(topology, name).unwrap().next_hop;
+    assert_eq!(next_hop(&topology("n1", &cluster), "rr1"), NextHopMode::SelfAddress);
+    assert_eq!(next_hop(reflector.topology(), "n1"), NextHopMode::Auto, "it forwards no packets");
+    for prefix in ["10.99.0.0/24", "10.77.0.0/24", "fd65::/64"] {
+        assert!(!allowed(&cluster, prefix).0, "{prefix}");
+    }
+    peer_spec(&mut cluster, "reflectors").filters = vec!["anything".to_owned()];
+    assert!(allowed(&cluster, "2001:db8::/32").0, "what a rule means by exclusion is not taken apart");
+    assert!(!allowed(&cluster, "10.123.7.0/24").0, "of the other family");
+    // The node alone names the reflector, by its address.
+    let address = node_addresses(&cluster.nodes["rr1"]).next().unwrap();
+    let peer = peer_spec(&mut cluster, "reflectors");
+    (peer.peer_selector, peer.node_selector) = (None, None);
+    (peer.peer_ip, peer.node) = (Some(address.to_string().parse().unwrap()), Some("n1".to_owned()));
+    assert!(allowed(&cluster, "2001:db8::/32").0);
+    peer_spec(&mut cluster, "reflectors").node = Some("n2".to_owned());
+    assert_eq!(allowed(&cluster, "2001:db8::/32"), (false, 1024), "that lets out what another node tells");
+}
