@@ -328,6 +328,11 @@ pub struct NodeSettings {
     pub source_nat: SourceNat,
     /// Networks of all pools: destinations that are never masqueraded.
     pub pools: BTreeSet<IpNet>,
+    /// Ranges of services that BGP advertises, unless `serviceLoopPrevention` is `Disabled`: what is still on its way to
+    /// them when it is forwarded belongs to no service, and would come back.
+    pub service_ranges: BTreeSet<IpNet>,
+    /// `serviceLoopPrevention: Reject`: its sender is told.
+    pub service_loop_rejects: bool,
     /// `disableConntrackInvalidCheck` of FelixConfiguration.
     pub allow_invalid: bool,
     /// `flowLogsLocalReporter` of FelixConfiguration: packets that policy drops are told to the agent.
@@ -382,6 +387,8 @@ impl Default for NodeSettings {
             nat_outgoing: BTreeSet::new(),
             source_nat: SourceNat::default(),
             pools: BTreeSet::new(),
+            service_ranges: BTreeSet::new(),
+            service_loop_rejects: false,
             allow_invalid: false,
             flow_log: false,
             log_prefix: "margay-packet".into(),

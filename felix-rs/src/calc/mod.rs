@@ -248,6 +248,10 @@ impl Calculator {
                 self.settings.put_felix(name, object!(resource, FelixConfiguration));
                 self.settings_changed = true;
             }
+            Kind::BgpConfiguration => {
+                self.settings.put_bgp(name, object!(resource, BgpConfiguration));
+                self.settings_changed = true;
+            }
             Kind::IpPool => {
                 self.settings.put_pool(name, object!(resource, IpPool));
                 self.settings_changed = true;

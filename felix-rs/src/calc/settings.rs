@@ -1,4 +1,4 @@
-//! Settings of the node's fixed rules: from FelixConfiguration, pools and nodes.
+//! Settings of the node's fixed rules: from FelixConfiguration, BGPConfiguration, pools and nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -7,10 +7,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use margay_api::kinds::{
     AllowedUse, EncapMode, EndpointToHostAction as ToHost, FelixConfigurationSpec, IpPoolSpec,
-    IptablesBackend, NatOutgoingExclusions, NftablesMode, ProtoPort, Toggle, disjoint_pools,
+    IptablesBackend, NatOutgoingExclusions, NftablesMode, ProtoPort, ServiceLoopPrevention, Toggle,
+    disjoint_pools,
 };
 use margay_api::types::{Port, Protocol};
-use margay_api::{FelixConfiguration, IpPool, Node};
+use margay_api::{BgpConfiguration, FelixConfiguration, IpPool, Node};
 
 use super::Scope;
 use super::catalog::labels_of;
@@ -64,6 +65,8 @@ pub(super) struct SettingsSource {
     felix: BTreeMap<String, FelixConfigurationSpec>,
     pools: BTreeMap<String, IpPool>,
     nodes: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// Of BGPConfiguration `default`.
+    service_ranges: BTreeSet<IpNet>,
     node_labels: Arc<LabelMap>,
 }
 
@@ -80,6 +83,17 @@ impl SettingsSource {
             Some(object) => self.pools.insert(name.to_owned(), object.clone()),
             None => self.pools.remove(name),
         };
+    }
+
+    /// Those of single nodes say nothing of services.
+    pub(super) fn put_bgp(&mut self, name: &str, object: Option<&BgpConfiguration>) {
+        if name == "default" {
+            let ranges = object.into_iter().flat_map(|object| {
+                let spec = &object.spec;
+                [&spec.service_cluster_ips, &spec.service_external_ips, &spec.service_load_balancer_ips]
+            });
+            self.service_ranges = ranges.flatten().filter_map(|block| Some(block.cidr?.trunc())).collect();
+        }
     }
 
     pub(super) fn put_node(&mut self, name: &str, object: Option<&Node>, scope: &Scope) {
@@ -140,6 +154,11 @@ impl SettingsSource {
         settings.node_addresses = self.nodes.values().flatten().copied().collect();
         if let Some(nets) = felix.external_nodes_list.as_ref() {
             settings.node_addresses.extend(nets.iter().filter(|net| is_host(net)).map(IpNet::addr));
+        }
+        let loops = felix.service_loop_prevention.unwrap_or(ServiceLoopPrevention::Drop);
+        if loops != ServiceLoopPrevention::Disabled {
+            settings.service_ranges.clone_from(&self.service_ranges);
+            settings.service_loop_rejects = loops == ServiceLoopPrevention::Reject;
         }
         settings.source_nat = source_nat(felix);
         // Pools for load balancers only hold no pods and are no reason to leave a packet's source alone.

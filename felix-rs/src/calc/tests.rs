@@ -475,6 +475,44 @@ spec:
 }
 
 #[test]
+fn ranges_of_services_do_not_loop_unless_allowed_to() {
+    let mut cluster = Cluster::of(PODS);
+    cluster.apply(
+        "
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec:
+  serviceClusterIPs: [{cidr: 10.96.0.0/16}]
+  serviceExternalIPs: [{cidr: 192.0.2.0/24}]
+  serviceLoadBalancerIPs: [{cidr: 'fd96::/112'}]
+---
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: node.n1}
+spec: {serviceClusterIPs: [{cidr: 10.97.0.0/16}]}
+",
+    );
+    let ranges = ["10.96.0.0/16", "192.0.2.0/24", "fd96::/112"].map(|range| range.parse().unwrap());
+    let of = |cluster: &Cluster| {
+        let settings = &cluster.state.settings;
+        (settings.service_ranges.clone(), settings.service_loop_rejects)
+    };
+    assert_eq!(of(&cluster), (ranges.into(), false));
+    for (value, expected) in [("Reject", (ranges.into(), true)), ("Disabled", ([].into(), false))] {
+        cluster.apply(&format!(
+            "
+apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {{name: default}}
+spec: {{serviceLoopPrevention: {value}}}
+"
+        ));
+        assert_eq!(of(&cluster), expected, "{value}");
+    }
+}
+
+#[test]
 fn wireguard_is_let_in_where_it_is_on() {
     let mut cluster = Cluster::of(PODS);
     cluster.apply(

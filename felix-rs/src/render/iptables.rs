@@ -174,6 +174,7 @@ fn write_action(text: &mut String, action: &Action) {
     let _infallible = match action {
         Action::Accept => write!(text, "-j ACCEPT"),
         Action::Drop => write!(text, "-j DROP"),
+        Action::Reject => write!(text, "-j REJECT"),
         Action::Return => write!(text, "-j RETURN"),
         Action::Jump(chain) => write!(text, "-j {chain}"),
         Action::Goto(chain) => write!(text, "-g {chain}"),

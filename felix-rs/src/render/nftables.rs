@@ -219,6 +219,7 @@ fn write_action(text: &mut String, family: Family, table: Table, action: &Action
     let _infallible = match action {
         Action::Accept => write!(text, "counter accept"),
         Action::Drop => write!(text, "counter drop"),
+        Action::Reject => write!(text, "counter reject"),
         Action::Return => write!(text, "counter return"),
         Action::Jump(chain) => write!(text, "counter jump {}", chain_name(table, chain)),
         Action::Goto(chain) => write!(text, "counter goto {}", chain_name(table, chain)),

@@ -183,6 +183,7 @@ fn filter(inputs: &Inputs<'_>, family: Family) -> TableRules {
     for (side, chain) in [(Side::Source, "from-wl"), (Side::Destination, "to-wl")] {
         forward.extend(workloads(settings, side).map(|pods| Rule::new([pods], jump(chain))));
     }
+    forward.extend(service_loops(settings, family));
     forward.push(not_workload(&mut table, inputs));
     table.chain("FORWARD", forward);
     for (name, direction) in [("from-wl", Direction::Egress), ("to-wl", Direction::Ingress)] {
@@ -215,6 +216,17 @@ fn filter(inputs: &Inputs<'_>, family: Family) -> TableRules {
             .note("policy accepted"),
     );
     table.0
+}
+
+/// A packet to a service has its endpoint's address by now. One that has not would go out to the router it came from, which
+/// knows the service's range from us.
+fn service_loops(settings: &NodeSettings, family: Family) -> impl Iterator<Item = Rule> {
+    let action = if settings.service_loop_rejects { Action::Reject } else { Action::Drop };
+    let ranges = settings.service_ranges.iter().filter(move |range| family.has_net(range));
+    ranges.map(move |range| {
+        let to = Match::Net { side: Side::Destination, net: *range, negated: false };
+        Rule::new([to], action.clone()).note("no such service")
+    })
 }
 
 /// What no pod sends or receives is undecided. A rule has one name to exclude on each side: of several prefixes a chain of its

@@ -275,6 +275,8 @@ pub enum Action {
     Accept,
     /// Drop it silently.
     Drop,
+    /// Drop it, and tell its sender that nobody is there (ICMP port unreachable).
+    Reject,
     /// Back to the calling chain.
     Return,
     /// Run a chain, come back.

@@ -11,7 +11,7 @@ use felix_rs::model::{
 
 use crate::lab::{Lab, NODE, NODE_UPLINK, OUTSIDE, UDP_PORT};
 use crate::states::{Build as _, endpoint, in_set, open, policy, ports, rule, tier};
-use crate::{Node, Scenario};
+use crate::{Node, Scenario, infix};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("unknown_endpoints_fail_closed", unknown_endpoints_fail_closed),
@@ -23,6 +23,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("nat_outgoing", nat_outgoing),
     ("nat_outgoing_as_asked", nat_outgoing_as_asked),
     ("tunnel_packets", tunnel_packets),
+    ("service_loops", service_loops),
     ("many_ports_and_networks", many_ports_and_networks),
     ("many_groups", many_groups),
 ];
@@ -197,7 +198,7 @@ fn pod_to_node(backend: BackendChoice) {
         node.apply(&state);
         assert_eq!(a.tcp(NODE, 80), open_node, "{action:?}");
         assert_eq!(a.tcp(node_v6, 80), open_node, "{action:?}");
-        let v = crate::infix(backend);
+        let v = infix(backend);
         lab.node.sh(&format!("iptables-{v} -A INPUT -p tcp --dport 80 -j DROP"));
         // What nftables accepts in our table goes on to everybody else's.
         let accepted = closed_node && backend != BackendChoice::Nftables;
@@ -287,6 +288,61 @@ fn nat_outgoing_as_asked(backend: BackendChoice) {
     assert_eq!((seen(OUTSIDE).ip(), seen(outside).ip()), (a.v4, a.v6), "another interface");
     apply(SourceNat { interface: Some("upl+".into()), ..SourceNat::default() });
     assert_eq!((seen(OUTSIDE).ip(), seen(outside).ip()), (NODE_UPLINK, uplink));
+}
+
+/// Packets to advertised ranges that no service took are not sent back to the router that sent them.
+fn service_loops(backend: BackendChoice) {
+    const SERVICE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 9));
+    let lab = Lab::new(&["a"]);
+    let a = lab.pod("a");
+    lab.node.sh(&format!("ip route add 10.96.0.0/16 via {OUTSIDE}"));
+    lab.outside
+        .sh(&format!("ip address add {SERVICE}/32 dev lo; ip route add 10.96.0.0/16 via {NODE_UPLINK}"));
+    let mut node = Node::start(&lab, backend);
+    let with = |rejects| {
+        open(&lab).with_settings(|settings| {
+            settings.service_ranges = ["10.96.0.0/16".parse().unwrap(), "fd96::/112".parse().unwrap()].into();
+            settings.service_loop_rejects = rejects;
+        })
+    };
+    node.apply(&open(&lab));
+    assert!(a.udp(SERVICE), "nothing is said of it");
+    node.apply(&with(false));
+    assert!(!a.udp(SERVICE), "from a pod");
+
+    // From the router, which has another address of the range not: what it is told tells what became of the packet.
+    let told = |to: &str| {
+        let ask = || {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect((to, UDP_PORT)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+            socket.send(b"?").unwrap();
+            socket.recv(&mut [0; 16]).map_err(|error| error.kind())
+        };
+        lab.outside.netns.run(ask).unwrap()
+    };
+    let counted = || {
+        let rules = crate::dump(&lab, backend);
+        let line = rules.lines().find(|line| line.contains("10.96.0.0/16")).unwrap().to_owned();
+        assert!(line.contains("no such service"), "{line}");
+        line
+    };
+    let before = counted();
+    assert_eq!(told("10.96.0.10"), Err(std::io::ErrorKind::WouldBlock), "dropped");
+    assert_ne!(counted(), before, "by this rule");
+    node.apply(&with(true));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while told("10.96.0.10") != Err(std::io::ErrorKind::ConnectionRefused) {
+        assert!(Instant::now() < deadline, "not rejected: {}", counted());
+    }
+
+    // What a service proxy takes has the address of a pod.
+    let v = infix(backend);
+    lab.node.sh(&format!(
+        "iptables-{v} -t nat -A PREROUTING -p tcp -d 10.96.0.11 -j DNAT --to-destination {}:80",
+        a.v4
+    ));
+    assert!(lab.outside.tcp("10.96.0.11".parse().unwrap(), 80), "a service");
 }
 
 fn tunnel_packets(backend: BackendChoice) {
@@ -409,7 +465,7 @@ fn many_groups(backend: BackendChoice) {
 fn foreign_drop_policy(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b"]);
     let (a, b) = (lab.pod("a"), lab.pod("b"));
-    let v = crate::infix(backend);
+    let v = infix(backend);
     lab.node
         .sh(&format!("iptables-{v} -P FORWARD DROP; iptables-{v} -A FORWARD -s 198.51.100.0/24 -j ACCEPT"));
     assert!(!a.tcp(b.v4, 80));
