@@ -10,7 +10,7 @@ use margay_tests::pods::{PORT, Pod};
 
 use crate::labs::{
     Labs, PATIENCE, PROBE_EVERY, applied, margay, none_lost, pod_object, send_more, wait_answered,
-    wait_problem,
+    wait_no_problem, wait_problem,
 };
 use crate::routers::{LAB, NODES, Router, state, steady};
 
@@ -254,6 +254,21 @@ spec: {nodeSelector: all(), peerSelector: has(hub), filters: [ways]}
 ---
 ";
 
+/// As [`pod_object`], with others' addresses asked for.
+fn router_pod() -> String {
+    pod_object("router", "node1").replace(
+        "labels:",
+        "annotations: {cni.projectcalico.org/allowedSourcePrefixes: '[\"10.99.0.0/24\"]'}, labels:",
+    )
+}
+
+fn spoofing(value: &str) -> String {
+    format!(
+        "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: default}}\n\
+         spec: {{workloadSourceSpoofing: {value}}}\n"
+    )
+}
+
 /// A process that ends with the case.
 struct InPod(Child);
 
@@ -263,10 +278,33 @@ impl Drop for InPod {
     }
 }
 
+/// What is behind a pod that asks to send for it is answered where the cluster lets pods ask, and nowhere else.
+fn behind_the_pod(cluster: &Cluster) -> Result<()> {
+    let behind: IpAddr = "10.99.0.1".parse()?;
+    let answered = || -> Result<u64> {
+        let trial = Stream::start(cluster.node("node2")?.netns(), behind, Protocol::Icmp, PROBE_EVERY)?;
+        send_more(&trial, 3)?;
+        Ok(trial.stop()?.received)
+    };
+    let said = wait_problem(cluster, &["node1"], "Pod(shop/router)")?;
+    ensure!(said.contains("workloadSourceSpoofing"), "{said}");
+    ensure!(answered()? == 0, "an answer with another's address");
+    applied(cluster, &spoofing("Any"))?;
+    wait_no_problem(cluster, &["node1"], "Pod(shop/router)")?;
+    for from in ["node2", "behind-bird"] {
+        let stream = steady(cluster, from, behind)?;
+        send_more(&stream, 20)?;
+        none_lost(stream).with_context(|| format!("from {from} to what is behind the pod"))?;
+    }
+    applied(cluster, &spoofing("Disabled"))?;
+    wait(PATIENCE, || Ok(answered()? == 0)).context("pods may ask no more")?;
+    applied(cluster, &spoofing("Any"))
+}
+
 pub(crate) fn a_workload_speaks_bgp(labs: &mut Labs) -> Result<()> {
     let mut cluster = labs.alone(LAB, Datastore::Embedded)?;
     let with_filter = CLUSTER.replace("asNumber: 64513", "asNumber: 64513, filters: [ways]");
-    applied(&cluster, &format!("{with_filter}{WORKLOADS}{}", pod_object("router", "node1")))?;
+    applied(&cluster, &format!("{with_filter}{WORKLOADS}{}", router_pod()))?;
     let cluster = &mut cluster;
     let _bird = Router::bird(cluster)?;
     NODES.iter().try_for_each(|node| cluster.start(node))?;
@@ -308,6 +346,8 @@ pub(crate) fn a_workload_speaks_bgp(labs: &mut Labs) -> Result<()> {
     let object = "BGPPeer(routers-in-pods)";
     let said = wait_problem(cluster, &["node1"], object)?;
     ensure!(said.contains("allowSpoofedSourcePrefixes"), "{object}: {said}");
+    behind_the_pod(cluster)?;
+    wait_no_problem(cluster, &["node1"], object)?;
 
     // Without the selector no session is left; the address goes with its device, as tunnels do, a while later.
     drop(speaker);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 
 /// Addresses, as a JSON list.
@@ -11,6 +12,8 @@ const ADDRESSES: &str = "cni.projectcalico.org/ipAddrs";
 const FOREIGN: &str = "cni.projectcalico.org/ipAddrsNoIpam";
 /// Names or CIDRs of IPPools, as JSON lists, of the Pod or else of its Namespace.
 const POOLS: [&str; 2] = ["cni.projectcalico.org/ipv4pools", "cni.projectcalico.org/ipv6pools"];
+/// Networks that a pod may send from besides its own addresses, as a JSON list.
+const SOURCES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
 /// Ethernet address.
 const MAC: &str = "cni.projectcalico.org/hwAddr";
 
@@ -48,6 +51,20 @@ pub(crate) fn asked(pod: &Annotations, namespace: &Annotations) -> Result<Asked,
     Ok(Asked { addresses: list(pod, ADDRESSES)?, pools, mac })
 }
 
+/// The networks that a pod may send from besides its own addresses, where workloads may ask for that.
+///
+/// # Errors
+/// A sentence that names the annotation.
+pub(crate) fn sources(pod: &Annotations, may_ask: bool) -> Result<Vec<IpNet>, String> {
+    let nets: Vec<IpNet> = list(pod, SOURCES)?;
+    if !nets.is_empty() && !may_ask {
+        return Err(format!(
+            "annotation {SOURCES} is without effect: workloadSourceSpoofing of the FelixConfiguration is not Any"
+        ));
+    }
+    Ok(nets.iter().map(IpNet::trunc).collect())
+}
+
 fn list<T: DeserializeOwned>(annotations: &Annotations, key: &str) -> Result<Vec<T>, String> {
     let Some(text) = annotations.get(key) else { return Ok(Vec::new()) };
     serde_json::from_str(text).map_err(|error| {
@@ -74,6 +91,16 @@ mod tests {
         };
         assert_eq!(asked(&pod, &namespace), Ok(expected));
         assert_eq!(asked(&of(&[]), &of(&[])), Ok(Asked::default()));
+    }
+
+    #[test]
+    fn others_networks_are_asked_for_where_that_is_allowed() {
+        let pod = of(&[(SOURCES, r#"["10.99.0.1/24", "fd99::/64"]"#)]);
+        let nets = ["10.99.0.0/24", "fd99::/64"].map(|net| net.parse().unwrap());
+        assert_eq!(sources(&pod, true), Ok(nets.to_vec()));
+        assert!(sources(&pod, false).unwrap_err().contains("workloadSourceSpoofing"));
+        assert_eq!(sources(&of(&[]), false), Ok(Vec::new()));
+        assert!(sources(&of(&[(SOURCES, r#"["10.99.0.1"]"#)]), true).unwrap_err().contains(SOURCES));
     }
 
     #[test]

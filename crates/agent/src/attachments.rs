@@ -40,8 +40,14 @@ pub(crate) struct Attached {
     pub(crate) foreign: bool,
 }
 
-/// The WorkloadEndpoint of an attachment, with labels and ports of its Pod object when there is one.
-pub(crate) fn endpoint(node: &str, attached: &Attached, pod: Option<&Pod>) -> WorkloadEndpoint {
+/// The WorkloadEndpoint of an attachment, with labels and ports of its Pod object when there is one. It may send from
+/// `sources`, too.
+pub(crate) fn endpoint(
+    node: &str,
+    attached: &Attached,
+    pod: Option<&Pod>,
+    sources: Vec<IpNet>,
+) -> WorkloadEndpoint {
     let key = endpoint_key(node, attached);
     let mut metadata = Metadata::namespaced(attached.namespace.clone(), key.name);
     let account =
@@ -71,6 +77,7 @@ pub(crate) fn endpoint(node: &str, attached: &Attached, pod: Option<&Pod>) -> Wo
             interface_name: attached.interface.clone(),
             mac: attached.mac.parse().ok(),
             ports,
+            allow_spoofed_source_prefixes: sources,
             ..WorkloadEndpointSpec::default()
         },
     )

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use margay_api::{Key, Kind, Pod};
+use margay_api::{Key, Kind};
 use margay_cni::spool::Spool;
 use margay_cni::wiring::Wired;
 use margay_control::cni::{AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest};
@@ -198,7 +198,10 @@ impl Node {
         if let Err(error) = self.addresses.attach(attached.clone()) {
             return reply(answer, Err(Failure::try_later(error.to_string())));
         }
-        let endpoint = attachments::endpoint(&self.config.node, &attached, self.pod_of(&attached));
+        let endpoint = self.endpoint(&attached);
+        if self.sources(&attached).is_err() {
+            self.report_sources();
+        }
         let (live, policy_live) = oneshot::channel();
         self.tell_engine(Input::SetLocal(Box::new(endpoint.clone()), Some(live))).await;
         let routes = self.add_routes(&attached);
@@ -259,25 +262,6 @@ impl Node {
         });
     }
 
-    /// A Pod object changed: its labels and ports are the endpoint's.
-    pub(super) async fn pod_changed(&mut self, pod: &Pod) {
-        let of_pod: Vec<Attached> = self
-            .addresses
-            .attached()
-            .values()
-            .filter(|attached| {
-                Some(&attached.namespace) == pod.metadata.namespace.as_ref()
-                    && attached.pod == pod.metadata.name
-            })
-            .cloned()
-            .collect();
-        for attached in of_pod {
-            let endpoint = attachments::endpoint(&self.config.node, &attached, Some(pod));
-            self.tell_engine(Input::SetLocal(Box::new(endpoint.clone()), None)).await;
-            self.writer.push(endpoint.key(), Write::Apply(Box::new(endpoint.into())));
-        }
-    }
-
     /// After a start: every endpoint of the journal whose interface is still there is one again; the others are gone.
     pub(super) async fn restore_endpoints(&mut self) {
         // Not knowing is no reason to release anything.
@@ -291,7 +275,7 @@ impl Node {
             .collect();
         for (handle, attached) in all {
             if interfaces.as_ref().is_none_or(|all| all.contains(&attached.interface)) {
-                let endpoint = attachments::endpoint(&self.config.node, &attached, None);
+                let endpoint = self.endpoint(&attached);
                 self.tell_engine(Input::SetLocal(Box::new(endpoint), None)).await;
                 self.add_routes(&attached);
                 if attached.leaving {
@@ -357,7 +341,7 @@ impl Node {
             self.writer.push(key.clone(), Write::Delete);
         }
         for attached in self.addresses.attached().values() {
-            let endpoint = attachments::endpoint(&self.config.node, attached, self.pod_of(attached));
+            let endpoint = self.endpoint(attached);
             self.writer.push(endpoint.key(), Write::Apply(Box::new(endpoint.into())));
         }
     }
@@ -393,10 +377,6 @@ impl Node {
                 tracing::warn!("MTU {mtu} for pod {}/{}: {error}", attached.namespace, attached.pod);
             }
         }
-    }
-
-    fn pod_of(&self, attached: &Attached) -> Option<&Pod> {
-        self.cluster.pods.get(&(attached.namespace.clone(), attached.pod.clone()))
     }
 
     /// Labels of this node's Node object.

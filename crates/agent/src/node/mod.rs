@@ -6,6 +6,7 @@ mod bgp;
 mod claims;
 mod cni;
 mod collect;
+mod endpoint;
 mod leave;
 mod lend;
 mod register;
@@ -144,6 +145,8 @@ pub(crate) struct Node {
     removal: Removal,
     /// Who asked when the interfaces are gone that were being removed then.
     settling: Vec<(u64, Answer<()>)>,
+    /// Pods may send from what their annotations name.
+    may_spoof: bool,
     /// What is kept between the two phases of an ADD.
     reserved: BTreeMap<Handle, Reserved>,
     /// Interfaces that the MTU is found from.
@@ -208,6 +211,7 @@ impl Node {
             leaving: BTreeMap::new(),
             removal,
             settling: Vec::new(),
+            may_spoof: false,
             reserved: BTreeMap::new(),
             mtu_interfaces: mtu::Interfaces::default(),
             pod_mtu: None,
@@ -305,6 +309,8 @@ impl Node {
                     let touched = self.cluster.put(&self.config.node, &resource, versioned.revision.0);
                     match resource.as_ref() {
                         Resource::Pod(pod) => self.pod_changed(pod).await,
+                        Resource::FelixConfiguration(_) => self.follow_spoofing().await,
+                        Resource::Node(_) if versioned.key == self.own_key() => self.follow_spoofing().await,
                         Resource::IpamBlock(block) => self.router.set_block(block),
                         _ => {}
                     }
@@ -324,8 +330,11 @@ impl Node {
             SyncEvent::Delete(key) => {
                 let was_unreadable = self.cluster.unreadable.contains_key(&key);
                 let touched = self.cluster.delete(&self.config.node, &key);
-                if key.kind == Kind::IpamBlock {
-                    self.router.remove_block(&key.name);
+                match key.kind {
+                    Kind::IpamBlock => self.router.remove_block(&key.name),
+                    Kind::FelixConfiguration => self.follow_spoofing().await,
+                    Kind::Pod => self.report_sources(),
+                    _ => {}
                 }
                 if key == self.own_key() && self.in_sync {
                     // Somebody took us for dead.

@@ -1,0 +1,82 @@
+//! The WorkloadEndpoints of this node's pods: what their Pod objects and the FelixConfiguration make of them.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use margay_api::kinds::{FelixConfigurationSpec, WorkloadSourceSpoofing};
+use margay_api::{Pod, WorkloadEndpoint};
+use margay_control::status::Problem;
+
+use super::Node;
+use crate::annotations::sources;
+use crate::attachments::{self, Attached};
+use crate::policy::Input;
+use crate::writer::Write;
+
+impl Node {
+    pub(super) fn endpoint(&self, attached: &Attached) -> WorkloadEndpoint {
+        let sources = self.sources(attached).unwrap_or_default();
+        attachments::endpoint(&self.config.node, attached, self.pod_of(attached), sources)
+    }
+
+    fn pod_of(&self, attached: &Attached) -> Option<&Pod> {
+        self.cluster.pods.get(&(attached.namespace.clone(), attached.pod.clone()))
+    }
+
+    /// What a pod may send from besides its own addresses.
+    ///
+    /// # Errors
+    /// It asks for what it cannot have: then for nothing.
+    pub(super) fn sources(&self, attached: &Attached) -> Result<Vec<IpNet>, String> {
+        let none = BTreeMap::new();
+        let annotations = self.pod_of(attached).map_or(&none, |pod| &pod.metadata.annotations);
+        sources(annotations, self.may_spoof)
+    }
+
+    /// A Pod object changed: its labels, ports and annotations are the endpoint's.
+    pub(super) async fn pod_changed(&mut self, pod: &Pod) {
+        let of_pod: Vec<Attached> = self
+            .addresses
+            .attached()
+            .values()
+            .filter(|attached| {
+                Some(&attached.namespace) == pod.metadata.namespace.as_ref()
+                    && attached.pod == pod.metadata.name
+            })
+            .cloned()
+            .collect();
+        if !of_pod.is_empty() {
+            self.endpoints_changed(&of_pod).await;
+        }
+    }
+
+    /// The FelixConfiguration may say otherwise of pods that ask for others' addresses (`workloadSourceSpoofing`).
+    pub(super) async fn follow_spoofing(&mut self) {
+        let felix =
+            FelixConfigurationSpec::of_node(&self.cluster.felix, &self.config.node, &self.own_labels());
+        let may_spoof = felix.workload_source_spoofing == Some(WorkloadSourceSpoofing::Any);
+        if may_spoof != self.may_spoof {
+            self.may_spoof = may_spoof;
+            let all: Vec<Attached> = self.addresses.attached().values().cloned().collect();
+            self.endpoints_changed(&all).await;
+        }
+    }
+
+    async fn endpoints_changed(&mut self, changed: &[Attached]) {
+        for attached in changed {
+            let endpoint = self.endpoint(attached);
+            self.tell_engine(Input::SetLocal(Box::new(endpoint.clone()), None)).await;
+            self.writer.push(endpoint.key(), Write::Apply(Box::new(endpoint.into())));
+        }
+        self.report_sources();
+    }
+
+    /// Names the pods that ask for what they cannot have.
+    pub(super) fn report_sources(&self) {
+        let refused = self.addresses.attached().values().filter_map(|attached| {
+            let object = format!("Pod({}/{})", attached.namespace, attached.pod);
+            self.sources(attached).err().map(|message| Problem { object, message })
+        });
+        self.health.set_problems("sources", refused.collect());
+    }
+}
