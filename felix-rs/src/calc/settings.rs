@@ -85,7 +85,7 @@ impl SettingsSource {
         };
     }
 
-    /// Those of single nodes say nothing of services.
+    /// Those of single nodes cannot say anything of services.
     pub(super) fn put_bgp(&mut self, name: &str, object: Option<&BgpConfiguration>) {
         if name == "default" {
             let ranges = object.into_iter().flat_map(|object| {

@@ -490,7 +490,7 @@ spec:
 apiVersion: projectcalico.org/v3
 kind: BGPConfiguration
 metadata: {name: node.n1}
-spec: {serviceClusterIPs: [{cidr: 10.97.0.0/16}]}
+spec: {listenPort: 1790}
 ",
     );
     let ranges = ["10.96.0.0/16", "192.0.2.0/24", "fd96::/112"].map(|range| range.parse().unwrap());
