@@ -306,6 +306,8 @@ const OWN_PREFIX: &str = "mgy";
 pub struct NodeSettings {
     /// What names of workload interfaces begin with; never empty.
     pub workload_prefixes: Vec<Arc<str>>,
+    /// Interfaces of local workload endpoints whose names begin with none of them.
+    pub workload_interfaces: BTreeSet<Arc<str>>,
     /// Pod to its own node.
     pub endpoint_to_host: EndpointToHostAction,
     /// Inbound failsafe ports.
@@ -376,6 +378,7 @@ impl Default for NodeSettings {
     fn default() -> Self {
         Self {
             workload_prefixes: workload_prefixes(None),
+            workload_interfaces: BTreeSet::new(),
             endpoint_to_host: EndpointToHostAction::Drop,
             failsafe_inbound: Vec::new(),
             failsafe_outbound: Vec::new(),

@@ -85,6 +85,13 @@ pub struct Flow {
     pub id: [u8; 4],
 }
 
+impl Flow {
+    /// An address is an end of it, before or after translation.
+    pub fn has(&self, is_end: impl Fn(IpAddr) -> bool) -> bool {
+        [self.original, self.reply].iter().any(|tuple| is_end(tuple.source) || is_end(tuple.destination))
+    }
+}
+
 /// A connection to conntrack in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Conntrack(Socket);
@@ -114,6 +121,23 @@ impl Conntrack {
                 Ok(())
             },
         )
+    }
+
+    /// Forgets the connections of a family that `wanted` takes; how many. What ended meanwhile doesn't count.
+    ///
+    /// # Errors
+    /// The kernel's; some may be forgotten.
+    pub fn forget(&mut self, is_ipv6: bool, wanted: impl FnMut(&Flow) -> bool) -> Result<usize> {
+        let flows = self.flows(is_ipv6, wanted)?;
+        let mut count = 0;
+        for outcome in self.delete(&flows) {
+            match outcome {
+                Ok(()) => count += 1,
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(count)
     }
 
     /// Forgets connections; one result for each. One that ended meanwhile is [`NotFound`](crate::Error::NotFound).

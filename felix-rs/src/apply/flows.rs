@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use margay_netlink::conntrack::{Conntrack, Detail, Flow};
-use margay_netlink::{Error, Netlink, Result, sysctl};
+use margay_netlink::{Netlink, Result, sysctl};
 
 use crate::model::{Delta, EnforcedState};
 use crate::verdict::{Affected, Judge, Packet};
@@ -89,15 +89,7 @@ impl Cutter {
         let judge = Judge::new(&self.state, &self.affected, &own);
         let mut count = 0;
         for is_ipv6 in [false, true] {
-            let denied = self.conntrack.flows(is_ipv6, |flow| judge.denies(&first_packet(flow)))?;
-            for outcome in self.conntrack.delete(&denied) {
-                match outcome {
-                    Ok(()) => count += 1,
-                    // It ended by itself.
-                    Err(Error::NotFound { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            count += self.conntrack.forget(is_ipv6, |flow| judge.denies(&first_packet(flow)))?;
         }
         self.affected = Affected::default();
         Ok(count)

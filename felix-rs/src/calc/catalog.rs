@@ -15,7 +15,9 @@ use margay_api::types::Protocol;
 use margay_api::{GlobalNetworkSet, HostEndpoint, NetworkSet, Pod, WorkloadEndpoint};
 
 use super::Scope;
-use super::facts::{LabelMap, NAME, NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT};
+use super::facts::{
+    ACCOUNT_PREFIX, LabelMap, NAME, NAMESPACE, NAMESPACE_PREFIX, ORCHESTRATOR, SERVICE_ACCOUNT,
+};
 use super::item::{Item, ItemId, Local, Parent};
 use super::sets::{Contribution, NamedPort};
 use super::shared::Shared;
@@ -73,7 +75,9 @@ struct Pools {
 type Touched = BTreeSet<ItemId>;
 
 pub(super) fn labels_of(labels: &BTreeMap<String, String>) -> LabelMap {
-    labels.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect()
+    let lent = |name: &str| name.starts_with(NAMESPACE_PREFIX) || name.starts_with(ACCOUNT_PREFIX);
+    let own = labels.iter().filter(|(name, _)| !lent(name));
+    own.map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect()
 }
 
 impl Catalog {

@@ -357,6 +357,15 @@ impl Graph {
         }
     }
 
+    /// Interfaces of local workload endpoints that begin with none of the prefixes.
+    pub(super) fn interfaces_beside(&self, prefixes: &[Arc<str>]) -> BTreeSet<Arc<str>> {
+        let is_workload = |endpoint: &&Arc<LocalEndpoint>| matches!(endpoint.id, EndpointId::Workload { .. });
+        let workloads = self.told.endpoints.values().filter(is_workload);
+        let interfaces = workloads.map(|endpoint| &endpoint.interface).filter(|name| !name.is_empty());
+        let beside = interfaces.filter(|name| !prefixes.iter().any(|prefix| name.starts_with(&**prefix)));
+        beside.cloned().collect()
+    }
+
     fn endpoint(&self, number: ItemIx) -> Option<LocalEndpoint> {
         let local = self.items.get(&number)?.local.as_ref()?;
         let at = |place| {

@@ -158,8 +158,13 @@ impl Calculator {
             self.graph.put_item(id, item);
         }
         self.graph.flush(&mut delta);
+        let prefixes = &self.told_settings.workload_prefixes;
+        self.settings_changed |= !delta.endpoints.is_empty()
+            && self.graph.interfaces_beside(prefixes) != self.told_settings.workload_interfaces;
         if std::mem::take(&mut self.settings_changed) {
-            let settings = Arc::new(self.settings.settings(&self.scope));
+            let mut settings = self.settings.settings(&self.scope);
+            settings.workload_interfaces = self.graph.interfaces_beside(&settings.workload_prefixes);
+            let settings = Arc::new(settings);
             if settings != self.told_settings {
                 self.told_settings = Arc::clone(&settings);
                 delta.settings = Some(settings);

@@ -139,6 +139,67 @@ spec:
     assert_eq!(cluster.verdict(BOT, DB, 1), Verdict::Deny);
 }
 
+/// `pcns.env` is a label a pod may have; it is not what its namespace is called.
+#[test]
+fn nobody_wears_labels_of_a_namespace_or_an_account() {
+    let mut cluster = Cluster::of(PODS);
+    cluster.apply(
+        "
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  selector: app == 'db'
+  ingress:
+  - {action: Allow, source: {namespaceSelector: trust == 'yes'}}
+  - {action: Allow, source: {serviceAccounts: {selector: trust == 'yes'}}}
+---
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: named, namespace: shop}
+spec:
+  selector: app == 'db'
+  ingress: [{action: Allow, source: {namespaceSelector: projectcalico.org/name == 'kube-system'}}]
+---
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: bot, namespace: crawl, labels: {pcns.trust: 'yes', pcsa.trust: 'yes', pcns.projectcalico.org/name: kube-system}}
+spec: {node: n1, orchestrator: k8s, pod: bot, endpoint: eth0, interfaceName: mgy3, ipNetworks: [10.0.0.3/32], profiles: [kns.crawl]}
+",
+    );
+    assert_eq!(cluster.verdict(BOT, DB, 1), Verdict::Deny);
+    cluster.apply("{apiVersion: v1, kind: Namespace, metadata: {name: crawl, labels: {trust: 'yes'}}}");
+    assert_eq!(cluster.verdict(BOT, DB, 1), Verdict::Allow);
+}
+
+/// An interface that no prefix covers is a pod's all the same if an endpoint says so.
+#[test]
+fn interfaces_without_a_prefix_are_known_by_name() {
+    let mut n1 = Cluster::new(Scope::Node("n1".to_owned()));
+    n1.apply(PODS);
+    assert!(n1.state.settings.workload_interfaces.is_empty());
+    let tap = "
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: vm, namespace: shop, labels: {app: db}}
+spec: {node: n1, orchestrator: libvirt, workload: vm, endpoint: eth0, interfaceName: tap0, ipNetworks: [10.0.0.4/32], profiles: [kns.shop]}
+";
+    n1.apply(tap);
+    assert_eq!(n1.state.settings.workload_interfaces, ["tap0".into()].into());
+    let prefix = |prefix: &str| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: default}}\n\
+             spec: {{interfacePrefix: {prefix}}}\n"
+        )
+    };
+    n1.apply(&prefix("tap"));
+    assert!(n1.state.settings.workload_interfaces.is_empty());
+    n1.apply(&prefix("veth"));
+    assert_eq!(n1.state.settings.workload_interfaces, ["tap0".into()].into());
+    n1.delete(&Key::namespaced(Kind::WorkloadEndpoint, "shop", "vm"));
+    assert!(n1.state.settings.workload_interfaces.is_empty());
+}
+
 #[test]
 fn only_policies_of_local_endpoints_are_active() {
     let policy = "

@@ -101,11 +101,14 @@ pub(super) fn jump(name: &str) -> Action {
     Action::Jump(names::fixed(name))
 }
 
-/// Interfaces of pods: a match for each prefix.
+/// Interfaces of pods: a match for each prefix, and for each name that has none of them.
 pub(super) fn workloads(settings: &NodeSettings, side: Side) -> impl Iterator<Item = Match> {
-    let name = |prefix: &Arc<str>| format!("{prefix}+").into();
-    let prefixes = settings.workload_prefixes.iter();
-    prefixes.map(move |prefix| Match::Interface { side, name: name(prefix), negated: false })
+    workload_names(settings).map(move |name| Match::Interface { side, name, negated: false })
+}
+
+fn workload_names(settings: &NodeSettings) -> impl Iterator<Item = Arc<str>> {
+    let prefixes = settings.workload_prefixes.iter().map(|prefix| format!("{prefix}+").into());
+    prefixes.chain(settings.workload_interfaces.iter().cloned())
 }
 
 pub(super) fn protocol(number: u8) -> Match {
@@ -235,8 +238,9 @@ fn not_workload(table: &mut Builder, inputs: &Inputs<'_>) -> Rule {
     let clear = Action::ClearMark(inputs.marks.decided());
     let sides = [Side::Source, Side::Destination];
     let pods = sides.into_iter().flat_map(|side| workloads(inputs.settings, side));
-    if let [prefix] = inputs.settings.workload_prefixes.as_slice() {
-        let not = |side| Match::Interface { side, name: format!("{prefix}+").into(), negated: true };
+    let mut names = workload_names(inputs.settings);
+    if let (Some(name), None) = (names.next(), names.next()) {
+        let not = |side| Match::Interface { side, name: Arc::clone(&name), negated: true };
         return Rule::new(sides.map(not), clear);
     }
     let mut rules: Vec<Rule> = pods.map(|pods| Rule::new([pods], Action::Return)).collect();

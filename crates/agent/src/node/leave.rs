@@ -11,7 +11,7 @@ use super::cni::interface_name;
 use super::{Answer, Node, reply};
 use crate::attachments;
 use crate::policy::Input;
-use crate::removal::Outcome;
+use crate::removal::{Outcome, Remains};
 use crate::writer::Write;
 
 /// An attachment whose interface is being removed.
@@ -55,7 +55,10 @@ impl Node {
         // What another plugin made it removes itself; under our name for it there is nothing.
         let attached = self.addresses.attached().get(&handle).filter(|attached| !attached.foreign);
         let interface = attached.map_or_else(|| interface_name(&handle), |one| one.interface.clone());
-        self.removal.remove(handle, interface);
+        let owned = self.addresses.allocator().owned(&handle).map(|owned| &owned.addresses);
+        let addresses = self.addresses.attached().get(&handle).map(|attached| &attached.addresses).or(owned);
+        let addresses = addresses.cloned().unwrap_or_default();
+        self.removal.remove(Remains { handle, interface, addresses });
     }
 
     /// What the kernel refused to remove is tried again.
@@ -74,7 +77,7 @@ impl Node {
             let ended = match outcome {
                 Ok(()) => self.release(&handle).await,
                 // An interface that is still there may still be in use: its address must not be given to anyone else.
-                Err(error) => Err(format!("cannot remove the interface of {handle}: {error}")),
+                Err(error) => Err(format!("cannot remove {handle}: {error}")),
             };
             let Some(leaving) = self.leaving.get_mut(&handle) else { continue };
             leaving.failed = ended.is_err();

@@ -142,7 +142,21 @@ fn check_texts(configuration: &FelixConfiguration, problems: &mut Problems) {
         let at = SPEC.field("interfacePrefix");
         for prefix in prefixes.split(',') {
             common::interface(prefix, false, &at, problems);
+            // Rules write `prefix+`, which has to be a name as well.
+            let fine = prefix.len() < common::MAX_INTERFACE_NAME;
+            problems.require(fine, &at, format!("{prefix:?} leaves no room for the rest of a name"));
         }
+    }
+    if let Some(filter) =
+        spec.iptables_nat_outgoing_interface_filter.as_deref().filter(|text| !text.is_empty())
+    {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._:+-".contains(&b);
+        let fine = filter.len() <= common::MAX_INTERFACE_NAME && filter.bytes().all(allowed);
+        problems.require(
+            fine,
+            &SPEC.field("iptablesNATOutgoingInterfaceFilter"),
+            format!("{filter:?} is not the name of an interface, nor the beginning of some followed by '+'"),
+        );
     }
     for (field, name) in [
         ("wireguardInterfaceName", &spec.wireguard_interface_name),

@@ -242,6 +242,15 @@ fn felix() {
             "{interfacePrefix: 'cali,much-too-long-prefix'}",
             "spec.interfacePrefix: \"much-too-long-prefix\" is not an interface name",
         ),
+        ("{interfacePrefix: abcdefghijklmno}", "spec.interfacePrefix: \"abcdefghijklmno\" leaves no room"),
+        (
+            "{iptablesNATOutgoingInterfaceFilter: 'eth0,eth1'}",
+            "spec.iptablesNATOutgoingInterfaceFilter: \"eth0,eth1\" is not the name of an interface",
+        ),
+        (
+            "{iptablesNATOutgoingInterfaceFilter: enp94s0f0np0000+}",
+            "spec.iptablesNATOutgoingInterfaceFilter: \"enp94s0f0np0000+\" is not the name",
+        ),
         ("{wireguardInterfaceName: 'a b'}", "spec.wireguardInterfaceName: \"a b\" is not an interface name"),
         ("{chainInsertMode: Top}", "spec.chainInsertMode: \"Top\" is not one of Append, Insert"),
         ("{iptablesRefreshInterval: -5s}", "a duration must not be negative"),
