@@ -10,13 +10,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::delegate::Delegate;
-use crate::environment::parse_ip;
+use crate::environment::{Verb, parse_ip};
 use crate::error::{CniError, code};
 use crate::result::CniResult;
 use crate::version::Version;
 
 /// Where releases wait for an agent that is down, unless `spool_dir` says otherwise.
 pub const SPOOL_DIR: &str = "/var/lib/margay/cni/spool";
+
+/// Key of the attachments that still exist, and the one of the specification's first draft.
+const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
+const ATTACHMENTS: &str = "cni.dev/attachments";
 
 /// A validated configuration.
 #[derive(Debug, Clone)]
@@ -100,6 +104,7 @@ struct Raw {
     args: Option<Value>,
     runtime_config: Option<Map<String, Value>>,
     prev_result: Option<Value>,
+    // VALID_ATTACHMENTS and ATTACHMENTS
     #[serde(rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Vec<RawAttachment>>,
     #[serde(rename = "cni.dev/attachments")]
@@ -150,8 +155,9 @@ impl Config {
     ///
     /// # Errors
     /// Code 6 when it is no JSON, 1 for an unsupported version, 2 for a setting this plugin can't honour, 7 for a wrong
-    /// or unknown key, named.
-    pub fn parse(text: &[u8]) -> Result<Self, CniError> {
+    /// or unknown key, named. What only ADD and CHECK read (addresses asked for, `prevResult`) may be unreadable for other verbs:
+    /// a container that was made by whomever must be able to go.
+    pub fn parse(verb: Verb, text: &[u8]) -> Result<Self, CniError> {
         let value: Value = serde_json::from_slice(text).map_err(|e| {
             CniError::new(code::DECODE, "the network configuration is not JSON").with_details(e)
         })?;
@@ -161,18 +167,26 @@ impl Config {
             None => Version::parse(None)?,
         };
         let ipam = Delegate::of(&value)?;
-        // What is in it then is the other plugin's business.
         let mut value = value;
-        if let (Some(_), Some(object)) = (&ipam, value.as_object_mut()) {
-            object.remove("ipam");
+        if let Some(object) = value.as_object_mut() {
+            if ipam.is_some() {
+                // What is in it then is the other plugin's business.
+                object.remove("ipam");
+            }
+            // Go writes an empty list so.
+            for key in [VALID_ATTACHMENTS, ATTACHMENTS] {
+                if let Some(list) = object.get_mut(key).filter(|list| list.is_null()) {
+                    *list = Value::Array(Vec::new());
+                }
+            }
         }
         let raw: Raw = serde_json::from_value(value).map_err(|e| {
             wrong("the network configuration is wrong: correct the conflist".to_owned()).with_details(e)
         })?;
-        Self::validate(version, raw, ipam)
+        Self::validate(verb, version, raw, ipam)
     }
 
-    fn validate(version: Version, raw: Raw, ipam: Option<Delegate>) -> Result<Self, CniError> {
+    fn validate(verb: Verb, version: Version, raw: Raw, ipam: Option<Delegate>) -> Result<Self, CniError> {
         if raw.ip_masq {
             return Err(CniError::new(
                 code::UNSUPPORTED_FIELD,
@@ -193,12 +207,13 @@ impl Config {
         }
         let runtime = raw.runtime_config.unwrap_or_default();
         let args = raw.args.as_ref().and_then(|args| args.get("cni"));
+        let attaches = matches!(verb, Verb::Add | Verb::Check);
         let ips = match insensitive(&runtime, "ips").or_else(|| args?.get("ips")) {
-            Some(value) => read_ips(value)?,
-            None => Vec::new(),
+            Some(value) if attaches => read_ips(value)?,
+            _ => Vec::new(),
         };
         let mac = match insensitive(&runtime, "mac").and_then(Value::as_str) {
-            Some(mac) if mac.parse::<margay_netlink::Mac>().is_err() => {
+            Some(mac) if attaches && mac.parse::<margay_netlink::Mac>().is_err() => {
                 return Err(wrong(format!("runtimeConfig.mac is {mac:?}: must be an Ethernet address")));
             }
             mac => mac.map(str::to_owned),
@@ -208,7 +223,10 @@ impl Config {
             .map(runtime_dns)
             .filter(|d| !d.is_empty());
         let previous_json = raw.prev_result.unwrap_or_default();
-        let previous = Some(&previous_json).filter(|p| !p.is_null()).map(CniResult::from_json).transpose()?;
+        let previous = match Some(&previous_json).filter(|json| !json.is_null()).map(CniResult::from_json) {
+            Some(Err(_)) if !attaches => None,
+            previous => previous.transpose()?,
+        };
         let attachments = raw.valid_attachments.or(raw.attachments);
         Ok(Self {
             version,
@@ -281,7 +299,7 @@ mod tests {
     use super::*;
 
     fn error(text: &str) -> CniError {
-        Config::parse(text.as_bytes()).unwrap_err()
+        Config::parse(Verb::Add, text.as_bytes()).unwrap_err()
     }
 
     #[test]
@@ -291,13 +309,14 @@ mod tests {
         let mut plugin = list["plugins"][0].clone();
         plugin["cniVersion"] = list["cniVersion"].clone();
         plugin["name"] = list["name"].clone();
-        let config = Config::parse(plugin.to_string().as_bytes()).unwrap();
+        let config = Config::parse(Verb::Add, plugin.to_string().as_bytes()).unwrap();
         assert_eq!(config.network, "margay");
     }
 
     #[test]
     fn defaults() {
-        let config = Config::parse(br#"{"cniVersion":"1.1.0","name":"pods","type":"margay-cni"}"#).unwrap();
+        let config =
+            Config::parse(Verb::Add, br#"{"cniVersion":"1.1.0","name":"pods","type":"margay-cni"}"#).unwrap();
         assert_eq!(config.version, Version::V1_1_0);
         assert_eq!(config.socket, PathBuf::from("/run/margay/agent.sock"));
         assert_eq!(config.spool_dir, PathBuf::from(SPOOL_DIR));
@@ -312,7 +331,7 @@ mod tests {
             "capabilities":{"ips":true},"disableCheck":true,"args":{"cni":{"labels":[{"key":"app","value":"web"}],"ips":["10.0.0.7"]}},
             "runtimeConfig":{"PortMappings":[{"HostPort":1}],"Mac":"02:00:00:00:00:01","IPs":["10.0.0.8/24"],"DNS":{"Servers":["1.1.1.1"],"Searches":["x"],"Options":["y"]}},
             "cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]}"#;
-        let config = Config::parse(text.as_bytes()).unwrap();
+        let config = Config::parse(Verb::Add, text.as_bytes()).unwrap();
         assert_eq!((config.socket.to_str(), config.spool_dir.to_str()), (Some("/s"), Some("/p")));
         assert_eq!(config.pools, ["a", "b"]);
         assert_eq!(config.labels.get("app").map(String::as_str), Some("web"));
@@ -346,8 +365,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_verb_does_not_read_may_be_wrong() {
+        let text = br#"{"cniVersion":"1.1.0","name":"pods","runtimeConfig":{"mac":"zz","ips":["zz"]},
+            "prevResult":{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.1/24","interface":7}]}}"#;
+        for verb in [Verb::Del, Verb::Gc, Verb::Status] {
+            let config = Config::parse(verb, text).unwrap();
+            assert!(config.previous.is_none() && config.mac.is_none() && config.ips.is_empty());
+        }
+        for verb in [Verb::Add, Verb::Check] {
+            assert_eq!(Config::parse(verb, text).unwrap_err().code, code::INVALID_CONFIG);
+        }
+    }
+
+    /// A Go slice that is nil: nothing is valid any more, as after a reboot.
+    #[test]
+    fn no_attachments_are_an_empty_list() {
+        for key in [VALID_ATTACHMENTS, ATTACHMENTS] {
+            let text = format!(r#"{{"cniVersion":"1.1.0","name":"pods","{key}":null}}"#);
+            assert_eq!(Config::parse(Verb::Gc, text.as_bytes()).unwrap().valid_attachments, Some(vec![]));
+        }
+        let absent = Config::parse(Verb::Gc, br#"{"cniVersion":"1.1.0","name":"pods"}"#).unwrap();
+        assert_eq!(absent.valid_attachments, None);
+    }
+
+    #[test]
     fn a_missing_version_means_the_oldest() {
-        assert_eq!(Config::parse(br#"{"name":"x"}"#).unwrap().version, Version::V0_1_0);
+        assert_eq!(Config::parse(Verb::Add, br#"{"name":"x"}"#).unwrap().version, Version::V0_1_0);
         assert_eq!(peek_version(br#"{"cniVersion":"0.4.0","junk":1}"#), Version::V0_4_0);
         assert_eq!(peek_version(b"junk"), Version::NEWEST);
     }

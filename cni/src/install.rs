@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::config::Config;
+use crate::environment::Verb;
 
 /// How it is called.
 pub const USAGE: &str = "margay-cni install SHIM_FOLDER [CONFLIST CONFLIST_FOLDER]\n       margay-cni uninstall SHIM_FOLDER [INSTALLED_CONFLIST]";
@@ -148,7 +149,7 @@ fn check(text: &[u8]) -> Result<(), String> {
                 object.insert(key.to_owned(), value.clone());
             }
         }
-        Config::parse(plugin.to_string().as_bytes()).map_err(|error| error.to_string())?;
+        Config::parse(Verb::Add, plugin.to_string().as_bytes()).map_err(|error| error.to_string())?;
     }
     Ok(())
 }

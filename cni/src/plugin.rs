@@ -30,7 +30,7 @@ pub fn run(environment: &Environment, stdin: &[u8]) -> Result<String, CniError> 
     if verb == Verb::Version {
         return Ok(version_answer());
     }
-    let config = Config::parse(stdin)?;
+    let config = Config::parse(verb, stdin)?;
     let needed = match verb {
         Verb::Check => Version::V0_4_0,
         Verb::Gc | Verb::Status => Version::V1_1_0,
@@ -383,7 +383,7 @@ impl Plugin<'_> {
     }
 
     fn status(&self) -> Result<(), CniError> {
-        self.client.get_text("/readyz").map_err(|error| {
+        self.client.get::<Value>("/v1/cni/status").map_err(|error| {
             let message = "the network is not ready: ADD would fail (systemctl status margay-agent)";
             CniError::new(code::NOT_AVAILABLE, message).with_details(error)
         })?;

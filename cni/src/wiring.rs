@@ -232,14 +232,19 @@ impl Wired<'_> {
     }
 }
 
-/// Removes the container's interface, if it is there and a veth (its host side goes with it).
+/// Removes the container's interface, if it is there and a veth whose host side is of our making (which goes with it): another
+/// plugin's is not ours to remove.
 ///
 /// # Errors
 /// The kernel's refusal.
 pub fn remove(pod: &Netns, ifname: &str) -> Result<()> {
     let mut netlink = Netlink::open_in(pod)?;
-    match netlink.link(ifname)? {
-        Some(link) if is_veth(&link) => netlink.delete_link(link.index).ignore_missing(),
+    let Some(link) = netlink.link(ifname)?.filter(is_veth) else { return Ok(()) };
+    let Some(peer) = link.peer else { return Ok(()) };
+    match Netlink::open()?.link_by_index(peer)? {
+        Some(host) if is_host_side(&host) && host.peer == Some(link.index) => {
+            netlink.delete_link(link.index).ignore_missing()
+        }
         _ => Ok(()),
     }
 }
@@ -280,9 +285,12 @@ pub fn remove_host_sides(host_ifnames: &[&str]) -> Vec<Result<()>> {
     }
 }
 
+fn is_host_side(link: &Link) -> bool {
+    is_veth(link) && link.mac == Some(Mac::HOST_SIDE)
+}
+
 fn host_side(netlink: &mut Netlink, name: &str) -> Result<Option<u32>> {
-    let link = netlink.link(name)?.filter(|link| is_veth(link) && link.mac == Some(Mac::HOST_SIDE));
-    Ok(link.map(|link| link.index))
+    Ok(netlink.link(name)?.filter(is_host_side).map(|link| link.index))
 }
 
 fn is_veth(link: &Link) -> bool {

@@ -29,7 +29,7 @@ impl Agent {
             ("/v1/cni/commit".to_owned(), (200, json!({"live_after_us": 5}))),
             ("/v1/cni/del".to_owned(), (200, json!({}))),
             ("/v1/cni/gc".to_owned(), (200, json!({}))),
-            ("/readyz".to_owned(), (200, json!("ok"))),
+            ("/v1/cni/status".to_owned(), (200, json!({}))),
             (
                 "/v1/cni/check".to_owned(),
                 (200, json!({"addresses": addresses, "host_ifname": "mgy0000000000a", "live": true})),

@@ -14,6 +14,7 @@ use margay_control::cni::{
 use margay_control::explain::{ExplainReply, ExplainRequest, ImpactReply, ImpactRequest};
 use margay_control::flows::FlowLine;
 use margay_control::status::{Endpoint, IpamStatus, Policy, ReleaseRequest, Released, Tunnel};
+use margay_daemon::health::Health;
 use margay_daemon::server::Failure;
 use margay_datastore::Store;
 use margay_routing::RouteTrace;
@@ -36,7 +37,13 @@ pub(crate) struct Api {
     pub(crate) store: Arc<OnceLock<Store>>,
     /// The flow log.
     pub(crate) feed: Feed,
+    /// What each part says of itself.
+    pub(crate) health: Health,
 }
+
+/// Components without which ADD fails. With the datastore away or sessions down it goes on: a node that is called not ready for
+/// that loses pods which would have gone on as well.
+const ADD_NEEDS: [&str; 2] = ["ipam", "policy"];
 
 impl Api {
     fn store(&self) -> Result<&Store, Failure> {
@@ -65,6 +72,7 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/cni/failed", post(failed))
         .route("/v1/cni/pod-cidrs", get(pod_cidrs))
         .route("/v1/cni/check", post(check))
+        .route("/v1/cni/status", get(cni_status))
         .route("/v1/ipam", get(ipam))
         .route("/v1/ipam/release", post(release))
         .route("/v1/endpoints", get(endpoints))
@@ -104,6 +112,10 @@ async fn failed(Json(what): Json<Failed>) -> Json<()> {
 
 async fn pod_cidrs(State(api): State<Api>) -> Result<Json<PodCidrs>, Failure> {
     api.ask(Request::PodCidrs).await.map(Json)
+}
+
+async fn cni_status(State(api): State<Api>) -> Result<Json<()>, Failure> {
+    api.health.missing(&ADD_NEEDS).map_or(Ok(Json(())), |why| Err(Failure::try_later(why)))
 }
 
 async fn gc(State(api): State<Api>, Json(request): Json<GcRequest>) -> Result<Json<()>, Failure> {

@@ -79,7 +79,13 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
     let routes =
         server::health_routes(health.clone(), server::metrics_of(&health, &speaker, config.peer_metrics));
     let opened = Arc::new(OnceLock::new());
-    let api = api::Api { node: requests, engine: engine.clone(), store: Arc::clone(&opened), feed };
+    let api = api::Api {
+        node: requests,
+        engine: engine.clone(),
+        store: Arc::clone(&opened),
+        feed,
+        health: health.clone(),
+    };
     let router = routes.clone().merge(bgp::routes(speaker)).merge(api::routes(api));
     let _served = ports.serve(router, routes)?;
 

@@ -10,6 +10,7 @@
 //! | `POST /v1/cni/del` | [`cni::DelRequest`] | `{}` | agent |
 //! | `POST /v1/cni/settle` | | `{}` once the interfaces are gone that are being removed now | agent |
 //! | `POST /v1/cni/gc` | [`cni::GcRequest`] | `{}` | agent |
+//! | `GET /v1/cni/status` | | `{}` if ADD would work | agent |
 //! | `POST /v1/cni/check` | [`cni::CheckRequest`] | [`cni::CheckReply`] | agent |
 //! | `GET /v1/status` | | [`status::DaemonStatus`] | both |
 //! | `GET /v1/bgp/peers?address=A` | | `[`[`bgp::Peer`]`]` | both |

@@ -72,6 +72,15 @@ impl Health {
         self.locked(|state| state.components.values().all(|(ready, _)| *ready))
     }
 
+    /// What the first of these components that is not ready says; none: all are.
+    #[must_use]
+    pub fn missing(&self, components: &[&str]) -> Option<String> {
+        self.locked(|state| {
+            let mut wanted = components.iter().filter_map(|name| Some((name, state.components.get(name)?)));
+            wanted.find(|(_, (ready, _))| !ready).map(|(name, (_, message))| format!("{name}: {message}"))
+        })
+    }
+
     /// The whole picture.
     #[must_use]
     pub fn status(&self) -> DaemonStatus {
@@ -124,6 +133,8 @@ mod tests {
         health.set("policy", true, "in sync");
         assert!(health.ready());
         health.set("bgp", false, "0 of 2 sessions established");
+        assert_eq!(health.missing(&["policy"]), None);
+        assert_eq!(health.missing(&["policy", "bgp"]).as_deref(), Some("bgp: 0 of 2 sessions established"));
         let status = health.status();
         assert!(!status.ready);
         assert_eq!(status.components[0].message, "0 of 2 sessions established");

@@ -9,12 +9,14 @@ mod kernel;
 mod listen;
 mod nexthops;
 mod resolve;
+mod router;
 #[cfg(test)]
 mod tests;
 mod tunnels;
 mod wireguard;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use ipnet::IpNet;
 use margay_netlink::delta::{Change, Tracker};
 use margay_netlink::monitor::Monitor;
 use margay_netlink::{
-    Error, Netlink, Nexthop, Route, RouteChange, RouteFilter, RouteKey, RouteTarget, sysctl,
+    Error, IgnoreMissing as _, Netlink, Nexthop, Route, RouteChange, RouteFilter, RouteKey, RouteTarget,
 };
 use margay_routing::{Protocol, Tunnels};
 use nix::errno::Errno;
@@ -82,8 +84,8 @@ pub(crate) struct Fib {
     suspect: bool,
     /// Routes that found one of somebody else in their place.
     blocked: BTreeSet<RouteKey>,
-    /// The node was told to forward.
-    forwarding: bool,
+    /// The node was told to forward; true: IPv6, too.
+    forwards: Option<bool>,
 }
 
 /// Outcome of one round.
@@ -169,7 +171,7 @@ impl Fib {
             tunnels_suspect: true,
             suspect: true,
             blocked: BTreeSet::new(),
-            forwarding: false,
+            forwards: None,
         };
         fib.learn()?;
         Ok(fib)
@@ -189,6 +191,7 @@ impl Fib {
     pub(crate) fn doubt(&mut self) {
         self.suspect = true;
         self.tunnels_suspect = true;
+        self.forwards = None;
     }
 
     /// Reads everything back.
@@ -243,7 +246,7 @@ impl Fib {
     /// Brings the kernel closer to what is wanted; with `complete`, also removes what is ours and not wanted.
     pub(crate) fn apply(&mut self, complete: bool) -> Report {
         let mut report = Report::default();
-        if let Err(error) = self.turn_forwarding_on() {
+        if let Err(error) = self.be_router() {
             report.errors.push(error.to_string());
         }
         if self.tunnels_suspect {
@@ -277,18 +280,26 @@ impl Fib {
         report
     }
 
-    /// A node is a router.
-    fn turn_forwarding_on(&mut self) -> Result<(), Error> {
-        if self.forwarding {
-            return Ok(());
+    /// A node is a router, for IPv6 from the first route on.
+    fn be_router(&mut self) -> Result<(), Error> {
+        let ipv6 = self.wanted.last_key_value().is_some_and(|(prefix, _)| matches!(prefix, IpNet::V6(_)));
+        if self.forwards != Some(ipv6) {
+            router::forward(&mut self.netlink, &self.kernel, ipv6)?;
+            self.forwards = Some(ipv6);
         }
-        sysctl::write(&["net", "ipv4", "ip_forward"], "1")?;
-        // A kernel without IPv6 has nothing to forward.
-        if let Err(error) = sysctl::write(&["net", "ipv6", "conf", "all", "forwarding"], "1") {
-            tracing::info!("IPv6 is not forwarded: {error}");
-        }
-        self.forwarding = true;
         Ok(())
+    }
+
+    /// Tunnels make ways back differ from ways there.
+    fn loosen(&self, tunnels: &Tunnels) -> Result<(), Error> {
+        let ends = tunnels.vxlan.values().map(|device| device.local);
+        let ends = ends.chain(tunnels.ipip.iter().map(|device| device.local.into()));
+        let nodes = tunnels.wireguard.values().filter_map(|device| device.nodes.as_ref());
+        let ends: BTreeSet<IpAddr> = ends.chain(nodes.map(|nodes| nodes.source)).collect();
+        let underlay = self.kernel.underlay();
+        let uplinks = ends.into_iter().filter_map(|end| Some(underlay.uplink(end)?.name));
+        let devices = tunnels::device_names(tunnels).map(str::to_owned);
+        uplinks.chain(devices).try_for_each(|name| router::take_from_anywhere(&name).ignore_missing())
     }
 
     fn apply_tunnels(&mut self, complete: bool, report: &mut Report) {
@@ -318,6 +329,9 @@ impl Fib {
         let keys = self.encryption.keys.clone();
         report.errors.extend(self.encryption.ensure(&mut self.netlink, &wanted));
         report.keys_changed = keys != self.encryption.keys;
+        if let Err(error) = self.loosen(&wanted) {
+            report.errors.push(error.to_string());
+        }
         for name in tunnels::device_names(&wanted) {
             // Our own changes are not among the notifications.
             match self.netlink.link(name) {

@@ -2,6 +2,7 @@
 
 mod next_hops;
 mod others;
+mod router;
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
