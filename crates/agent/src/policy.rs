@@ -265,6 +265,7 @@ impl Thread {
             self.applier.recheck()
         } else if self.sweep_at.is_some_and(|(idle, _)| idle <= now) {
             if std::mem::take(&mut self.rebuilt) {
+                self.calculator.pack();
                 memory::give_back();
             }
             sweeping = true;

@@ -19,6 +19,7 @@ use super::facts::{
     ACCOUNT_PREFIX, LabelMap, NAME, NAMESPACE, NAMESPACE_PREFIX, ORCHESTRATOR, SERVICE_ACCOUNT,
 };
 use super::item::{Item, ItemId, Local, Parent};
+use super::pack;
 use super::sets::{Contribution, NamedPort};
 use super::shared::Shared;
 use crate::model::{EndpointId, ProfileId};
@@ -90,6 +91,13 @@ impl Catalog {
             endpoints_of: BTreeSet::new(),
             pools: Pools::default(),
         }
+    }
+
+    pub(super) fn pack(&mut self) {
+        pack::map(&mut self.stored);
+        pack::map(&mut self.pods);
+        pack::set(&mut self.endpoints_of);
+        self.pools.texts.pack();
     }
 
     /// The datastore's copy of a workload endpoint.

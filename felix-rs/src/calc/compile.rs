@@ -1,23 +1,26 @@
 //! From the rules people write to the rules the node enforces: every "who" becomes a set.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use margay_api::kinds::{Action, EntityRule, Rule};
 use margay_api::selector::Selector;
 use margay_api::types::{Port, Protocol};
 
-use super::sets::SetSpec;
+use super::sets::{KnownSets, SetSpec};
 use super::who::Who;
 use crate::model::{Direction, IcmpMatch, PeerMatch, PolicyRule, PortRange, RuleAction, SetId};
 use crate::verdict::{TCP, has_ports};
 
 /// Compiles the rules of one object.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Compiler<'a> {
     /// Namespace of the object.
     pub(super) namespace: Option<&'a str>,
     /// Sets the rules refer to.
-    pub(super) sets: BTreeMap<SetId, SetSpec>,
+    pub(super) sets: BTreeMap<SetId, Arc<SetSpec>>,
+    /// Sets of all objects.
+    pub(super) known: &'a mut KnownSets,
     /// Rules that were left out, and why.
     pub(super) notes: Vec<String>,
     /// A rule that can't be enforced as meant, and why: the object has to be quarantined.
@@ -30,7 +33,11 @@ enum Side {
     Destination,
 }
 
-impl Compiler<'_> {
+impl<'a> Compiler<'a> {
+    pub(super) const fn new(namespace: Option<&'a str>, known: &'a mut KnownSets) -> Self {
+        Self { namespace, sets: BTreeMap::new(), known, notes: Vec::new(), unusable: None }
+    }
+
     pub(super) fn rules(&mut self, rules: &[Rule], direction: Direction) -> Vec<PolicyRule> {
         let mut compiled: Vec<_> =
             (0..).zip(rules).filter_map(|(index, rule)| self.rule(index, rule, direction)).collect();
@@ -146,7 +153,7 @@ impl Compiler<'_> {
     }
 
     fn set(&mut self, spec: SetSpec) -> SetId {
-        let id = spec.id();
+        let (id, spec) = self.known.share(spec);
         self.sets.insert(id.clone(), spec);
         id
     }

@@ -12,9 +12,9 @@ use super::compile::Compiler;
 use super::facts::LabelMap;
 use super::policy::{PolicySpec, quarantined};
 use super::profile::ProfileSpec;
-use super::sets::SetSpec;
+use super::sets::{KnownSets, SetSpec};
 use super::who::Who;
-use crate::model::{ActivePolicy, ActiveProfile, Direction, PolicyId, ProfileId, SetId};
+use crate::model::{ActivePolicy, ActiveProfile, Direction, PolicyId, ProfileId};
 
 /// Whether objects of a kind are policies.
 pub(super) fn is_policy(kind: Kind) -> bool {
@@ -38,7 +38,7 @@ pub(super) fn is_staged(kind: Kind) -> bool {
 }
 
 /// `None`: the object has no effect on packets nor on what explain says.
-pub(super) fn policy(key: &Key, resource: &Resource) -> Option<PolicySpec> {
+pub(super) fn policy(key: &Key, resource: &Resource, known: &mut KnownSets) -> Option<PolicySpec> {
     let view = match resource {
         Resource::NetworkPolicy(policy) => PolicyView::from(&policy.spec),
         Resource::GlobalNetworkPolicy(policy) => PolicyView::from(&policy.spec),
@@ -46,23 +46,23 @@ pub(super) fn policy(key: &Key, resource: &Resource) -> Option<PolicySpec> {
         Resource::StagedGlobalNetworkPolicy(policy) => PolicyView::from(&policy.spec),
         Resource::KubernetesNetworkPolicy(policy) => {
             let converted = kubernetes_policy(policy);
-            return Some(from_kubernetes(key, &converted, PolicyView::from(&converted.policy.spec)));
+            return Some(from_kubernetes(key, &converted, PolicyView::from(&converted.policy.spec), known));
         }
         Resource::ClusterNetworkPolicy(policy) => {
             let converted = cluster_policy(policy);
             let governs = !policy.spec.ingress.is_empty() || !policy.spec.egress.is_empty();
             return governs
-                .then(|| from_kubernetes(key, &converted, PolicyView::from(&converted.policy.spec)));
+                .then(|| from_kubernetes(key, &converted, PolicyView::from(&converted.policy.spec), known));
         }
         Resource::StagedKubernetesNetworkPolicy(policy) => {
             let action = policy.spec.staged_action.unwrap_or_default();
             let converted = staged_kubernetes_policy(policy);
             let view = PolicyView { staged_action: Some(action), ..PolicyView::from(&converted.policy.spec) };
-            return would_apply(action).then(|| from_kubernetes(key, &converted, view));
+            return would_apply(action).then(|| from_kubernetes(key, &converted, view, known));
         }
         _ => return None,
     };
-    view.staged_action.is_none_or(would_apply).then(|| build(key, &key.name, &view))
+    view.staged_action.is_none_or(would_apply).then(|| build(key, &key.name, &view, known))
 }
 
 /// A staged policy that would be set; the other actions name a policy to take away or none at all.
@@ -71,15 +71,20 @@ fn would_apply(action: StagedAction) -> bool {
 }
 
 /// Rules keep the number they have in the Kubernetes object, however many they became.
-fn from_kubernetes<S: Spec>(key: &Key, converted: &Converted<Object<S>>, view: PolicyView<'_>) -> PolicySpec {
-    let mut spec = build(key, &converted.policy.metadata.name, &view);
+fn from_kubernetes<S: Spec>(
+    key: &Key,
+    converted: &Converted<Object<S>>,
+    view: PolicyView<'_>,
+    known: &mut KnownSets,
+) -> PolicySpec {
+    let mut spec = build(key, &converted.policy.metadata.name, &view, known);
     let mut active = ActivePolicy::clone(&spec.active);
     for rule in active.egress.iter_mut().filter(|_| spec.active.invalid.is_none()) {
         let nodes = usize::try_from(rule.index).ok().and_then(|index| converted.egress_nodes.get(&index));
         if let Some(nodes) = nodes {
-            let set = SetSpec::Nodes(nodes.clone());
-            rule.destination.sets.push(set.id());
-            spec.sets.insert(set.id(), set);
+            let (id, set) = known.share(SetSpec::Nodes(nodes.clone()));
+            rule.destination.sets.push(id.clone());
+            spec.sets.insert(id, set);
         }
     }
     for (rules, origins) in
@@ -120,11 +125,11 @@ pub(super) fn policy_id(key: &Key) -> PolicyId {
 }
 
 /// `name` decides among policies of equal order.
-fn build(key: &Key, name: &str, view: &PolicyView<'_>) -> PolicySpec {
+fn build(key: &Key, name: &str, view: &PolicyView<'_>, known: &mut KnownSets) -> PolicySpec {
     let namespace = key.namespace.as_deref();
     let types = view.types();
     let (ingress, egress) = (types.contains(&PolicyType::Ingress), types.contains(&PolicyType::Egress));
-    let mut compiler = Compiler { namespace, ..Compiler::default() };
+    let mut compiler = Compiler::new(namespace, known);
     // Rules of a direction the policy has no type for are never looked at.
     let mut rules = |wanted: bool, rules: &[Rule], direction| {
         if wanted { compiler.rules(rules, direction) } else { Vec::new() }
@@ -164,16 +169,15 @@ fn build(key: &Key, name: &str, view: &PolicyView<'_>) -> PolicySpec {
 }
 
 /// A Profile's rules.
-pub(super) fn profile(profile: &Profile) -> ProfileSpec {
+pub(super) fn profile(profile: &Profile, known: &mut KnownSets) -> ProfileSpec {
     let id = ProfileId(profile.metadata.name.as_str().into());
-    let mut compiler = Compiler::default();
+    let mut compiler = Compiler::new(None, known);
     let ingress = compiler.rules(&profile.spec.ingress, Direction::Ingress);
     let egress = compiler.rules(&profile.spec.egress, Direction::Egress);
     if compiler.unusable.is_some() {
         return ProfileSpec::closed(&id);
     }
-    let sets: BTreeMap<SetId, SetSpec> = compiler.sets;
-    ProfileSpec { active: Arc::new(ActiveProfile { id, ingress, egress }), sets }
+    ProfileSpec { active: Arc::new(ActiveProfile { id, ingress, egress }), sets: compiler.sets }
 }
 
 /// Labels under a prefix, as namespaces and service accounts lend them.

@@ -12,6 +12,7 @@ use super::facts::{Facts, LabelMap};
 use super::index::{Flip, Index, ItemIx, QueryIx};
 use super::item::{Item, ItemId, Parent};
 use super::order::{Place, Tiers, endpoint_policy};
+use super::pack;
 use super::policy::{Policy, PolicySpec, missing_tier};
 use super::profile::ProfileSpec;
 use super::sets::{Contribution, SetSpec, Sets};
@@ -80,6 +81,19 @@ pub(super) struct Graph {
 }
 
 impl Graph {
+    pub(super) fn pack(&mut self) {
+        pack::map(&mut self.policies);
+        pack::map(&mut self.policy_numbers);
+        pack::map(&mut self.items);
+        pack::map(&mut self.item_numbers);
+        pack::map(&mut self.contributions);
+        self.policies_by_tier.values_mut().for_each(pack::set);
+        self.parents.values_mut().for_each(|parent| pack::set(&mut parent.children));
+        self.targets.pack();
+        self.members.pack();
+        self.sets.pack();
+    }
+
     pub(super) fn put_item(&mut self, id: ItemId, item: Option<Item>) {
         self.changed_items.insert(id, item);
     }
@@ -323,9 +337,9 @@ impl Graph {
         tell(&mut self.told.policies, &mut delta.policies, id, new.map(|policy| policy.active));
     }
 
-    fn acquire<'a>(&mut self, sets: impl Iterator<Item = (&'a SetId, &'a SetSpec)>) {
-        for (_, spec) in sets {
-            self.sets.acquire(spec, &mut self.members, &self.contributions);
+    fn acquire<'a>(&mut self, sets: impl Iterator<Item = (&'a SetId, &'a Arc<SetSpec>)>) {
+        for (id, spec) in sets {
+            self.sets.acquire(id, spec, &mut self.members, &self.contributions);
         }
     }
 

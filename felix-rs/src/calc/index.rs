@@ -11,6 +11,7 @@ use margay_api::selector::Selector;
 
 use super::anchor::{Anchor, anchors};
 use super::facts::Facts;
+use super::pack;
 
 /// Number of an item; given by the caller.
 pub(super) type ItemIx = u32;
@@ -72,6 +73,13 @@ fn unpost(postings: &mut Postings, name: &str, value: &str, number: u32) {
 }
 
 impl Index {
+    pub(super) fn pack(&mut self) {
+        pack::map(&mut self.items);
+        pack::map(&mut self.queries);
+        self.queries.values_mut().for_each(|query| pack::set(&mut query.matched));
+        self.items_by_label.values_mut().for_each(|values| values.values_mut().for_each(pack::set));
+    }
+
     /// Adds an item or changes its labels.
     pub(super) fn put_item(&mut self, item: ItemIx, facts: Arc<Facts>) -> Vec<Flip> {
         let old = match self.items.remove(&item) {

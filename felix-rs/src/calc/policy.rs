@@ -24,7 +24,7 @@ pub(super) struct PolicySpec {
     /// As handed on, if its tier exists.
     pub(super) active: Arc<ActivePolicy>,
     /// Sets its rules refer to.
-    pub(super) sets: BTreeMap<SetId, SetSpec>,
+    pub(super) sets: BTreeMap<SetId, Arc<SetSpec>>,
     /// What is wrong with it without making it unusable.
     pub(super) notes: Vec<String>,
 }
@@ -48,7 +48,7 @@ impl Policy {
     }
 
     /// Sets the rules in force refer to.
-    pub(super) fn sets(&self) -> impl Iterator<Item = (&SetId, &SetSpec)> {
+    pub(super) fn sets(&self) -> impl Iterator<Item = (&SetId, &Arc<SetSpec>)> {
         self.spec.sets.iter().filter(|_| Arc::ptr_eq(&self.active, &self.spec.active))
     }
 }

@@ -13,7 +13,7 @@ use crate::model::{ActiveProfile, PolicyRule, ProfileId, RuleAction, SetId};
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ProfileSpec {
     pub(super) active: Arc<ActiveProfile>,
-    pub(super) sets: BTreeMap<SetId, SetSpec>,
+    pub(super) sets: BTreeMap<SetId, Arc<SetSpec>>,
 }
 
 impl ProfileSpec {

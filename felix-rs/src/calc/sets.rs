@@ -10,6 +10,8 @@ use margay_api::selector::Selector;
 use sha2::{Digest, Sha224};
 
 use super::index::{Flip, Index, ItemIx, QueryIx};
+use super::pack;
+use super::shared::Shared;
 use super::sources::{NodeFacts, Slice, Sources};
 use super::who::words;
 use crate::model::{Delta, SetChange, SetId, SetKind, SetMember};
@@ -55,6 +57,19 @@ pub(super) enum SetSpec {
         /// With ports.
         ports: bool,
     },
+}
+
+/// Sets that rules refer to, each kept once: many policies name the same.
+#[derive(Debug, Default)]
+pub(super) struct KnownSets {
+    ids: Shared<str>,
+    specs: Shared<SetSpec>,
+}
+
+impl KnownSets {
+    pub(super) fn share(&mut self, spec: SetSpec) -> (SetId, Arc<SetSpec>) {
+        (SetId(self.ids.share(spec.id().0)), self.specs.share(spec))
+    }
 }
 
 fn hashed(prefix: &str, text: &str) -> SetId {
@@ -123,7 +138,7 @@ impl SetSpec {
 
 #[derive(Debug)]
 struct Set {
-    spec: SetSpec,
+    spec: Arc<SetSpec>,
     query: Option<QueryIx>,
     /// Rule lists that refer to it.
     users: usize,
@@ -181,7 +196,7 @@ impl Set {
 pub(super) struct Sets {
     sets: BTreeMap<SetId, Set>,
     by_query: BTreeMap<QueryIx, BTreeSet<SetId>>,
-    queries: BTreeMap<Selector, QueryIx>,
+    queries: BTreeMap<Arc<Selector>, QueryIx>,
     next_query: QueryIx,
     dirty: BTreeSet<SetId>,
     sources: Sources,
@@ -190,16 +205,20 @@ pub(super) struct Sets {
 }
 
 impl Sets {
+    pub(super) fn pack(&mut self) {
+        self.sets.values_mut().for_each(|set| pack::map(&mut set.members));
+    }
+
     /// A rule list refers to a set; pair each with [`Sets::release`].
     pub(super) fn acquire(
         &mut self,
-        spec: &SetSpec,
+        id: &SetId,
+        spec: &Arc<SetSpec>,
         index: &mut Index,
         contributions: &BTreeMap<ItemIx, Contribution>,
     ) {
-        let id = spec.id();
         self.dirty.insert(id.clone());
-        if let Some(set) = self.sets.get_mut(&id) {
+        if let Some(set) = self.sets.get_mut(id) {
             set.users += 1;
             return;
         }
@@ -208,13 +227,14 @@ impl Sets {
             None => {
                 let query = self.next_query;
                 self.next_query += 1;
-                index.add_query(query, Arc::new(selector.clone()));
-                self.queries.insert(selector.clone(), query);
+                let selector = Arc::new(selector.clone());
+                index.add_query(query, Arc::clone(&selector));
+                self.queries.insert(selector, query);
                 query
             }
         });
         let mut set = Set {
-            spec: spec.clone(),
+            spec: Arc::clone(spec),
             query,
             users: 1,
             members: BTreeMap::new(),
@@ -230,10 +250,10 @@ impl Sets {
             }
         }
         self.sources.members(spec).into_iter().for_each(|member| set.add(member));
-        if matches!(spec, SetSpec::Nodes(_)) {
+        if matches!(**spec, SetSpec::Nodes(_)) {
             self.of_nodes.insert(id.clone());
         }
-        self.sets.insert(id, set);
+        self.sets.insert(id.clone(), set);
     }
 
     /// An EndpointSlice as it is now; `None`: it is gone, or has no Service.

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::pack;
+
 /// Never looks for unused values while there are fewer.
 const FEW: usize = 1024;
 
@@ -20,6 +22,10 @@ impl<T: ?Sized + Ord> Default for Shared<T> {
 }
 
 impl<T: ?Sized + Ord> Shared<T> {
+    pub(super) fn pack(&mut self) {
+        pack::set(&mut self.values);
+    }
+
     /// The pool's value that is equal to this one.
     pub(super) fn share(&mut self, value: impl Into<Arc<T>>) -> Arc<T> {
         let value = value.into();

@@ -423,7 +423,10 @@ fn run(cluster: &mut Cluster, step: &Step) {
             let key = key(*slot);
             cluster.calculator.remove_local_endpoint(key.namespace.as_deref().unwrap(), &key.name);
         }
-        Step::Flush => cluster.flush(),
+        Step::Flush => {
+            cluster.flush();
+            cluster.calculator.pack();
+        }
     }
 }
 
