@@ -212,8 +212,8 @@ impl Config {
             Some(value) if attaches => read_ips(value)?,
             _ => Vec::new(),
         };
-        let mac = match insensitive(&runtime, "mac").and_then(Value::as_str) {
-            Some(mac) if attaches && mac.parse::<margay_netlink::Mac>().is_err() => {
+        let mac = match insensitive(&runtime, "mac").and_then(Value::as_str).filter(|_| attaches) {
+            Some(mac) if mac.parse::<margay_netlink::Mac>().is_err() => {
                 return Err(wrong(format!("runtimeConfig.mac is {mac:?}: must be an Ethernet address")));
             }
             mac => mac.map(str::to_owned),

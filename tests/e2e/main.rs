@@ -124,6 +124,7 @@ const CASES: &[(&str, Place)] = &[
     ("others::installed_when_ready", Inside(others::installed_when_ready)),
     ("ipip::a_kernel_without_it", Inside(ipip::a_kernel_without_it)),
     ("policy::watched_cut_and_foretold", Inside(policy::watched_cut_and_foretold)),
+    ("policy::an_address_comes_without_its_flows", Inside(policy::an_address_comes_without_its_flows)),
     ("backend::vxlan_needs_no_bgp", Inside(backend::vxlan_needs_no_bgp)),
     ("topology::reflectors_come_and_go", Inside(topology::reflectors_come_and_go)),
     (

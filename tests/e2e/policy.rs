@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -189,6 +189,64 @@ pub(crate) fn watched_cut_and_foretold(labs: &mut Labs) -> Result<()> {
     wait(PATIENCE, || Ok(connect(bad, web.address).is_ok())).context("without policy again")?;
     for pod in added {
         cluster.runtime("node1")?.delete(pod)?;
+    }
+    Ok(())
+}
+
+/// Connections of a pod end with it: what conntrack has accepted would reach whoever has its address next, past policy.
+pub(crate) fn an_address_comes_without_its_flows(labs: &mut Labs) -> Result<()> {
+    let mut cluster = labs.alone(ONE_NODE, Datastore::Embedded)?;
+    applied(&cluster, POOL)?;
+    cluster.start("node1")?;
+    cluster.wait_ready("node1", PATIENCE)?;
+    let fixed = "10.65.0.77";
+    let web = pod_object("web").replace(
+        "namespace: shop,",
+        &format!("namespace: shop, annotations: {{cni.projectcalico.org/ipAddrs: '[\"{fixed}\"]'}},"),
+    );
+    applied(&cluster, &[web, pod_object("good"), pod_object("bad")].concat())?;
+    let runtime = cluster.runtime("node1")?;
+    let (good, bad) = (runtime.add("shop", "good")?, runtime.add("shop", "bad")?);
+    let listen = |pod: &Pod| -> Result<UdpSocket> {
+        let socket = pod.netns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)))??;
+        socket.set_read_timeout(Some(ANSWER))?;
+        Ok(socket)
+    };
+    let mut octet = [0];
+
+    let first = runtime.add("shop", "web")?;
+    ensure!(first.address.to_string() == fixed, "the annotation has no effect yet: {}", first.address);
+    serve(&first)?;
+    wait(PATIENCE, || Ok(connect(&bad, first.address).is_ok())).context("without policy")?;
+    let (client, server) = (listen(&bad)?, listen(&first)?);
+    wait(PATIENCE, || {
+        client.send_to(b"x", (first.address, PORT))?;
+        let Ok((_, from)) = server.recv_from(&mut octet) else { return Ok(false) };
+        server.send_to(b"y", from)?;
+        Ok(client.recv_from(&mut [0]).is_ok())
+    })
+    .context("without policy")?;
+    applied(&cluster, GUARD)?;
+    wait(PATIENCE, || Ok(connect(&bad, first.address).is_err())).context("policy")?;
+    client.send_to(b"e", (first.address, PORT))?;
+    wait(PATIENCE, || Ok(server.recv_from(&mut octet).is_ok() && octet == *b"e"))
+        .context("what is established goes on")?;
+    drop(server);
+    runtime.delete(first)?;
+
+    let second = runtime.add("shop", "web")?;
+    ensure!(second.address.to_string() == fixed, "another address: {}", second.address);
+    let server = listen(&second)?;
+    serve(&second)?;
+    for _ in 0..20 {
+        client.send_to(b"z", (second.address, PORT))?;
+    }
+    // What they have sent would have come by now.
+    wait(PATIENCE, || Ok(connect(&good, second.address).is_ok())).context("what is allowed")?;
+    server.set_nonblocking(true)?;
+    ensure!(server.recv_from(&mut octet).is_err(), "a flow of the pod before reaches the next one");
+    for pod in [second, good, bad] {
+        runtime.delete(pod)?;
     }
     Ok(())
 }

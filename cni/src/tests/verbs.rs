@@ -346,7 +346,10 @@ fn check_finds_what_changed() {
     {
         assert!(error.details.contains(word), "{word}: {error}");
     }
+    // From elsewhere it is the interface of somebody else.
     crate::wiring::remove(&scene.pod, "eth0").unwrap();
+    assert!(!check().unwrap_err().details.contains("no interface eth0"));
+    scene.host.run(|| crate::wiring::remove(&scene.pod, "eth0")).unwrap().unwrap();
     assert!(check().unwrap_err().details.contains("no interface eth0"));
 }
 
