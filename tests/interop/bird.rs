@@ -1,4 +1,4 @@
-//! BIRD 2.
+//! BIRD 2, and 3.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -30,6 +30,15 @@ fn name(prefix: IpNet) -> String {
 /// The value behind a name in the answer to `show route ... all`.
 fn value<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     answer.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(": "))
+}
+
+/// What version 3 says of routes in the words of version 2.
+fn in_older_words(answer: String) -> String {
+    if !answer.starts_with("BIRD 3") {
+        return answer;
+    }
+    let answer = answer.replace("\tpreference: ", "\tType: ");
+    answer.replace("\tbgp_path", "\tBGP.as_path").replace("\tbgp_", "\tBGP.")
 }
 
 /// A path of BGP in the answer to `show route ... all`.
@@ -133,7 +142,7 @@ impl Daemon for Bird {
     }
 
     fn paths(&self, host: &Host, prefix: IpNet) -> Result<Vec<(bool, Seen)>> {
-        let answer = host.ask(&mut birdc(host, &format!("show route {prefix} all")))?;
+        let answer = in_older_words(host.ask(&mut birdc(host, &format!("show route {prefix} all")))?);
         // Each begins with what it does with packets; the best is the first.
         let paths = answer.split("\tType: ").skip(1);
         Ok(paths.filter_map(seen).enumerate().map(|(index, seen)| (index == 0, seen)).collect())
@@ -149,7 +158,13 @@ impl Daemon for Bird {
     }
 
     fn ask_again(&self, host: &Host, last: u8, _neighbor: IpAddr) -> Result<()> {
-        host.ask(&mut birdc(host, &format!("reload in p{last}"))).map(|_| ())
+        // The first is version 2's, the second version 3's.
+        for words in ["reload in", "reload filters in"] {
+            if host.ask(&mut birdc(host, &format!("{words} p{last}")))?.contains("reloading") {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn last_error(&self, host: &Host, last: u8, _neighbor: IpAddr) -> Result<String> {

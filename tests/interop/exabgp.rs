@@ -85,7 +85,8 @@ impl Daemon for Exabgp {
     }
 
     fn version(&self) -> [&'static str; 2] {
-        [EXABGP, "--version"]
+        // Versions 4 and 5 are asked differently.
+        ["/usr/bin/python3", "-cfrom exabgp.version import version; print(version)"]
     }
 
     fn cannot(&self) -> &'static [(Ability, &'static str)] {

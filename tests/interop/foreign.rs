@@ -1,6 +1,7 @@
 //! A BGP speaker that is not ours: what a scenario wants of it, and the one that runs.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,6 +12,7 @@ use ipnet::IpNet;
 use margay_lab::Process;
 use margay_netlink::Netns;
 use margay_tests::cluster::wait;
+use nix::mount::{MsFlags, mount};
 
 use crate::lab::{self, AS, Bench, FOREIGN, INTERFACE, PATIENCE, PROXY, ROUTER_AS, Transport};
 
@@ -184,21 +186,16 @@ pub(crate) struct Host {
     netns: Netns,
     /// Its files.
     pub(crate) folder: PathBuf,
-    programs: Option<PathBuf>,
+    root: Option<PathBuf>,
 }
 
 impl Host {
-    /// A program of the daemon: Debian's, or the one in the folder that `INTEROP_<NAME>` names.
-    pub(crate) fn program(&self, path: &str) -> PathBuf {
-        let given = Path::new(path);
-        match (&self.programs, given.file_name()) {
-            (Some(folder), Some(name)) if folder.join(name).exists() => folder.join(name),
-            _ => given.to_owned(),
-        }
-    }
-
-    pub(crate) fn command(&self, path: &str) -> Command {
-        Command::new(self.program(path))
+    /// A program of the daemon, or a script that runs one.
+    pub(crate) fn command(&self, path: impl AsRef<OsStr>) -> Command {
+        let Some(root) = &self.root else { return Command::new(path) };
+        let mut command = Command::new("chroot");
+        command.arg(root).arg(path);
+        command
     }
 
     /// Writes a file of the daemon.
@@ -222,22 +219,32 @@ pub(crate) fn can(daemon: &dyn Daemon, ability: Ability) -> bool {
     daemon.cannot().iter().all(|(what, _)| *what != ability)
 }
 
-fn folder_of(daemon: &dyn Daemon) -> Option<PathBuf> {
-    std::env::var_os(format!("INTEROP_{}", daemon.name().to_uppercase())).map(PathBuf::from)
+/// Another system's root that `INTEROP_ROOT` names: the daemons are those in there.
+fn root() -> Option<PathBuf> {
+    std::env::var_os("INTEROP_ROOT").map(PathBuf::from)
+}
+
+/// Shows programs in another root what they see in ours: our processes, and the files in `/run`.
+pub(crate) fn open_root() -> Result<()> {
+    let Some(root) = root() else { return Ok(()) };
+    for folder in ["dev", "proc", "run", "sys"] {
+        let (from, to, none) = (Path::new("/").join(folder), root.join(folder), None::<&str>);
+        mount(Some(&from), &to, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
+            .with_context(|| format!("mounting {} for the programs in there", to.display()))?;
+    }
+    Ok(())
 }
 
 /// The programs that are not there.
 pub(crate) fn missing(daemon: &dyn Daemon) -> Vec<&'static str> {
-    let there = |path: &&str| {
-        let own = folder_of(daemon).zip(Path::new(path).file_name()).map(|(folder, name)| folder.join(name));
-        Path::new(path).exists() || own.is_some_and(|path| path.exists())
-    };
+    let root = root().unwrap_or_else(|| PathBuf::from("/"));
+    let there = |path: &&str| root.join(path.trim_start_matches('/')).symlink_metadata().is_ok();
     daemon.programs().iter().copied().filter(|path| !there(path)).collect()
 }
 
 /// What a daemon says its version is.
 pub(crate) fn version(daemon: &dyn Daemon) -> Result<String> {
-    let host = Host { netns: Netns::current()?, folder: PathBuf::new(), programs: folder_of(daemon) };
+    let host = Host { netns: Netns::current()?, folder: PathBuf::new(), root: root() };
     let [program, flag] = daemon.version();
     let output = host.command(program).arg(flag).output()?;
     let said = [output.stdout, output.stderr].concat();
@@ -257,8 +264,7 @@ pub(crate) struct Foreign {
 
 impl Foreign {
     pub(crate) fn start(daemon: &'static dyn Daemon, bench: &Bench, plan: Plan) -> Result<Self> {
-        let programs = folder_of(daemon);
-        let host = Host { netns: bench.foreign()?.try_clone()?, folder: bench.folder.clone(), programs };
+        let host = Host { netns: bench.foreign()?.try_clone()?, folder: bench.folder.clone(), root: root() };
         let mut foreign = Self { daemon, plan, host, process: None };
         foreign.run(false)?;
         Ok(foreign)

@@ -1,4 +1,4 @@
-//! FRRouting's bgpd, without zebra: it forwards nothing here.
+//! FRRouting's bgpd, with zebra where it does not do without: it forwards nothing here.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::foreign::{Ability, Daemon, Host, Plan, Role, Seen, announced, answers};
-use crate::lab::{AS, FOREIGN, PASSWORD, Transport, address, id};
+use crate::lab::{AS, FOREIGN, INTERFACE, PASSWORD, Transport, address, id};
 
 const BGPD: &str = "/usr/lib/frr/bgpd";
 const ZEBRA: &str = "/usr/lib/frr/zebra";
@@ -32,6 +32,12 @@ fn neighbor_of(host: &Host, neighbor: IpAddr) -> Result<Value> {
     Ok(all[neighbor.to_string()].take())
 }
 
+/// Version 8 takes every next hop for reachable as long as nobody tells it otherwise; later ones know none.
+fn needs_zebra(host: &Host) -> Result<bool> {
+    let said = host.command(BGPD).arg("--version").output()?.stdout;
+    Ok(!String::from_utf8_lossy(&said).contains("version 8."))
+}
+
 /// A path in the answer to `show bgp ... json`.
 fn seen(path: &Value) -> Seen {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -39,7 +45,7 @@ fn seen(path: &Value) -> Seen {
     let global = hops.iter().find(|hop| hop["scope"] != "link-local");
     let clusters = path["clusterList"]["list"].as_array().map(Vec::as_slice).unwrap_or_default();
     Seen {
-        next_hop: global.and_then(|hop| hop["ip"].as_str()?.parse().ok()),
+        next_hop: global.or(hops.first()).and_then(|hop| hop["ip"].as_str()?.parse().ok()),
         as_path: text(&path["aspath"]["string"])
             .split_whitespace()
             .filter_map(|word| word.parse().ok())
@@ -81,7 +87,7 @@ impl Daemon for Frr {
              route-map six permit 10\n match ipv6 address prefix-list own\n {}\n\
              set community {AS}:{FOREIGN}\nroute-map six permit 20\n\
              router bgp {asn}\n bgp router-id {}\n no bgp ebgp-requires-policy\n no bgp network import-check\n\
-             no bgp default ipv4-unicast\n bgp graceful-restart\n bgp graceful-restart preserve-fw-state\n\
+             no bgp default ipv4-unicast\n bgp graceful-restart\n bgp graceful-restart preserve-fw-state\n bgp graceful-restart select-defer-time 1\n\
              coalesce-time 0\n",
             address(Transport::V4, FOREIGN),
             six,
@@ -129,15 +135,19 @@ impl Daemon for Frr {
         }
         let config = host.write("bgpd.conf", &text)?;
         let mut command = host.command(BGPD);
-        if plan.interface().is_some() {
-            // Only zebra knows interfaces. It insists on a user and a folder of its own.
+        if plan.interface().is_some() || needs_zebra(host)? {
+            // Bgpd counts on zebra from the first moment, and on a link-local address beside each IPv6 one; zebra on a
+            // user and a folder of its own.
             let own = host.folder.join("zebra");
-            let script = "#!/bin/sh\ninstall -d -o frr -g frr \"$1\"\ncd \"$1\"\n\
-                          \"$2\" -P 0 -z zserv.api --vty_socket . -i pid &\nshift 2\nexec \"$@\"\n";
+            let script = "#!/bin/sh\ninstall -d -o frr -g frr \"$1\"\ncd \"$1\"\nrm -f zserv.api\n\
+                          ip address replace \"$2\" dev \"$3\" nodad\n\
+                          \"$4\" -P 0 -z zserv.api --vty_socket . -i pid &\n\
+                          until [ -S zserv.api ]; do sleep 0.05; done\nshift 4\nexec \"$@\"\n";
             let zebra = host.write("zebra.sh", script)?;
             let socket = own.join("zserv.api");
-            command = Command::new(zebra);
-            command.arg(own).arg(host.program(ZEBRA)).arg(host.program(BGPD)).arg("-z").arg(socket);
+            command = host.command(zebra);
+            command.arg(own).arg(format!("{}/64", address(Transport::Link, FOREIGN))).arg(INTERFACE);
+            command.arg(ZEBRA).arg(BGPD).arg("-z").arg(socket);
         } else {
             command.arg("-Z");
         }

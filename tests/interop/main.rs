@@ -3,8 +3,7 @@
 //!
 //! The program executes itself again inside namespaces of its own, so that whatever it starts ends with it; inside,
 //! the cases run side by side, each in a lab of its own. What a daemon can't do stands in its table ([`foreign::Daemon::cannot`])
-//! and is printed with its reason. `INTEROP_GOBGP=FOLDER` (or `_BIRD`, `_FRR`, `_OPENBGPD`, `_EXABGP`) takes the
-//! programs from there instead of Debian's.
+//! and is printed with its reason. `INTEROP_ROOT=FOLDER` takes the programs from another system's root instead.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::indexing_slicing, reason = "tests")]
 
@@ -55,7 +54,12 @@ fn main() -> ExitCode {
     if !arguments.list {
         match sandbox::enter() {
             Ok(Entered::Done(code)) => return code,
-            Ok(Entered::Inside(_)) => {}
+            Ok(Entered::Inside(_)) => {
+                if let Err(error) = foreign::open_root() {
+                    eprintln!("{error:#}");
+                    return ExitCode::FAILURE;
+                }
+            }
             Err(error) => {
                 eprintln!("skipped: {error:#}");
                 lacking = Some(error.to_string());

@@ -176,7 +176,7 @@ impl Daemon for Openbgpd {
         let log = std::fs::read_to_string(host.folder.join("log")).unwrap_or_default();
         let neighbor = neighbor.to_string();
         let mut lines = log.lines().rev();
-        let said = lines.find(|line| line.contains(&neighbor) && line.contains("notification"));
+        let said = lines.find(|line| line.contains(&neighbor) && line.contains("received notification"));
         Ok(said.unwrap_or_default().to_owned())
     }
 
