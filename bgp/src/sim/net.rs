@@ -49,6 +49,9 @@ impl Default for NetConfig {
     }
 }
 
+/// Where nodes begin.
+const MAINLAND: usize = 0;
+
 /// A place in the network. It outlives the speakers that run there.
 #[derive(Debug)]
 struct Node {
@@ -59,7 +62,8 @@ struct Node {
     links: BTreeSet<usize>,
     accepted: u64,
     wake: Option<Time>,
-    reachable: bool,
+    /// Which part of a network in parts it is in: nodes reach those of their own side.
+    side: usize,
     stalled: bool,
     /// How far the node's clock has jumped ahead.
     ahead: Duration,
@@ -130,7 +134,7 @@ impl Sim {
             links: BTreeSet::new(),
             accepted: 0,
             wake: None,
-            reachable: true,
+            side: MAINLAND,
             stalled: false,
             ahead: Duration::ZERO,
             fib: BTreeMap::new(),
@@ -203,14 +207,18 @@ impl Sim {
         }
     }
 
-    /// Cuts a node off or connects it again. Octets under way are lost with their connections only when timers expire.
+    /// Cuts a node off from everybody, or connects it again. What is under way waits: connections end only when timers
+    /// expire.
     pub fn set_reachable(&mut self, node: NodeId, reachable: bool) {
+        self.set_side(node, if reachable { MAINLAND } else { usize::MAX - node.0 });
+    }
+
+    /// Puts a node on a side of a network in parts, where it reaches only who is on the same side; all begin on side 0.
+    pub fn set_side(&mut self, node: NodeId, side: usize) {
         if let Some(place) = self.nodes.get_mut(node.0) {
-            place.reachable = reachable;
+            place.side = side;
         }
-        if reachable {
-            self.resume(node);
-        }
+        self.resume(node);
     }
 
     /// A node that doesn't read its sockets.

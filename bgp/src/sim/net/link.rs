@@ -41,12 +41,19 @@ impl Sim {
         self.nodes.get(node.0).map_or(IpAddr::from([0, 0, 0, 0]), |place| place.address)
     }
 
+    /// Whether two nodes are on the same side.
+    fn joined(&self, nodes: [NodeId; 2]) -> bool {
+        let [one, other] = nodes.map(|node| self.nodes.get(node.0).map(|place| place.side));
+        one == other
+    }
+
     pub(super) fn dialled(&mut self, node: NodeId, conn: ConnId, remote: SocketAddr, local: IpAddr) {
         let target = self.by_address.get(&remote.ip()).copied();
         let ends = [Some(node), target];
         let open = ends.into_iter().all(|end| {
-            end.and_then(|end| self.nodes.get(end.0)).is_some_and(|n| n.reachable && n.process.is_some())
+            end.and_then(|end| self.nodes.get(end.0)).is_some_and(|place| place.process.is_some())
         });
+        let open = open && self.joined([node, target.unwrap_or(node)]);
         let latency = self.latency();
         // Dialled by a speaker whose place another has taken.
         if self.speaker(node).is_some_and(|speaker| !speaker.knows(conn)) {
@@ -83,11 +90,12 @@ impl Sim {
     }
 
     pub(super) fn arrives(&mut self, link: usize, from: usize, item: Item) {
+        let Some(owners) = self.links.get(link).map(|state| state.owners) else { return };
+        let joined = self.joined(owners);
         let Some(state) = self.links.get_mut(link) else { return };
-        let cut_off = |id: NodeId| self.nodes.get(id.0).is_some_and(|place| !place.reachable);
         let receiver = state.owners[1 - from];
         let stalled = self.nodes.get(receiver.0).is_some_and(|place| place.stalled);
-        if stalled || state.owners.into_iter().any(cut_off) || !state.pipes[from].held.is_empty() {
+        if stalled || !joined || !state.pipes[from].held.is_empty() {
             state.pipes[from].held.push_back(item);
             return;
         }
@@ -138,7 +146,7 @@ impl Sim {
         }
     }
 
-    /// A node reads again, or can be reached again.
+    /// A node may read again, or reach others again.
     pub(super) fn resume(&mut self, node: NodeId) {
         let links: Vec<usize> =
             self.nodes.get(node.0).map(|place| place.links.iter().copied().collect()).unwrap_or_default();

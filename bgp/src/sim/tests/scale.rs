@@ -5,27 +5,35 @@ use crate::config::SpeakerConfig;
 use crate::io::Output;
 use crate::status::{Event, PeerState};
 use std::collections::BTreeSet;
+use std::io::Write as _;
 
 /// The size that Margay is built for.
 const NODES: usize = 5000;
 const REFLECTORS: usize = 2;
-/// Nodes with a whole speaker; the others are thin.
+/// Nodes with a whole speaker; the others are thin. Each costs a fifth of a second.
 const WHOLE: usize = 16;
+
+/// Nodes, and how many of them have a whole speaker: the first ones.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    nodes: usize,
+    whole: usize,
+}
 
 struct Storm {
     cluster: Cluster,
-    /// Nodes whose sessions a fault may have ended.
-    injured: BTreeSet<usize>,
+    /// By reflector: nodes whose sessions with it a fault may have ended.
+    injured: [BTreeSet<usize>; REFLECTORS],
     /// How often each reflector has started.
     starts: [u64; REFLECTORS],
     log_budget: u64,
 }
 
 impl Storm {
-    fn new(seed: u64, nodes: usize, recorder: Option<Recorder>) -> Self {
+    fn new(seed: u64, size: Size, recorder: Option<Recorder>) -> Self {
         let net = NetConfig { latency_max: Duration::from_millis(10), fragment: 40, ..NetConfig::default() };
-        let mut cluster = Cluster::new(seed, net, Shape::Reflectors(REFLECTORS), REFLECTORS + nodes);
-        cluster.set_thin_from(REFLECTORS + WHOLE);
+        let mut cluster = Cluster::new(seed, net, Shape::Reflectors(REFLECTORS), REFLECTORS + size.nodes);
+        cluster.set_thin_from(REFLECTORS + size.whole);
         cluster.adjust_speakers(|speaker| speaker.egress.log_bytes = 1 << 20);
         if let Some(recorder) = recorder {
             cluster.sim.record(recorder);
@@ -33,7 +41,7 @@ impl Storm {
         let config = SpeakerConfig::new([10, 0, 0, 1].into(), SIM_AS);
         let mut storm = Self {
             cluster,
-            injured: BTreeSet::new(),
+            injured: [const { BTreeSet::new() }; REFLECTORS],
             starts: [1; REFLECTORS],
             log_budget: config.egress.log_bytes.min(1 << 20) as u64,
         };
@@ -65,8 +73,9 @@ impl Storm {
     /// So many nodes that run and that nothing was done to yet.
     fn pick(&mut self, count: usize) -> Vec<usize> {
         let all = self.cluster.running();
+        let unharmed = |index: &usize| self.injured.iter().all(|injured| !injured.contains(index));
         let mut left: Vec<usize> =
-            all.into_iter().filter(|index| *index >= REFLECTORS && !self.injured.contains(index)).collect();
+            all.into_iter().filter(|index| *index >= REFLECTORS && unharmed(index)).collect();
         (0..count).map(|_| left.swap_remove(self.below(left.len()))).collect()
     }
 
@@ -88,7 +97,7 @@ impl Storm {
     }
 
     fn injure(&mut self, nodes: &[usize]) {
-        self.injured.extend(nodes);
+        self.injured.iter_mut().for_each(|injured| injured.extend(nodes));
     }
 
     fn quiesce(&mut self, limit: Duration) -> Result<(), String> {
@@ -109,11 +118,8 @@ impl Storm {
     /// Sessions may only have ended where a fault ended them.
     fn resets(&self) -> Result<(), String> {
         for index in self.cluster.running().into_iter().filter(|index| *index >= REFLECTORS) {
-            if self.injured.contains(&index) {
-                continue;
-            }
             for (reflector, (count, why)) in self.cluster.establishments(index).into_iter().enumerate() {
-                if count > self.starts[reflector] {
+                if count > self.starts[reflector] && !self.injured[reflector].contains(&index) {
                     return Err(format!(
                         "node {index} was up {count} times with reflector {reflector}: {why}"
                     ));
@@ -192,6 +198,61 @@ impl Storm {
         self.upgrade(1)
     }
 
+    /// The network falls into halves with a reflector in each: for less than the hold time, which costs nobody a session,
+    /// then for longer, and a twentieth is cut off from both. Nodes leave and come back on either side meanwhile.
+    fn partitions(&mut self, nodes: usize) -> Result<(), String> {
+        let all: Vec<usize> =
+            self.cluster.running().into_iter().filter(|index| *index >= REFLECTORS).collect();
+        let sides: Vec<usize> = all.iter().map(|_| self.below(REFLECTORS)).collect();
+        let halves: Vec<(usize, usize)> =
+            (0..REFLECTORS).map(|at| (at, at)).chain(all.iter().copied().zip(sides)).collect();
+        let churned = self.pick((nodes / 200).max(1));
+        self.divide(&halves, churned)?;
+        self.run(20 * SECOND)?;
+        self.unite(&halves);
+        self.quiesce(60 * SECOND).map_err(|fault| format!("after the short partition: {fault}"))?;
+        self.resets()?;
+        let (cut_off, churned) = (self.pick(nodes / 20), self.pick((nodes / 200).max(1)));
+        self.injure(&cut_off);
+        for (index, side) in halves.iter().filter(|(index, _)| *index >= REFLECTORS) {
+            self.injured[1 - side].insert(*index);
+        }
+        let island = |index: &usize| cut_off.contains(index).then_some(REFLECTORS);
+        let parts: Vec<(usize, usize)> =
+            halves.iter().map(|(index, side)| (*index, island(index).unwrap_or(*side))).collect();
+        self.divide(&parts, churned)?;
+        // Longer than the hold time.
+        self.run(100 * SECOND)?;
+        let down = self.cluster.sessions_down();
+        if down < all.len() {
+            return Err(format!("the partition ended {down} of {} sessions", all.len()));
+        }
+        self.unite(&parts);
+        Ok(())
+    }
+
+    /// Puts nodes on their sides; then some of them leave and come back.
+    fn divide(&mut self, sides: &[(usize, usize)], churned: Vec<usize>) -> Result<(), String> {
+        for (index, side) in sides {
+            self.cluster.sim.set_side(self.cluster.node(*index), *side);
+        }
+        self.injure(&churned);
+        for index in &churned {
+            self.cluster.remove(*index);
+            self.run(Duration::from_millis(20))?;
+        }
+        for index in churned {
+            self.cluster.add(index);
+        }
+        Ok(())
+    }
+
+    fn unite(&mut self, sides: &[(usize, usize)]) {
+        for (index, _) in sides {
+            self.cluster.sim.set_side(self.cluster.node(*index), 0);
+        }
+    }
+
     /// A new process takes over a reflector: no session ends by it, whatever is going on.
     fn upgrade(&mut self, reflector: usize) -> Result<(), String> {
         self.cluster.upgrade(reflector).map_err(|error| error.to_string())?;
@@ -199,36 +260,39 @@ impl Storm {
     }
 }
 
-fn calm(seed: u64, nodes: usize, recorder: Option<Recorder>) -> Result<Storm, String> {
-    let mut storm = Storm::new(seed, nodes, recorder);
-    storm.boot(nodes)?;
+fn calm(seed: u64, size: Size, recorder: Option<Recorder>) -> Result<Storm, String> {
+    let mut storm = Storm::new(seed, size, recorder);
+    storm.boot(size.nodes)?;
     storm.quiesce(60 * SECOND).map_err(|fault| format!("after the start: {fault}"))?;
     storm.resets()?;
     Ok(storm)
 }
 
-fn story(seed: u64, nodes: usize, recorder: Option<Recorder>) -> Result<(), String> {
-    let mut storm = calm(seed, nodes, recorder)?;
-    storm.storm(nodes)?;
+fn story(seed: u64, size: Size, recorder: Option<Recorder>) -> Result<(), String> {
+    let mut storm = calm(seed, size, recorder)?;
+    storm.storm(size.nodes)?;
     storm.quiesce(120 * SECOND).map_err(|fault| format!("after the storm: {fault}"))?;
+    storm.resets()?;
+    storm.partitions(size.nodes)?;
+    storm.quiesce(120 * SECOND).map_err(|fault| format!("after the partitions: {fault}"))?;
     storm.resets()
 }
 
 /// A node dies and nobody has asked for it: what the oracles are for.
-fn tragedy(seed: u64, nodes: usize, recorder: Option<Recorder>) -> Result<(), String> {
-    let mut storm = calm(seed, nodes, recorder)?;
-    let victim = storm.cluster.node(REFLECTORS + nodes - 1);
+fn tragedy(seed: u64, size: Size, recorder: Option<Recorder>) -> Result<(), String> {
+    let mut storm = calm(seed, size, recorder)?;
+    let victim = storm.cluster.node(REFLECTORS + size.nodes - 1);
     storm.cluster.sim.kill(victim);
     storm.quiesce(10 * SECOND)
 }
 
 /// Runs a story; one that fails is run again to record what the reflectors were given.
-fn tell(story: fn(u64, usize, Option<Recorder>) -> Result<(), String>, seed: u64, nodes: usize) {
-    let Err(fault) = story(seed, nodes, None) else { return };
-    let path = std::env::temp_dir().join(format!("margay-sim-{seed}-{nodes}.jsonl"));
+fn tell(story: fn(u64, Size, Option<Recorder>) -> Result<(), String>, seed: u64, size: Size) {
+    let Err(fault) = story(seed, size, None) else { return };
+    let path = std::env::temp_dir().join(format!("margay-sim-{seed}-{}.jsonl", size.nodes));
     let out = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
     let reflectors = (0..REFLECTORS).map(NodeId).collect();
-    let again = story(seed, nodes, Some(Recorder::new(Box::new(out), Some(reflectors))));
+    let again = story(seed, size, Some(Recorder::new(Box::new(out), Some(reflectors))));
     assert_eq!(again, Err(fault.clone()), "the same seed is the same story");
     panic!("seed {seed}: {fault}\nreplay {} with the example `replay`", path.display());
 }
@@ -239,7 +303,7 @@ fn recordings_replay_octet_for_octet() {
     let path = std::env::temp_dir().join(format!("margay-sim-replay-{}.jsonl", std::process::id()));
     let out = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
     let nodes = (0..REFLECTORS + 3).map(NodeId).collect();
-    story(5, 40, Some(Recorder::new(Box::new(out), Some(nodes)))).unwrap();
+    story(5, Size { nodes: 40, whole: WHOLE }, Some(Recorder::new(Box::new(out), Some(nodes)))).unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     let replayed = replay(text.as_bytes(), |_, _, _| ()).unwrap();
@@ -256,7 +320,7 @@ fn recordings_replay_octet_for_octet() {
 /// A seed that fails leaves a file behind that tells what happened, to the last octet.
 #[test]
 fn a_failing_seed_leaves_a_file_that_replays_it() {
-    let failed = std::panic::catch_unwind(|| tell(tragedy, 3, 40)).unwrap_err();
+    let failed = std::panic::catch_unwind(|| tell(tragedy, 3, Size { nodes: 40, whole: WHOLE })).unwrap_err();
     let said = failed.downcast_ref::<String>().unwrap();
     assert!(said.contains("seed 3: node 41 has no") || said.contains("sessions down"), "{said}");
     let path = said.split_whitespace().find(|word| word.ends_with(".jsonl")).unwrap();
@@ -279,14 +343,35 @@ fn a_failing_seed_leaves_a_file_that_replays_it() {
     assert_eq!(down, (0..REFLECTORS).collect());
 }
 
+/// A number that the environment gives instead of ours.
+fn number(name: &str, ours: usize) -> usize {
+    std::env::var(name).map_or(ours, |text| text.parse().unwrap())
+}
+
+/// Processor time of this thread, as the kernel's scheduler counts it.
+fn processor_time() -> Duration {
+    let nanoseconds = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(nanoseconds.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+/// `SIM_SEED`, `SIM_SEEDS` (how many), `SIM_NODES` and `SIM_WHOLE` (with a whole speaker) ask for another storm.
 #[test]
 fn five_thousand_nodes_weather_a_storm() {
-    tell(story, 1, std::env::var("SIM_NODES").map_or(NODES, |text| text.parse().unwrap()));
+    let size = Size { nodes: number("SIM_NODES", NODES), whole: number("SIM_WHOLE", WHOLE) };
+    let first = number("SIM_SEED", 1);
+    for seed in first..first + number("SIM_SEEDS", 1) {
+        let begun = processor_time();
+        tell(story, seed as u64, size);
+        let took = (processor_time() - begun).as_secs_f64();
+        // Past the capture of what tests print.
+        let line = format!("simulation: seed {seed}, {} nodes: {took:.1} s of processor time\n", size.nodes);
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    }
 }
 
 #[test]
-fn small_storms_of_many_seeds() {
+fn small_storms_of_whole_speakers() {
     for seed in 0..6 {
-        tell(story, seed, 200);
+        tell(story, seed, Size { nodes: 200, whole: 200 });
     }
 }
