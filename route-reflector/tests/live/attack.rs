@@ -23,6 +23,7 @@ const FLOODS: u16 = 3;
 const NEVER_READS: u16 = 4;
 const SAYS_LITTLE: u16 = 5;
 const MILLION: u16 = 6;
+const TRICKLES: u16 = 7;
 /// Connections that say nothing: most from strangers, the others from the address of a node.
 const STRANGERS: u16 = 9_000;
 const HALF_OPEN: usize = 10_000;
@@ -44,19 +45,19 @@ fn connect(lab: &Lab, from: Ipv4Addr) -> TcpStream {
     lab.clients.run(connect).unwrap().unwrap()
 }
 
-fn open(number: u16) -> BytesMut {
+fn open(number: u16, hold: u16) -> BytesMut {
     let capabilities = vec![Capability::MultiProtocol(AfiSafi::Ipv4Unicast), Capability::FourOctetAs(AS)];
     let mut out = BytesMut::new();
-    for message in [Message::Open(Open::new(AS, 90, client(number), capabilities)), Message::Keepalive] {
+    for message in [Message::Open(Open::new(AS, hold, client(number), capabilities)), Message::Keepalive] {
         message.encode(&SESSION, &mut out).unwrap();
     }
     out
 }
 
-/// A session of a bad client.
-fn session(lab: &Lab, number: u16) -> TcpStream {
+/// A session of a bad client, with this hold time.
+fn session(lab: &Lab, number: u16, hold: u16) -> TcpStream {
     let mut stream = connect(lab, client(number));
-    stream.write_all(&open(number)).unwrap();
+    stream.write_all(&open(number, hold)).unwrap();
     wait("the bad client's session", PATIENCE, || {
         let peers = lab.peers();
         let peer = peers.iter().find(|peer| peer.address == client(number))?;
@@ -151,7 +152,7 @@ fn attacks_harm_nobody_else() {
     // The table is withheld until all have come, or its time is over: the bad ones come, too.
     let bad: Vec<TcpStream> = (FLOODS..NODES)
         .map(|number| {
-            let mut stream = session(&scene.lab, number);
+            let mut stream = session(&scene.lab, number, if number == TRICKLES { 3 } else { 90 });
             let mut out = BytesMut::new();
             let end = margay_bgp::wire::Update::end_of_rib(AfiSafi::Ipv4Unicast);
             Message::Update(end).encode(&SESSION, &mut out).unwrap();
@@ -161,6 +162,7 @@ fn attacks_harm_nobody_else() {
         .collect();
     scene.probe();
 
+    trickles(&mut scene, &bad[usize::from(TRICKLES - FLOODS)]);
     half_open(&mut scene);
     says_little(&mut scene);
     floods(&mut scene, &bad[usize::from(FLOODS - FLOODS)]);
@@ -186,10 +188,25 @@ fn half_open(scene: &mut Scene) {
     scene.metric_above("margay_bgp_pending_connections", "", 1000);
 }
 
+/// An octet of a KEEPALIVE a second in a session: no message within the hold time, which may be over already.
+fn trickles(scene: &mut Scene, mut stream: &TcpStream) {
+    let peer = client(TRICKLES).to_string();
+    let ended = |line: &str| line.contains(&peer) && line.contains("hold timer expired");
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !scene.lab.log().lines().any(ended) {
+        assert!(std::time::Instant::now() < deadline, "nobody says that it says no message");
+        let _refused = stream.write_all(&[0xff]);
+        scene.probe();
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    scene.metric(&format!("margay_bgp_peer_up{{peer=\"{peer}\"}} 0"));
+    scene.unharmed();
+}
+
 /// An OPEN at an octet at a time, on a second connection of a node whose first is a session.
 fn says_little(scene: &mut Scene) {
     let mut stream = connect(&scene.lab, client(SAYS_LITTLE));
-    for octet in open(SAYS_LITTLE).iter().take(28) {
+    for octet in open(SAYS_LITTLE, 90).iter().take(28) {
         // It may be refused in the middle, which is fine.
         let _refused = stream.write_all(&[*octet]);
         std::thread::sleep(Duration::from_millis(20));
