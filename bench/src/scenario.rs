@@ -90,6 +90,8 @@ pub(crate) struct Figures {
     /// A round of everybody changing everything, without and with a client that does not read: medians.
     pub(crate) round: Option<f64>,
     pub(crate) round_slow: Option<f64>,
+    /// Changes that the slow client had not been told when everybody else had been told all.
+    pub(crate) slow_behind: Option<f64>,
     /// From the slow client's first read until it has everything.
     pub(crate) slow_done: Option<f64>,
     /// Peak resident memory, MiB.
@@ -101,7 +103,7 @@ pub(crate) struct Figures {
 
 impl Figures {
     /// Every figure with its name.
-    pub(crate) fn each(&mut self) -> [&mut Option<f64>; 14] {
+    pub(crate) fn each(&mut self) -> [&mut Option<f64>; 15] {
         [
             &mut self.sessions,
             &mut self.refused,
@@ -113,6 +115,7 @@ impl Figures {
             &mut self.failure,
             &mut self.round,
             &mut self.round_slow,
+            &mut self.slow_behind,
             &mut self.slow_done,
             &mut self.peak_mib,
             &mut self.cpu,
@@ -338,6 +341,7 @@ impl Run<'_> {
         swarm.set_reading(slow, false)?;
         let mut during = measure(swarm, ROUNDS)?;
         self.figures.round_slow = percentile(&mut during, 0.5);
+        self.figures.slow_behind = Some(swarm.state.behind(slow) as f64);
         let start = Instant::now();
         swarm.forget_log();
         swarm.set_reading(slow, true)?;

@@ -60,6 +60,13 @@ impl State {
             .all(|(route, (has, wanted))| own.contains(&route) || has == wanted)
     }
 
+    /// How many changes a client has not heard of, counting each change of each route of others.
+    pub(crate) fn behind(&self, client: usize) -> usize {
+        let row = client * self.wanted.len();
+        let others = (0..self.wanted.len()).filter(|route| self.plan.owner(*route) != client);
+        others.map(|route| usize::from(self.wanted[route].abs_diff(self.has[row + route]))).sum()
+    }
+
     /// From now on nobody waits for this client.
     pub(crate) fn ignore(&mut self, client: usize) {
         for route in 0..self.wanted.len() {
@@ -173,7 +180,7 @@ mod tests {
         assert!(!state.has_all(2) && state.has_all(1));
         state.ignore(2);
         assert!(state.is_complete());
-        assert_eq!(state.change(0), 2);
+        assert_eq!((state.change(0), state.behind(1), state.behind(2), state.behind(0)), (2, 1, 2, 0));
         state.withdraw(0);
         assert!(state.missing().contains("1 of 3"), "{}", state.missing());
         tell(&mut state, 1, 0, 0);
