@@ -19,7 +19,7 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// `RTPROT_BOOT`: what ip(8) uses; inside the container nobody owns routes by protocol.
 const PROTOCOL_BOOT: u8 = 3;
 
-/// Metric of a default route behind that of another interface; IPv6 calls an unnamed one 1024.
+/// Least metric of a default route behind that of another interface; IPv6 calls an unnamed one 1024.
 const SECOND: u32 = 2048;
 
 /// Group of host sides that are being removed: `mgy` in ASCII, where nobody else has anything.
@@ -136,9 +136,11 @@ impl Wiring<'_> {
         for (destination, gateway) in self.routes() {
             pod.set_neighbour(index, gateway, Mac::HOST_SIDE)?;
             let target = RouteTarget::Via { gateway, device: Some(index), onlink: true };
-            // The default route is that of the container's first interface; the others' wait behind it.
-            let is_taken = known.iter().any(|route| route.destination == destination);
-            let metric = if is_taken { SECOND } else { 0 };
+            // The default route is that of the container's first interface; the others' wait behind it, each at its place:
+            // one of the same metric would be replaced.
+            let taken =
+                known.iter().filter(|route| route.destination == destination).map(|route| route.metric);
+            let metric = taken.max().map_or(0, |last| SECOND.max(last.saturating_add(1)));
             pod.replace_route(&Route { metric, ..Route::new(destination, target, PROTOCOL_BOOT) })?;
         }
         let link = pod.link_by_index(index)?.and_then(|link| link.mac);

@@ -306,21 +306,23 @@ pub(crate) fn two_interfaces(labs: &mut Labs) -> Result<()> {
     let (netns, id, names) = (Netns::new()?, container_id("shop", "twofold"), Some(("shop", "twofold")));
     let path = netns.path().to_string_lossy().into_owned();
     let call = |verb: &str, ifname: &str| runtime.call_with(verb, &id, ifname, names, &path, |_| {});
-    for (ifname, count) in [("eth0", 1), ("net1", 2)] {
+    for (ifname, count) in [("eth0", 1), ("net1", 2), ("net2", 3)] {
         let output = call("ADD", ifname)?;
         ensure!(output.status.success(), "ADD of {ifname}: {}", said(&output));
         ensure!(interfaces(&netns)?.len() == count, "{:?}", interfaces(&netns)?);
     }
     let routes = || cluster.run_in("node1", "ip", &["route", "show", "proto", "180"]);
-    ensure!(routes()?.lines().count() == 2, "{:?}", routes());
-    // The first interface keeps the default route, as behind Multus; the other's is there for who binds to it.
+    ensure!(routes()?.lines().count() == 3, "{:?}", routes());
+    // The first interface keeps the default route, as behind Multus; the others' are there for who binds to them.
     let inside = Netlink::open_in(&netns)?.routes(RouteFilter::default())?;
     let mut metrics: Vec<u32> =
         inside.iter().filter(|route| route.destination.prefix_len() == 0).map(|route| route.metric).collect();
     metrics.sort_unstable();
-    ensure!(metrics == [0, 2048], "{inside:?}");
-    let output = call("DEL", "net1")?;
-    ensure!(output.status.success(), "DEL of net1: {}", said(&output));
+    ensure!(metrics == [0, 2048, 2049], "{inside:?}");
+    for ifname in ["net1", "net2"] {
+        let output = call("DEL", ifname)?;
+        ensure!(output.status.success(), "DEL of {ifname}: {}", said(&output));
+    }
     wait(PATIENCE, || Ok(interfaces(&netns)? == ["eth0"] && routes()?.lines().count() == 1))
         .with_context(|| format!("{:?}, {:?}", interfaces(&netns), routes()))?;
     let output = call("DEL", "eth0")?;
