@@ -13,7 +13,7 @@ use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{Pod, said};
 use serde_json::Value;
 
-use crate::labs::{Labs, PATIENCE, TWO_NODES, applied, margay, no_pods, pod_addresses};
+use crate::labs::{Labs, PATIENCE, TWO_NODES, applied, margay, no_pods, pod_addresses, wait_problem};
 
 /// Nodes of the crowd, and pods of each.
 const NODES: usize = 16;
@@ -47,6 +47,19 @@ fn start(labs: &mut Labs, nodes: &[&str]) -> Result<Cluster> {
 fn blocks(cluster: &Cluster, node: &str) -> Result<usize> {
     let ipam: IpamStatus = cluster.client(node).get("/v1/ipam")?;
     Ok(ipam.blocks.len())
+}
+
+/// Blocks that a node holds.
+fn held(cluster: &Cluster, node: &str) -> Result<Vec<String>> {
+    let ipam: IpamStatus = cluster.client(node).get("/v1/ipam")?;
+    Ok(ipam.blocks.iter().map(|block| block.cidr.to_string()).collect())
+}
+
+/// Whether node1 has heard of a way to a block by way of another node.
+fn advertises(cluster: &Cluster, node: &str, block: &str) -> Result<bool> {
+    let query = format!("/v1/bgp/routes?exact=true&prefix={}", block.replace('/', "%2F"));
+    let routes: Value = cluster.client("node1").get(&query)?;
+    Ok(routes.to_string().contains(&cluster.address(node)?.to_string()))
 }
 
 fn check(cluster: &Cluster) -> Result<String> {
@@ -128,6 +141,40 @@ pub(crate) fn annotations_choose_pools(labs: &mut Labs) -> Result<()> {
     .context("a pool that does not exist is named")
 }
 
+/// A pool for others, one for tunnels, and one that is asked for by name: no block is wanted unasked, and each serves its purpose.
+pub(crate) fn pools_for_some(labs: &mut Labs) -> Result<()> {
+    let mut cluster = labs.alone(TWO_NODES, Datastore::Embedded)?;
+    let pool = |name: &str, spec: &str| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {{blockSize: 30, {spec}}}\n---\n"
+        )
+    };
+    let pools = [
+        pool("others", "cidr: 10.66.0.0/27, nodeSelector: rack == 'r9'"),
+        pool("tunnels", "cidr: 10.67.0.0/27, allowedUses: [Tunnel], vxlanMode: Always"),
+        pool("named", "cidr: 10.68.0.0/27, assignmentMode: Manual, vxlanMode: Always"),
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: asks, namespace: default, annotations: {cni.projectcalico.org/ipv4pools: '[\"named\"]'}}\n\
+         spec: {nodeName: node1, containers: []}\n"
+            .to_owned(),
+    ];
+    applied(&cluster, &pools.concat())?;
+    cluster.start("node1")?;
+    cluster.wait_ready("node1", PATIENCE)?;
+    wait(PATIENCE, || Ok(margay(&cluster, &["get", "node", "node1", "-o", "yaml"])?.contains("10.67.0.")))
+        .context("the tunnel's address")?;
+    let runtime = cluster.runtime("node1")?;
+    let pod = runtime.add("default", "asks")?;
+    ensure!(pod.address.to_string().starts_with("10.68."), "{}", pod.address);
+    let refused =
+        runtime.add("default", "does-not").err().context("an address of a pool that is not for it")?;
+    ensure!(format!("{refused:#}").contains("nodeSelector"), "{refused:#}");
+    let problems = || -> Result<_> { Ok(cluster.status("node1")?.problems) };
+    wait(PATIENCE, || Ok(problems()?.is_empty())).with_context(|| format!("{:?}", problems()))?;
+    wait_clean(&cluster)?;
+    runtime.delete(pod)?;
+    no_pods(&cluster, "node1")
+}
+
 /// Interfaces that went with nobody saying so; and an endpoint that a node left behind.
 pub(crate) fn lost_interfaces_are_collected(labs: &mut Labs) -> Result<()> {
     let cluster = start(labs, &["node1"])?;
@@ -161,7 +208,10 @@ pub(crate) fn lost_interfaces_are_collected(labs: &mut Labs) -> Result<()> {
 pub(crate) fn dead_nodes_are_collected(labs: &mut Labs) -> Result<()> {
     let mut cluster = start(labs, &["node1", "node2"])?;
     let living = cluster.runtime("node1")?.add("default", "living")?;
-    let _dead = cluster.runtime("node2")?.add("default", "dead")?;
+    let dead = cluster.runtime("node2")?.add("default", "dead")?;
+    let theirs = held(&cluster, "node2")?;
+    let [block] = theirs.as_slice() else { anyhow::bail!("blocks of node2: {theirs:?}") };
+    wait(PATIENCE, || advertises(&cluster, "node2", block)).context("a block is advertised")?;
     wait_clean(&cluster)?;
     cluster.kill("node2")?;
     for node in ["node1", "node2"] {
@@ -196,6 +246,34 @@ pub(crate) fn dead_nodes_are_collected(labs: &mut Labs) -> Result<()> {
     )
     .context("node2's block is collected")?;
     wait_clean(&cluster)?;
+    // The other one gets the block, and the dead one comes back with a pod in it: it is told so, and advertises nothing.
+    let name = block.replace(['.', '/'], "-");
+    applied(
+        &cluster,
+        &format!(
+            "apiVersion: projectcalico.org/v3\nkind: IPAMBlock\nmetadata: {{name: {name}}}\n\
+             spec: {{cidr: {block}, affinity: 'host:node1', allocations: [null, null, null, null], \
+             unallocated: [0, 1, 2, 3], attributes: []}}\n"
+        ),
+    )?;
+    wait(PATIENCE, || Ok(held(&cluster, "node1")?.contains(block))).context("node1 takes up its block")?;
+    cluster.start("node2")?;
+    cluster.wait_ready("node2", PATIENCE)?;
+    let object = format!("IPAMBlock({name})");
+    let message = wait_problem(&cluster, &["node2"], &object)?;
+    ensure!(message.contains("gives it to somebody else"), "{message}");
+    let fresh = cluster.runtime("node2")?.add("default", "fresh")?;
+    let of_node2 = held(&cluster, "node2")?;
+    let new = of_node2.iter().find(|own| *own != block).context("node2 has no other block")?;
+    wait(PATIENCE, || advertises(&cluster, "node2", new)).context("its other block is advertised")?;
+    ensure!(!advertises(&cluster, "node2", block)?, "a block of node1 is advertised by node2");
+    for pod in [dead, fresh] {
+        cluster.runtime("node2")?.delete(pod)?;
+    }
+    wait(PATIENCE, || Ok(!held(&cluster, "node2")?.contains(block)))
+        .context("an empty lost block is kept")?;
+    wait(PATIENCE, || Ok(cluster.status("node2")?.problems.iter().all(|problem| problem.object != object)))
+        .context("it is reported for ever")?;
     cluster.runtime("node1")?.delete(living)?;
     no_pods(&cluster, "node1")
 }

@@ -61,7 +61,7 @@ impl Addresses {
                 }
             }
         }
-        addresses.compact()?;
+        addresses.compact();
         Ok(addresses)
     }
 
@@ -108,54 +108,54 @@ impl Addresses {
     pub(crate) fn lend(&mut self, query: &LendQuery<'_>) -> Result<Lending, AddressError> {
         let lending = self.allocator.lend(query);
         for record in &lending.records {
-            self.journal.append(&Entry::Address(record.clone()))?;
+            self.journal.note(Entry::Address(record.clone()));
         }
+        self.journal.catch_up()?;
         Ok(lending)
     }
 
     /// Frees everything a handle has. Returns its attachment, if it was committed.
-    pub(crate) fn release(&mut self, handle: &Handle) -> Result<Option<Attached>, AddressError> {
+    pub(crate) fn release(&mut self, handle: &Handle) -> Option<Attached> {
         let attached = self.attached.remove(handle);
         if attached.is_some() {
             let handle = handle.as_str().to_owned();
-            self.journal.append(&Entry::Attachment(AttachmentEntry::Detach { handle }))?;
+            self.journal.note(Entry::Attachment(AttachmentEntry::Detach { handle }));
         }
         if let Some(record) = self.allocator.release(handle, now()) {
-            self.journal.append(&Entry::Address(record))?;
+            self.journal.note(Entry::Address(record));
         }
         // Each attachment has two lines at least: only beyond that it is worth counting what is needed.
         if self.journal.is_long(2 * self.attached.len())
             && self.journal.is_long(self.allocator.compact().len() + self.attached.len())
         {
-            self.compact()?;
+            self.compact();
         }
-        Ok(attached)
+        attached
     }
 
     /// Takes a block that the datastore says is ours.
     pub(crate) fn add_block(&mut self, cidr: IpNet, fence: u64) -> Result<(), AddressError> {
         let record = self.allocator.add_block(cidr, fence)?;
-        self.journal.append(&Entry::Address(record))?;
+        self.journal.note(Entry::Address(record));
         Ok(())
     }
 
     /// Forgets an empty block, before the datastore does.
     pub(crate) fn drop_block(&mut self, cidr: IpNet) -> Result<(), AddressError> {
         let record = self.allocator.drop_block(cidr)?;
-        self.journal.append(&Entry::Address(record))?;
-        Ok(())
+        self.journal.note(Entry::Address(record));
+        self.journal.catch_up().map_err(AddressError::from)
     }
 
     /// Takes up blocks of ours that the journal does not know: the state folder was lost. What does not fit is left
     /// out and logged.
-    pub(crate) fn adopt(&mut self, blocks: &[(&IpamBlock, u64)]) -> Result<(), AddressError> {
+    pub(crate) fn adopt(&mut self, blocks: &[(&IpamBlock, u64)]) {
         for record in margay_ipam::adopt(blocks) {
-            if let Err(error) = self.allocator.apply(&record) {
-                tracing::warn!("taking up this node's blocks: {error}");
+            match self.allocator.apply(&record) {
+                Ok(()) => self.journal.note(Entry::Address(record)),
+                Err(error) => tracing::warn!("taking up this node's blocks: {error}"),
             }
-            self.journal.append(&Entry::Address(record))?;
         }
-        Ok(())
     }
 
     /// Stops assignments from a block that the datastore says is not ours.
@@ -163,12 +163,15 @@ impl Addresses {
         self.allocator.freeze(cidr, frozen);
     }
 
-    fn compact(&mut self) -> io::Result<()> {
+    /// Shortens the journal; a long one does as well.
+    fn compact(&mut self) {
         let records = self.allocator.compact().into_iter().map(Entry::Address);
         let attached =
             self.attached.values().cloned().map(Box::new).map(AttachmentEntry::Attach).map(Entry::Attachment);
         let entries: Vec<Entry> = records.chain(attached).collect();
-        self.journal.rewrite(&entries)
+        if let Err(error) = self.journal.rewrite(&entries) {
+            tracing::warn!("cannot shorten the address journal: {error}");
+        }
     }
 }
 
@@ -188,17 +191,41 @@ mod tests {
     }
 
     fn assign(addresses: &mut Addresses, id: &str) -> Vec<IpAddr> {
+        try_assign(addresses, id, &[]).unwrap()
+    }
+
+    fn try_assign(
+        addresses: &mut Addresses,
+        id: &str,
+        wanted: &[IpAddr],
+    ) -> Result<Vec<IpAddr>, AddressError> {
         let request = Request {
             handle: handle_of(&attachment(id)),
             attributes: Attributes::default(),
             families: &[Family::V4],
-            addresses: &[],
+            addresses: wanted,
             pools: &["10.65.0.0/16".parse().unwrap()],
             reserved: &RangeSet::new([]),
             now: now(),
             cooldown: 0,
         };
-        addresses.assign(&request).unwrap()
+        addresses.assign(&request)
+    }
+
+    fn attach(addresses: &mut Addresses, id: &str, of: &[IpAddr]) {
+        let attached = Attached {
+            attachment: attachment(id),
+            namespace: "default".into(),
+            pod: id.into(),
+            labels: BTreeMap::new(),
+            addresses: of.to_vec(),
+            interface: format!("mgy{id}"),
+            mac: "ee:ee:ee:ee:ee:ee".into(),
+            netns: String::new(),
+            leaving: false,
+            foreign: false,
+        };
+        addresses.attach(attached).unwrap();
     }
 
     #[test]
@@ -209,21 +236,8 @@ mod tests {
         let a = assign(&mut first, "a");
         let b = assign(&mut first, "b");
         assert_ne!(a, b);
-        first
-            .attach(Attached {
-                attachment: attachment("a"),
-                namespace: "default".into(),
-                pod: "a".into(),
-                labels: BTreeMap::new(),
-                addresses: a.clone(),
-                interface: "mgya".into(),
-                mac: "ee:ee:ee:ee:ee:ee".into(),
-                netns: String::new(),
-                leaving: false,
-                foreign: false,
-            })
-            .unwrap();
-        first.release(&handle_of(&attachment("b"))).unwrap();
+        attach(&mut first, "a", &a);
+        first.release(&handle_of(&attachment("b")));
         drop(first);
         let path = folder.join("journal.jsonl");
         let mut text = std::fs::read(&path).unwrap();
@@ -235,6 +249,31 @@ mod tests {
         assert_eq!(assign(&mut second, "a"), a, "the same handle keeps its address");
         let c = assign(&mut second, "c");
         assert!(c != a && c != b, "a released address rests behind the unused ones");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_was_full_neither_mixes_lines_nor_changes_their_order() {
+        let folder = std::env::temp_dir().join(format!("margay-journal-full-{}", std::process::id()));
+        let mut first = Addresses::open(&folder).unwrap();
+        first.add_block("10.65.1.0/24".parse().unwrap(), 7).unwrap();
+        let a = assign(&mut first, "a");
+        attach(&mut first, "a", &a);
+        let file = first.journal.swap_file(std::fs::File::options().append(true).open("/dev/full").unwrap());
+        assert!(matches!(try_assign(&mut first, "b", &[]), Err(AddressError::Journal(_))));
+        // Its pod is gone, whatever can be written.
+        assert!(first.release(&handle_of(&attachment("a"))).is_some());
+        assert!(matches!(try_assign(&mut first, "b", &a), Err(AddressError::Journal(_))));
+        // What fits is written.
+        let path = folder.join("journal.jsonl");
+        let mut torn = std::fs::File::options().append(true).open(path).unwrap();
+        io::Write::write_all(&mut torn, b"{\"op\":\"assign\",\"hand").unwrap();
+        first.journal.swap_file(file);
+        assert_eq!(try_assign(&mut first, "b", &a).unwrap(), a);
+        drop(first);
+        let second = Addresses::open(&folder).unwrap();
+        assert!(second.attached().is_empty());
+        assert_eq!(second.allocator().owner_of(a[0]), Some(&handle_of(&attachment("b"))));
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

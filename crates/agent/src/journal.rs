@@ -44,6 +44,12 @@ pub(crate) struct Journal {
     path: PathBuf,
     file: File,
     lines: usize,
+    /// Octets of whole lines.
+    length: u64,
+    /// Something may follow them.
+    torn: bool,
+    /// What happened and is not written yet: it comes before anything else.
+    late: Vec<Entry>,
 }
 
 impl Journal {
@@ -52,35 +58,69 @@ impl Journal {
     pub(crate) fn open(folder: &Path) -> io::Result<(Self, Vec<Entry>)> {
         std::fs::create_dir_all(folder)?;
         let path = folder.join("journal.jsonl");
+        let file = OpenOptions::new().read(true).create(true).append(true).open(&path)?;
+        let mut journal = Self { path, file, lines: 0, length: 0, torn: true, late: Vec::new() };
         let mut entries = Vec::new();
-        match File::open(&path) {
-            Ok(file) => {
-                for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
-                    match serde_json::from_slice(&line?) {
-                        Ok(entry) => entries.push(entry),
-                        Err(error) => {
-                            tracing::warn!("{}: line {}: {error}; left out", path.display(), number + 1);
-                        }
-                    }
+        let mut reader = BufReader::new(&journal.file);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line)? > 0 {
+            journal.lines += 1;
+            match serde_json::from_slice(&line) {
+                Ok(entry) => entries.push(entry),
+                Err(error) => {
+                    tracing::warn!("{}: line {}: {error}; left out", journal.path.display(), journal.lines);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            if line.ends_with(b"\n") {
+                journal.length += u64::try_from(line.len()).unwrap_or_default();
+            }
+            line.clear();
         }
-        let file = OpenOptions::new().create(true).append(true).open(&path)?;
-        let mut journal = Self { path, file, lines: 0 };
-        // Begins with whole lines only, whatever the crash left.
-        journal.rewrite(&entries)?;
         Ok((journal, entries))
     }
 
-    /// Appends one line.
+    /// Appends one line, behind what is late. When it fails it is as if nobody had asked.
     pub(crate) fn append(&mut self, entry: &Entry) -> io::Result<()> {
+        self.catch_up()?;
+        self.write(entry)
+    }
+
+    /// Appends one line about what has happened already: when it cannot be written now, it is with the next.
+    pub(crate) fn note(&mut self, entry: Entry) {
+        self.late.push(entry);
+        if let Err(error) = self.catch_up() {
+            tracing::error!("cannot write the address journal: {error}; trying again with the next line");
+        }
+    }
+
+    /// Writes what is late.
+    pub(crate) fn catch_up(&mut self) -> io::Result<()> {
+        while let Some(entry) = self.late.first().cloned() {
+            self.write(&entry)?;
+            self.late.remove(0);
+        }
+        Ok(())
+    }
+
+    /// A disk that gets full takes half a line, which must not become the beginning of the next.
+    fn write(&mut self, entry: &Entry) -> io::Result<()> {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
+        if self.torn {
+            self.file.set_len(self.length)?;
+        }
+        self.torn = true;
         self.file.write_all(&line)?;
+        self.torn = false;
+        self.length += u64::try_from(line.len()).unwrap_or_default();
         self.lines += 1;
         Ok(())
+    }
+
+    /// Writes to another file from now on.
+    #[cfg(test)]
+    pub(crate) fn swap_file(&mut self, file: File) -> File {
+        std::mem::replace(&mut self.file, file)
     }
 
     /// Whether the journal is much longer than the `needed` lines that say the same.
@@ -96,12 +136,21 @@ impl Journal {
             serde_json::to_writer(&mut text, entry)?;
             text.push(b'\n');
         }
-        let mut file = File::create(&fresh)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, &self.path)?;
-        self.file = OpenOptions::new().append(true).open(&self.path)?;
+        let replaced = || {
+            let mut file = File::create(&fresh)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&fresh, &self.path)?;
+            OpenOptions::new().append(true).open(&self.path)
+        };
+        self.file = replaced().inspect_err(|_| {
+            // Where there is no room, half of it takes what there is.
+            let _none = std::fs::remove_file(&fresh);
+        })?;
         self.lines = entries.len();
+        self.length = u64::try_from(text.len()).unwrap_or_default();
+        self.torn = false;
+        self.late.clear();
         Ok(())
     }
 }

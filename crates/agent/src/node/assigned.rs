@@ -60,9 +60,8 @@ impl Node {
     }
 
     /// What is reserved for an attachment, by whomever.
-    pub(super) fn held(&self, handle: &Handle, reserved: Option<&Reserved>) -> Option<Assigned> {
-        let assigned = reserved.and_then(|reserved| reserved.assigned.clone());
-        assigned.or_else(|| {
+    pub(super) fn held(&self, handle: &Handle, reserved: &Reserved) -> Option<Assigned> {
+        reserved.assigned.clone().or_else(|| {
             let owned = self.addresses.allocator().owned(handle)?;
             Some(Assigned {
                 namespace: owned.attributes.namespace.clone().unwrap_or_default(),

@@ -99,7 +99,9 @@ impl Node {
             });
             given.unwrap_or(NORMAL_PRIORITY)
         };
-        let blocks = self.addresses.allocator().blocks().filter(exported);
+        // One that was lost to another node is that node's to advertise, whoever of ours still lives in it.
+        let blocks =
+            self.addresses.allocator().blocks().filter(|block| !self.is_others(block)).filter(exported);
         let services = service_routes(&self.config.node, &self.cluster.bgp);
         let services = services.into_iter().filter(|route| next_hop(route).is_some());
         let routes = blocks

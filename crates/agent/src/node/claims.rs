@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use margay_api::kinds::{Affinity, AllowedUse, IpPoolSpec};
 use margay_api::{IpPool, IpamBlock, Key, Kind, Node as NodeResource, Resource};
 use margay_control::status::Problem;
 use margay_datastore::{Error, Revision, Store};
@@ -42,29 +43,33 @@ impl Node {
             .collect();
         let unknown: Vec<(&IpamBlock, u64)> = in_store
             .iter()
-            .filter(|(block, _)| {
+            .filter(|(block, fence)| {
                 let cidr = &block.spec.cidr;
-                !held.contains(cidr) && !self.leftovers.releasing.contains(cidr)
+                !held.contains(cidr) && self.leftovers.is_current(cidr, *fence)
             })
             .map(|(block, fence)| (block, *fence))
             .collect();
         if !unknown.is_empty() {
             tracing::info!(blocks = unknown.len(), "taking up blocks that the journal does not know");
-            if let Err(error) = self.addresses.adopt(&unknown) {
-                tracing::error!("cannot take up this node's blocks: {error}");
-            }
+            self.addresses.adopt(&unknown);
         }
         self.lend();
         let mut lost = Vec::new();
         for cidr in &held {
-            let ours = in_store.iter().any(|(block, _)| block.spec.cidr == *cidr);
+            let ours = self.is_ours(cidr);
             self.addresses.freeze(cidr, !ours);
-            // What is lent out of it is no rival.
-            let is_lent = |other: &IpNet| self.addresses.allocator().owned(&Handle::lent(other)).is_some();
-            let overlaps = |other: &IpNet| other.contains(cidr) || (cidr.contains(other) && !is_lent(other));
-            if !ours && !self.cluster.blocks.values().any(|(block, _)| overlaps(&block.spec.cidr)) {
+            if ours {
+                continue;
+            }
+            let usage = self.addresses.allocator().usage(now(), 0);
+            let used = usage.iter().any(|block| block.cidr == *cidr && block.used > 0);
+            if !used {
+                if let Err(error) = self.addresses.drop_block(*cidr) {
+                    tracing::warn!("forgetting block {cidr}, which is not this node's any more: {error}");
+                }
+            } else if !self.is_others(cidr) {
                 self.reclaim(*cidr);
-            } else if !ours {
+            } else {
                 lost.push(Problem {
                     object: format!("IPAMBlock({})", margay_ipam::block_name(cidr)),
                     message: format!(
@@ -72,6 +77,12 @@ impl Node {
                          nothing is assigned from it; delete its pods"
                     ),
                 });
+            }
+        }
+        for family in [Family::V4, Family::V6] {
+            // Not having what no pool offers is no problem, except to who asks for it.
+            if self.offered(family).is_empty() && !self.claiming.contains(&family) {
+                self.claim_problems.remove(&family);
             }
         }
         lost.extend(self.claim_problems.iter().map(|(family, message)| Problem {
@@ -90,30 +101,57 @@ impl Node {
         self.report_blocks();
     }
 
-    /// A node needs a block to be ready, unless addresses are another plugin's business here.
+    /// The datastore says that the block is this node's.
+    fn is_ours(&self, cidr: &IpNet) -> bool {
+        let own = Some(Affinity::Host(self.config.node.clone()));
+        let is_it = |(block, _): &(IpamBlock, u64)| block.spec.cidr == *cidr && block.spec.affinity == own;
+        let blocks = &self.cluster.blocks;
+        // Others may name blocks in ways of their own.
+        blocks.get(&margay_ipam::block_name(cidr)).is_some_and(is_it) || blocks.values().any(is_it)
+    }
+
+    /// The datastore says that the block, or some of it that this node has not lent, is somebody else's.
+    pub(super) fn is_others(&self, cidr: &IpNet) -> bool {
+        let is_lent = |other: &IpNet| self.addresses.allocator().owned(&Handle::lent(other)).is_some();
+        let overlaps = |other: &IpNet| other.contains(cidr) || (cidr.contains(other) && !is_lent(other));
+        !self.is_ours(cidr) && self.cluster.blocks.values().any(|(block, _)| overlaps(&block.spec.cidr))
+    }
+
+    /// A node needs a block to be ready, unless no pool is for it.
     fn report_blocks(&self) {
         let blocks = self.addresses.allocator().blocks().count();
-        let offered = [Family::V4, Family::V6].iter().any(|family| !self.offered(*family).is_empty());
-        let elsewhere = self.config.backend == Backend::None && !offered;
+        let families = [Family::V4, Family::V6];
+        let offered = families.iter().any(|family| !self.offered(*family).is_empty());
+        let pools = !self.cluster.bgp.pools_in_force().is_empty();
+        let elsewhere = !offered && (pools || self.config.backend == Backend::None);
         let message = match self.claim_problems.values().next() {
             Some(problem) if blocks == 0 => problem.clone(),
+            _ if blocks == 0 && elsewhere && pools => {
+                "no IPPool gives this node addresses unasked".to_owned()
+            }
             _ if blocks == 0 && elsewhere => "no IPPool: addresses come from another plugin".to_owned(),
             _ => format!("{blocks} blocks"),
         };
         self.health.set("ipam", blocks > 0 || elsewhere, message);
     }
 
-    /// Open pools of a family.
-    fn offered(&self, family: Family) -> Vec<IpNet> {
+    /// Pools of a family that give this node's pods addresses nobody asked a pool for; which namespaces may use one matters when
+    /// an address is taken from a block, not for having one.
+    pub(super) fn offered(&self, family: Family) -> Vec<IpNet> {
+        let labels = self.own_labels();
         let pools = self.cluster.bgp.pools_in_force().into_iter().map(|pool| &pool.spec);
-        let open = pools.filter(|pool| Family::of(&pool.cidr) == family && !pool.disabled);
+        let unasked = |pool: &IpPoolSpec| {
+            pool.assigns_automatically() && pool.allows(AllowedUse::Workload) && pool.selects_node(&labels)
+        };
+        let open = pools.filter(|pool| Family::of(&pool.cidr) == family && unasked(pool));
         open.map(|pool| pool.cidr.trunc()).collect()
     }
 
     /// A node that may use a pool of the family has at least one block of it.
     fn claim_first(&mut self, family: Family) {
-        let has_block = self.addresses.allocator().blocks().any(|block| Family::of(&block) == family);
         let offered = self.offered(family);
+        let is_offered = |block: IpNet| offered.iter().any(|pool| pool.contains(&block));
+        let has_block = self.addresses.allocator().blocks().any(is_offered);
         if !has_block && !offered.is_empty() {
             self.claim(family, &offered, None);
         }
@@ -151,13 +189,6 @@ impl Node {
     /// Nobody has this block any more: it was deleted by mistake, or together with our Node by somebody who took us for
     /// dead. Its pods are alive, so it is claimed again as it is.
     fn reclaim(&mut self, cidr: IpNet) {
-        let used = self.addresses.allocator().usage(now(), 0).iter().any(|b| b.cidr == cidr && b.used > 0);
-        if !used {
-            if let Err(error) = self.addresses.drop_block(cidr) {
-                tracing::warn!("forgetting block {cidr}, which was deleted: {error}");
-            }
-            return;
-        }
         let family = Family::of(&cidr);
         let block = self.addresses.allocator().to_block_resource(&cidr, &self.config.node, None);
         let (Some(block), false) = (block, self.claiming.contains(&family)) else { return };
@@ -331,12 +362,14 @@ impl ClaimTask {
             purpose: Purpose::Workload { namespace: &self.labels },
             requested: &[],
         };
-        // Which namespaces may use a pool matters when an address is taken from the block, not for having one.
+        // Who asks for a block of these pools has looked at what they may be used for.
         let open: Vec<IpPool> = pools
             .iter()
             .map(|pool| {
                 let mut pool = (*pool).clone();
                 pool.spec.namespace_selector = None;
+                pool.spec.assignment_mode = None;
+                pool.spec.allowed_uses = Vec::new();
                 pool
             })
             .collect();

@@ -60,6 +60,8 @@ impl Node {
             let message = "the datastore has not been read yet, so policy cannot be enforced: try again";
             return reply(answer, Err(Failure::try_later(message)));
         }
+        // What is in the spool is older: some runtimes use a container's name again.
+        self.replay_spool();
         self.give(Waiting { request, answer, horizon: None }, None);
     }
 
@@ -175,14 +177,13 @@ impl Node {
     pub(super) async fn commit(&mut self, request: CommitRequest, answer: Answer<CommitReply>) {
         let begun = Instant::now();
         let handle = handle_of(&request.attachment);
-        let reserved = self.reserved.remove(&handle);
-        let Some(held) =
-            self.held(&handle, reserved.as_ref()).filter(|_| !self.leaving.contains_key(&handle))
-        else {
+        // What phase one said is not in the journal: a pod whose labels are not known would be policed by other rules.
+        let held = self.reserved.remove(&handle).filter(|_| !self.leaving.contains_key(&handle));
+        let held = held.and_then(|reserved| Some((self.held(&handle, &reserved)?, reserved)));
+        let Some((held, Reserved { labels, netns, .. })) = held else {
             let message = "nothing is reserved for this attachment: ADD must be asked for first";
             return reply(answer, Err(Failure::refused(NOT_RESERVED, message)));
         };
-        let Reserved { labels, netns, .. } = reserved.unwrap_or_default();
         let attached = Attached {
             netns,
             namespace: held.namespace,
@@ -267,13 +268,8 @@ impl Node {
         // Not knowing is no reason to release anything.
         let interfaces =
             interfaces().map_err(|error| tracing::warn!("looking for pods' interfaces: {error}")).ok();
-        let all: Vec<(Handle, Attached)> = self
-            .addresses
-            .attached()
-            .iter()
-            .map(|(handle, attached)| (handle.clone(), attached.clone()))
-            .collect();
-        for (handle, attached) in all {
+        for attached in self.attached_by_age().into_iter().cloned().collect::<Vec<_>>() {
+            let handle = handle_of(&attached.attachment);
             if interfaces.as_ref().is_none_or(|all| all.contains(&attached.interface)) {
                 let endpoint = self.endpoint(&attached);
                 self.tell_engine(Input::SetLocal(Box::new(endpoint), None)).await;
@@ -283,9 +279,7 @@ impl Node {
                 }
             } else {
                 tracing::info!(interface = attached.interface, "its interface is gone: releasing {handle}");
-                if let Err(error) = self.addresses.release(&handle) {
-                    tracing::warn!("releasing {handle}: {error}");
-                }
+                self.addresses.release(&handle);
             }
         }
         let reserved: Vec<Handle> = self
@@ -340,7 +334,7 @@ impl Node {
         for key in self.cluster.own_endpoints.iter().filter(|key| !known.contains(key)) {
             self.writer.push(key.clone(), Write::Delete);
         }
-        for attached in self.addresses.attached().values() {
+        for attached in self.attached_by_age() {
             let endpoint = self.endpoint(attached);
             self.writer.push(endpoint.key(), Write::Apply(Box::new(endpoint.into())));
         }

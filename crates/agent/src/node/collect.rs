@@ -39,8 +39,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Leftovers {
     /// Blocks without an address in use.
     empty_since: BTreeMap<IpNet, Instant>,
-    /// Blocks that are dropped here and not yet deleted from the datastore: not to be taken up again meanwhile.
-    pub(super) releasing: BTreeSet<IpNet>,
+    /// Blocks given back, each with the revision that was deleted: what is heard of it as of then is late, and no reason to
+    /// take it up again. Another node may have it by now.
+    given_back: BTreeMap<IpNet, Revision>,
     /// Nodes with blocks and without a Node object.
     dead_since: BTreeMap<String, Instant>,
     /// A task clears up after this one.
@@ -48,6 +49,13 @@ pub(super) struct Leftovers {
     /// Attachments without an interface.
     gone: BTreeSet<Handle>,
     looked: Option<Instant>,
+}
+
+impl Leftovers {
+    /// This is not news of a block that was given back.
+    pub(super) fn is_current(&self, block: &IpNet, revision: u64) -> bool {
+        self.given_back.get(block).is_none_or(|deleted| Revision(revision) > *deleted)
+    }
 }
 
 impl Node {
@@ -83,14 +91,7 @@ impl Node {
     /// gives no addresses any more.
     async fn collect_blocks(&mut self) {
         let usage = self.addresses.allocator().usage(now(), self.cooldown());
-        let offered: Vec<IpNet> = self
-            .cluster
-            .bgp
-            .pools_in_force()
-            .iter()
-            .filter(|pool| !pool.spec.disabled)
-            .map(|pool| pool.spec.cidr)
-            .collect();
+        let offered = [Family::V4, Family::V6].map(|family| self.offered(family)).concat();
         let is_offered = |block: &IpNet| offered.iter().any(|pool| pool.contains(block));
         let of =
             |family| usage.iter().filter(move |block| Family::of(&block.cidr) == family && !block.frozen);
@@ -133,19 +134,10 @@ impl Node {
         }
         tracing::info!(%cidr, "giving back an empty block");
         self.leftovers.empty_since.remove(&cidr);
-        self.leftovers.releasing.insert(cidr);
+        self.leftovers.given_back.insert(cidr, revision);
         self.originate().await;
-        let (store, done) = (self.store.clone(), self.internal.0.clone());
-        tokio::spawn(async move {
-            delete(&store, &key, revision).await;
-            let _stopping = done.send(Internal::Released(cidr)).await;
-        });
-    }
-
-    /// The datastore has answered; if the block is ours there after all, it is taken up again.
-    pub(super) async fn on_released(&mut self, cidr: IpNet) {
-        self.leftovers.releasing.remove(&cidr);
-        self.update_blocks().await;
+        let store = self.store.clone();
+        tokio::spawn(async move { delete(&store, &key, revision).await });
     }
 
     /// What nodes left that do not exist any more.
@@ -244,7 +236,8 @@ pub(super) async fn delete(store: &Store, key: &Key, revision: Revision) {
     loop {
         match store.delete(key, Some(revision)).await {
             Err(error) if error.is_retryable() => tokio::time::sleep(AGAIN).await,
-            _ => return,
+            Ok(_) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => return,
+            Err(error) => return tracing::warn!("deleting {key}: {error}"),
         }
     }
 }
@@ -278,4 +271,20 @@ async fn clear(store: &Store, node: &str) -> Result<usize, Error> {
 
 fn is_of(block: &IpamBlock, node: &str) -> bool {
     block.spec.affinity == Some(Affinity::Host(node.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The answer to a deletion and the notice of it come by ways of their own: between them the block looks like ours.
+    #[test]
+    fn a_block_that_was_given_back_is_taken_up_only_when_it_was_made_again() {
+        let block = "10.65.0.0/26".parse().unwrap();
+        let mut leftovers = Leftovers::default();
+        assert!(leftovers.is_current(&block, 7));
+        leftovers.given_back.insert(block, Revision(7));
+        assert!(!leftovers.is_current(&block, 6) && !leftovers.is_current(&block, 7), "late news");
+        assert!(leftovers.is_current(&block, 8), "claimed again, or changed before it was deleted");
+    }
 }

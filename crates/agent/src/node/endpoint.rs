@@ -23,6 +23,13 @@ impl Node {
         self.cluster.pods.get(&(attached.namespace.clone(), attached.pod.clone()))
     }
 
+    /// Every attachment, those that end first: the next sandbox of a pod has the same endpoint, and comes behind.
+    pub(super) fn attached_by_age(&self) -> Vec<&Attached> {
+        let mut all: Vec<&Attached> = self.addresses.attached().values().collect();
+        all.sort_by_key(|attached| !attached.leaving);
+        all
+    }
+
     /// What a pod may send from besides its own addresses.
     ///
     /// # Errors
@@ -35,16 +42,10 @@ impl Node {
 
     /// A Pod object changed: its labels, ports and annotations are the endpoint's.
     pub(super) async fn pod_changed(&mut self, pod: &Pod) {
-        let of_pod: Vec<Attached> = self
-            .addresses
-            .attached()
-            .values()
-            .filter(|attached| {
-                Some(&attached.namespace) == pod.metadata.namespace.as_ref()
-                    && attached.pod == pod.metadata.name
-            })
-            .cloned()
-            .collect();
+        let is_of_pod = |attached: &&Attached| {
+            Some(&attached.namespace) == pod.metadata.namespace.as_ref() && attached.pod == pod.metadata.name
+        };
+        let of_pod: Vec<Attached> = self.attached_by_age().into_iter().filter(is_of_pod).cloned().collect();
         if !of_pod.is_empty() {
             self.endpoints_changed(&of_pod).await;
         }
@@ -57,7 +58,7 @@ impl Node {
         let may_spoof = felix.workload_source_spoofing == Some(WorkloadSourceSpoofing::Any);
         if may_spoof != self.may_spoof {
             self.may_spoof = may_spoof;
-            let all: Vec<Attached> = self.addresses.attached().values().cloned().collect();
+            let all: Vec<Attached> = self.attached_by_age().into_iter().cloned().collect();
             self.endpoints_changed(&all).await;
         }
     }

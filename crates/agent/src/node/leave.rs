@@ -75,7 +75,10 @@ impl Node {
         self.removal.answered(outcomes.len());
         for (handle, outcome) in outcomes {
             let ended = match outcome {
-                Ok(()) => self.release(&handle).await,
+                Ok(()) => {
+                    self.release(&handle).await;
+                    Ok(())
+                }
                 // An interface that is still there may still be in use: its address must not be given to anyone else.
                 Err(error) => Err(format!("cannot remove {handle}: {error}")),
             };
@@ -94,25 +97,31 @@ impl Node {
     }
 
     /// Everything a handle has is free.
-    async fn release(&mut self, handle: &Handle) -> Result<(), String> {
+    async fn release(&mut self, handle: &Handle) {
         self.reserved.remove(handle);
         let owned = self.addresses.allocator().owned(handle);
         let addresses = owned.map(|owned| owned.addresses.clone()).unwrap_or_default();
-        if let Some(attached) = self.addresses.release(handle).map_err(|error| error.to_string())? {
+        if let Some(attached) = self.addresses.release(handle) {
             let key = attachments::endpoint_key(&self.config.node, &attached);
             // The pod may be there again, with another container.
             let again =
-                |other: &attachments::Attached| attachments::endpoint_key(&self.config.node, other) == key;
-            if !self.addresses.attached().values().any(again) {
-                self.tell_engine(Input::RemoveLocal(key.clone())).await;
-                self.writer.push(key, Write::Delete);
+                |other: &&attachments::Attached| attachments::endpoint_key(&self.config.node, other) == key;
+            match self.addresses.attached().values().find(again).map(|other| self.endpoint(other)) {
+                // Whichever of the two was told last: from now on it is this one.
+                Some(endpoint) => {
+                    self.tell_engine(Input::SetLocal(Box::new(endpoint.clone()), None)).await;
+                    self.writer.push(key, Write::Apply(Box::new(endpoint.into())));
+                }
+                None => {
+                    self.tell_engine(Input::RemoveLocal(key.clone())).await;
+                    self.writer.push(key, Write::Delete);
+                }
             }
             for address in &attached.addresses {
                 self.router.remove_pod(*address, &attached.interface);
             }
         }
         self.mirror_blocks(&addresses);
-        Ok(())
     }
 
     /// Answers when every interface is gone that is being removed now.

@@ -19,7 +19,6 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use margay_api::{IpamBlock, Key, Kind, Resource};
 use margay_cni::install::Conflist;
 use margay_control::cni::{
@@ -92,8 +91,6 @@ pub(crate) enum Request {
 enum Internal {
     /// A claim ended: the block and its fence, or why there is none.
     Claimed(Family, Box<Result<(IpamBlock, u64), String>>),
-    /// A block of ours that was empty is deleted, or was changed meanwhile.
-    Released(IpNet),
     /// What a dead node left is deleted.
     Cleared(String),
     /// Interfaces of pods are removed, or cannot be.
@@ -248,7 +245,6 @@ impl Node {
                 done = self.internal.1.recv() => {
                     match done {
                         Some(Internal::Claimed(family, outcome)) => self.on_claimed(family, *outcome).await,
-                        Some(Internal::Released(cidr)) => self.on_released(cidr).await,
                         Some(Internal::Cleared(node)) => self.on_cleared(&node),
                         Some(Internal::Removed(outcomes)) => self.on_removed(outcomes).await,
                         None => {}
