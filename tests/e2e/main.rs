@@ -28,6 +28,7 @@ mod ipip;
 mod labs;
 mod live;
 mod look;
+mod offload;
 mod others;
 mod policy;
 mod pools;
@@ -118,6 +119,7 @@ const CASES: &[(&str, Place)] = &[
     ("ipam::a_crowd_with_deaths", Inside(ipam::a_crowd_with_deaths)),
     ("ipam::split_and_configured", Inside(ipam::split_and_configured)),
     ("ipam::annotations_choose_pools", Inside(ipam::annotations_choose_pools)),
+    ("ipam::pools_for_some", Inside(ipam::pools_for_some)),
     ("ipam::lost_interfaces_are_collected", Inside(ipam::lost_interfaces_are_collected)),
     ("others::addresses_of_host_local", Inside(others::addresses_of_host_local)),
     ("others::policy_beside_ptp", Inside(others::policy_beside_ptp)),
@@ -147,9 +149,11 @@ const CASES: &[(&str, Place)] = &[
     ("health::ready_and_stopping", Inside(health::ready_and_stopping)),
     ("tunnels::settings_on_a_live_cluster", Inside(tunnels::settings_on_a_live_cluster)),
     ("wireguard::a_kernel_without_it", Inside(wireguard::a_kernel_without_it)),
+    ("offload::a_kernel_without_it", Inside(offload::a_kernel_without_it)),
     ("vm::ipip_between_nodes", Virtual(ipip::between_nodes)),
     ("vm::ipip_between_subnets", Virtual(ipip::between_subnets)),
     ("vm::wireguard_between_nodes", Virtual(wireguard::between_nodes)),
+    ("vm::flow_table", Virtual(offload::established_flows)),
 ];
 
 /// It is built from source by a Go compiler newer than Debian's: without one it is not on the list.

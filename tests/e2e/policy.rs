@@ -18,13 +18,13 @@ const PORT: u16 = 9000;
 /// Longest wait for one answer; a segment that is dropped comes again sooner.
 const ANSWER: Duration = Duration::from_secs(2);
 
-const POOL: &str = "apiVersion: projectcalico.org/v3
+pub(crate) const POOL: &str = "apiVersion: projectcalico.org/v3
 kind: IPPool
 metadata: {name: pods}
 spec: {cidr: 10.65.0.0/16, blockSize: 24}
 ";
 
-const GUARD: &str = "apiVersion: projectcalico.org/v3
+pub(crate) const GUARD: &str = "apiVersion: projectcalico.org/v3
 kind: NetworkPolicy
 metadata: {name: guard, namespace: shop}
 spec:
@@ -47,7 +47,7 @@ fn flow_log(value: &str) -> String {
 }
 
 /// A server that sends back what it is sent, as long as the test runs.
-fn serve(pod: &Pod) -> Result<()> {
+pub(crate) fn serve(pod: &Pod) -> Result<()> {
     let listener = pod.netns.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))??;
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -61,13 +61,13 @@ fn serve(pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-fn connect(from: &Pod, to: IpAddr) -> Result<TcpStream> {
+pub(crate) fn connect(from: &Pod, to: IpAddr) -> Result<TcpStream> {
     let stream = from.netns.run(|| TcpStream::connect_timeout(&SocketAddr::new(to, PORT), ANSWER))??;
     stream.set_read_timeout(Some(ANSWER))?;
     Ok(stream)
 }
 
-fn answers(stream: &mut TcpStream) -> bool {
+pub(crate) fn answers(stream: &mut TcpStream) -> bool {
     stream.write_all(b"x").is_ok() && stream.read_exact(&mut [0]).is_ok()
 }
 

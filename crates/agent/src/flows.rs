@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 
 use felix_rs::apply::Cutter;
 use felix_rs::model::{Delta, EnforcedState};
+use margay_netlink::Error;
+use nix::errno::Errno;
 use tokio::sync::mpsc;
+
+use crate::offload::Offload;
 
 /// Changes that may wait; when there are more, the whole state is told instead.
 const QUEUE: usize = 64;
@@ -35,13 +39,13 @@ impl Flows {
     ///
     /// # Errors
     /// A sentence: the kernel has no conntrack, or its settings cannot be written.
-    pub(crate) fn spawn() -> Result<Self, String> {
+    pub(crate) fn spawn(offload: Offload) -> Result<Self, String> {
         let failed = |error: &dyn std::fmt::Display| format!("cutDeniedFlows: {error}");
         let cutter = Cutter::new().map_err(|error| failed(&error))?;
         let (sender, inputs) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("flows".to_owned())
-            .spawn(move || run(cutter, inputs))
+            .spawn(move || run(cutter, inputs, &offload))
             .map_err(|error| failed(&error))?;
         Ok(Self { sender, behind: true })
     }
@@ -68,7 +72,7 @@ impl Flows {
     }
 }
 
-fn run(mut cutter: Cutter, mut inputs: mpsc::Receiver<Told>) {
+fn run(mut cutter: Cutter, mut inputs: mpsc::Receiver<Told>, offload: &Offload) {
     let mut relax_at = None;
     loop {
         // What failed is tried again, also when nothing new comes.
@@ -79,8 +83,13 @@ fn run(mut cutter: Cutter, mut inputs: mpsc::Receiver<Told>) {
         while let Ok(told) = inputs.try_recv() {
             take(&mut cutter, told);
         }
-        match cutter.cut() {
+        let outcome = cutter.cut();
+        // Conntrack does not forget what a flow table holds: that lets go of all flows, and takes up again what is left.
+        let held = matches!(&outcome, Err(Error::Kernel { errno: Errno::EBUSY, .. }));
+        let first = offload.hold(held) && held;
+        match outcome {
             Ok(0) => {}
+            Err(_) if first => {}
             Ok(count) => {
                 relax_at = Some(Instant::now() + MEMORY);
                 tracing::info!("cut {count} established flows that policy denies now");

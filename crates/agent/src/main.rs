@@ -16,6 +16,8 @@ mod journal;
 mod memory;
 mod mtu;
 mod node;
+mod offload;
+mod pattern;
 mod policy;
 mod removal;
 mod verify;
@@ -39,6 +41,7 @@ use crate::config::{Config, Flags};
 use crate::fib::Fib;
 use crate::forwarding::Forwarding;
 use crate::node::{Node, Parts};
+use crate::offload::Offload;
 
 /// Name of the program, and of its claim on the node.
 const PROGRAM: &str = "margay-agent";
@@ -66,8 +69,9 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
         .with_context(|| format!("opening the journal in {}", config.state_dir.display()))?;
     let (requests, inbox) = mpsc::channel(REQUESTS);
     let (slot, speaker) = watch::channel(None);
-    let flows =
-        config.cut_denied_flows.then(flows::Flows::spawn).transpose().map_err(|error| anyhow!(error))?;
+    let offload = Offload::spawn(health.clone()).context("starting the thread of the flow table")?;
+    let flows = config.cut_denied_flows.then(|| flows::Flows::spawn(offload.clone()));
+    let flows = flows.transpose().map_err(|error| anyhow!(error))?;
     let flow_log = flow_log::FlowLog::new(config.flow_log_file.clone());
     let feed = flow_log.feed();
     let engine =
@@ -102,7 +106,7 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
         let speaker = Speaker::new(slot, was_here).with_max_paths(config.maximum_paths).monitored(monitoring);
         let scopes: Vec<_> = Kind::ALL.iter().map(|kind| (*kind).into()).collect();
         let objects = Syncer::spawn(store.clone(), &scopes)?;
-        let parts = Parts { config, health, store, engine, forwarding, addresses, speaker };
+        let parts = Parts { config, health, store, engine, forwarding, offload, addresses, speaker };
         let node = Node::new(parts).context("starting the thread that removes interfaces")?;
         node.run(objects, inbox, stop).await;
     }

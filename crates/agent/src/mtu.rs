@@ -3,57 +3,33 @@
 use margay_api::kinds::FelixConfigurationSpec;
 use margay_control::status::Problem;
 use margay_routing::Uplink;
-use regex_automata::Input;
-use regex_automata::dfa::{Automaton, dense};
-use regex_automata::util::syntax;
 
 use crate::fib::Underlay;
+use crate::pattern::Pattern;
 
-/// Most octets of memory for a pattern: names of interfaces need few.
-const LARGEST: usize = 4 << 20;
-
-/// A pattern, ready to be used.
+/// They are found by their names.
 #[derive(Debug, Default)]
-pub(crate) struct Interfaces {
-    text: Option<String>,
-    matcher: Option<dense::DFA<Vec<u32>>>,
-    reason: Option<String>,
-}
+pub(crate) struct Interfaces(Pattern);
 
 impl Interfaces {
     /// Follows the setting.
     pub(crate) fn follow(&mut self, felix: &FelixConfigurationSpec) {
-        if self.text == felix.mtu_iface_pattern {
-            return;
-        }
-        let config = dense::Config::new().dfa_size_limit(Some(LARGEST)).determinize_size_limit(Some(LARGEST));
-        let octets = syntax::Config::new().unicode(false).utf8(false);
-        let built = felix.mtu_iface_pattern.as_ref().map(|text| {
-            let built = dense::Builder::new().configure(config).syntax(octets).build(text);
-            built.map_err(|error| error.to_string())
-        });
-        self.text.clone_from(&felix.mtu_iface_pattern);
-        self.reason = built.as_ref().and_then(|built| built.as_ref().err()).cloned();
-        self.matcher = built.and_then(Result::ok);
+        self.0.follow(felix.mtu_iface_pattern.as_ref());
     }
 
     /// Why the pattern is not used.
     pub(crate) fn problem(&self) -> Option<Problem> {
-        let (text, reason) = (self.text.as_ref()?, self.reason.as_ref()?);
-        let message = format!(
-            "mtuIfacePattern {text:?} is no regular expression that can be used: {reason}; the MTU is that of the \
-             interface with the node's address"
-        );
+        let reason = self.0.problem()?;
+        let message =
+            format!("mtuIfacePattern {reason}; the MTU is that of the interface with the node's address");
         Some(Problem { object: "FelixConfiguration".to_owned(), message })
     }
 
     /// The interface with the node's address; with a pattern, its MTU is the smallest of the interfaces whose names it matches, as
     /// packets may take any of them.
     pub(crate) fn uplink(&self, underlay: &Underlay, own: Uplink) -> Uplink {
-        let Some(matcher) = &self.matcher else { return own };
-        let matches =
-            |name: &str| matcher.try_search_fwd(&Input::new(name)).is_ok_and(|found| found.is_some());
-        let mtus = underlay.addresses.iter().filter(|(name, ..)| matches(name)).map(|(_, mtu, _)| *mtu);
+        let mtus =
+            underlay.addresses.iter().filter(|(name, ..)| self.0.matches(name)).map(|(_, mtu, _)| *mtu);
         Uplink { mtu: mtus.min().unwrap_or(own.mtu), ..own }
     }
 }

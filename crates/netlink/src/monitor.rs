@@ -79,15 +79,27 @@ impl Monitor {
     /// # Errors
     /// When no netlink socket can be opened.
     pub fn open(own: &Netlink) -> Result<Self> {
+        Self::subscribe(&GROUPS, Some(others(own.socket.port())))
+    }
+
+    /// Subscribes, in the calling thread's namespace, to interfaces that come, change and go.
+    ///
+    /// # Errors
+    /// When no netlink socket can be opened.
+    pub fn links() -> Result<Self> {
+        Self::subscribe(&GROUPS[..1], None)
+    }
+
+    fn subscribe(groups: &[u32], filter: Option<[SockFilter; 4]>) -> Result<Self> {
         let failed = |error| Error::io("subscribe to network changes", error);
         let mut socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_ROUTE).map_err(failed)?;
         widen(&socket)?;
-        SockRef::from(&socket).attach_filter(&others(own.socket.port())).map_err(failed)?;
+        filter.map_or(Ok(()), |filter| SockRef::from(&socket).attach_filter(&filter)).map_err(failed)?;
         socket.bind_auto().map_err(failed)?;
         socket.set_non_blocking(true).map_err(failed)?;
-        for group in GROUPS {
-            match socket.add_membership(group) {
-                Err(_) if group == NEXTHOP_GROUP => {}
+        for group in groups {
+            match socket.add_membership(*group) {
+                Err(_) if *group == NEXTHOP_GROUP => {}
                 joined => joined.map_err(failed)?,
             }
         }

@@ -10,6 +10,7 @@ mod error;
 mod flows;
 mod iptables;
 mod nftables;
+mod offload;
 mod programs;
 mod sets;
 mod takeover;
@@ -26,6 +27,7 @@ use iptables::Iptables;
 use iptables::programs::{Programs, Variant};
 use margay_netlink::ipset::Ipset;
 use nftables::Nftables;
+pub use offload::FlowTable;
 use takeover::Takeover;
 
 use crate::model::{BackendChoice, Delta, EndpointId, EnforcedState};
@@ -392,10 +394,16 @@ impl Applier {
             others.iter().chain([&self.backend]).flat_map(|backend| backend.holdings()).collect();
         let sets = Ipset::open()?.headers()?.into_iter().map(|set| set.name);
         all.extend(sets.filter(|name| iptables::is_own_set(name)).map(|name| format!("ip set {name}")));
+        all.extend(self.flow_table().map(|table| table.name()));
         Ok(all)
     }
 
-    /// Removes every rule, chain and set of ours, also from backends that are not in use.
+    /// The flow table, if there is one.
+    fn flow_table(&self) -> Option<FlowTable> {
+        FlowTable::find(&self.options.folders()).ok().filter(FlowTable::is_there)
+    }
+
+    /// Removes every rule, chain, set and flow table of ours, also from backends that are not in use.
     ///
     /// # Errors
     /// See [`Failure`]; what is left is removed by another call.
@@ -406,6 +414,8 @@ impl Applier {
 
     fn remove_all(&mut self) -> Result<Report, ApplyError> {
         self.compiler = Compiler::nothing(self.options.marks, self.backend.dispatch_by());
+        // First: nothing must go on passing by rules that are no more.
+        self.flow_table().map_or(Ok(()), |table| table.write(&[]))?;
         let mut report = Report::default();
         self.empty_others(&mut report)?;
         // Sets may have been in use by another variant's rules.

@@ -43,6 +43,7 @@ use crate::cluster::{Cluster, Touched};
 use crate::config::Config;
 use crate::forwarding::Forwarding;
 use crate::mtu;
+use crate::offload::Offload;
 use crate::policy::{self, Engine};
 use crate::removal::{Outcome, Removal};
 use crate::writer::Writer;
@@ -124,6 +125,7 @@ pub(crate) struct Node {
     writer: Writer,
     engine: Engine,
     forwarding: Forwarding,
+    offload: Offload,
     addresses: Addresses,
     cluster: Cluster,
     /// The datastore was told completely once.
@@ -166,6 +168,7 @@ pub(crate) struct Parts {
     pub(crate) store: Store,
     pub(crate) engine: Engine,
     pub(crate) forwarding: Forwarding,
+    pub(crate) offload: Offload,
     pub(crate) addresses: Addresses,
     pub(crate) speaker: Speaker,
 }
@@ -197,6 +200,7 @@ impl Node {
             store: parts.store,
             engine: parts.engine,
             forwarding: parts.forwarding,
+            offload: parts.offload,
             addresses: parts.addresses,
             cluster: Cluster::default(),
             in_sync: false,

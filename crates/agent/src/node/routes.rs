@@ -27,6 +27,7 @@ impl Node {
         let (bgp, services) = (self.cluster.bgp.settings(), service_ranges(&self.cluster.bgp));
         self.router.set_settings(self.router.settings().with_felix(&felix).with_bgp(bgp, services));
         self.mtu_interfaces.follow(&felix);
+        self.offload.follow(&felix);
         self.report_settings(&felix);
         let nodes: Vec<_> = self.cluster.bgp.nodes.values().map(Box::as_ref).collect();
         self.router.set_nodes(&nodes);
