@@ -149,13 +149,17 @@ pub(crate) fn pools_for_some(labs: &mut Labs) -> Result<()> {
             "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {{blockSize: 30, {spec}}}\n---\n"
         )
     };
+    let asks = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default, annotations: {{\
+             cni.projectcalico.org/ipv4pools: '[\"named\"]'}}}}\nspec: {{nodeName: node1, containers: []}}\n"
+        )
+    };
     let pools = [
         pool("others", "cidr: 10.66.0.0/27, nodeSelector: rack == 'r9'"),
         pool("tunnels", "cidr: 10.67.0.0/27, allowedUses: [Tunnel], vxlanMode: Always"),
         pool("named", "cidr: 10.68.0.0/27, assignmentMode: Manual, vxlanMode: Always"),
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: asks, namespace: default, annotations: {cni.projectcalico.org/ipv4pools: '[\"named\"]'}}\n\
-         spec: {nodeName: node1, containers: []}\n"
-            .to_owned(),
+        asks("asks"),
     ];
     applied(&cluster, &pools.concat())?;
     cluster.start("node1")?;
@@ -165,6 +169,14 @@ pub(crate) fn pools_for_some(labs: &mut Labs) -> Result<()> {
     let runtime = cluster.runtime("node1")?;
     let pod = runtime.add("default", "asks")?;
     ensure!(pod.address.to_string().starts_with("10.68."), "{}", pod.address);
+    // The runtime may hear of a pod before the agent does.
+    for number in 0..10 {
+        let name = format!("asks-{number}");
+        applied(&cluster, &asks(&name))?;
+        let pod = runtime.add("default", &name)?;
+        ensure!(pod.address.to_string().starts_with("10.68."), "{name} has {}", pod.address);
+        runtime.delete(pod)?;
+    }
     let refused =
         runtime.add("default", "does-not").err().context("an address of a pool that is not for it")?;
     ensure!(format!("{refused:#}").contains("nodeSelector"), "{refused:#}");

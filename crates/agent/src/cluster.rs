@@ -28,6 +28,8 @@ pub(crate) struct Cluster {
     pub(crate) namespaces: BTreeMap<String, Namespace>,
     /// Pods of this node, and those nobody has placed yet, by namespace and name.
     pub(crate) pods: BTreeMap<(String, String), Pod>,
+    /// There are such objects in this cluster, if perhaps not for this node.
+    pub(crate) has_pods: bool,
     /// WorkloadEndpoints of this node in the datastore.
     pub(crate) own_endpoints: BTreeSet<Key>,
     /// Objects that could not be read.
@@ -111,6 +113,7 @@ impl Cluster {
                 NOTHING
             }
             Resource::Pod(object) => {
+                self.has_pods = true;
                 let key = (object.metadata.namespace.clone().unwrap_or_default(), name);
                 if object.spec.node_name.as_deref().is_none_or(|placed| placed == node) {
                     self.pods.insert(key, object.clone());

@@ -62,7 +62,12 @@ impl Node {
         }
         // What is in the spool is older: some runtimes use a container's name again.
         self.replay_spool();
-        self.give(Waiting { request, answer, horizon: None }, None);
+        let pod = self.unheard_pod(&request);
+        let waiting = Waiting { request, answer, horizon: None };
+        match pod {
+            Some(key) => self.read_pod(key, waiting),
+            None => self.give(waiting, None),
+        }
     }
 
     /// Answers if it can be answered now; what finds no block fails with `problem`, if there is one.

@@ -1,17 +1,24 @@
 //! The WorkloadEndpoints of this node's pods: what their Pod objects and the FelixConfiguration make of them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use margay_api::kinds::{FelixConfigurationSpec, WorkloadSourceSpoofing};
-use margay_api::{Pod, WorkloadEndpoint};
+use margay_api::{Key, Kind, Pod, WorkloadEndpoint};
+use margay_control::cni::AddRequest;
 use margay_control::status::Problem;
+use margay_daemon::server::Failure;
+use margay_datastore::{SyncEvent, Versioned};
 
-use super::Node;
+use super::{Internal, Node, Waiting, reply};
 use crate::annotations::sources;
 use crate::attachments::{self, Attached};
 use crate::policy::Input;
 use crate::writer::Write;
+
+/// Longest wait for the datastore's answer about a pod.
+const POD_TIME: Duration = Duration::from_secs(5);
 
 impl Node {
     pub(super) fn endpoint(&self, attached: &Attached) -> WorkloadEndpoint {
@@ -38,6 +45,44 @@ impl Node {
         let none = BTreeMap::new();
         let annotations = self.pod_of(attached).map_or(&none, |pod| &pod.metadata.annotations);
         sources(annotations, self.may_spoof)
+    }
+
+    /// The Pod object of an ADD that nobody has told of yet, in a cluster that has such objects: the runtime may hear of a pod sooner.
+    pub(super) fn unheard_pod(&self, request: &AddRequest) -> Option<Key> {
+        let pod = (request.pod_namespace.clone()?, request.pod_name.clone()?);
+        let unheard = self.cluster.has_pods && !self.cluster.pods.contains_key(&pod);
+        unheard.then(|| Key::namespaced(Kind::Pod, pod.0, pod.1))
+    }
+
+    /// Asks the datastore for it: its labels say which policy is the pod's, its annotations which addresses.
+    pub(super) fn read_pod(&self, key: Key, waiting: Waiting) {
+        let (store, done) = (self.store.clone(), self.internal.0.clone());
+        tokio::spawn(async move {
+            let found = match tokio::time::timeout(POD_TIME, store.get(&key)).await {
+                Ok(found) => found.map_err(|error| error.to_string()),
+                Err(_elapsed) => Err(format!("no answer within {POD_TIME:?}")),
+            };
+            let _stopping = done.send(Internal::Pod(Box::new(waiting), found)).await;
+        });
+    }
+
+    /// The datastore's answer: without an object there is nothing to be known of the pod.
+    pub(super) async fn on_pod(&mut self, waiting: Waiting, found: Result<Option<Versioned>, String>) {
+        match found {
+            Ok(found) => {
+                // What was told meanwhile is newer.
+                if let Some(found) = found.filter(|_| self.unheard_pod(&waiting.request).is_some()) {
+                    self.take_object(SyncEvent::Put(found)).await;
+                }
+                self.give(waiting, None);
+            }
+            Err(error) => {
+                let message = format!(
+                    "its Pod object, which says what policy is to be enforced, cannot be read: {error}"
+                );
+                reply(waiting.answer, Err(Failure::try_later(message)));
+            }
+        }
     }
 
     /// A Pod object changed: its labels, ports and annotations are the endpoint's.

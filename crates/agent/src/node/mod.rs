@@ -30,7 +30,7 @@ use margay_daemon::health::Health;
 use margay_daemon::server::Failure;
 use margay_daemon::speaker::{Speaker, until};
 use margay_daemon::topology::Advertisement;
-use margay_datastore::{Store, SyncEvent, Syncer};
+use margay_datastore::{Store, SyncEvent, Syncer, Versioned};
 use margay_ipam::{Family, Handle};
 use margay_routing::{RouteTrace, Router, Settings};
 use tokio::sync::{mpsc, oneshot};
@@ -92,6 +92,8 @@ pub(crate) enum Request {
 enum Internal {
     /// A claim ended: the block and its fence, or why there is none.
     Claimed(Family, Box<Result<(IpamBlock, u64), String>>),
+    /// The Pod object of an ADD, or why it cannot be read.
+    Pod(Box<Waiting>, Result<Option<Versioned>, String>),
     /// What a dead node left is deleted.
     Cleared(String),
     /// Interfaces of pods are removed, or cannot be.
@@ -249,6 +251,7 @@ impl Node {
                 done = self.internal.1.recv() => {
                     match done {
                         Some(Internal::Claimed(family, outcome)) => self.on_claimed(family, *outcome).await,
+                        Some(Internal::Pod(waiting, found)) => self.on_pod(*waiting, found).await,
                         Some(Internal::Cleared(node)) => self.on_cleared(&node),
                         Some(Internal::Removed(outcomes)) => self.on_removed(outcomes).await,
                         None => {}
@@ -301,7 +304,7 @@ impl Node {
         }
     }
 
-    async fn take_object(&mut self, event: SyncEvent) -> Touched {
+    pub(super) async fn take_object(&mut self, event: SyncEvent) -> Touched {
         match event {
             SyncEvent::Put(versioned) => match versioned.resource {
                 Ok(resource) => {
