@@ -180,12 +180,6 @@ impl Config {
                 }
             }
         }
-        // Go writes an empty list that nobody made as null: nothing is valid, as after a reboot.
-        for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
-            if let Some(list) = value.get_mut(key).filter(|list| list.is_null()) {
-                *list = Value::Array(Vec::new());
-            }
-        }
         let raw: Raw = serde_json::from_value(value).map_err(|e| {
             wrong("the network configuration is wrong: correct the conflist".to_owned()).with_details(e)
         })?;

@@ -68,7 +68,9 @@ impl Offload {
             kernel: None,
             written: None,
         };
-        std::thread::Builder::new().name("offload".to_owned()).spawn(move || worker.run())?;
+        std::thread::Builder::new().name("offload".to_owned()).spawn(move || {
+            worker.run();
+        })?;
         Ok(Self(shared))
     }
 
@@ -115,7 +117,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self) {
+    fn run(mut self) -> ! {
         loop {
             let wish = self.shared.wish(|wish| wish.clone());
             if wish.on.is_some() {
