@@ -274,9 +274,15 @@ proptest! {
             let rules_written = Moment { tables: before.unswept(after), sets: extended };
             for place in found::places(old).into_iter().chain(found::places(new)) {
                 let right = [before.judge(&place), after.judge(&place)];
-                for moment in [&sets_written, &rules_written] {
+                // An address that an endpoint comes to or leaves is its group's while sets are the longer ones, and the
+                // group itself may change meanwhile: by its rules before, or after.
+                let [comes, leaves] = right.each_ref().map(Option::is_none);
+                for (moment, passing) in [(&sets_written, comes), (&rules_written, leaves)] {
                     let judge = moment.judge(&place);
-                    prop_assert!(right.contains(&judge), "{place:?}: {judge:?} instead of {right:?}");
+                    prop_assert!(
+                        passing || right.contains(&judge),
+                        "{place:?}: {judge:?} instead of {right:?}"
+                    );
                 }
             }
         }
