@@ -364,7 +364,7 @@ fn gc_hands_on_the_list_and_refuses_without_one() {
         json!({"network": "pods", "valid": [{"container_id": "c9", "ifname": "eth0", "network": "pods"}]})
     );
     scene.verb("GC", "", json!({ "cni.dev/valid-attachments": null })).unwrap();
-    assert_eq!(scene.agent.asked()[1].1, json!({"network": "pods", "valid": []}), "as cri-o says it");
+    assert_eq!(scene.agent.asked()[0].1, json!({"network": "pods", "valid": []}), "as cri-o says it");
     assert_eq!(scene.verb("GC", "", json!({})).unwrap_err().code, 7);
     assert_eq!(scene.verb("GC", "", json!({"cniVersion": "1.0.0"})).unwrap_err().code, 1);
     assert_eq!(scene.verb("CHECK", "", json!({"cniVersion": "0.3.1"})).unwrap_err().code, 1);
