@@ -26,7 +26,7 @@ const AS: u32 = 64512;
 const ROUTER_AS: u32 = 64999;
 const PORT: u16 = 17_180;
 /// Longest time in which a change must reach the other good node while the attack goes on.
-const PROMPT: Duration = Duration::from_secs(3);
+const PROMPT: Duration = Duration::from_secs(10);
 
 /// Memory is that of the process: one attack at a time.
 static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -94,12 +94,12 @@ fn ip(net: u8, last: u8) -> Ipv4Addr {
 }
 
 async fn eventually<F: Future<Output = Option<T>>, T>(what: &str, mut check: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(value) = check().await {
             return value;
         }
-        assert!(Instant::now() < deadline, "not within 20 s: {what}");
+        assert!(Instant::now() < deadline, "not within 60 s: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -491,7 +491,7 @@ async fn million(role: Role, net: u8) {
         }
     });
     let mut said = Vec::new();
-    let end = tokio::time::timeout(Duration::from_secs(20), read.read_to_end(&mut said)).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(60), read.read_to_end(&mut said)).await.unwrap();
     // The rest of what it sends may meet a closed socket.
     assert!(end.is_ok() || said.len() > 21);
     flood.await.unwrap();
