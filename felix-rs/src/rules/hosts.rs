@@ -254,7 +254,8 @@ impl<K: Known> Hosts<'_, K> {
 
     fn body(&self, family: Family, place: Place, policy: &EndpointPolicy) -> Vec<Rule> {
         let mut rules = if place.stateful { stateful(self.settings) } else { Vec::new() };
-        if family == Family::V6 {
+        // Neighbours are on the link: nobody's discovery passes through, where accepting would spare it the policy of pods.
+        if family == Family::V6 && place.end != End::Tiers {
             for kind in NEIGHBOUR_DISCOVERY {
                 rules.push(Rule::new([protocol(ICMPV6), icmp_type(kind)], Action::Accept));
             }

@@ -8,7 +8,7 @@ use super::trace::{
 };
 use crate::model::{
     Direction, EndpointId, EndpointPolicy, EndpointTier, EnforcedState, FailsafePort, LocalEndpoint,
-    PolicyId, PolicyRule, RuleAction, TierDefault,
+    PolicyId, PolicyRule, ProfileId, RuleAction, TierDefault,
 };
 
 /// Runs a packet through the policy of one endpoint, as the first packet of a flow that connection
@@ -21,29 +21,34 @@ pub fn evaluate(
     direction: Direction,
     packet: &Packet,
 ) -> EndpointVerdict {
-    if matches!(endpoint.id, EndpointId::Host { .. }) && is_failsafe(state, direction, packet) {
-        return EndpointVerdict {
-            endpoint: endpoint.id.clone(),
-            direction,
-            verdict: Verdict::Allow,
-            decision: Decision::Failsafe,
-            tiers: Vec::new(),
-            profiles: Vec::new(),
-        };
-    }
-    let mut run = Run { state, direction, packet, tiers: Vec::new(), profiles: Vec::new() };
-    let (verdict, decision) = run.policy(&endpoint.policy);
-    EndpointVerdict {
-        endpoint: endpoint.id.clone(),
-        direction,
-        verdict,
-        decision,
-        tiers: run.tiers,
-        profiles: run.profiles,
-    }
+    let mut run =
+        Run { state, direction, packet, undecided_ends: true, tiers: Vec::new(), profiles: Vec::new() };
+    let is_host = matches!(endpoint.id, EndpointId::Host { .. });
+    let (verdict, decision) = if is_host && is_failsafe(state, direction, packet) {
+        (Verdict::Allow, Decision::Failsafe)
+    } else {
+        let policy = &endpoint.policy;
+        run.tiers(&policy.tiers).unwrap_or_else(|| run.profiles(&policy.profiles))
+    };
+    run.verdict(endpoint, verdict, decision)
 }
 
-fn is_failsafe(state: &EnforcedState, direction: Direction, packet: &Packet) -> bool {
+/// Runs a packet through policies of a host endpoint that need not decide: `None` if none does. Where `undecided_ends`, the
+/// end of a tier whose default is to deny decides, too.
+pub(super) fn evaluate_tiers(
+    state: &EnforcedState,
+    endpoint: &LocalEndpoint,
+    policy: &EndpointPolicy,
+    undecided_ends: bool,
+    direction: Direction,
+    packet: &Packet,
+) -> Option<EndpointVerdict> {
+    let mut run = Run { state, direction, packet, undecided_ends, tiers: Vec::new(), profiles: Vec::new() };
+    let (verdict, decision) = run.tiers(&policy.tiers)?;
+    Some(run.verdict(endpoint, verdict, decision))
+}
+
+pub(super) fn is_failsafe(state: &EnforcedState, direction: Direction, packet: &Packet) -> bool {
     let (ports, peer) = match direction {
         Direction::Ingress => (&state.settings.failsafe_inbound, packet.source),
         Direction::Egress => (&state.settings.failsafe_outbound, packet.destination),
@@ -59,18 +64,24 @@ struct Run<'a> {
     state: &'a EnforcedState,
     direction: Direction,
     packet: &'a Packet,
+    /// The default action of a tier counts.
+    undecided_ends: bool,
     tiers: Vec<TierTrace>,
     profiles: Vec<ProfileTrace>,
 }
 
 impl Run<'_> {
-    fn policy(&mut self, policy: &EndpointPolicy) -> (Verdict, Decision) {
-        for tier in &policy.tiers {
-            if let Some(decided) = self.tier(tier) {
-                return decided;
-            }
-        }
-        for id in &policy.profiles {
+    fn verdict(self, endpoint: &LocalEndpoint, verdict: Verdict, decision: Decision) -> EndpointVerdict {
+        let Self { direction, tiers, profiles, .. } = self;
+        EndpointVerdict { endpoint: endpoint.id.clone(), direction, verdict, decision, tiers, profiles }
+    }
+
+    fn tiers(&mut self, tiers: &[EndpointTier]) -> Option<(Verdict, Decision)> {
+        tiers.iter().find_map(|tier| self.tier(tier))
+    }
+
+    fn profiles(&mut self, profiles: &[ProfileId]) -> (Verdict, Decision) {
+        for id in profiles {
             let Some(profile) = self.state.profiles.get(id) else { continue };
             let rules = match self.direction {
                 Direction::Ingress => &profile.ingress,
@@ -144,11 +155,11 @@ impl Run<'_> {
         }
         let (outcome, decided) = end.unwrap_or_else(|| match tier.default {
             _ if enforced.is_empty() => (TierOutcome::OnlyStaged, None),
-            TierDefault::Pass => (TierOutcome::DefaultPass, None),
-            TierDefault::Deny => {
+            TierDefault::Deny if self.undecided_ends => {
                 let decision = Decision::EndOfTier { tier: tier.name.clone(), policies: enforced };
                 (TierOutcome::DefaultDeny, Some((Verdict::Deny, decision)))
             }
+            TierDefault::Deny | TierDefault::Pass => (TierOutcome::DefaultPass, None),
         });
         self.tiers.push(TierTrace { name: tier.name.clone(), policies: traces, outcome });
         decided

@@ -9,6 +9,7 @@ mod flow;
 mod impact;
 mod lately;
 mod matching;
+mod node;
 mod packet;
 mod text;
 mod trace;
@@ -19,6 +20,7 @@ pub use flow::{Affected, Judge};
 pub use impact::{Impact, ImpactChange, impact};
 pub use lately::{SeenChange, impact_on};
 pub use matching::{Mismatch, PeerMismatch};
+pub use node::{Passage, Passed, Place, Step, pass};
 pub use packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP, UDPLITE, has_ports, protocol_name};
 pub use trace::{
     Decision, EndpointVerdict, PolicyTrace, ProfileTrace, RuleResult, RuleTrace, RulesOutcome, TierOutcome,

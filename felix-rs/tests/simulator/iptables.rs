@@ -6,35 +6,39 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::way::{Filter, Skb};
 use crate::{Outcome, Passing, tokens};
 
-/// One table: chains of tokenised rules.
+/// Tables of one family: chains of tokenised rules by their table and name.
 #[derive(Debug, Default)]
 pub(crate) struct Kernel {
-    chains: BTreeMap<String, Vec<Vec<String>>>,
+    chains: BTreeMap<(String, String), Vec<Vec<String>>>,
     /// Members as `ipset save` writes them.
     sets: BTreeMap<String, Vec<String>>,
 }
 
 impl Kernel {
     /// Reads `iptables-restore` input of one table.
-    pub(crate) fn restore(text: &str) -> Self {
-        let mut kernel = Self::default();
+    pub(crate) fn restore(&mut self, text: &str) {
+        let mut table = String::new();
         for line in text.lines() {
             let mut rule = tokens(line);
-            match rule.first().map(String::as_str) {
-                Some("-A") => kernel.chains.entry(rule[1].clone()).or_default().push(rule.split_off(2)),
-                Some("-I") => {
-                    let place = rule[2].parse::<usize>().unwrap() - 1;
-                    kernel.chains.entry(rule[1].clone()).or_default().insert(place, rule.split_off(3));
+            let name = match rule.first().map(String::as_str) {
+                Some("-A" | "-I") => rule[1].clone(),
+                Some(declared) if declared.starts_with(':') => declared[1..].to_owned(),
+                Some(name) if name.starts_with('*') => {
+                    table = name[1..].to_owned();
+                    continue;
                 }
-                Some(declared) if declared.starts_with(':') => {
-                    kernel.chains.entry(declared[1..].to_owned()).or_default();
-                }
+                _ => continue,
+            };
+            let chain = self.chains.entry((table.clone(), name)).or_default();
+            match rule[0].as_str() {
+                "-A" => chain.push(rule.split_off(2)),
+                "-I" => chain.insert(rule[2].parse::<usize>().unwrap() - 1, rule.split_off(3)),
                 _ => {}
             }
         }
-        kernel
     }
 
     pub(crate) fn add(&mut self, set: String, member: String) {
@@ -45,34 +49,30 @@ impl Kernel {
         self.sets.entry(set).or_default();
     }
 
-    /// Whether a packet gets through the FORWARD chain of a node that accepts by default.
-    pub(crate) fn forwards(&self, passing: &Passing<'_>) -> bool {
-        let mut mark = 0;
-        match self.run("FORWARD", passing, &mut mark) {
-            Outcome::Decided(accepted) => accepted,
-            Outcome::Return => true,
-        }
-    }
-
-    fn run(&self, chain: &str, passing: &Passing<'_>, mark: &mut u32) -> Outcome {
-        for rule in self.chains.get(chain).unwrap_or_else(|| panic!("no chain {chain}")) {
-            let Some((verb, target, rest)) = self.matches(rule, passing, *mark) else { continue };
+    fn run(&self, table: &str, chain: &str, passing: &Passing<'_>, skb: &mut Skb) -> Outcome {
+        let rules = self.chains.get(&(table.to_owned(), chain.to_owned()));
+        for rule in rules.unwrap_or_else(|| panic!("no chain {chain} in {table}")) {
+            let Some((verb, target, rest)) = self.matches(rule, passing, skb) else { continue };
             match (verb, target) {
                 ("-j", "ACCEPT") => return Outcome::Decided(true),
                 ("-j", "DROP") => return Outcome::Decided(false),
                 ("-j", "RETURN") => return Outcome::Return,
                 ("-j", "LOG") => {}
+                ("-j", "CT") => {
+                    assert_eq!((table, rest[0].as_str()), ("raw", "--notrack"));
+                    skb.untracked = true;
+                }
                 ("-j", "MARK") => {
                     assert_eq!(rest[0], "--set-xmark");
                     let (value, mask) = value_and_mask(&rest[1]);
-                    *mark = (*mark & !mask) ^ value;
+                    skb.mark = (skb.mark & !mask) ^ value;
                 }
                 ("-j", chain) => {
-                    if let decided @ Outcome::Decided(_) = self.run(chain, passing, mark) {
+                    if let decided @ Outcome::Decided(_) = self.run(table, chain, passing, skb) {
                         return decided;
                     }
                 }
-                (_, chain) => return self.run(chain, passing, mark),
+                (_, chain) => return self.run(table, chain, passing, skb),
             }
         }
         Outcome::Return
@@ -83,7 +83,7 @@ impl Kernel {
         &self,
         rule: &'r [String],
         passing: &Passing<'_>,
-        mark: u32,
+        skb: &Skb,
     ) -> Option<(&'r str, &'r str, &'r [String])> {
         let packet = passing.packet;
         let mut at = 0;
@@ -119,11 +119,16 @@ impl Kernel {
                     let (wanted, with_code) = value.split_once('/').unwrap_or((value, ""));
                     wanted.parse() == Ok(kind) && (with_code.is_empty() || with_code.parse() == Ok(code))
                 }
-                // The first packet of a flow that nobody has seen before.
-                "--ctstate" => value.split(',').any(|state| state == "NEW"),
+                // The first packet of a flow that nobody has seen before, unless it is not tracked.
+                "--ctstate" => value.split(',').any(|state| match state {
+                    "NEW" => !skb.untracked,
+                    "UNTRACKED" => skb.untracked,
+                    "DNAT" => skb.rewritten,
+                    _ => false,
+                }),
                 "--mark" => {
                     let (value, mask) = value_and_mask(value);
-                    mark & mask == value
+                    skb.mark & mask == value
                 }
                 other => panic!("unknown match {other} in {rule:?}"),
             };
@@ -157,6 +162,13 @@ impl Kernel {
                 }
             }
         })
+    }
+}
+
+impl Filter for Kernel {
+    fn hook(&self, table: &str, hook: &str, passing: &Passing<'_>, skb: &mut Skb) -> Option<Outcome> {
+        let exists = self.chains.contains_key(&(table.to_owned(), hook.to_owned()));
+        exists.then(|| self.run(table, hook, passing, skb))
     }
 }
 

@@ -6,10 +6,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod hosts;
 mod iptables;
 mod nftables;
 #[path = "../truth/mod.rs"]
 mod truth;
+mod way;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,11 +20,12 @@ use std::sync::Arc;
 use felix_rs::calc::Calculator;
 use felix_rs::model::*;
 use felix_rs::render;
-use felix_rs::rules::{Compiler, DispatchBy, Family, Marks, Member, Rule, SetName, SetUpdate, Table};
-use felix_rs::verdict::{Packet, Verdict, explain};
+use felix_rs::rules::{Compiler, DispatchBy, Family, Marks, Member, Rule, SetName, SetUpdate};
+use felix_rs::verdict::{Packet, Passage, Verdict, explain};
 use iptables::Kernel;
 use nftables::Nft;
 use proptest::prelude::*;
+use way::Filter as _;
 
 /// How a chain ends for a packet.
 enum Outcome {
@@ -160,6 +163,20 @@ fn any_rule() -> impl Strategy<Value = PolicyRule> {
     )
 }
 
+/// What decides the packets of an endpoint of [`any_state`].
+fn any_policy() -> impl Strategy<Value = EndpointPolicy> {
+    let ids = || proptest::collection::vec((0..POLICIES).prop_map(policy_id), 0..4);
+    let tier = (ids(), ids(), any::<bool>()).prop_map(|(ingress, egress, deny)| EndpointTier {
+        name: "tier".into(),
+        default: if deny { TierDefault::Deny } else { TierDefault::Pass },
+        ingress,
+        egress,
+    });
+    let profile = (0..2u8).prop_map(|number| ProfileId(format!("profile-{number}").into()));
+    (proptest::collection::vec(tier, 0..3), proptest::collection::vec(profile, 0..3))
+        .prop_map(|(tiers, profiles)| EndpointPolicy { tiers, profiles })
+}
+
 fn any_state() -> impl Strategy<Value = EnforcedState> {
     let rules = || proptest::collection::vec(any_rule(), 0..4);
     let policies =
@@ -180,17 +197,7 @@ fn any_state() -> impl Strategy<Value = EnforcedState> {
         ),
         3,
     );
-    let ids = || proptest::collection::vec((0..POLICIES).prop_map(policy_id), 0..4);
-    let tier = (ids(), ids(), any::<bool>()).prop_map(|(ingress, egress, deny)| EndpointTier {
-        name: "tier".into(),
-        default: if deny { TierDefault::Deny } else { TierDefault::Pass },
-        ingress,
-        egress,
-    });
-    let profile = (0..2u8).prop_map(|number| ProfileId(format!("profile-{number}").into()));
-    let endpoint = (proptest::collection::vec(tier, 0..3), proptest::collection::vec(profile, 0..3))
-        .prop_map(|(tiers, profiles)| EndpointPolicy { tiers, profiles });
-    let endpoints = proptest::collection::vec(endpoint, usize::from(PODS) - 1);
+    let endpoints = proptest::collection::vec(any_policy(), usize::from(PODS) - 1);
     (policies, profiles, net_sets, port_sets, endpoints).prop_map(
         |(policies, profiles, net_sets, port_sets, endpoints)| {
             let mut state = EnforcedState::default();
@@ -273,6 +280,10 @@ pub(crate) struct Passing<'a> {
     pub(crate) outgoing: &'a str,
 }
 
+fn through(packet: Packet, incoming: Arc<str>, outgoing: Arc<str>) -> Passage {
+    Passage { packet, incoming: Some(incoming), outgoing: Some(outgoing), rewritten: None }
+}
+
 /// Members of the sets of one family.
 fn sets(changes: BTreeMap<(SetName, Family), SetUpdate>, family: Family) -> Vec<(String, BTreeSet<Member>)> {
     let own = changes.into_iter().filter(|((_, own), _)| *own == family);
@@ -286,8 +297,10 @@ fn sets(changes: BTreeMap<(SetName, Family), SetUpdate>, family: Family) -> Vec<
 /// The kernel of one family with a state's rules and sets, through their text.
 fn kernel(state: &EnforcedState, family: Family) -> Kernel {
     let (compiler, changes) = Compiler::new(Marks::default(), DispatchBy::Sets, state);
-    let table = &compiler.tables()[&(family, Table::Filter)];
-    let mut kernel = Kernel::restore(&render::iptables::table(family, Table::Filter, table));
+    let mut kernel = Kernel::default();
+    for ((_, id), table) in compiler.tables().iter().filter(|((own, _), _)| *own == family) {
+        kernel.restore(&render::iptables::table(family, *id, table));
+    }
     for (set, members) in sets(changes.sets, family) {
         kernel.create(set.clone());
         for member in members {
@@ -308,17 +321,18 @@ fn kernel(state: &EnforcedState, family: Family) -> Kernel {
 fn nft(state: &EnforcedState, family: Family) -> Nft {
     use render::nftables::{BaseChain, base_rules, chain, chain_name, element};
     let (compiler, changes) = Compiler::new(Marks::default(), DispatchBy::Map, state);
-    let table = &compiler.tables()[&(family, Table::Filter)];
     let mut nft = Nft::default();
-    let mut add = |name: String, rules: &[Rule]| {
-        let text = chain(family, Table::Filter, &name, rules).into_iter().map(|(_, text)| text);
-        nft.chain(&name, text);
-    };
-    for (name, rules) in &table.chains {
-        add(chain_name(Table::Filter, name), rules);
-    }
-    for (hook, base) in &table.base {
-        add(BaseChain::name(Table::Filter, *hook), &base_rules(base));
+    for ((_, id), table) in compiler.tables().iter().filter(|((own, _), _)| *own == family) {
+        let mut add = |name: String, rules: &[Rule]| {
+            let text = chain(family, *id, &name, rules).into_iter().map(|(_, text)| text);
+            nft.chain(&name, text);
+        };
+        for (name, rules) in &table.chains {
+            add(chain_name(*id, name), rules);
+        }
+        for (hook, base) in &table.base {
+            add(BaseChain::name(*id, *hook), &base_rules(base));
+        }
     }
     for (set, members) in sets(changes.sets, family) {
         nft.set(&set, members.iter().map(element));
@@ -335,10 +349,10 @@ proptest! {
         for (from, to, packet) in packets {
             let explained = explain(&state, &packet);
             let (kernel, nft) = if packet.source.is_ipv4() { &v4 } else { &v6 };
-            let passing = Passing { packet: &packet, incoming: &interface(from), outgoing: &interface(to) };
+            let passage = through(packet, interface(from), interface(to));
             let wanted = explained.verdict == Verdict::Allow;
-            prop_assert_eq!(kernel.forwards(&passing), wanted, "{:?}\n{:#?}\n{:#?}", packet, explained, kernel);
-            prop_assert_eq!(nft.forwards(&passing), wanted, "{:?}\n{:#?}\n{:#?}", packet, explained, nft);
+            prop_assert_eq!(kernel.passes(&passage), wanted, "{:?}\n{:#?}\n{:#?}", packet, explained, kernel);
+            prop_assert_eq!(nft.passes(&passage), wanted, "{:?}\n{:#?}\n{:#?}", packet, explained, nft);
         }
     }
 }
@@ -356,9 +370,10 @@ fn rules_decide_every_probe_of_every_case() {
             let kernel = kernel(&cluster.state, Family::V4);
             let nft = nft(&cluster.state, Family::V4);
             for (probe, packet) in step.probes() {
-                let (incoming, outgoing) = (&interfaces[&packet.source], &interfaces[&packet.destination]);
-                let passing = Passing { packet: &packet, incoming, outgoing };
-                let decided = (kernel.forwards(&passing), nft.forwards(&passing));
+                let [incoming, outgoing] =
+                    [packet.source, packet.destination].map(|at| interfaces[&at].as_str());
+                let passage = through(packet, incoming.into(), outgoing.into());
+                let decided = (kernel.passes(&passage), nft.passes(&passage));
                 let case = format!("case {} ({}): {packet:?}", case.id, case.description);
                 assert_eq!(decided, (probe.allowed, probe.allowed), "{case}");
                 probes += 1;

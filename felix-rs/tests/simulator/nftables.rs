@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::way::{Filter, Skb};
 use crate::{Outcome, Passing, tokens};
 
 /// Our table of one family: chains of tokenised rules, elements of sets and maps.
@@ -78,32 +79,23 @@ impl Nft {
         self.sets.insert(name.to_owned(), elements.into_iter().collect());
     }
 
-    /// Whether a packet gets through the hook `forward` of a node that accepts by default.
-    pub(crate) fn forwards(&self, passing: &Passing<'_>) -> bool {
-        let mut mark = 0;
-        match self.run("filter-hook-forward", passing, &mut mark) {
-            Outcome::Decided(accepted) => accepted,
-            Outcome::Return => true,
-        }
-    }
-
-    fn run(&self, chain: &str, passing: &Passing<'_>, mark: &mut u32) -> Outcome {
+    fn run(&self, chain: &str, passing: &Passing<'_>, skb: &mut Skb) -> Outcome {
         for rule in self.chains.get(chain).unwrap_or_else(|| panic!("no chain {chain}")) {
-            match self.rule(rule, passing, mark) {
+            match self.rule(rule, passing, skb) {
                 Then::NoMatch | Then::Next => {}
                 Then::Outcome(outcome) => return outcome,
                 Then::Jump(chain) => {
-                    if let decided @ Outcome::Decided(_) = self.run(&chain, passing, mark) {
+                    if let decided @ Outcome::Decided(_) = self.run(&chain, passing, skb) {
                         return decided;
                     }
                 }
-                Then::Goto(chain) => return self.run(&chain, passing, mark),
+                Then::Goto(chain) => return self.run(&chain, passing, skb),
             }
         }
         Outcome::Return
     }
 
-    fn rule(&self, rule: &[String], passing: &Passing<'_>, mark: &mut u32) -> Then {
+    fn rule(&self, rule: &[String], passing: &Passing<'_>, skb: &mut Skb) -> Then {
         let mut rest = Reader(rule);
         while !rest.0.is_empty() {
             let holds = match rest.next() {
@@ -126,8 +118,8 @@ impl Nft {
                         rest.expect("meta");
                         rest.expect("mark");
                         match rest.next() {
-                            "|" => *mark |= rest.number(),
-                            "&" => *mark &= rest.number(),
+                            "|" => skb.mark |= rest.number(),
+                            "&" => skb.mark &= rest.number(),
                             other => panic!("mark {other}"),
                         }
                         true
@@ -135,16 +127,23 @@ impl Nft {
                         rest.expect("&");
                         let bits = rest.number();
                         rest.expect("==");
-                        *mark & bits == rest.number()
+                        skb.mark & bits == rest.number()
                     }
                 }
                 "ct" => {
                     let key = rest.next();
                     let negated = rest.takes("!");
-                    // The first packet of a flow that nobody has seen before, to its real destination.
-                    let wanted = rest.next();
-                    assert!(key == "status" || !wanted.contains("new"));
-                    negated
+                    // The first packet of a flow that nobody has seen before, unless it is not tracked.
+                    let holds = match (key, rest.next()) {
+                        ("state", "established,related" | "invalid") => false,
+                        ("status", "dnat") => skb.rewritten,
+                        other => panic!("ct {other:?}"),
+                    };
+                    holds != negated
+                }
+                "notrack" => {
+                    skb.untracked = true;
+                    true
                 }
                 field => {
                     let key = Self::fields(field, &mut rest, passing);
@@ -221,6 +220,13 @@ impl Nft {
         elements
             .map(|element| element.split_once(" : goto ").unwrap())
             .find_map(|(element, chain)| is_element(element, key).then(|| chain.to_owned()))
+    }
+}
+
+impl Filter for Nft {
+    fn hook(&self, table: &str, hook: &str, passing: &Passing<'_>, skb: &mut Skb) -> Option<Outcome> {
+        let chain = format!("{table}-hook-{}", hook.to_lowercase());
+        self.chains.contains_key(&chain).then(|| self.run(&chain, passing, skb))
     }
 }
 
