@@ -143,10 +143,9 @@ impl<K: Known> Hosts<'_, K> {
         table.prepend("FORWARD", Rule::new([undecided], jump(FORWARD_IN.dispatch)));
         table.prepend("FORWARD", Rule::new([], Action::ClearMark(self.marks.pass)));
         table.replace_last("FORWARD", Rule::new([], jump(FORWARD_OUT.dispatch)));
-        table.last(
-            Hook::Forward,
-            Rule::new([], Action::SetMark(self.marks.accept)).note("host endpoint policy is done"),
-        );
+        // Behind our chain somebody else may accept it.
+        let done = Rule::new([], Action::SetMark(self.marks.pass)).note("host endpoint policy is done");
+        table.append("FORWARD", vec![done]);
         tables.insert(Table::Filter, table.0);
     }
 
@@ -193,6 +192,8 @@ impl<K: Known> Hosts<'_, K> {
             "POSTROUTING",
             vec![
                 self.accepted(Action::Return),
+                Rule::new([Match::Mark { bits: self.marks.pass, set: true }], Action::Return)
+                    .note("forwarded"),
                 self.clear(),
                 Rule::new([conntrack(Conntrack::DestinationNat)], jump(REWRITTEN_OUT.dispatch)),
             ],
@@ -203,8 +204,11 @@ impl<K: Known> Hosts<'_, K> {
 
     /// Dispatch by interface, one chain per distinct policy, failsafes.
     fn place(&self, table: &mut Builder, family: Family, place: Place) {
-        let (named, all): (Vec<_>, Vec<_>) =
-            self.endpoints.iter().partition(|endpoint| &*endpoint.interface != "*");
+        // The first by name wins an interface; its name goes before its address, and both before `*`.
+        let found_by =
+            |how: fn(&str) -> bool| self.endpoints.iter().filter(move |endpoint| how(&endpoint.interface));
+        let named = found_by(|name| !matches!(name, "" | "*")).chain(found_by(str::is_empty));
+        let all = found_by(|name| name == "*").take(1);
         let side = match place.direction {
             Direction::Ingress => Side::Source,
             Direction::Egress => Side::Destination,
@@ -212,8 +216,7 @@ impl<K: Known> Hosts<'_, K> {
         // Pods' interfaces are nobody's host endpoint, `*` included.
         let pods = workloads(self.settings, side).map(|pods| Rule::new([pods], Action::Return));
         let mut dispatch: Vec<Rule> = pods.collect();
-        // The first by name wins an interface.
-        for endpoint in named.into_iter().chain(all.into_iter().take(1)) {
+        for endpoint in named.chain(all) {
             let policy = (place.policy)(endpoint);
             let action = if place.open && is_empty(policy, place.direction) {
                 Action::Return

@@ -120,7 +120,7 @@ impl Way<'_> {
         let (packet, outgoing) =
             rewritten.map_or((packet, outgoing), |(packet, outgoing)| (packet, outgoing));
         match (incoming, outgoing) {
-            (Some(incoming), None) => self.to_node(incoming, packet, early),
+            (Some(incoming), None) => self.for_node(incoming, packet, early),
             (Some(incoming), Some(outgoing)) => self.through(incoming, outgoing, packet, early),
             (None, Some(outgoing)) if early == Said::Nothing => {
                 self.host(Place::Endpoint, Direction::Egress, outgoing, packet).map(drop)
@@ -129,7 +129,7 @@ impl Way<'_> {
         }
     }
 
-    fn to_node(&mut self, incoming: &str, packet: &Packet, early: Said) -> Option<()> {
+    fn for_node(&mut self, incoming: &str, packet: &Packet, early: Said) -> Option<()> {
         if !self.is_pod(incoming) {
             return match early {
                 Said::Allow => Some(()),
@@ -159,6 +159,7 @@ impl Way<'_> {
 
     fn is_pod(&self, interface: &str) -> bool {
         self.state.settings.workload_prefixes.iter().any(|prefix| interface.starts_with(&**prefix))
+            || self.state.settings.workload_interfaces.contains(interface)
     }
 
     /// What a pod's policy says; an interface or an address that is no pod's is closed.
@@ -232,8 +233,8 @@ impl Way<'_> {
         said
     }
 
-    /// The host endpoint of an interface: the first by name that has it or the node's address at this end of the packet,
-    /// else the first one for all interfaces. Pods' interfaces are nobody's.
+    /// The host endpoint of an interface: the first by name that names it, else that has the node's address at this end
+    /// of the packet, else the first one for all interfaces. Pods' interfaces are nobody's.
     fn host_of(&self, direction: Direction, interface: &str, packet: &Packet) -> Option<&LocalEndpoint> {
         if self.is_pod(interface) {
             return None;
@@ -242,15 +243,14 @@ impl Way<'_> {
             Direction::Ingress => packet.destination,
             Direction::Egress => packet.source,
         };
-        let hosts = || {
+        let find = |is: &dyn Fn(&LocalEndpoint) -> bool| {
             let all = self.state.endpoints.values().map(Arc::as_ref);
             all.filter(|endpoint| matches!(endpoint.id, EndpointId::Host { .. }))
+                .find(|endpoint| is(endpoint))
         };
-        let named = hosts().find(|endpoint| match &*endpoint.interface {
-            "" => endpoint.addresses.contains(&own),
-            name => name == interface,
-        });
-        named.or_else(|| hosts().find(|endpoint| &*endpoint.interface == "*"))
+        find(&|endpoint| &*endpoint.interface == interface)
+            .or_else(|| find(&|endpoint| endpoint.interface.is_empty() && endpoint.addresses.contains(&own)))
+            .or_else(|| find(&|endpoint| &*endpoint.interface == "*"))
     }
 }
 

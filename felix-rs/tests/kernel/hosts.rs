@@ -17,6 +17,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("host_endpoint_forwarded_packets", forwarded_packets),
     ("host_endpoint_before_dnat", before_dnat),
     ("host_endpoint_untracked", untracked),
+    ("host_endpoint_leaves_forwarded_packets_to_others", forwarded_and_rewritten),
+    ("host_endpoint_named_goes_before_one_found_by_address", named_before_found),
 ];
 
 fn host(interface: &str, tiers: Vec<EndpointTier>, profiles: &[&str]) -> LocalEndpoint {
@@ -134,4 +136,35 @@ fn untracked(backend: BackendChoice) {
     assert_eq!(notrack.count(), 2, "request and answer:\n{counted}");
     assert!(!lab.outside.tcp(NODE_UPLINK, 80), "denied before tracking");
     assert!(lab.outside.tcp(NODE_UPLINK, 8080), "the rest goes on to the normal policies");
+}
+
+/// A forwarded packet that was rewritten, and that somebody else's rules accept behind ours, as kube-proxy's do with what
+/// is for a service, is no packet of the node's.
+fn forwarded_and_rewritten(backend: BackendChoice) {
+    let lab = Lab::new(&[]);
+    let v = infix(backend);
+    lab.outside.sh("ip address add 192.0.2.3/32 dev lo");
+    lab.node.sh(&format!(
+        "ip route add 192.0.2.3/32 dev uplink0
+         iptables-{v} -t nat -A PREROUTING -p tcp --dport 3000 -d {NODE_UPLINK} -j DNAT --to-destination 192.0.2.3:80
+         iptables-{v} -t nat -A POSTROUTING -d 192.0.2.3 -j MASQUERADE
+         iptables-{v} -A FORWARD -j ACCEPT"
+    ));
+    let mut node = Node::start(&lab, backend);
+    node.apply(&open(&lab));
+    assert!(lab.outside.tcp(NODE_UPLINK, 3000));
+    let web = policy("web", vec![tcp(RuleAction::Allow, 80)], vec![]);
+    let tiers = vec![tier("default", TierDefault::Deny, &["web"], &["web"])];
+    node.apply(&open(&lab).with_policy(web).with_endpoint(host("uplink0", tiers, &[])));
+    assert!(!lab.node.tcp(OUTSIDE, 80), "the node's own packets are denied");
+    assert!(lab.outside.tcp(NODE_UPLINK, 3000), "what passes through is not the node's");
+}
+
+fn named_before_found(backend: BackendChoice) {
+    let lab = Lab::new(&[]);
+    let mut node = Node::start(&lab, backend);
+    let mut found = host("", vec![], &[ALLOW_ALL]);
+    found.id = EndpointId::Host { name: "a-found".into() };
+    node.apply(&open(&lab).with_endpoint(host("uplink0", vec![], &[])).with_endpoint(found));
+    assert!(!lab.outside.tcp(NODE_UPLINK, 80));
 }

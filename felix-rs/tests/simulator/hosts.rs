@@ -9,8 +9,9 @@ use felix_rs::rules::Family;
 use felix_rs::verdict::{Packet, Passage, Verdict, pass};
 use proptest::prelude::*;
 
+use crate::iptables::Kernel;
 use crate::way::Filter as _;
-use crate::{PODS, address, any_policy, any_state, kernel, nft};
+use crate::{PODS, address, any_policy, any_state, beside, interface, nft};
 
 /// Where a packet can be from and go to: pods, hosts behind each uplink, the node's address on each uplink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl Spot {
     /// `None`: the node itself.
     fn interface(self) -> Option<Arc<str>> {
         match self {
-            Self::Pod(number) => Some(format!("mgy{number}").into()),
+            Self::Pod(number) => Some(interface(number)),
             Self::Outside(number) => Some(format!("uplink{number}").into()),
             Self::Node(_) => None,
         }
@@ -147,7 +148,12 @@ proptest! {
 
     #[test]
     fn rules_decide_as_the_evaluator(state in any_node(), passages in proptest::collection::vec(any_passage(), 40)) {
-        let [v4, v6] = Family::ALL.map(|family| (kernel(&state, family), nft(&state, family)));
+        let [v4, v6] = Family::ALL.map(|family| {
+            // What others let through once our rules have seen it.
+            let mut others = Kernel::default();
+            others.restore("*filter\n-A INPUT -j ACCEPT\n-A FORWARD -j ACCEPT\n-A OUTPUT -j ACCEPT\nCOMMIT\n");
+            (beside(others, &state, family), nft(&state, family))
+        });
         for passage in passages {
             let passed = pass(&state, &passage);
             let (kernel, nft) = if passage.packet.source.is_ipv4() { &v4 } else { &v6 };

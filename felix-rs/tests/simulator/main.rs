@@ -201,6 +201,7 @@ fn any_state() -> impl Strategy<Value = EnforcedState> {
     (policies, profiles, net_sets, port_sets, endpoints).prop_map(
         |(policies, profiles, net_sets, port_sets, endpoints)| {
             let mut state = EnforcedState::default();
+            Arc::make_mut(&mut state.settings).workload_interfaces = [interface(3)].into();
             for (number, (ingress, egress, staged)) in (0..).zip(policies) {
                 let id = policy_id(number);
                 let policy = ActivePolicy {
@@ -248,7 +249,12 @@ fn any_state() -> impl Strategy<Value = EnforcedState> {
 }
 
 fn interface(pod: u8) -> Arc<str> {
-    if pod == 0 { "uplink0".into() } else { format!("mgy{pod}").into() }
+    match pod {
+        0 => "uplink0".into(),
+        // Not of our plugin's making.
+        3 => "tap3".into(),
+        _ => format!("mgy{pod}").into(),
+    }
 }
 
 fn any_packet() -> impl Strategy<Value = (u8, u8, Packet)> {
@@ -296,8 +302,12 @@ fn sets(changes: BTreeMap<(SetName, Family), SetUpdate>, family: Family) -> Vec<
 
 /// The kernel of one family with a state's rules and sets, through their text.
 fn kernel(state: &EnforcedState, family: Family) -> Kernel {
+    beside(Kernel::default(), state, family)
+}
+
+/// The same beside rules that are there.
+fn beside(mut kernel: Kernel, state: &EnforcedState, family: Family) -> Kernel {
     let (compiler, changes) = Compiler::new(Marks::default(), DispatchBy::Sets, state);
-    let mut kernel = Kernel::default();
     for ((_, id), table) in compiler.tables().iter().filter(|((own, _), _)| *own == family) {
         kernel.restore(&render::iptables::table(family, *id, table));
     }
