@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use felix_rs::apply::{Applier, Failure, Options, Report, Seen};
 use felix_rs::calc::Calculator;
-use felix_rs::model::{EndpointId, EnforcedState};
+use felix_rs::model::{BackendChoice, EndpointId, EnforcedState};
 use felix_rs::rules::Origin;
 use margay_api::{Key, Resource, WorkloadEndpoint};
 use margay_control::status::Problem;
@@ -90,6 +90,7 @@ pub(crate) fn spawn(
         started: false,
         rebuilt: false,
         in_sync: false,
+        refused: None,
         waiting: Vec::new(),
         live: BTreeSet::new(),
         due: None,
@@ -119,6 +120,8 @@ struct Thread {
     /// A lot of memory was needed for a moment.
     rebuilt: bool,
     in_sync: bool,
+    /// A backend that can't be used: why, and when it is tried again.
+    refused: Option<(BackendChoice, String, Instant)>,
     waiting: Vec<(EndpointId, Live)>,
     live: BTreeSet<EndpointId>,
     /// When a failed write is to be tried again.
@@ -236,7 +239,7 @@ impl Thread {
             self.rebuilt = true;
             self.applier.set_in_sync();
             self.applier.switch(self.state.settings.backend, &self.state)
-        } else if self.state.settings.backend != self.applier.choice() {
+        } else if self.is_to_switch(now) {
             self.applier.switch(self.state.settings.backend, &self.state)
         } else if changed {
             overdue = self.sweep_at.is_some_and(|(_, latest)| latest <= now);
@@ -295,6 +298,14 @@ impl Thread {
         }
     }
 
+    /// Whether another backend is wanted than the one in use, and not just refused.
+    fn is_to_switch(&self, now: Instant) -> bool {
+        let wanted = self.state.settings.backend;
+        let refused =
+            self.refused.as_ref().is_some_and(|(choice, _, until)| *choice == wanted && now < *until);
+        wanted != self.applier.choice() && !refused
+    }
+
     /// Has somebody look at the kernel while this thread goes on; not if writes have overtaken too many looks.
     fn look(&mut self) -> bool {
         if self.overtaken >= OVERTAKEN {
@@ -324,7 +335,21 @@ impl Thread {
         self.live = report.live;
         let endpoints = self.state.endpoints.len();
         let policies = self.state.policies.len();
-        self.health.set("policy", true, format!("{policies} policies enforced for {endpoints} endpoints"));
+        let wanted = self.state.settings.backend;
+        if let Some(why) = report.refused {
+            tracing::warn!("{why}; {} goes on", self.applier.backend());
+            self.refused = Some((wanted, why, now + RECHECK));
+        }
+        let enforced = format!("{policies} policies enforced for {endpoints} endpoints");
+        match &self.refused {
+            Some((choice, why, _)) if *choice == wanted && wanted != self.applier.choice() => {
+                self.health.set("policy", false, format!("{enforced} by {}: {why}", self.applier.backend()));
+            }
+            _ => {
+                self.refused = None;
+                self.health.set("policy", true, enforced);
+            }
+        }
     }
 
     fn failed(&mut self, failure: &Failure) {

@@ -75,6 +75,8 @@ pub struct Report {
     pub unswept: bool,
     /// Sets of ours that can't be destroyed because foreign rules refer to them.
     pub leftovers: Vec<String>,
+    /// Why the backend that was asked for can't be used: the one before enforces the state.
+    pub refused: Option<String>,
 }
 
 impl Report {
@@ -262,8 +264,10 @@ impl Applier {
     /// Enforces a whole state by this backend from now on. The rules of the one before stay until the new ones are in
     /// the kernel: a packet meets one, both, never none.
     ///
+    /// A backend that can't be used is told in the report; the one before enforces the state then.
+    ///
     /// # Errors
-    /// The backend can't be used (the one before enforces the state), or its first attempt failed.
+    /// See [`Failure`].
     pub fn switch(&mut self, backend: BackendChoice, state: &EnforcedState) -> Result<Report, Failure> {
         if backend == self.options.backend {
             return self.apply(state);
@@ -272,8 +276,8 @@ impl Applier {
         let mut next = match Self::new(&options) {
             Ok(next) => next,
             Err(error) => {
-                self.apply(state)?;
-                return self.finish(Err(error));
+                let report = self.apply(state)?;
+                return Ok(Report { refused: Some(error.to_string()), ..report });
             }
         };
         next.in_sync = self.in_sync;
@@ -357,11 +361,18 @@ impl Applier {
         self.unswept = report.unswept;
         report.live = self.compiler.endpoints().cloned().collect();
         if self.in_sync {
-            self.empty_others(&mut report)?;
-            let clean = self.backend.without_felix();
-            self.takeover.finish(&self.options.folders(), clean, &mut report)?;
+            // What is wanted is enforced: what others left is tried again with the next write, and holds nobody up.
+            if let Err(error) = self.take_over(&mut report) {
+                tracing::warn!("what other backends or Calico's Felix left is still there: {error}");
+            }
         }
         Ok(report)
+    }
+
+    fn take_over(&mut self, report: &mut Report) -> Result<(), ApplyError> {
+        self.empty_others(report)?;
+        let clean = self.backend.without_felix();
+        self.takeover.finish(&self.options.folders(), clean, report)
     }
 
     /// Removes what backends that are not in use hold.

@@ -190,7 +190,14 @@ fn foreign_rule(line: &str) -> Option<&str> {
 }
 
 fn remove_tables(nft: &std::path::Path, report: &mut Report) -> Result<(), ApplyError> {
-    let listed = programs::run(nft, &["list", "tables"], "")?;
+    let listed = match programs::run(nft, &["list", "tables"], "") {
+        Ok(listed) => listed,
+        // A kernel without nf_tables has no tables of Felix's either.
+        Err(error) => {
+            tracing::debug!(%error, "not looked for tables of Felix");
+            return Ok(());
+        }
+    };
     let mut script = String::new();
     for line in listed.lines() {
         if let ["table", family, TABLE] = line.split_whitespace().collect::<Vec<_>>()[..] {

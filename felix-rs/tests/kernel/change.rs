@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use felix_rs::apply::{ApplyError, Options};
 use felix_rs::model::{
@@ -34,6 +35,8 @@ pub(crate) const IPTABLES: &[Scenario] = &[
     ("foreign_rules_survive_and_cleanup_leaves_nothing", foreign_rules_survive_and_cleanup_leaves_nothing),
     ("failing_program_is_retried", failing_program_is_retried),
     ("full_set_is_enlarged", full_set_is_enlarged),
+    ("a_failing_takeover_holds_nobody_up", a_failing_takeover_holds_nobody_up),
+    ("a_refused_backend_leaves_the_other_in_use", a_refused_backend_leaves_the_other_in_use),
 ];
 
 /// About the lock that users of iptables-legacy share.
@@ -311,27 +314,91 @@ pub(crate) fn program(folder: &Path, name: &str, body: &str) {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// The lock is a file of the test's own, and waited for shorter than in earnest.
-fn lock_held_by_another(_: BackendChoice) {
-    let lab = Lab::new(&["a", "b"]);
-    let folder = std::env::temp_dir().join(format!("margay-felix-lock-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
+/// How long somebody else holds the lock.
+const HELD: Duration = Duration::from_secs(30);
+
+/// Somebody holds the lock for half a minute, longer than `iptables-legacy-restore` waits: what was enforced is, what is new
+/// comes when the lock is free. The lock is a file of the test's own, for the machine's is everybody's; `iptables-nft` and `nft`
+/// have none, their transactions are the kernel's.
+fn lock_held_by_another(backend: BackendChoice) {
+    let lab = Lab::new(&["a", "b", "c"]);
+    let (folder, options) = programs(backend, "lock", "exit 1");
     let lock = folder.join("xtables.lock");
     for family in ["iptables", "ip6tables"] {
-        program(&folder, &format!("{family}-save"), &format!("exec {family}-legacy-save \"$@\""));
-        let restore = format!("{family}-legacy-restore --noflush --wait 1");
-        let body = format!("exec env XTABLES_LOCKFILE={} {restore}", lock.display());
+        let body = format!("exec env XTABLES_LOCKFILE={} {family}-legacy-restore \"$@\"", lock.display());
         program(&folder, &format!("{family}-restore"), &body);
     }
-    let options = Options { folders: Some(vec![folder.clone()]), ..Options::default() };
     let mut node = Node::start_with(&lab, &options);
+    node.apply(&guarded(&lab, &["a"]));
+    let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
+    let mut established = a.connect(b.v4, 80).unwrap();
     let file = std::fs::File::create(&lock).unwrap();
     let held = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
-    let failure = node.try_apply(&guarded(&lab, &["a"])).unwrap_err();
-    assert!(failure.to_string().contains("xtables lock"), "{failure}");
-    assert!(node.run(felix_rs::apply::Applier::retry).unwrap_err().attempt == 2);
-    drop(held);
-    assert_eq!(node.run(felix_rs::apply::Applier::retry).unwrap().live.len(), 2);
+    let begun = Instant::now();
+    let (report, failures) = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(HELD);
+            drop(held);
+        });
+        let mut outcome = node.try_apply(&replaced(&lab));
+        let mut failures = 0;
+        loop {
+            let failure = match outcome {
+                Ok(report) => break (report, failures),
+                Err(failure) => failure,
+            };
+            failures += 1;
+            assert!(failure.to_string().contains("xtables lock") && failure.attempt == failures, "{failure}");
+            assert!(begun.elapsed() < 3 * HELD, "{failure}");
+            assert!(!c.tcp(b.v4, 80) && !c.tcp(b.v4, 8080) && echo(&mut established));
+            std::thread::sleep(failure.next_retry);
+            outcome = node.run(felix_rs::apply::Applier::retry);
+        }
+    });
+    assert!(failures >= 2 && report.live.len() == 3, "{failures} failures, {report:?}");
+    assert!(begun.elapsed() >= HELD, "written without the lock");
+    assert!(a.tcp(b.v4, 8080) && !a.tcp(b.v4, 80) && !c.tcp(b.v4, 8080) && echo(&mut established));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Programs of this variant in a folder of our own, and an `nft` that does what it is told.
+fn programs(backend: BackendChoice, what: &str, nft: &str) -> (PathBuf, Options) {
+    let v = infix(backend);
+    let folder = std::env::temp_dir().join(format!("margay-felix-{what}-{}-{v}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    for family in ["iptables", "ip6tables"] {
+        for verb in ["save", "restore"] {
+            program(&folder, &format!("{family}-{verb}"), &format!("exec {family}-{v}-{verb} \"$@\""));
+        }
+    }
+    program(&folder, "nft", nft);
+    let options = Options { folders: Some(vec![folder.clone()]), ..Options::default() };
+    (folder, options)
+}
+
+/// A program that can't say what another one left (a kernel without nf_tables, a Felix that still runs) holds nobody up.
+fn a_failing_takeover_holds_nobody_up(backend: BackendChoice) {
+    let lab = Lab::new(&["a", "b"]);
+    let (folder, options) = programs(backend, "takeover", "echo 'Operation not supported' >&2; exit 1");
+    let mut node = Node::start_with(&lab, &options);
+    assert_eq!(node.apply(&guarded(&lab, &["a"])).live.len(), 2);
+    assert!(lab.pod("a").tcp(lab.pod("b").v4, 80) && !lab.pod("a").tcp(lab.pod("b").v4, 8080));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// A backend whose programs are missing: the one in use goes on, and says so.
+fn a_refused_backend_leaves_the_other_in_use(backend: BackendChoice) {
+    let lab = Lab::new(&["a", "b"]);
+    let (folder, options) = programs(backend, "refused", "exit 1");
+    std::fs::remove_file(folder.join("nft")).unwrap();
+    let mut node = Node::start_with(&lab, &options);
+    let state = guarded(&lab, &["a"]);
+    for _ in 0..2 {
+        let report = node.run(|applier| applier.switch(BackendChoice::Nftables, &state)).unwrap();
+        assert!(report.refused.as_deref().is_some_and(|why| why.contains("nft")), "{report:?}");
+        assert_eq!(report.live.len(), 2);
+        assert_eq!(node.applier.choice(), BackendChoice::Auto);
+    }
     assert!(lab.pod("a").tcp(lab.pod("b").v4, 80) && !lab.pod("a").tcp(lab.pod("b").v4, 8080));
     std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -93,8 +93,10 @@ impl Nftables {
             }
             let mut added = change.added.iter();
             let mut deleted: Vec<Element> = elements(&mut change.deleted.iter());
+            // What comes in the place of what goes comes with it.
+            let needed = if change.deleted.is_empty() { 1 } else { change.len() };
             loop {
-                if room < change.deleted.len() + 1 {
+                if room < needed {
                     self.connection.change(
                         family == Family::V6,
                         render::TABLE,
