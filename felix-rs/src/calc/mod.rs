@@ -297,7 +297,7 @@ impl Calculator {
             return;
         }
         let profile = object!(resource, Profile);
-        let labels = profile.map(|profile| convert::prefixed("", &profile.spec.labels_to_apply));
+        let labels = profile.map(|profile| catalog::labels_of(&profile.spec.labels_to_apply));
         self.graph.put_parent(parent, labels.unwrap_or_default());
         let spec = profile.map(|profile| convert::profile(profile, &mut self.known_sets));
         self.graph.put_profile(ProfileId(name.into()), spec);

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use margay_api::kinds::{
-    GlobalNetworkSetSpec, HostEndpointSpec, NamespaceSpec, NetworkSetSpec, ServiceAccountSpec,
+    FelixConfigurationSpec, GlobalNetworkSetSpec, HostEndpointSpec, NamespaceSpec, NetworkSetSpec,
+    ServiceAccountSpec,
 };
 use margay_api::types::net::parse_net;
 use margay_api::{Key, Kind, Metadata, Object, Resource, Spec};
 use serde_json::Value;
 
 /// Labels of namespaces and service accounts, labels and networks of sets, node and interface of host endpoints
-/// (which then deny: no profile is taken over). `None` for everything else.
+/// (which then deny: no profile is taken over), and what names of workloads' interfaces begin with. `None` for everything
+/// else.
 pub(super) fn resource(key: &Key, raw: Option<&Value>) -> Option<Resource> {
     let raw = raw?;
     let spec = raw.get("spec");
@@ -34,6 +36,12 @@ pub(super) fn resource(key: &Key, raw: Option<&Value>) -> Option<Resource> {
                 ..HostEndpointSpec::default()
             };
             object(key, raw, spec).into()
+        }
+        // Without it, interfaces of other plugins are no workloads', and open.
+        Kind::FelixConfiguration => {
+            let interface_prefix = text("interfacePrefix").map(ToOwned::to_owned);
+            object(key, raw, FelixConfigurationSpec { interface_prefix, ..FelixConfigurationSpec::default() })
+                .into()
         }
         _ => return None,
     })

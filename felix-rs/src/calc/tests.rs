@@ -352,6 +352,18 @@ spec: {selector: app == 'db', types: [Ingress], ingress: [{action: Deny}]}
     assert!(text.contains("staged, not enforced]: denies"), "{text}");
 }
 
+/// Of a configuration that can't be read as a whole, what closes interfaces is kept.
+#[test]
+fn an_unreadable_configuration_keeps_workload_prefixes() {
+    let mut cluster = Cluster::new(Scope::Node("n1".to_owned()));
+    let key = Key::cluster(Kind::FelixConfiguration, "default");
+    let raw = serde_json::json!({"spec": {"interfacePrefix": "veth", "ofTomorrow": 1}});
+    cluster.calculator.update_unreadable(&key, "spec.ofTomorrow: unknown", Some(&raw));
+    cluster.flush();
+    let prefixes: Vec<&str> = cluster.state.settings.workload_prefixes.iter().map(AsRef::as_ref).collect();
+    assert_eq!(prefixes, ["mgy", "veth"]);
+}
+
 #[test]
 fn unreadable_policies_deny_what_they_govern() {
     let mut cluster = Cluster::of(PODS);

@@ -21,7 +21,7 @@ use super::policy::{self, Context};
 use super::sets::{self, SetKey};
 use crate::model::{
     ActivePolicy, ActiveProfile, Delta, Direction, EndpointId, EndpointPolicy, EnforcedState, LocalEndpoint,
-    NodeSettings, PolicyId, ProfileId, SetChange, SetId, SetKind,
+    NodeSettings, PolicyId, ProfileId, SetChange, SetId, SetKind, SetMember,
 };
 
 /// The part of the rules one thing of the state is responsible for.
@@ -58,6 +58,8 @@ pub struct Compiler {
     units: BTreeMap<Unit, Rendered>,
     derived: BTreeMap<SetKey, Set>,
     tables: BTreeMap<TableId, TableRules>,
+    /// Members of sets that are a whole family or half of one.
+    wide: BTreeMap<SetId, BTreeSet<IpNet>>,
 }
 
 impl Known for Compiler {
@@ -91,6 +93,7 @@ impl Compiler {
             units: BTreeMap::new(),
             derived: BTreeMap::new(),
             tables: BTreeMap::new(),
+            wide: BTreeMap::new(),
         }
     }
 
@@ -186,15 +189,26 @@ impl Compiler {
             match change {
                 SetChange::Create { kind, members } => {
                     kinds_changed |= self.kinds.insert(id.clone(), *kind) != Some(*kind);
+                    self.wide.remove(id);
+                    self.take_wide(id, members, &BTreeSet::new());
                     let kind = sets::set_type(*kind);
                     for (family, members) in split(members) {
                         record(family, SetUpdate::Whole { kind, members });
                     }
                 }
                 SetChange::Update { added, removed } => {
-                    let mut removed = split(removed);
-                    for (family, added) in split(added) {
-                        let removed = removed.remove(&family).unwrap_or_default();
+                    let (mut new, mut old) = (split(added), split(removed));
+                    let [come, gone] = self.take_wide(id, added, removed);
+                    for family in Family::ALL {
+                        let of = |split: &mut BTreeMap<Family, BTreeSet<Member>>, wide: &BTreeSet<IpNet>| {
+                            let mut members = split.remove(&family).unwrap_or_default();
+                            members.retain(|member| !matches!(member, Member::Net(net) if is_wide(net)));
+                            members.extend(
+                                wide.iter().filter(|net| family.has_net(net)).map(|net| Member::Net(*net)),
+                            );
+                            members
+                        };
+                        let (added, removed) = (of(&mut new, &come), of(&mut old, &gone));
                         if !added.is_empty() || !removed.is_empty() {
                             record(family, SetUpdate::Change { added, removed });
                         }
@@ -202,6 +216,7 @@ impl Compiler {
                 }
                 SetChange::Delete => {
                     kinds_changed |= self.kinds.remove(id).is_some();
+                    self.wide.remove(id);
                     for family in Family::ALL {
                         record(family, SetUpdate::Gone);
                     }
@@ -233,6 +248,33 @@ impl Compiler {
                 }
             }
         }
+    }
+
+    /// A whole family is written as its halves, which may be members themselves: what that adds and removes.
+    fn take_wide(
+        &mut self,
+        id: &SetId,
+        added: &BTreeSet<SetMember>,
+        removed: &BTreeSet<SetMember>,
+    ) -> [BTreeSet<IpNet>; 2] {
+        let nets = |members: &BTreeSet<SetMember>| -> BTreeSet<IpNet> {
+            let nets = members.iter().filter_map(|member| match member {
+                SetMember::Net(net) if is_wide(net) => Some(net.trunc()),
+                _ => None,
+            });
+            nets.collect()
+        };
+        let halves =
+            |nets: &BTreeSet<IpNet>| nets.iter().copied().flat_map(sets::halves).collect::<BTreeSet<_>>();
+        let (added, removed) = (nets(added), nets(removed));
+        if added.is_empty() && removed.is_empty() {
+            return [BTreeSet::new(), BTreeSet::new()];
+        }
+        let members = self.wide.entry(id.clone()).or_default();
+        let before = halves(members);
+        *members = &(&*members - &removed) | &added;
+        let after = halves(members);
+        [&after - &before, &before - &after]
     }
 
     fn take_policies(&mut self, delta: &Delta, dirty: &mut BTreeSet<Unit>) {
@@ -407,6 +449,10 @@ impl Compiler {
     }
 }
 
+fn is_wide(net: &IpNet) -> bool {
+    net.prefix_len() <= 1
+}
+
 const fn is_host(id: &EndpointId) -> bool {
     matches!(id, EndpointId::Host { .. })
 }
@@ -417,7 +463,7 @@ fn some<K: Ord + Clone, V>(map: &BTreeMap<K, Arc<V>>) -> BTreeMap<K, Option<Arc<
 
 /// Members by family; both families are always there. Each is collected, not extended: nodes of the set are full then,
 /// where members put in one by one in order leave them half empty.
-fn split(members: &BTreeSet<crate::model::SetMember>) -> BTreeMap<Family, BTreeSet<Member>> {
+fn split(members: &BTreeSet<SetMember>) -> BTreeMap<Family, BTreeSet<Member>> {
     let own = |family| sets::members(members).filter(move |member| member.family() == family).collect();
     Family::ALL.into_iter().map(|family| (family, own(family))).collect()
 }

@@ -23,7 +23,7 @@ pub(super) const fn set_type(kind: SetKind) -> SetType {
 }
 
 /// A network as members: the kernel's sets know no prefix length 0, so everything is two halves.
-fn halves(net: IpNet) -> impl Iterator<Item = IpNet> {
+pub(super) fn halves(net: IpNet) -> impl Iterator<Item = IpNet> {
     let whole = net.trunc();
     let halves: Vec<IpNet> = match whole {
         IpNet::V4(v4) if v4.prefix_len() == 0 => {

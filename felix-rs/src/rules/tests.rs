@@ -79,8 +79,17 @@ fn any_rule() -> impl Strategy<Value = PolicyRule> {
 
 fn any_members() -> impl Strategy<Value = BTreeSet<SetMember>> {
     proptest::collection::btree_set(
-        prop_oneof![Just("10.0.0.1/32"), Just("10.1.0.0/16"), Just("fd00::1/128"), Just("0.0.0.0/0")]
-            .prop_map(|net| SetMember::Net(net.parse().unwrap())),
+        prop_oneof![
+            Just("10.0.0.1/32"),
+            Just("10.1.0.0/16"),
+            Just("fd00::1/128"),
+            Just("0.0.0.0/0"),
+            Just("0.0.0.0/1"),
+            Just("128.0.0.0/1"),
+            Just("::/0"),
+            Just("::/1")
+        ]
+        .prop_map(|net| SetMember::Net(net.parse().unwrap())),
         0..4,
     )
 }

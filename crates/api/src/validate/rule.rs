@@ -32,14 +32,12 @@ pub(crate) fn check_list(rules: &[Rule], place: Place, path: &Path<'_>, problems
 
 fn check(rule: &Rule, place: Place, path: &Path<'_>, problems: &mut Problems) {
     check_protocol(rule, path, problems);
-    if let Some(icmp) = &rule.icmp {
-        let at = path.field("icmp");
+    for (field, icmp) in [("icmp", &rule.icmp), ("notICMP", &rule.not_icmp)] {
+        let Some(icmp) = icmp else { continue };
+        let at = path.field(field);
         check_icmp(*icmp, &at, problems);
         let fine = matches!(rule.protocol.map(Protocol::number), Some(1 | 58));
         problems.require(fine, &at, "needs protocol ICMP or ICMPv6");
-    }
-    if let Some(icmp) = &rule.not_icmp {
-        check_icmp(*icmp, &path.field("notICMP"), problems);
     }
     check_families(rule, path, problems);
     for (name, entity, served) in [

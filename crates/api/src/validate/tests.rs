@@ -163,6 +163,7 @@ fn policy_rules() {
         ),
         ("{action: Allow, protocol: ICMP, icmp: {code: 1}}", "icmp.code: needs a type beside it"),
         ("{action: Allow, notICMP: {code: 1}}", "notICMP.code: needs a type beside it"),
+        ("{action: Deny, notICMP: {type: 8}}", "notICMP: needs protocol ICMP or ICMPv6"),
         (
             "{action: Allow, source: {nets: [10.0.0.0/8, 'fd00::/8']}}",
             "source.nets[1]: fd00::/8 is IPv6, but the rule's other networks are IPv4",
