@@ -103,6 +103,7 @@ const CASES: &[(&str, Place)] = &[
     ("look::at_the_table_as_others_read_it", Inside(look::at_the_table_as_others_read_it)),
     ("restart::a_second_agent_refuses", Inside(restart::a_second_agent_refuses)),
     ("restart::a_killed_agent_loses_nothing", Inside(restart::a_killed_agent_loses_nothing)),
+    ("restart::killed_while_policies_change", Inside(restart::killed_while_policies_change)),
     ("live::policy_before_the_first_packet", Inside(live::policy_before_the_first_packet)),
     ("demo::etcd", Inside(demo::etcd)),
     ("input::bad_pools_in_the_datastore", Inside(input::bad_pools_in_the_datastore)),

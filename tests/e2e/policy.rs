@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use margay_control::flows::{Action, Flow, FlowLine};
+use margay_netlink::conntrack::Conntrack;
 use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{Pod, said};
 
@@ -187,10 +188,20 @@ pub(crate) fn watched_cut_and_foretold(labs: &mut Labs) -> Result<()> {
 
     margay(&cluster, &["delete", "networkpolicy", "-n", "shop", "guard"])?;
     wait(PATIENCE, || Ok(connect(bad, web.address).is_ok())).context("without policy again")?;
+    // Who has the address next is nobody's old acquaintance.
+    let (address, node) = (web.address, cluster.node("node1")?.netns());
+    let tracked = || -> Result<usize> {
+        let flows = node.run(|| {
+            Conntrack::open()?
+                .flows(false, |flow| [flow.original.source, flow.original.destination].contains(&address))
+        });
+        Ok(flows??.len())
+    };
+    ensure!(answers(from_good) && tracked()? > 0, "a connection that goes on is tracked");
     for pod in added {
         cluster.runtime("node1")?.delete(pod)?;
     }
-    Ok(())
+    wait(PATIENCE, || Ok(tracked()? == 0)).context("connections of a pod that is gone")
 }
 
 /// Connections of a pod end with it: what conntrack has accepted would reach whoever has its address next, past policy.
@@ -287,6 +298,12 @@ fn explained(cluster: &Cluster, web: &Pod, guard: &str) -> Result<()> {
         &["DENIED", "rule 1 (Allow): passed over, the rule is for tcp", "DENIED the packet, as"],
     )?;
     has(explain("shop/web", "shop/good", "icmp", &["--verify"])?, &["ALLOWED the packet, as"])?;
+    has(explain("shop/web", "shop/good", "sctp/9", &["--verify"])?, &["ALLOWED the packet, as"])?;
+    has(explain("shop/good", "shop/web", "sctp/9", &["--verify"])?, &["DENIED the packet, as"])?;
+    has(
+        explain("shop/good", "shop/web", "tcp/9000", &["-f", guard])?,
+        &["guard.yaml:9, spec.ingress[1]:\n    action: Allow\n"],
+    )?;
     has(
         explain("node:node1", "shop/web", "tcp/9000", &[])?,
         &["ALLOWED", "a node always reaches its own pods"],

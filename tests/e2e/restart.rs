@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::probe::{Protocol, Stream};
-use margay_tests::cluster::{Cluster, Datastore};
+use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::PORT;
 
 use crate::labs::{
@@ -93,4 +93,77 @@ pub(crate) fn a_killed_agent_loses_nothing(labs: &mut Labs) -> Result<()> {
         cluster.runtime(&node)?.delete(pod)?;
     }
     ["node1", "node2", "node3"].iter().try_for_each(|node| no_pods(cluster, node))
+}
+
+/// Policies of a round, in two parts of which a write to the kernel has to do both: another rule for `near`, whose probes any
+/// round allows, and another way to say that nobody reaches `shut`.
+fn policies(round: u32) -> String {
+    let shut = match round % 2 {
+        0 => "types: [Ingress, Egress]",
+        _ => "types: [Ingress, Egress], ingress: [{action: Deny, protocol: UDP}], egress: [{action: Deny}]",
+    };
+    let head = "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata";
+    format!(
+        "{head}: {{name: shut, namespace: shop}}\nspec: {{selector: app == 'shut', order: {round}, {shut}}}\n---\n\
+         {head}: {{name: near-{}, namespace: shop}}\nspec:\n  selector: app == 'near'\n  ingress:\n  \
+         - {{action: Deny, source: {{nets: [198.51.100.{round}/32]}}}}\n  - {{action: Allow}}\n",
+        round % 3
+    )
+}
+
+/// SIGKILL at some moment while policies change: what is denied before and after never passes, what is allowed is never lost, and
+/// the next start ends in the state that is wanted.
+pub(crate) fn killed_while_policies_change(labs: &mut Labs) -> Result<()> {
+    const ROUNDS: u32 = 10;
+    let cluster = &mut labs.demo(Datastore::Embedded)?.cluster;
+    let client = cluster.runtime("node1")?.add("shop", "client")?;
+    let near = cluster.runtime("node2")?.add("shop", "near")?;
+    let shut = cluster.runtime("node2")?.add("shop", "shut")?;
+    let pods = ["near", "shut"].map(|name| pod_object(name, "node2")).concat();
+    applied(cluster, &format!("{pods}{}", policies(0)))?;
+    wait_policies(cluster, &shut, 1)?;
+    wait_policies(cluster, &near, 1)?;
+    let udp = Protocol::Udp(PORT);
+    let kept = [
+        Stream::start(&client.netns, near.address, udp, PROBE_EVERY)?,
+        Stream::start(&near.netns, client.address, Protocol::Icmp, PROBE_EVERY)?,
+    ];
+    let denied = [
+        Stream::start(&client.netns, shut.address, udp, PROBE_EVERY)?,
+        Stream::start(&near.netns, shut.address, Protocol::Icmp, PROBE_EVERY)?,
+        Stream::start(&shut.netns, near.address, udp, PROBE_EVERY)?,
+    ];
+    for round in 1..=ROUNDS {
+        // The agent hears of the change while it is written here: some moment of the apply, or one before or behind it.
+        let moment = Duration::from_micros(u64::from(
+            std::process::id().wrapping_mul(round).wrapping_mul(7919) % 60_000,
+        ));
+        applied(cluster, &policies(round))?;
+        margay(cluster, &["delete", "networkpolicy", "-n", "shop", &format!("near-{}", (round + 2) % 3)])?;
+        std::thread::sleep(moment);
+        cluster.kill("node2")?;
+        send_more(&kept[0], 10)?;
+        cluster.start("node2")?;
+        cluster.wait_ready("node2", PATIENCE)?;
+        wait_policies(cluster, &shut, 1)?;
+        wait_policies(cluster, &near, 1)?;
+    }
+    let last = [format!("NetworkPolicy(shop/near-{})", ROUNDS % 3), format!("198.51.100.{ROUNDS}")];
+    let repaired = || -> Result<bool> {
+        let rules = cluster.run_in("node2", "iptables-save", &[])?;
+        let others = (0..3).filter(|number| *number != ROUNDS % 3);
+        let stale = others.map(|number| format!("shop/near-{number}")).any(|stale| rules.contains(&stale));
+        Ok(!stale && last.iter().all(|word| rules.contains(word)))
+    };
+    wait(PATIENCE, repaired)
+        .with_context(|| cluster.run_in("node2", "iptables-save", &[]).unwrap_or_default())?;
+    kept.into_iter().try_for_each(none_lost)?;
+    denied.into_iter().try_for_each(none_answered)?;
+    margay(cluster, &["delete", "networkpolicy", "-n", "shop", "shut", &format!("near-{}", ROUNDS % 3)])?;
+    margay(cluster, &["delete", "pod", "-n", "shop", "shut", "near"])?;
+    for pod in [client, near, shut] {
+        let node = pod.node.clone();
+        cluster.runtime(&node)?.delete(pod)?;
+    }
+    ["node1", "node2"].iter().try_for_each(|node| no_pods(cluster, node))
 }

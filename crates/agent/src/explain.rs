@@ -11,7 +11,8 @@ use felix_rs::rules::{Origin, Owner};
 use felix_rs::verdict::{self, Decision, Explanation, Packet, Verdict};
 use margay_api::{HostEndpoint, Kind, Resource, WorkloadEndpoint};
 use margay_control::explain::{
-    End, ExplainReply, ExplainRequest, ImpactChange, ImpactReply, ImpactRequest, Party, SeenChange, Verified,
+    End, ExplainReply, ExplainRequest, ImpactChange, ImpactReply, ImpactRequest, Party, RuleAt, SeenChange,
+    Turned, Verified,
 };
 use margay_daemon::server::Failure;
 use margay_datastore::Store;
@@ -49,6 +50,8 @@ const KINDS: [Kind; 19] = [
 pub(crate) struct Flow {
     packet: Packet,
     state: EnforcedState,
+    /// What rules stand in, to show them as they were written.
+    policies: Vec<Arc<Resource>>,
 }
 
 impl Flow {
@@ -69,7 +72,7 @@ impl Flow {
             (1 | 58, _) => Packet::echo(source, destination),
             (protocol, port) => Packet::to_port(source, destination, protocol, port.unwrap_or_default()),
         };
-        Ok(Self { packet, state })
+        Ok(Self { packet, state, policies: cluster.policies })
     }
 
     /// Where the flow goes.
@@ -91,6 +94,18 @@ impl Flow {
         Ok(Verified { expected, passed })
     }
 
+    /// A rule as it is stored.
+    fn written(&self, rule: &verdict::RuleAt) -> Option<serde_json::Value> {
+        let is_it = |key: margay_api::Key| {
+            key.name == *rule.name
+                && key.namespace.as_deref() == rule.namespace.as_deref()
+                && key.kind.to_string() == *rule.kind
+        };
+        let object = self.policies.iter().find(|object| is_it(object.key()))?.to_json();
+        let pointer = rule.field.replace(['.', '['], "/").replace(']', "");
+        object.pointer(&format!("/{pointer}")).cloned()
+    }
+
     /// The verdict in words, with the route from this node and the counters of rules that are on it.
     pub(crate) fn explain(&self, route: &RouteTrace, counted: Option<&Snapshot>) -> ExplainReply {
         let explanation = verdict::explain(&self.state, &self.packet);
@@ -104,6 +119,8 @@ impl Flow {
                 decided_by: verdict.decision.to_string(),
                 steps: verdict.to_string().lines().map(str::to_owned).collect(),
                 packets: packets(&verdict.decision, verdict.direction, counted),
+                source: verdict.rule().and_then(|rule| self.written(&rule)),
+                rule: verdict.rule().map(rule_at),
             }),
             verdict::End::Node | verdict::End::Unknown => None,
         });
@@ -168,9 +185,14 @@ pub(crate) async fn impact(
         from: change.from,
         to: change.to,
         flows: change.flows,
-        allowed_before: change.before == Verdict::Allow,
-        allowed_after: change.after == Verdict::Allow,
-        by: change.by,
+        turned: turned(change.turned),
+    };
+    let seen_change = |change: verdict::SeenChange| SeenChange {
+        from: change.from,
+        to: change.to,
+        flow: change.flow,
+        count: change.count,
+        turned: turned(change.turned),
     };
     Ok(ImpactReply {
         changes: impact.changes.into_iter().map(change).collect(),
@@ -181,15 +203,21 @@ pub(crate) async fn impact(
     })
 }
 
-fn seen_change(change: verdict::SeenChange) -> SeenChange {
-    SeenChange {
-        from: change.from,
-        to: change.to,
-        flow: change.flow,
-        count: change.count,
-        allowed_before: change.before == Verdict::Allow,
-        allowed_after: change.after == Verdict::Allow,
-        by: change.by,
+fn turned(turned: verdict::Turned) -> Turned {
+    Turned {
+        allowed_before: turned.before == Verdict::Allow,
+        allowed_after: turned.after == Verdict::Allow,
+        by: turned.by,
+        rule: turned.rule.map(rule_at),
+    }
+}
+
+fn rule_at(rule: verdict::RuleAt) -> RuleAt {
+    RuleAt {
+        kind: rule.kind.to_string(),
+        namespace: rule.namespace.map(|namespace| namespace.to_string()),
+        name: rule.name.to_string(),
+        field: rule.field,
     }
 }
 
@@ -201,6 +229,8 @@ struct Cluster {
     hosts: Vec<HostEndpoint>,
     /// Addresses of nodes by name.
     nodes: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// Policies and profiles.
+    policies: Vec<Arc<Resource>>,
 }
 
 impl Cluster {
@@ -212,6 +242,7 @@ impl Cluster {
             pods: Vec::new(),
             hosts: Vec::new(),
             nodes: BTreeMap::new(),
+            policies: Vec::new(),
         };
         for item in listed.items {
             match item.resource {
@@ -222,6 +253,11 @@ impl Cluster {
                         Resource::Node(node) => {
                             cluster.nodes.insert(node.metadata.name.clone(), node_addresses(node));
                         }
+                        Resource::NetworkPolicy(_)
+                        | Resource::GlobalNetworkPolicy(_)
+                        | Resource::KubernetesNetworkPolicy(_)
+                        | Resource::ClusterNetworkPolicy(_)
+                        | Resource::Profile(_) => cluster.policies.push(Arc::clone(&resource)),
                         _ => {}
                     }
                     cluster.calculator.update(&item.key, Some(&resource));

@@ -7,7 +7,7 @@ use serde_saphyr::Spanned;
 
 pub use crate::tree::Position;
 use crate::{
-    Resource,
+    Key, Resource,
     error::Problem,
     json,
     tree::{Entry, Node, Value},
@@ -86,6 +86,16 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Located<Resource>>, Vec<YamlE
         }
     }
     if errors.is_empty() { Ok(resources) } else { Err(errors) }
+}
+
+/// Where a field (`spec.ingress[2]`) of the first resource with such a key stands in a file that [`parse`] reads.
+#[must_use]
+pub fn locate(text: &str, is_it: impl Fn(&Key) -> bool, field: &str) -> Option<Position> {
+    let documents = trees(text).ok()?;
+    documents.iter().flat_map(items).find_map(|(_, item)| {
+        let resource = json::from_tree(item).ok()?;
+        is_it(&resource.key()).then(|| item.locate(field))
+    })
 }
 
 fn under(prefix: &str, mut problem: Problem) -> Problem {

@@ -4,8 +4,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use margay_api::Resource;
 use margay_api::yaml::{self, Located, YamlError};
+use margay_api::{Key, Resource};
+use margay_control::explain::RuleAt;
 
 /// The `-f` and `-R` flags.
 #[derive(Debug, Clone, clap::Args)]
@@ -29,6 +30,11 @@ pub(crate) struct FromFile {
 impl FileArgs {
     /// Every resource of every file, or everything that is wrong with them.
     pub(crate) fn read(&self) -> anyhow::Result<Result<Vec<FromFile>, Vec<YamlError>>> {
+        self.resources(&self.texts()?)
+    }
+
+    /// The files' names and texts.
+    pub(crate) fn texts(&self) -> anyhow::Result<Vec<(String, String)>> {
         let mut paths = Vec::new();
         for path in &self.filename {
             self.collect(path, true, &mut paths)?;
@@ -36,11 +42,18 @@ impl FileArgs {
         if paths.is_empty() {
             bail!("no .yaml, .yml or .json file found in {}", self.names());
         }
+        paths.iter().map(|path| load(path)).collect()
+    }
+
+    /// What [`Self::read`] makes of the texts.
+    pub(crate) fn resources(
+        &self,
+        texts: &[(String, String)],
+    ) -> anyhow::Result<Result<Vec<FromFile>, Vec<YamlError>>> {
         let (mut resources, mut errors) = (Vec::new(), Vec::new());
-        for path in paths {
-            let (name, text) = load(&path)?;
-            match yaml::parse(&name, &text) {
-                Ok(found) => resources.extend(found.into_iter().map(|located| from_file(&name, located))),
+        for (name, text) in texts {
+            match yaml::parse(name, text) {
+                Ok(found) => resources.extend(found.into_iter().map(|located| from_file(name, located))),
                 Err(found) => errors.extend(found),
             }
         }
@@ -89,6 +102,16 @@ fn load(path: &Path) -> anyhow::Result<(String, String)> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
     Ok((name, text))
+}
+
+/// `guard.yaml:9`, where a rule begins in one of the files.
+pub(crate) fn place_of(rule: &RuleAt, texts: &[(String, String)]) -> Option<String> {
+    let is_it = |key: &Key| {
+        key.name == rule.name && key.namespace == rule.namespace && key.kind.to_string() == rule.kind
+    };
+    texts.iter().find_map(|(name, text)| {
+        yaml::locate(text, is_it, &rule.field).map(|at| format!("{name}:{}", at.line))
+    })
 }
 
 fn from_file(name: &str, located: Located<Resource>) -> FromFile {

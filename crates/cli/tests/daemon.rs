@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::thread::JoinHandle;
 
 use common::Lab;
-use margay_control::explain::{End, ExplainReply, ImpactChange, ImpactReply, SeenChange};
+use margay_control::explain::{End, ExplainReply, ImpactChange, ImpactReply, RuleAt, SeenChange, Turned};
 use margay_control::status::{Endpoint, IpamAddress, IpamBlock, IpamStatus, Policy};
 use margay_control::{ErrorBody, bgp};
 use serde::Serialize;
@@ -219,24 +219,29 @@ fn impact_sends_what_would_be_applied() {
     let lab = Lab::new("impact");
     let file = lab.file(
         "new.yaml",
-        "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {name: web, namespace: shop}\nspec: {selector: all()}\n",
+        "---\napiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {name: web, namespace: shop}\nspec:\n  \
+         selector: all()\n  ingress:\n  - action: Deny\n    protocol: TCP\n  - action: Deny\n    protocol: UDP\n",
     );
+    let rule = |field: &str| RuleAt {
+        kind: "NetworkPolicy".into(),
+        namespace: Some("shop".into()),
+        name: "web".into(),
+        field: field.into(),
+    };
+    let turned =
+        |rule| Turned { allowed_before: true, allowed_after: false, by: "end of tier default".into(), rule };
     let change = ImpactChange {
         from: ["a", "b", "c", "d", "e"].map(|name| format!("shop/{name}")).into(),
         to: vec!["shop/web".into()],
         flows: vec!["tcp/80".into()],
-        allowed_before: true,
-        allowed_after: false,
-        by: "end of tier default".into(),
+        turned: turned(None),
     };
     let seen = SeenChange {
         from: "shop/a".into(),
         to: "shop/web".into(),
         flow: "tcp/80".into(),
         count: 2,
-        allowed_before: true,
-        allowed_after: false,
-        by: "end of tier default".into(),
+        turned: turned(Some(rule("spec.ingress[1]"))),
     };
     let (changes, lately) = (vec![change], vec![seen]);
     let reply = ImpactReply { changes, truncated: false, problems: Vec::new(), seen: 9, lately };
@@ -246,8 +251,8 @@ fn impact_sends_what_would_be_applied() {
         "shop/a, shop/b, shop/c and 2 more -> shop/web tcp/80: allowed -> denied by end of tier default";
     assert!(out.contains(line), "{out}");
     let lines = "2 of 9 flows seen lately on this node would have another verdict\n  \
-                 shop/a -> shop/web tcp/80, 2 times: allowed -> denied by end of tier default\n";
-    assert!(out.ends_with(lines), "{out}");
+                 shop/a -> shop/web tcp/80, 2 times: allowed -> denied by end of tier default (";
+    assert!(out.contains(lines) && out.ends_with("new.yaml:10)\n"), "{out}");
     assert!(request.contains("POST /v1/policy/impact") && request.contains("NetworkPolicy"), "{request}");
 }
 
@@ -264,6 +269,13 @@ fn explain_says_what_decided() {
             decided_by: "tier \"default\" policy NetworkPolicy(shop/web) rule 2 (Deny)".into(),
             steps: vec!["rule 0: source selector does not match".into()],
             packets: Some(3),
+            rule: Some(RuleAt {
+                kind: "NetworkPolicy".into(),
+                namespace: Some("shop".into()),
+                name: "web".into(),
+                field: "spec.ingress[2]".into(),
+            }),
+            source: Some(serde_json::json!({ "action": "Deny" })),
         }],
         route: Some("10.65.1.1/32 dev mgyabc scope link proto 180".into()),
         verified: None,
@@ -277,6 +289,14 @@ fn explain_says_what_decided() {
         "{out}"
     );
     assert!(!out.contains("source selector"), "steps are for -o wide");
+    assert!(out.contains("  spec.ingress[2]:\n    action: Deny\n"), "{out}");
+    let file = lab.file(
+        "web.yaml",
+        "{apiVersion: projectcalico.org/v3, kind: NetworkPolicy, metadata: {name: web, namespace: shop},\n spec: {ingress: [\n  \
+         {action: Log},\n  {action: Allow, protocol: TCP},\n  {action: Deny}]}}\n",
+    );
+    let (_, told, _) = ask(&lab, &[args.as_slice(), &["-f", &file]].concat(), &reply);
+    assert!(told.contains("web.yaml:5, spec.ingress[2]:\n"), "{told}");
     let sent = request.split("\r\n\r\n").nth(1).unwrap();
     assert_eq!(
         serde_json::from_str::<serde_json::Value>(sent).unwrap(),

@@ -77,6 +77,41 @@ pub struct End {
     pub steps: Vec<String>,
     /// Packets counted by exactly the deciding rule in the kernel, if it is on this node.
     pub packets: Option<u64>,
+    /// The rule that decided, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleAt>,
+    /// That rule as it is stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<serde_json::Value>,
+}
+
+/// A rule of a stored object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleAt {
+    /// Kind of the object; Kubernetes' policy is `KubernetesNetworkPolicy`.
+    pub kind: String,
+    /// Its namespace, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// Where the rule stands in it: `spec.ingress[2]`.
+    pub field: String,
+}
+
+/// Another verdict than before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Turned {
+    /// Whether the flows are allowed now.
+    pub allowed_before: bool,
+    /// Whether they would be allowed.
+    pub allowed_after: bool,
+    /// What would decide.
+    pub by: String,
+    /// The rule, if one would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleAt>,
 }
 
 /// A change of policy that is not made yet.
@@ -116,12 +151,9 @@ pub struct SeenChange {
     pub flow: String,
     /// How many there were.
     pub count: usize,
-    /// Whether they are allowed now.
-    pub allowed_before: bool,
-    /// Whether they would be allowed.
-    pub allowed_after: bool,
-    /// What would decide.
-    pub by: String,
+    /// The verdicts, and what would decide.
+    #[serde(flatten)]
+    pub turned: Turned,
 }
 
 /// Flows between two groups of endpoints with another verdict than before.
@@ -134,10 +166,7 @@ pub struct ImpactChange {
     pub to: Vec<String>,
     /// Protocols and destination ports, as `tcp/80-89`.
     pub flows: Vec<String>,
-    /// Whether they are allowed now.
-    pub allowed_before: bool,
-    /// Whether they would be allowed.
-    pub allowed_after: bool,
-    /// What would decide.
-    pub by: String,
+    /// The verdicts, and what would decide.
+    #[serde(flatten)]
+    pub turned: Turned,
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::evaluate::evaluate;
 use super::packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP, has_ports, protocol_name};
-use super::trace::{EndpointVerdict, Verdict};
+use super::trace::{EndpointVerdict, Turned, Verdict};
 use crate::model::{
     Direction, EndpointId, EndpointPolicy, EnforcedState, FailsafePort, LocalEndpoint, PolicyId, PolicyRule,
     ProfileId, SetId, SetMember,
@@ -48,12 +48,9 @@ pub struct ImpactChange {
     pub to: Vec<String>,
     /// Protocols and destination ports, as `tcp/80-89`.
     pub flows: Vec<String>,
-    /// The verdict now.
-    pub before: Verdict,
-    /// The verdict after the change.
-    pub after: Verdict,
-    /// What decides then, at the end where it decides.
-    pub by: String,
+    /// The verdicts, and what decides.
+    #[serde(flatten)]
+    pub turned: Turned,
 }
 
 /// Compares two states, each calculated over all nodes.
@@ -310,7 +307,7 @@ fn compare(
     destination: &Group<'_>,
     probes: &[Probe],
 ) -> Vec<ImpactChange> {
-    let mut found: BTreeMap<(Verdict, Verdict, String), Vec<Probe>> = BTreeMap::new();
+    let mut found: BTreeMap<Turned, Vec<Probe>> = BTreeMap::new();
     let own = if destination.address.is_ipv4() { ICMPV6 } else { ICMP };
     for probe in probes.iter().filter(|(protocol, ..)| *protocol != own) {
         let (protocol, port, _, icmp) = *probe;
@@ -330,20 +327,17 @@ fn compare(
                     is.iter().flatten().find(denied)
                 }
             };
-            let by = end.map(|end| end.decision.to_string()).unwrap_or_default();
-            found.entry((before, after, by)).or_default().push(*probe);
+            found.entry(Turned::by(before, after, end)).or_default().push(*probe);
         }
     }
     let names = |group: &Group<'_>| group.names.iter().cloned().collect();
     found
         .into_iter()
-        .map(|((before, after, by), flows)| ImpactChange {
+        .map(|(turned, flows)| ImpactChange {
             from: names(source),
             to: names(destination),
             flows: words(&flows),
-            before,
-            after,
-            by,
+            turned,
         })
         .collect()
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::explain::{End, explain};
 use super::flow::{Affected, Judge};
 use super::packet::{Packet, has_ports, protocol_name};
-use super::trace::Verdict;
+use super::trace::{Turned, Verdict};
 use crate::model::EnforcedState;
 
 /// Flows that were seen and would have another verdict.
@@ -20,12 +20,8 @@ pub struct SeenChange {
     pub flow: String,
     /// How many there were.
     pub count: usize,
-    /// The verdict now.
-    pub before: Verdict,
-    /// The verdict after the change.
-    pub after: Verdict,
-    /// What decides then, at the end where it decides.
-    pub by: String,
+    /// The verdicts, and what decides.
+    pub turned: Turned,
 }
 
 /// Compares two states by flows that were seen, each told by its first packet. `own` are the addresses of the node that saw
@@ -55,8 +51,8 @@ pub fn impact_on(
         let denying = if denied { is } else { was };
         let place = denying.iter().position(|end| denies(end)).unwrap_or_default();
         let by = match is.get(place) {
-            Some(End::Endpoint(end)) => end.decision.to_string(),
-            _ => String::new(),
+            Some(End::Endpoint(end)) => Some(end),
+            _ => None,
         };
         let name = |end: &End, address: IpAddr| match end {
             End::Endpoint(end) => end.endpoint.to_string(),
@@ -71,7 +67,7 @@ pub fn impact_on(
         let [before, after] =
             if denied { [Verdict::Allow, Verdict::Deny] } else { [Verdict::Deny, Verdict::Allow] };
         let [from, to] = [name(is[0], packet.source), name(is[1], packet.destination)];
-        SeenChange { from, to, flow, count, before, after, by }
+        SeenChange { from, to, flow, count, turned: Turned::by(before, after, by) }
     };
     changed.into_iter().map(change).collect()
 }

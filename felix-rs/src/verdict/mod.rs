@@ -23,8 +23,8 @@ pub use matching::{Mismatch, PeerMismatch};
 pub use node::{Passage, Passed, Place, Step, pass};
 pub use packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP, UDPLITE, has_ports, protocol_name};
 pub use trace::{
-    Decision, EndpointVerdict, PolicyTrace, ProfileTrace, RuleResult, RuleTrace, RulesOutcome, TierOutcome,
-    TierTrace, Verdict,
+    Decision, EndpointVerdict, PolicyTrace, ProfileTrace, RuleAt, RuleResult, RuleTrace, RulesOutcome,
+    TierOutcome, TierTrace, Turned, Verdict,
 };
 
 #[cfg(test)]

@@ -65,6 +65,57 @@ pub enum Decision {
     Failsafe,
 }
 
+/// A rule of a stored object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleAt {
+    /// Kind of the object, as in [`PolicyId::kind`], or `Profile`.
+    pub kind: Arc<str>,
+    /// Its namespace, if it has one.
+    pub namespace: Option<Arc<str>>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where the rule stands in it: `spec.ingress[2]`.
+    pub field: String,
+}
+
+impl EndpointVerdict {
+    /// The rule that decided, if one did.
+    #[must_use]
+    pub fn rule(&self) -> Option<RuleAt> {
+        let (kind, namespace, name, rule) = match &self.decision {
+            Decision::Rule { policy, rule, .. } => {
+                (Arc::clone(&policy.kind), policy.namespace.clone(), &policy.name, rule)
+            }
+            Decision::ProfileRule { profile, rule } => ("Profile".into(), None, &profile.0, rule),
+            _ => return None,
+        };
+        let field = format!("spec.{}[{rule}]", self.direction);
+        Some(RuleAt { kind, namespace, name: Arc::clone(name), field })
+    }
+}
+
+/// Another verdict than before.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Turned {
+    /// The verdict now.
+    pub before: Verdict,
+    /// The verdict after the change.
+    pub after: Verdict,
+    /// What decides then, at the end where it decides.
+    pub by: String,
+    /// The rule, if one does.
+    pub rule: Option<RuleAt>,
+}
+
+impl Turned {
+    pub(super) fn by(before: Verdict, after: Verdict, end: Option<&EndpointVerdict>) -> Self {
+        let by = end.map(|end| end.decision.to_string()).unwrap_or_default();
+        Self { before, after, by, rule: end.and_then(EndpointVerdict::rule) }
+    }
+}
+
 /// Why a rule did or did not decide.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,11 +1,13 @@
 //! `explain`.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use margay_control::explain::{End, ExplainReply, ExplainRequest, Party, Verified};
 
 use super::daemon;
 use crate::config::GlobalArgs;
+use crate::files::{FileArgs, place_of};
 use crate::output::{OutputArgs, Report, render};
 
 #[derive(Debug, clap::Args)]
@@ -19,12 +21,15 @@ pub(crate) struct ExplainArgs {
     /// Protocol and destination port: tcp/80, udp/53, sctp/9, icmp, or a protocol number
     #[arg(long, value_name = "PROTOCOL/PORT", default_value = "tcp/80", value_parser = port)]
     port: Flow,
-    /// Send the packet from the source, a pod of this node, and compare (tcp, udp, icmp); exit with 1 when the kernel differs
+    /// Send the packet from the source, a pod of this node, and compare (tcp, udp, sctp, icmp); exit with 1 when the kernel differs
     #[arg(long)]
     verify: bool,
     /// Exit with 1 when the flow is denied
     #[arg(long)]
     exit_code: bool,
+    /// Files or folders that policies come from: says in which line the rule that decided begins; may be repeated
+    #[arg(short, long = "filename", value_name = "FILE|FOLDER|-")]
+    filename: Vec<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -95,7 +100,9 @@ impl ExplainArgs {
             verify: self.verify,
         };
         let reply: ExplainReply = daemon(global)?.post("/v1/explain", &request)?;
-        let text = render(self.output.output, &reply, |wide| show(&reply, wide))?;
+        let files = FileArgs { filename: self.filename.clone(), recursive: false };
+        let texts = if self.filename.is_empty() { Vec::new() } else { files.texts()? };
+        let text = render(self.output.output, &reply, |wide| show(&reply, &texts, wide))?;
         let differs = reply.verified.is_some_and(|verified| verified.expected != verified.passed);
         Ok(Report { text, failed: differs || self.exit_code && !reply.allowed, ..Report::default() })
     }
@@ -106,10 +113,10 @@ fn verdict(allowed: bool) -> &'static str {
 }
 
 /// The verdict first; every step of the evaluation with `-o wide`.
-fn show(reply: &ExplainReply, wide: bool) -> String {
+fn show(reply: &ExplainReply, texts: &[(String, String)], wide: bool) -> String {
     let mut text = format!("{}: {}\n", verdict(reply.allowed), reply.summary);
     for end in &reply.ends {
-        text.push_str(&show_end(end, wide));
+        text.push_str(&show_end(end, texts, wide));
     }
     if let Some(route) = &reply.route {
         text.push_str("\nroute: ");
@@ -125,7 +132,7 @@ fn show(reply: &ExplainReply, wide: bool) -> String {
     text
 }
 
-fn show_end(end: &End, wide: bool) -> String {
+fn show_end(end: &End, texts: &[(String, String)], wide: bool) -> String {
     let mut text = format!(
         "\n{} of {}: {}\n  by {}\n",
         end.direction,
@@ -133,6 +140,13 @@ fn show_end(end: &End, wide: bool) -> String {
         verdict(end.allowed),
         end.decided_by
     );
+    if let Some(rule) = &end.rule {
+        let place = place_of(rule, texts).map(|place| format!("{place}, ")).unwrap_or_default();
+        text.push_str(&format!("  {place}{}", rule.field));
+        let yaml = end.source.as_ref().and_then(|source| serde_saphyr::to_string(source).ok());
+        text.push_str(if yaml.is_some() { ":\n" } else { "\n" });
+        yaml.iter().flat_map(|yaml| yaml.lines()).for_each(|line| text.push_str(&format!("    {line}\n")));
+    }
     if let Some(packets) = end.packets {
         text.push_str(&format!("  that rule has counted {packets} packets\n"));
     }

@@ -1,11 +1,11 @@
 //! `policy`, and `policy impact`.
 
-use margay_control::explain::{ImpactChange, ImpactReply, ImpactRequest, SeenChange};
+use margay_control::explain::{ImpactChange, ImpactReply, ImpactRequest, SeenChange, Turned};
 use margay_control::status::Policy;
 
 use super::daemon;
 use crate::config::GlobalArgs;
-use crate::files::FileArgs;
+use crate::files::{FileArgs, place_of};
 use crate::output::{OutputArgs, Report, render, table};
 
 /// Names of a group that are shown unless `-o wide` asks for all.
@@ -37,7 +37,8 @@ struct ImpactArgs {
 impl ImpactArgs {
     fn run(&self, global: &GlobalArgs) -> anyhow::Result<Report> {
         let mut report = Report::default();
-        let objects = match self.files.read()? {
+        let texts = self.files.texts()?;
+        let objects = match self.files.resources(&texts)? {
             Ok(objects) => objects,
             Err(errors) => {
                 errors.iter().for_each(|error| report.error(error));
@@ -47,7 +48,7 @@ impl ImpactArgs {
         let objects = objects.iter().map(|object| object.resource.to_json()).collect();
         let reply: ImpactReply = daemon(global)?.post("/v1/policy/impact", &ImpactRequest { objects })?;
         report.text = render(self.output.output, &reply, |wide| {
-            show_impact(&reply.changes, wide) + &show_seen(&reply)
+            show_impact(&reply.changes, &texts, wide) + &show_seen(&reply, &texts)
         })?;
         reply.problems.iter().for_each(|problem| report.warn(problem));
         if reply.truncated {
@@ -61,12 +62,19 @@ fn verdict(allowed: bool) -> &'static str {
     if allowed { "allowed" } else { "denied" }
 }
 
+/// `allowed -> denied by ...`, with the line of the file the rule is in.
+fn show_turned(turned: &Turned, texts: &[(String, String)]) -> String {
+    let [before, after] = [turned.allowed_before, turned.allowed_after].map(verdict);
+    let place = turned.rule.as_ref().and_then(|rule| place_of(rule, texts));
+    let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
+    format!("{before} -> {after} by {}{place}\n", turned.by)
+}
+
 /// What would become of flows that the node has seen lately.
-fn show_seen(reply: &ImpactReply) -> String {
+fn show_seen(reply: &ImpactReply, texts: &[(String, String)]) -> String {
     let line = |change: &SeenChange| {
-        let SeenChange { from, to, flow, count, allowed_before, allowed_after, by } = change;
-        let (before, after) = (verdict(*allowed_before), verdict(*allowed_after));
-        format!("  {from} -> {to} {flow}, {count} times: {before} -> {after} by {by}\n")
+        let SeenChange { from, to, flow, count, turned } = change;
+        format!("  {from} -> {to} {flow}, {count} times: {}", show_turned(turned, texts))
     };
     let changed: usize = reply.lately.iter().map(|change| change.count).sum();
     let lines: String = reply.lately.iter().map(line).collect();
@@ -74,7 +82,7 @@ fn show_seen(reply: &ImpactReply) -> String {
 }
 
 /// One line per change: `shop/a -> shop/b tcp/80: allowed -> denied by ...`.
-fn show_impact(changes: &[ImpactChange], wide: bool) -> String {
+fn show_impact(changes: &[ImpactChange], texts: &[(String, String)], wide: bool) -> String {
     let names = |names: &[String]| {
         let shown = if wide { names.len() } else { SHOWN };
         let more = names.len().saturating_sub(shown);
@@ -83,13 +91,11 @@ fn show_impact(changes: &[ImpactChange], wide: bool) -> String {
     };
     let line = |change: &ImpactChange| {
         format!(
-            "{} -> {} {}: {} -> {} by {}\n",
+            "{} -> {} {}: {}",
             names(&change.from),
             names(&change.to),
             change.flows.join(" "),
-            verdict(change.allowed_before),
-            verdict(change.allowed_after),
-            change.by
+            show_turned(&change.turned, texts)
         )
     };
     if changes.is_empty() {

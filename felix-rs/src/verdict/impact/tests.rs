@@ -85,13 +85,13 @@ fn flows_that_were_seen() {
     let changes = impact_on([&open(), &guarded()], &own, seen);
     let [change] = changes.as_slice() else { panic!("{changes:?}") };
     assert_eq!((&*change.from, &*change.to, &*change.flow, change.count), ("shop/c", "shop/b", "tcp/80", 2));
-    assert_eq!((change.before, change.after), (Verdict::Allow, Verdict::Deny));
-    assert!(change.by.starts_with("end of tier default"), "{}", change.by);
+    assert_eq!((change.turned.before, change.turned.after), (Verdict::Allow, Verdict::Deny));
+    assert!(change.turned.by.starts_with("end of tier default"), "{}", change.turned.by);
 
     let changes = impact_on([&guarded(), &open()], &own, seen);
     let [change] = changes.as_slice() else { panic!("{changes:?}") };
-    assert_eq!((change.before, change.after), (Verdict::Deny, Verdict::Allow));
-    assert!(change.by.starts_with("rule 0 of profile open"), "{}", change.by);
+    assert_eq!((change.turned.before, change.turned.after), (Verdict::Deny, Verdict::Allow));
+    assert!(change.turned.by.starts_with("rule 0 of profile open"), "{}", change.turned.by);
     assert_eq!(impact_on([&open(), &open()], &own, seen), []);
 }
 
@@ -110,8 +110,13 @@ fn flows_are_grouped_by_what_decides() {
             format!("{} -> {}: {}", change.from.join(","), change.to.join(","), change.flows.join(" "))
         })
         .collect();
-    assert!(impact.changes.iter().all(|change| change.after == Verdict::Deny && change.to == ["shop/b"]));
-    assert!(impact.changes.iter().all(|change| change.by.starts_with("end of tier default")), "{impact:?}");
+    assert!(
+        impact.changes.iter().all(|change| change.turned.after == Verdict::Deny && change.to == ["shop/b"])
+    );
+    assert!(
+        impact.changes.iter().all(|change| change.turned.by.starts_with("end of tier default")),
+        "{impact:?}"
+    );
     assert_eq!(lines.len(), 3, "{lines:#?}");
     assert!(
         lines
