@@ -120,7 +120,8 @@ impl Flow {
                 steps: verdict.to_string().lines().map(str::to_owned).collect(),
                 packets: packets(&verdict.decision, verdict.direction, counted),
                 source: verdict.rule().and_then(|rule| self.written(&rule)),
-                rule: verdict.rule().map(rule_at),
+                // Profiles of namespaces are nobody's writing.
+                rule: verdict.rule().filter(|rule| self.written(rule).is_some()).map(rule_at),
             }),
             verdict::End::Node | verdict::End::Unknown => None,
         });
