@@ -322,6 +322,8 @@ pub struct NodeSettings {
     pub ipip: bool,
     /// Addresses of all nodes of the cluster: the only ones tunnel packets are accepted from.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// `externalNodesList` of FelixConfiguration: tunnel packets are accepted from these networks, too.
+    pub external_nodes: BTreeSet<IpNet>,
     /// Those of this node; empty when the calculation is for the whole cluster.
     pub own_addresses: BTreeSet<IpAddr>,
     /// Networks of pools with natOutgoing.
@@ -374,6 +376,14 @@ pub enum BackendChoice {
     Nftables,
 }
 
+impl NodeSettings {
+    /// The address is a node's of the cluster, or of one that is counted among them.
+    #[must_use]
+    pub fn is_node(&self, address: IpAddr) -> bool {
+        self.node_addresses.contains(&address) || self.external_nodes.iter().any(|net| net.contains(&address))
+    }
+}
+
 impl Default for NodeSettings {
     fn default() -> Self {
         Self {
@@ -386,6 +396,7 @@ impl Default for NodeSettings {
             wireguard_ports: BTreeSet::new(),
             ipip: false,
             node_addresses: BTreeSet::new(),
+            external_nodes: BTreeSet::new(),
             own_addresses: BTreeSet::new(),
             nat_outgoing: BTreeSet::new(),
             source_nat: SourceNat::default(),

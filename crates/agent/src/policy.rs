@@ -12,6 +12,7 @@ use margay_api::{Key, Resource, WorkloadEndpoint};
 use margay_control::status::Problem;
 use margay_daemon::health::Health;
 use margay_datastore::Unreadable;
+use margay_netlink::sysctl;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::flow_log::FlowLog;
@@ -83,8 +84,9 @@ pub(crate) fn spawn(
     let runtime = tokio::runtime::Handle::current();
     let mut applier = Applier::new(&Options::default()).map_err(|error| error.to_string())?;
     applier.sweep_later();
+    let calculator = Calculator::new(node);
     let mut thread = Thread {
-        calculator: Calculator::new(node),
+        calculator: if sysctl::has_ipv6() { calculator } else { calculator.without_ipv6() },
         applier,
         state: EnforcedState::default(),
         started: false,

@@ -1,6 +1,6 @@
 //! Kernel settings through `/proc/sys`, as the calling thread's network namespace sees them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -41,6 +41,11 @@ pub fn write(components: &[&str], value: &str) -> Result<bool> {
     std::fs::write(path(components)?, value)
         .map_err(|e| Error::io(format!("set sysctl {} to {value}", components.join("/")), e))?;
     Ok(true)
+}
+
+/// Whether this kernel has IPv6 (`ipv6.disable=1` at boot takes it away).
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
 }
 
 /// Splits the dotted form people write (`net.ipv4.conf.eth0.forwarding`), where a slash stands for a dot inside a

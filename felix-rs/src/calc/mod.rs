@@ -112,6 +112,13 @@ impl Calculator {
         }
     }
 
+    /// For a kernel without IPv6, whatever objects ask for.
+    #[must_use]
+    pub fn without_ipv6(mut self) -> Self {
+        self.settings.lack_ipv6();
+        self
+    }
+
     /// An object as it is now; `None`: it is gone. Kinds without a meaning for policy are ignored.
     pub fn update(&mut self, key: &Key, resource: Option<&Resource>) {
         self.unreadable.remove(key);

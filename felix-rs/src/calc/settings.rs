@@ -68,9 +68,14 @@ pub(super) struct SettingsSource {
     /// Of BGPConfiguration `default`.
     service_ranges: BTreeSet<IpNet>,
     node_labels: Arc<LabelMap>,
+    kernel_lacks_ipv6: bool,
 }
 
 impl SettingsSource {
+    pub(super) fn lack_ipv6(&mut self) {
+        self.kernel_lacks_ipv6 = true;
+    }
+
     pub(super) fn put_felix(&mut self, name: &str, object: Option<&FelixConfiguration>) {
         match object {
             Some(object) => self.felix.insert(name.to_owned(), object.spec.clone()),
@@ -137,7 +142,7 @@ impl SettingsSource {
         settings.allow_invalid = felix.disable_conntrack_invalid_check.unwrap_or(false);
         settings.flow_log = felix.flow_logs_local_reporter == Some(Toggle::Enabled);
         settings.backend = backend(felix.nftables_mode, felix.iptables_backend);
-        settings.ipv6 = felix.ipv6_support.unwrap_or(true);
+        settings.ipv6 = felix.ipv6_support.unwrap_or(true) && !self.kernel_lacks_ipv6;
         settings.failsafe_inbound = failsafe(felix.failsafe_inbound_host_ports.as_ref(), &FAILSAFE_INBOUND);
         settings.failsafe_outbound =
             failsafe(felix.failsafe_outbound_host_ports.as_ref(), &FAILSAFE_OUTBOUND);
@@ -152,9 +157,7 @@ impl SettingsSource {
         settings.vxlan_port = vxlan.then(|| port.unwrap_or(VXLAN_PORT));
         settings.wireguard_ports = wireguard_ports(felix);
         settings.node_addresses = self.nodes.values().flatten().copied().collect();
-        if let Some(nets) = felix.external_nodes_list.as_ref() {
-            settings.node_addresses.extend(nets.iter().filter(|net| is_host(net)).map(IpNet::addr));
-        }
+        settings.external_nodes = felix.external_nodes_list.iter().flatten().map(IpNet::trunc).collect();
         let loops = felix.service_loop_prevention.unwrap_or(ServiceLoopPrevention::Drop);
         if loops != ServiceLoopPrevention::Disabled {
             settings.service_ranges.clone_from(&self.service_ranges);
@@ -194,10 +197,6 @@ fn source_nat(felix: &FelixConfigurationSpec) -> SourceNat {
         spares_nodes: exclusions == Some(NatOutgoingExclusions::IpPoolsAndHostIps),
         interface: filter.filter(|name| !name.is_empty()).map(Into::into),
     }
-}
-
-fn is_host(net: &IpNet) -> bool {
-    net.prefix_len() == net.max_prefix_len()
 }
 
 fn failsafe(given: Option<&Vec<ProtoPort>>, default: &[(u8, u16)]) -> Vec<FailsafePort> {

@@ -172,6 +172,21 @@ spec: {node: n1, orchestrator: k8s, pod: bot, endpoint: eth0, interfaceName: mgy
     assert_eq!(cluster.verdict(BOT, DB, 1), Verdict::Allow);
 }
 
+#[test]
+fn the_kernel_decides_about_ipv6_and_external_nodes_may_be_networks() {
+    let felix = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\n\
+                 spec: {ipv6Support: true, externalNodesList: [192.0.2.0/24]}\n";
+    for without in [false, true] {
+        let calculator = Calculator::new("n1");
+        let calculator = if without { calculator.without_ipv6() } else { calculator };
+        let mut n1 = Cluster { calculator, state: EnforcedState::default() };
+        n1.apply(felix);
+        assert_eq!(n1.state.settings.ipv6, !without);
+        assert!(n1.state.settings.is_node("192.0.2.7".parse().unwrap()));
+        assert!(!n1.state.settings.is_node("192.0.3.7".parse().unwrap()));
+    }
+}
+
 /// An interface that no prefix covers is a pod's all the same if an endpoint says so.
 #[test]
 fn interfaces_without_a_prefix_are_known_by_name() {

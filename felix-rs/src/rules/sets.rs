@@ -80,7 +80,8 @@ pub(super) fn derived<'a>(
             sets.insert((name.clone(), family), Set { kind, members: own });
         }
     };
-    let nodes: Vec<_> = settings.node_addresses.iter().copied().map(host).collect();
+    let nodes = settings.node_addresses.iter().copied().map(host);
+    let nodes: Vec<_> = nodes.chain(settings.external_nodes.iter().copied()).collect();
     of_both(names::fixed_set(SET_NODES), SetType::Net, nets(&nodes));
     of_both(names::fixed_set(SET_NAT_POOLS), SetType::Net, nets(&settings.nat_outgoing));
     of_both(names::fixed_set(SET_POOLS), SetType::Net, nets(&settings.pools));

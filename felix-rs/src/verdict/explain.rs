@@ -62,7 +62,7 @@ pub fn explain(state: &EnforcedState, packet: &Packet) -> Explanation {
         || matches!((&source, &destination), (Some(a), Some(b)) if a.id == b.id);
     let end = |endpoint: Option<&Arc<LocalEndpoint>>, direction, address| match endpoint {
         Some(endpoint) => End::Endpoint(evaluate(state, endpoint, direction, packet)),
-        None if state.settings.node_addresses.contains(&address) => End::Node,
+        None if state.settings.is_node(address) => End::Node,
         None => End::Unknown,
     };
     let is_workload = |endpoint: Option<&Arc<LocalEndpoint>>| {
