@@ -371,14 +371,16 @@ impl Compiler {
     fn unit(&self, unit: &Unit) -> Option<Rendered> {
         match unit {
             Unit::Policy(id) => {
-                let policy = self.policies.get(id).filter(|policy| !policy.staged)?;
+                let policy = self.policies.get(id)?;
                 let owner = Owner::Policy(id.clone());
-                Some(self.rules(&owner, [&policy.ingress, &policy.egress], |d| names::policy(id, d)))
+                let rules = [&policy.ingress, &policy.egress];
+                Some(self.rules(&owner, rules, policy.staged, |d| names::policy(id, d)))
             }
             Unit::Profile(id) => {
                 let profile = self.profiles.get(id)?;
                 let owner = Owner::Profile(id.clone());
-                Some(self.rules(&owner, [&profile.ingress, &profile.egress], |d| names::profile(id, d)))
+                let rules = [&profile.ingress, &profile.egress];
+                Some(self.rules(&owner, rules, false, |d| names::profile(id, d)))
             }
             Unit::Group(name) => {
                 let (direction, id) = name;
@@ -397,6 +399,7 @@ impl Compiler {
         &self,
         owner: &Owner,
         rules: [&Vec<crate::model::PolicyRule>; 2],
+        staged: bool,
         name: impl Fn(Direction) -> ChainName,
     ) -> Rendered {
         let mut rendered = Rendered::default();
@@ -409,7 +412,7 @@ impl Compiler {
                 net_sets: &mut rendered.net_sets,
             };
             for (direction, rules) in [Direction::Ingress, Direction::Egress].into_iter().zip(rules) {
-                let chain = policy::chain(&mut context, owner, direction, rules);
+                let chain = policy::chain(&mut context, owner, direction, rules, staged);
                 let chain = group::with_flow_log(self.settings.flow_log, chain);
                 // Most rules name no address: both families share them.
                 let other = rendered.chains.get(&(Family::V4, name(direction)));

@@ -13,7 +13,7 @@ const RETURN_EVERY: usize = 8;
 pub(super) enum Reference {
     /// Its chain exists.
     Enforced,
-    /// Counted and explained only.
+    /// Its chain exists and decides nothing: what it would have decided is counted.
     Staged,
     /// Not in the state.
     Missing,
@@ -65,29 +65,32 @@ pub(super) fn chain(
             Direction::Ingress => &tier.ingress,
             Direction::Egress => &tier.egress,
         };
-        let enforced: Vec<_> = ids
-            .iter()
-            .map(|id| (id, known.policy(id)))
-            .filter(|(_, reference)| *reference != Reference::Staged)
-            .collect();
-        if enforced.is_empty() {
+        if ids.is_empty() {
             continue;
         }
         if pass_may_be_set {
             rules.push(Rule::new([], Action::ClearMark(marks.pass)));
         }
-        for (number, (id, reference)) in enforced.iter().enumerate() {
-            if number > 0 && number % RETURN_EVERY == 0 {
+        let mut enforced = 0;
+        for id in ids {
+            let reference = known.policy(id);
+            if enforced > 0 && enforced % RETURN_EVERY == 0 && reference != Reference::Staged {
                 rules.push(accepted());
             }
             let undecided = Match::Mark { bits: marks.decided(), set: false };
-            let matches = if number == 0 { Vec::new() } else { vec![undecided] };
+            let matches = if enforced == 0 { Vec::new() } else { vec![undecided] };
             rules.push(match reference {
                 Reference::Missing => Rule::new(matches, Action::Drop)
                     .note(format!("{} is not known: fail closed", names::policy_text(id))),
-                _ => Rule::new(matches, Action::Jump(names::policy(id, direction)))
-                    .note(names::policy_text(id)),
+                Reference::Enforced | Reference::Staged => {
+                    Rule::new(matches, Action::Jump(names::policy(id, direction)))
+                        .note(names::policy_text(id))
+                }
             });
+            enforced += usize::from(reference != Reference::Staged);
+        }
+        if enforced == 0 {
+            continue;
         }
         rules.push(accepted());
         if tier.default == TierDefault::Deny && end != End::Continue {

@@ -53,18 +53,24 @@ impl Alternatives {
     }
 }
 
-/// Rules of one policy or profile in one direction.
+/// Rules of one policy or profile in one direction. What is staged decides nothing, only its counters say what would be.
 pub(super) fn chain(
     context: &mut Context<'_>,
     owner: &Owner,
     direction: Direction,
     rules: &[PolicyRule],
+    staged: bool,
 ) -> Vec<Rule> {
     rules
         .iter()
+        .filter(|rule| !staged || rule.action != RuleAction::Log)
         .flat_map(|rule| {
             let origin = Origin { owner: owner.clone(), direction, index: rule.index };
-            translate(context, rule, &origin)
+            let mut rules = translate(context, rule, &origin);
+            if staged {
+                rules.iter_mut().for_each(|rule| rule.action = Action::Return);
+            }
+            rules
         })
         .collect()
 }

@@ -374,7 +374,7 @@ fn translated(rule: PolicyRule, family: Family) -> Vec<Rule> {
         log_prefix: &prefix,
         net_sets: &mut net_sets,
     };
-    policy::chain(&mut context, &Owner::Policy(policy_id(0)), Direction::Ingress, &[rule])
+    policy::chain(&mut context, &Owner::Policy(policy_id(0)), Direction::Ingress, &[rule], false)
 }
 
 fn texts(rule: PolicyRule, family: Family) -> Vec<String> {

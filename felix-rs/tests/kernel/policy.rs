@@ -8,9 +8,10 @@ use felix_rs::model::BackendChoice;
 use felix_rs::model::{
     EndpointToHostAction, EnforcedState, PeerMatch, PortRange, RuleAction, SourceNat, TierDefault,
 };
+use felix_rs::rules::Owner;
 
 use crate::lab::{Lab, NODE, NODE_UPLINK, OUTSIDE, UDP_PORT};
-use crate::states::{Build as _, endpoint, in_set, open, policy, ports, rule, tier};
+use crate::states::{Build as _, endpoint, in_set, open, policy, policy_id, ports, rule, tier};
 use crate::{Node, Scenario, infix};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -142,6 +143,9 @@ fn tiers_pass_and_deny(backend: BackendChoice) {
     assert!(a.tcp(b.v4, 80), "passed by the first tier and by the second's default, allowed by the profile");
     assert!(!a.udp(b.v4), "denied by the second tier");
     assert!(!c.tcp(b.v4, 80), "end of the first tier");
+    let counted = node.run(|applier| applier.counters()).unwrap();
+    let by_staged = counted.iter().filter(|(origin, _)| origin.owner == Owner::Policy(policy_id("staged")));
+    assert!(by_staged.map(|(_, count)| count.packets).sum::<u64>() > 2, "counted, and it decides nothing");
 
     let state = state.with_endpoint(endpoint(b, vec![tier("t", TierDefault::Deny, &["nowhere"], &[])]));
     node.apply(&state);
