@@ -90,12 +90,13 @@ pub struct UnderlayRoute {
     pub onlink: bool,
 }
 
-/// The interface that carries the node's address.
+/// Where a family's packets to other nodes leave.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Uplink {
-    /// Its name.
-    pub name: String,
-    /// Its MTU, octets.
+    /// The interface with the node's address; absent when that is no interface that packets leave by, as with routing on the
+    /// host.
+    pub name: Option<String>,
+    /// The largest packet that fits, octets.
     pub mtu: u32,
 }
 

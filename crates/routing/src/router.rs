@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::context::{Context, Learned, Peer};
 use crate::decide::{Decision, decide, to_peer};
 use crate::desired::{Changes, NatOutgoing, Problem, Route, Target, Tunnels};
-use crate::input::{BgpRoute, UnderlayRoute, Uplink};
+use crate::input::{BgpRoute, Family, UnderlayRoute, Uplink};
 use crate::read;
 use crate::settings::Settings;
 use crate::tunnels::{self, Mtus};
@@ -263,11 +263,11 @@ impl Router {
         }
     }
 
-    /// The interface with the node's address; absent while it is not known: an MTU of 1500 is assumed, and tunnels
-    /// aren't bound to a device.
-    pub fn set_uplink(&mut self, uplink: Option<Uplink>) {
-        if self.context.uplink != uplink {
-            self.context.uplink = uplink;
+    /// Where packets of each family leave; of a family that is missing the other one's MTU is taken, or 1500, and its
+    /// tunnels aren't bound to a device.
+    pub fn set_uplinks(&mut self, uplinks: BTreeMap<Family, Uplink>) {
+        if self.context.uplinks != uplinks {
+            self.context.uplinks = uplinks;
             self.tunnels_dirty = true;
         }
     }
@@ -352,8 +352,8 @@ impl Router {
     fn new_tunnels(&self) -> Tunnels {
         let cx = &self.context;
         let used = tunnels::used(cx);
-        let mtus = Mtus::new(&cx.settings, cx.uplink.as_ref(), &used);
-        let vxlan = tunnels::vxlan_devices(cx, &used, cx.uplink.as_ref(), &mtus);
+        let mtus = Mtus::new(&cx.settings, &cx.uplinks, &used);
+        let vxlan = tunnels::vxlan_devices(cx, &used, &mtus);
         let (fdb, neighbours) = tunnels::vxlan_entries(cx, &vxlan);
         let pools = |wanted: fn(&crate::context::Pool) -> bool| {
             cx.pools.iter().filter(|pool| wanted(pool)).map(|pool| pool.cidr).collect()

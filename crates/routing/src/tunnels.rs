@@ -39,26 +39,30 @@ pub(crate) struct Mtus {
 impl Mtus {
     pub(crate) fn new(
         settings: &Settings,
-        uplink: Option<&Uplink>,
+        uplinks: &BTreeMap<Family, Uplink>,
         used: &BTreeSet<(Encapsulation, Family)>,
     ) -> Self {
-        let uplink = uplink.map_or(DEFAULT_MTU, |uplink| uplink.mtu);
-        let inner = |set: Option<u32>, overhead: u32| {
-            set.filter(|mtu| *mtu > 0).unwrap_or_else(|| uplink.saturating_sub(overhead))
+        let outer = |family| {
+            let uplink = uplinks.get(&family).or_else(|| uplinks.values().next());
+            uplink.map_or(DEFAULT_MTU, |uplink| uplink.mtu)
         };
-        let vxlan = inner(settings.vxlan_mtu, VXLAN_OVERHEAD);
+        let (v4, v6) = (outer(Family::V4), outer(Family::V6));
+        let inner = |set: Option<u32>, outer: u32, overhead: u32| {
+            set.filter(|mtu| *mtu > 0).unwrap_or_else(|| outer.saturating_sub(overhead))
+        };
+        let vxlan = inner(settings.vxlan_mtu, v4, VXLAN_OVERHEAD);
         // The kernel turns IPv6 off on a device with less; the outer packets are then fragmented.
-        let vxlan_v6 = inner(settings.vxlan_mtu_v6, VXLAN_V6_OVERHEAD).max(SMALLEST_IPV6_MTU);
-        let ipip = inner(settings.ipip_mtu, IPIP_OVERHEAD);
+        let vxlan_v6 = inner(settings.vxlan_mtu_v6, v6, VXLAN_V6_OVERHEAD).max(SMALLEST_IPV6_MTU);
+        let ipip = inner(settings.ipip_mtu, v4, IPIP_OVERHEAD);
         let own = |family| settings.wireguard.families.get(&family).and_then(|device| device.mtu);
         let wireguard = [
-            inner(own(Family::V4), WIREGUARD_OVERHEAD),
-            inner(own(Family::V6), WIREGUARD_V6_OVERHEAD).max(SMALLEST_IPV6_MTU),
+            inner(own(Family::V4), v4, WIREGUARD_OVERHEAD),
+            inner(own(Family::V6), v6, WIREGUARD_V6_OVERHEAD).max(SMALLEST_IPV6_MTU),
         ];
         let smallest = used
             .iter()
             .map(|(encapsulation, family)| match (encapsulation, family) {
-                (Encapsulation::None, _) => uplink,
+                (Encapsulation::None, family) => outer(*family),
                 (Encapsulation::Ipip, _) => ipip,
                 (Encapsulation::Vxlan, Family::V4) => vxlan,
                 (Encapsulation::Vxlan, Family::V6) => vxlan_v6,
@@ -66,7 +70,7 @@ impl Mtus {
                 (Encapsulation::Wireguard, Family::V6) => wireguard[1],
             })
             .min()
-            .unwrap_or(uplink);
+            .unwrap_or_else(|| v4.min(v6));
         let has_v6 = used.iter().any(|(_, family)| *family == Family::V6);
         let smallest = if has_v6 { smallest.max(SMALLEST_IPV6_MTU) } else { smallest };
         let pod = settings.pod_mtu.filter(|mtu| *mtu > 0).unwrap_or(smallest);
@@ -96,7 +100,6 @@ pub(crate) fn used(cx: &Context) -> BTreeSet<(Encapsulation, Family)> {
 pub(crate) fn vxlan_devices(
     cx: &Context,
     used: &BTreeSet<(Encapsulation, Family)>,
-    uplink: Option<&Uplink>,
     mtus: &Mtus,
 ) -> BTreeMap<Family, VxlanDevice> {
     let mut devices = BTreeMap::new();
@@ -117,7 +120,7 @@ pub(crate) fn vxlan_devices(
             vni: cx.settings.vxlan_vni,
             port: cx.settings.vxlan_port,
             local,
-            parent: uplink.map(|uplink| uplink.name.clone()),
+            parent: cx.uplinks.get(&family).and_then(|uplink| uplink.name.clone()),
             mac: vtep.mac,
             address: IpNet::from(vtep.address),
             mtu,
@@ -169,8 +172,8 @@ mod tests {
     #[test]
     fn pods_get_what_fits_through_every_path_in_use() {
         let mtu = |uplink: u32, used: &[(Encapsulation, Family)]| {
-            let uplink = Uplink { name: "eth0".to_owned(), mtu: uplink };
-            Mtus::new(&Settings::default(), Some(&uplink), &used.iter().copied().collect()).pod
+            let uplinks = BTreeMap::from([(Family::V4, Uplink { name: None, mtu: uplink })]);
+            Mtus::new(&Settings::default(), &uplinks, &used.iter().copied().collect()).pod
         };
         let (none, ipip) = ((Encapsulation::None, Family::V4), (Encapsulation::Ipip, Family::V4));
         let (vxlan, vxlan_v6) = ((Encapsulation::Vxlan, Family::V4), (Encapsulation::Vxlan, Family::V6));
@@ -181,6 +184,11 @@ mod tests {
         assert_eq!(mtu(1280, &[vxlan]), 1230);
         assert_eq!(mtu(1280, &[vxlan, vxlan_v6]), 1280, "IPv6 works with no less");
         let fixed = Settings { vxlan_mtu: Some(1400), pod_mtu: Some(0), ..Settings::default() };
-        assert_eq!(Mtus::new(&fixed, None, &BTreeSet::from([vxlan])).pod, 1400, "0 means automatic");
+        let unknown = BTreeMap::new();
+        assert_eq!(Mtus::new(&fixed, &unknown, &BTreeSet::from([vxlan])).pod, 1400, "0 means automatic");
+        let two = [(Family::V4, 9000), (Family::V6, 1500)];
+        let two = two.map(|(family, mtu)| (family, Uplink { name: None, mtu })).into();
+        let mtus = Mtus::new(&Settings::default(), &two, &BTreeSet::from([none, vxlan_v6]));
+        assert_eq!((mtus.vxlan, mtus.vxlan_v6, mtus.pod), (8950, 1430, 1430), "each family by its own link");
     }
 }

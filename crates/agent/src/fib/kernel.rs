@@ -33,10 +33,22 @@ pub(crate) struct Underlay {
 }
 
 impl Underlay {
-    /// The interface that has the address.
+    /// Where packets from the node's address leave: by the interface that has it, or, where that leads nowhere (routing on the host,
+    /// with the address on `lo` or a dummy), by whichever has a default route.
     pub(crate) fn uplink(&self, address: IpAddr) -> Option<Uplink> {
-        let (name, mtu, _) = self.addresses.iter().find(|(.., net)| net.addr() == address)?;
-        Some(Uplink { name: name.clone(), mtu: *mtu })
+        let (name, mtu, net) = self.addresses.iter().find(|(.., net)| net.addr() == address)?;
+        let is_on_link = net.prefix_len() < net.max_prefix_len();
+        let leads_out = |route: &UnderlayRoute| route.dev == *name && route.prefix.addr() != address;
+        if name != "lo" && (is_on_link || self.routes.iter().any(leads_out)) {
+            return Some(Uplink { name: Some(name.clone()), mtu: *mtu });
+        }
+        let family = Family::of_addr(&address);
+        let defaults = self.routes.iter().filter(|route| {
+            route.prefix.prefix_len() == 0 && Family::of(&route.prefix) == family && route.dev != *name
+        });
+        let devices: BTreeSet<&str> = defaults.map(|route| route.dev.as_str()).collect();
+        let mtus = self.addresses.iter().filter(|(name, ..)| devices.contains(name.as_str()));
+        mtus.map(|(_, mtu, _)| *mtu).min().map(|mtu| Uplink { name: None, mtu })
     }
 
     /// The address this node most likely has: of the interface with the default route, else of the first that can be an
@@ -235,6 +247,42 @@ pub(super) fn leads_to(target: &RouteTarget, index: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packets_leave_by_the_interface_with_the_address_unless_that_leads_nowhere() {
+        let of = |interface: &str, net: &str, routes: &[(&str, &str)]| {
+            let route = |(prefix, dev): &(&str, &str)| UnderlayRoute {
+                prefix: prefix.parse().unwrap(),
+                gateway: None,
+                dev: (*dev).to_owned(),
+                metric: 0,
+                onlink: false,
+            };
+            let net: IpNet = net.parse().unwrap();
+            let addresses = [
+                ("lo", 65536, "127.0.0.1/8".parse().unwrap()),
+                (interface, if interface == "lo" { 65536 } else { 1500 }, net),
+                ("eth0", 9000, "fe80::1/64".parse().unwrap()),
+                ("eth1", 8000, "198.51.100.1/31".parse().unwrap()),
+            ];
+            let underlay = Underlay {
+                routes: routes.iter().map(route).collect(),
+                addresses: addresses.map(|(name, mtu, net)| (name.to_owned(), mtu, net)).to_vec(),
+                ..Underlay::default()
+            };
+            underlay.uplink(net.addr()).map(|uplink| (uplink.name, uplink.mtu))
+        };
+        let ways = [("0.0.0.0/0", "eth0"), ("0.0.0.0/0", "eth1"), ("::/0", "eth0")];
+        assert_eq!(of("ens3", "192.0.2.7/24", &ways), Some((Some("ens3".to_owned()), 1500)));
+        assert_eq!(of("lo", "192.0.2.7/32", &ways), Some((None, 8000)));
+        assert_eq!(of("lo", "192.0.2.7/24", &ways), Some((None, 8000)));
+        let own = [ways.as_slice(), &[("2001:db8::7/128", "dummy0")]].concat();
+        assert_eq!(of("dummy0", "2001:db8::7/128", &own), Some((None, 9000)));
+        assert_eq!(of("lo", "192.0.2.7/32", &[]), None, "not known yet");
+        // A cloud's gateway on a link without a prefix.
+        let cloud = [("0.0.0.0/0", "ens3"), ("192.0.2.1/32", "ens3")];
+        assert_eq!(of("ens3", "192.0.2.7/32", &cloud), Some((Some("ens3".to_owned()), 1500)));
+    }
 
     #[test]
     fn the_interface_with_the_default_route_wins() {

@@ -297,7 +297,7 @@ impl Fib {
         let nodes = tunnels.wireguard.values().filter_map(|device| device.nodes.as_ref());
         let ends: BTreeSet<IpAddr> = ends.chain(nodes.map(|nodes| nodes.source)).collect();
         let underlay = self.kernel.underlay();
-        let uplinks = ends.into_iter().filter_map(|end| Some(underlay.uplink(end)?.name));
+        let uplinks = ends.into_iter().filter_map(|end| underlay.uplink(end)?.name);
         let devices = tunnels::device_names(tunnels).map(str::to_owned);
         uplinks.chain(devices).try_for_each(|name| router::take_from_anywhere(&name).ignore_missing())
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use margay_api::kinds::FelixConfigurationSpec;
 use margay_control::status::Problem;
-use margay_daemon::topology::service_ranges;
-use margay_routing::{RouteTrace, with_wireguard_keys};
+use margay_daemon::topology::{node_addresses, service_ranges};
+use margay_routing::{Family, RouteTrace, with_wireguard_keys};
 
 use super::Node;
 
@@ -15,8 +15,12 @@ impl Node {
     pub(super) fn underlay_changed(&mut self) {
         let underlay = self.forwarding.underlay();
         self.router.set_underlay(underlay.routes.clone());
-        let uplink = self.own_address().and_then(|address| underlay.uplink(address));
-        self.router.set_uplink(uplink.map(|own| self.mtu_interfaces.uplink(&underlay, own)));
+        let own = self.cluster.bgp.nodes.get(&self.config.node);
+        let uplinks = own.into_iter().flat_map(|node| node_addresses(node)).filter_map(|address| {
+            let uplink = underlay.uplink(address)?;
+            Some((Family::of_addr(&address), self.mtu_interfaces.uplink(&underlay, uplink)))
+        });
+        self.router.set_uplinks(uplinks.collect());
     }
 
     /// Tells the router of the cluster's nodes and pools, and of what FelixConfiguration and BGPConfiguration ask of this

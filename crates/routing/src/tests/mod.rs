@@ -99,7 +99,8 @@ impl Cluster {
 
     fn router(&self) -> Router {
         let mut router = Router::new("n1", self.settings.clone());
-        router.set_uplink(Some(Uplink { name: "eth0".to_owned(), mtu: 1500 }));
+        let uplink = Uplink { name: Some("eth0".to_owned()), mtu: 1500 };
+        router.set_uplinks(crate::Family::ALL.map(|family| (family, uplink.clone())).into());
         router.set_nodes(&self.nodes.iter().collect::<Vec<_>>());
         router.set_pools(&self.pools);
         self.blocks.iter().for_each(|block| router.set_block(block));
