@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ipnet::IpNet;
 use margay_api::IpamBlock;
 use margay_control::cni::Attachment;
-use margay_ipam::{Allocator, AssignError, Handle, LendQuery, Lending, RecordError, Request, Seconds};
+use margay_ipam::{Allocator, AssignError, Handle, LendQuery, Lending, Owned, RecordError, Request, Seconds};
 
 use crate::attachments::Attached;
 use crate::journal::{AttachmentEntry, Entry, Journal};
@@ -73,6 +73,15 @@ impl Addresses {
     /// Every attachment that was committed.
     pub(crate) fn attached(&self) -> &BTreeMap<Handle, Attached> {
         &self.attached
+    }
+
+    /// Who has addresses between the two phases of an ADD, or never got to the second. Containers of other programs, taken over
+    /// with a block, say nothing of an interface.
+    pub(crate) fn reserved(&self) -> impl Iterator<Item = (&Handle, &Owned)> {
+        let owners = self.allocator.owners();
+        owners.filter(|(handle, owned)| {
+            owned.attributes.interface.is_some() && !self.attached.contains_key(handle)
+        })
     }
 
     /// Gives addresses to a handle; asked again, the same ones.
@@ -201,7 +210,7 @@ mod tests {
     ) -> Result<Vec<IpAddr>, AddressError> {
         let request = Request {
             handle: handle_of(&attachment(id)),
-            attributes: Attributes::default(),
+            attributes: Attributes { interface: Some("eth0".into()), ..Attributes::default() },
             families: &[Family::V4],
             addresses: wanted,
             pools: &["10.65.0.0/16".parse().unwrap()],
@@ -249,6 +258,19 @@ mod tests {
         assert_eq!(assign(&mut second, "a"), a, "the same handle keeps its address");
         let c = assign(&mut second, "c");
         assert!(c != a && c != b, "a released address rests behind the unused ones");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_no_commit_followed_is_known() {
+        let folder = std::env::temp_dir().join(format!("margay-journal-reserved-{}", std::process::id()));
+        let mut addresses = Addresses::open(&folder).unwrap();
+        addresses.add_block("10.65.1.0/24".parse().unwrap(), 7).unwrap();
+        let a = assign(&mut addresses, "a");
+        assign(&mut addresses, "b");
+        attach(&mut addresses, "a", &a);
+        let reserved: Vec<&Handle> = addresses.reserved().map(|(handle, _)| handle).collect();
+        assert_eq!(reserved, [&handle_of(&attachment("b"))]);
         std::fs::remove_dir_all(folder).unwrap();
     }
 

@@ -18,6 +18,14 @@ impl Handle {
         Self(format!("{network}.{container_id}.{interface}"))
     }
 
+    /// The container of a handle that [`Handle::pod`] made of this network and interface; absent when it was not, or when that is
+    /// not certain, as all parts may contain dots.
+    pub fn container(&self, network: &str, interface: &str) -> Option<&str> {
+        let rest = self.0.strip_prefix(network)?.strip_prefix('.')?;
+        let id = rest.strip_suffix(interface)?.strip_suffix('.')?;
+        (!id.is_empty() && !id.contains('.')).then_some(id)
+    }
+
     /// The VXLAN tunnel address of a node: `vxlan-tunnel-addr-<node>`.
     pub fn vxlan_tunnel(node: &str) -> Self {
         Self(format!("vxlan-tunnel-addr-{node}"))
@@ -125,5 +133,13 @@ mod tests {
     fn handles_have_the_known_forms() {
         assert_eq!(Handle::pod("margay", "abc", "eth0").as_str(), "margay.abc.eth0");
         assert_eq!(Handle::vxlan_tunnel("n1").as_str(), "vxlan-tunnel-addr-n1");
+        let container = |handle: &str| {
+            let handle = Handle::from_text(handle);
+            handle.container("pods", "eth0").map(str::to_owned)
+        };
+        assert_eq!(container("pods.abc.eth0").as_deref(), Some("abc"));
+        for other in ["pods.x.abc.eth0", "pods.abc.net1", "pods2.abc.eth0", "pods..eth0", "pods.eth0"] {
+            assert_eq!(container(other), None, "{other}");
+        }
     }
 }

@@ -72,6 +72,10 @@ impl Node {
 
     /// Answers if it can be answered now; what finds no block fails with `problem`, if there is one.
     pub(super) fn give(&mut self, mut waiting: Waiting, problem: Option<&str>) {
+        if waiting.answer.is_closed() {
+            // Who asked has given up; its DEL may have come already, so nothing would ever be released.
+            return;
+        }
         let outcome = match (self.try_add(&waiting.request), problem) {
             (Outcome::Done(outcome), _) => outcome,
             (Outcome::NeedsBlock(..), Some(problem)) => Err(Failure::refused(NO_ADDRESS, problem)),
@@ -87,7 +91,9 @@ impl Node {
                 return self.deferred.push(waiting);
             }
         }
-        reply(waiting.answer, outcome);
+        if let Err(Ok(_unheard)) = waiting.answer.send(outcome) {
+            self.leave_or_warn(&handle_of(&waiting.request.attachment));
+        }
     }
 
     /// Tries again what waited for a block; what still finds none fails with `problem`.
@@ -287,19 +293,11 @@ impl Node {
                 self.addresses.release(&handle);
             }
         }
-        let reserved: Vec<Handle> = self
-            .addresses
-            .allocator()
-            .owners()
-            .filter(|(handle, owned)| {
-                // Others' containers, taken over with a block, say nothing of an interface. And who has one lives.
-                owned.attributes.interface.is_some()
-                    && !self.addresses.attached().contains_key(handle)
-                    && interfaces.as_ref().is_some_and(|all| !all.contains(&interface_name(handle)))
-            })
-            .map(|(handle, _)| handle.clone())
-            .collect();
-        // The agent ended between the two phases of an ADD, which the shim then undid, or was to.
+        // The agent ended between the two phases of an ADD, which the shim then undid, or was to. Who has an interface lives.
+        let reserved = self.addresses.reserved().filter(|(handle, _)| {
+            interfaces.as_ref().is_some_and(|all| !all.contains(&interface_name(handle)))
+        });
+        let reserved: Vec<Handle> = reserved.map(|(handle, _)| handle.clone()).collect();
         reserved.iter().for_each(|handle| self.leave_or_warn(handle));
         self.replay_spool();
     }

@@ -15,7 +15,7 @@ use margay_daemon::server::Failure;
 use margay_datastore::{Error, Revision, Store};
 use margay_ipam::{Family, Handle};
 
-use super::cni::interfaces;
+use super::cni::{interface_name, interfaces};
 use super::{Internal, Node};
 use crate::addresses::now;
 
@@ -46,7 +46,7 @@ pub(super) struct Leftovers {
     dead_since: BTreeMap<String, Instant>,
     /// A task clears up after this one.
     clearing: Option<String>,
-    /// Attachments without an interface.
+    /// Attachments, and what was reserved for some, without an interface.
     gone: BTreeSet<Handle>,
     looked: Option<Instant>,
 }
@@ -75,10 +75,12 @@ impl Node {
         self.leftovers.looked = Some(Instant::now());
         let Ok(interfaces) = interfaces() else { return };
         let attached = self.addresses.attached().iter();
-        let gone: BTreeSet<Handle> = attached
-            .filter(|(_, attached)| !interfaces.contains(&attached.interface))
-            .map(|(handle, _)| handle.clone())
-            .collect();
+        let attached = attached.filter(|(_, attached)| !interfaces.contains(&attached.interface));
+        // The shim ended between the phases of its ADD, and no DEL followed.
+        let reserved = self.addresses.reserved();
+        let reserved = reserved.filter(|(handle, _)| !interfaces.contains(&interface_name(handle)));
+        let gone = attached.map(|(handle, _)| handle).chain(reserved.map(|(handle, _)| handle));
+        let gone: BTreeSet<Handle> = gone.cloned().collect();
         let before = std::mem::replace(&mut self.leftovers.gone, gone);
         let both: Vec<Handle> = before.intersection(&self.leftovers.gone).cloned().collect();
         for handle in both {

@@ -72,7 +72,15 @@ impl Node {
             Ok(found) => {
                 // What was told meanwhile is newer.
                 if let Some(found) = found.filter(|_| self.unheard_pod(&waiting.request).is_some()) {
+                    let unreadable =
+                        found.resource.as_ref().err().map(|unreadable| unreadable.reason.clone());
                     self.take_object(SyncEvent::Put(found)).await;
+                    if let Some(reason) = unreadable {
+                        let message = format!(
+                            "its Pod object, which says what policy is to be enforced, is invalid: {reason}"
+                        );
+                        return reply(waiting.answer, Err(Failure::try_later(message)));
+                    }
                 }
                 self.give(waiting, None);
             }

@@ -153,10 +153,17 @@ impl Node {
         };
         let attached = self.addresses.attached().iter();
         let of_network = attached.filter(|(_, attached)| attached.attachment.network == request.network);
-        let gone: Vec<Handle> = of_network
-            .filter(|(_, attached)| !valid(&attached.attachment))
-            .map(|(handle, _)| handle.clone())
-            .collect();
+        let gone = of_network.filter(|(_, attached)| !valid(&attached.attachment)).map(|(handle, _)| handle);
+        // Of an ADD that ended between its phases only the handle is left.
+        let reserved = self.addresses.reserved().filter(|(handle, owned)| {
+            let ifname = owned.attributes.interface.clone().unwrap_or_default();
+            let container_id = handle.container(&request.network, &ifname);
+            container_id.is_some_and(|id| {
+                let (container_id, network) = (id.to_owned(), request.network.clone());
+                !valid(&Attachment { container_id, ifname, network })
+            })
+        });
+        let gone: Vec<Handle> = gone.chain(reserved.map(|(handle, _)| handle)).cloned().collect();
         for handle in gone {
             tracing::info!("GC: releasing {handle}");
             self.leave(&handle)?;
