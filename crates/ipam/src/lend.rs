@@ -6,6 +6,7 @@
 //! down that the address is lent, and then sets the affinity; or deletes the request. A block that is deleted is given back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use margay_api::kinds::Affinity;
@@ -44,6 +45,8 @@ pub struct BorrowQuery<'a> {
     pub blocks: &'a [&'a IpamBlock],
     /// Never borrowed.
     pub reserved: &'a RangeSet,
+    /// This address and no other.
+    pub containing: Option<IpAddr>,
     /// Nodes that did not answer.
     pub silent: &'a BTreeSet<String>,
     /// Addresses that were refused.
@@ -56,7 +59,11 @@ pub fn plan_borrow(query: &BorrowQuery<'_>) -> Option<(Claim, String)> {
     let known: BTreeSet<IpNet> = query.blocks.iter().map(|block| block.spec.cidr).collect();
     let free = |block: &IpamBlock| -> Vec<IpNet> {
         let addresses = block.spec.unallocated.iter().filter_map(|at| address_at(&block.spec.cidr, *at));
-        let open = addresses.filter(|address| !query.reserved.contains(*address)).map(IpNet::from);
+        let open = addresses.filter(|address| match query.containing {
+            Some(wanted) => *address == wanted,
+            None => !query.reserved.contains(*address),
+        });
+        let open = open.map(IpNet::from);
         open.filter(|one| !known.contains(one) && !query.refused.contains(one)).collect()
     };
     let lenders = query.blocks.iter().filter_map(|block| {
@@ -167,6 +174,10 @@ mod tests {
     }
 
     fn request(blocks: &[&IpamBlock]) -> Option<(Claim, String)> {
+        request_for(blocks, None)
+    }
+
+    fn request_for(blocks: &[&IpamBlock], containing: Option<IpAddr>) -> Option<(Claim, String)> {
         let spec = serde_json::json!({ "cidr": "10.65.0.0/28", "blockSize": 30 });
         let pool = IpPool::new(Metadata::named("p"), serde_json::from_value(spec).unwrap());
         let none = (BTreeSet::new(), BTreeSet::new());
@@ -176,6 +187,7 @@ mod tests {
             eligible: &Eligible { pools: vec![&pool], excluded: Vec::new() },
             blocks,
             reserved: &RangeSet::default(),
+            containing,
             silent: &none.0,
             refused: &none.1,
         })
@@ -208,6 +220,19 @@ mod tests {
         assert_eq!(answer(&mut fresh, &[&block, &lending.grant[0]], &[]).records.len(), 1);
         assert_eq!(answer(&mut allocator, &[&block], &["n2"]).records.len(), 1, "deleted: it is back");
         assert_eq!(allocator.owner_of(claim.cidr.addr()), None);
+    }
+
+    #[test]
+    fn the_very_address_is_asked_for_if_it_is_free() {
+        let (mut allocator, block) = lender();
+        let address: IpAddr = "10.65.0.1".parse().unwrap();
+        let (claim, owner) = request_for(&[&block], Some(address)).unwrap();
+        assert_eq!((claim.cidr, owner.as_str()), (IpNet::from(address), "n1"));
+        let lending = answer(&mut allocator, &[&block, &claim.resource], &["n2"]);
+        assert_eq!(lending.grant.len(), 1);
+        let lent = allocator.to_block_resource(&block.spec.cidr, "n1", None).unwrap();
+        assert!(request_for(&[&lent], Some(address)).is_none(), "it is in use");
+        assert!(request_for(&[&lent], Some("10.65.0.9".parse().unwrap())).is_none(), "of no block");
     }
 
     #[test]

@@ -203,6 +203,7 @@ impl World {
     fn borrow(&mut self, node: usize) {
         let none = (BTreeSet::new(), BTreeSet::new());
         let asked = plan_borrow(&BorrowQuery {
+            containing: None,
             node: &self.nodes[node].name,
             family: Family::V4,
             eligible: &Eligible { pools: self.pool.iter().collect(), excluded: Vec::new() },

@@ -153,26 +153,26 @@ impl Node {
         let is_offered = |block: IpNet| offered.iter().any(|pool| pool.contains(&block));
         let has_block = self.addresses.allocator().blocks().any(is_offered);
         if !has_block && !offered.is_empty() {
-            self.claim(family, &offered, None);
+            self.claim(Wanted { family, pools: offered, containing: None });
         }
     }
 
-    /// Claims one more block of these pools, the one with this address if there is one, in a task of its own.
-    pub(super) fn claim(&mut self, family: Family, pools: &[IpNet], containing: Option<IpAddr>) {
-        if self.claiming.contains(&family) {
+    /// Claims a block in a task of its own.
+    pub(super) fn claim(&mut self, wanted: Wanted) {
+        if self.claiming.contains(&wanted.family) {
             return;
         }
-        self.claiming.push(family);
+        self.claiming.push(wanted.family);
         let in_force = self.cluster.bgp.pools_in_force();
         let claim = ClaimTask {
             store: self.store.clone(),
             node: self.config.node.clone(),
             labels: self.own_labels(),
-            family,
-            containing,
+            family: wanted.family,
+            containing: wanted.containing,
             pools: in_force
                 .into_iter()
-                .filter(|pool| pools.contains(&pool.spec.cidr.trunc()))
+                .filter(|pool| wanted.pools.contains(&pool.spec.cidr.trunc()))
                 .cloned()
                 .collect(),
             reserved: self.cluster.reserved(),
@@ -182,7 +182,7 @@ impl Node {
         let done = self.internal.0.clone();
         tokio::spawn(async move {
             let outcome = claim.run().await;
-            let _gone = done.send(Internal::Claimed(family, Box::new(outcome))).await;
+            let _gone = done.send(Internal::Claimed(wanted, Box::new(outcome))).await;
         });
     }
 
@@ -201,13 +201,14 @@ impl Node {
             let outcome = made
                 .map(|revision| (block, revision.0))
                 .map_err(|error| format!("block {cidr} was deleted and cannot be made again: {error}"));
-            let _stopping = done.send(Internal::Claimed(family, Box::new(outcome))).await;
+            let wanted = Wanted { family, pools: vec![cidr], containing: None };
+            let _stopping = done.send(Internal::Claimed(wanted, Box::new(outcome))).await;
         });
     }
 
     /// A claim ended.
-    pub(super) async fn on_claimed(&mut self, family: Family, outcome: Result<(IpamBlock, u64), String>) {
-        self.claiming.retain(|claiming| *claiming != family);
+    pub(super) async fn on_claimed(&mut self, wanted: &Wanted, outcome: Result<(IpamBlock, u64), String>) {
+        self.claiming.retain(|claiming| *claiming != wanted.family);
         let outcome = outcome.and_then(|(block, fence)| {
             let cidr = block.spec.cidr;
             self.addresses.add_block(cidr, fence).map_err(|error| error.to_string())?;
@@ -219,7 +220,7 @@ impl Node {
         match outcome {
             Ok(cidr) => {
                 tracing::info!(%cidr, "claimed a block");
-                self.claim_problems.remove(&family);
+                self.claim_problems.remove(&wanted.family);
                 self.add_waiting(None);
                 self.update_tunnel_addresses();
                 self.originate().await;
@@ -231,11 +232,14 @@ impl Node {
                 self.update_routes();
             }
             Err(problem) => {
-                self.add_waiting(Some(&problem));
-                if self.addresses.allocator().blocks().next().is_none() {
-                    self.health.set("ipam", false, problem.clone());
+                self.add_waiting(Some((wanted, &problem)));
+                // That one address cannot be had is a problem of who asked for it.
+                if wanted.containing.is_none() {
+                    if self.addresses.allocator().blocks().next().is_none() {
+                        self.health.set("ipam", false, problem.clone());
+                    }
+                    self.claim_problems.insert(wanted.family, problem);
                 }
-                self.claim_problems.insert(family, problem);
             }
         }
     }
@@ -315,7 +319,7 @@ impl Node {
             Err(error) => {
                 tracing::debug!("no tunnel address yet: {error}");
                 if let AddressError::Assign(AssignError::NeedBlock { pools, .. }) = error {
-                    self.claim(family, &pools, None);
+                    self.claim(Wanted { family, pools, containing: None });
                 }
                 None
             }
@@ -339,6 +343,16 @@ impl Node {
             self.writer.push(resource.key(), Write::OwnBlock(Box::new(resource)));
         }
     }
+}
+
+/// What a block is claimed for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) family: Family,
+    /// A block of any of these.
+    pub(super) pools: Vec<IpNet>,
+    /// The block that has this address.
+    pub(super) containing: Option<IpAddr>,
 }
 
 /// Everything a claim needs, so that the node's task does not wait for the datastore.
@@ -391,15 +405,18 @@ impl ClaimTask {
             });
             let (claim, lender) = match claim {
                 Ok(claim) => (claim, None),
-                Err(error @ (ClaimError::Exhausted { .. } | ClaimError::TooManyBlocks { .. }))
-                    if self.may_borrow =>
-                {
+                Err(
+                    error @ (ClaimError::Exhausted { .. }
+                    | ClaimError::TooManyBlocks { .. }
+                    | ClaimError::OthersBlock { .. }),
+                ) if self.may_borrow => {
                     let query = BorrowQuery {
                         node: &self.node,
                         family: self.family,
                         eligible: &eligible,
                         blocks: &blocks,
                         reserved: &reserved,
+                        containing: self.containing,
                         silent: &silent,
                         refused: &refused,
                     };

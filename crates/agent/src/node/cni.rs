@@ -18,6 +18,7 @@ use margay_netlink::{Netlink, Netns};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
+use super::claims::Wanted;
 use super::{Answer, Node, Reserved, Waiting, reply};
 use crate::addresses::{AddressError, handle_of, now};
 use crate::annotations::{Asked, asked};
@@ -38,8 +39,7 @@ const NOT_RESERVED: u32 = 104;
 /// How the attempt to give addresses ended.
 enum Outcome {
     Done(Result<AddReply, Failure>),
-    /// One more of these pools; with an address, the one that has it.
-    NeedsBlock(Family, Vec<IpNet>, Option<IpAddr>),
+    NeedsBlock(Wanted),
 }
 
 impl Node {
@@ -70,18 +70,20 @@ impl Node {
         }
     }
 
-    /// Answers if it can be answered now; what finds no block fails with `problem`, if there is one.
-    pub(super) fn give(&mut self, mut waiting: Waiting, problem: Option<&str>) {
+    /// Answers if it can be answered now; if it needs just the block that cannot be had, it fails with this problem.
+    pub(super) fn give(&mut self, mut waiting: Waiting, problem: Option<(&Wanted, &str)>) {
         if waiting.answer.is_closed() {
             // Who asked has given up; its DEL may have come already, so nothing would ever be released.
             return;
         }
         let outcome = match (self.try_add(&waiting.request), problem) {
             (Outcome::Done(outcome), _) => outcome,
-            (Outcome::NeedsBlock(..), Some(problem)) => Err(Failure::refused(NO_ADDRESS, problem)),
-            (Outcome::NeedsBlock(family, pools, containing), None) => {
+            (Outcome::NeedsBlock(wanted), Some((missing, problem))) if wanted == *missing => {
+                Err(Failure::refused(NO_ADDRESS, problem))
+            }
+            (Outcome::NeedsBlock(wanted), _) => {
                 self.waiting.push(waiting);
-                return self.claim(family, &pools, containing);
+                return self.claim(wanted);
             }
         };
         // What it wants may be just what a pod that goes still has: a name, an address.
@@ -96,8 +98,8 @@ impl Node {
         }
     }
 
-    /// Tries again what waited for a block; what still finds none fails with `problem`.
-    pub(super) fn add_waiting(&mut self, problem: Option<&str>) {
+    /// Tries again what waited for a block; what needs just the one that cannot be had fails.
+    pub(super) fn add_waiting(&mut self, problem: Option<(&Wanted, &str)>) {
         for waiting in std::mem::take(&mut self.waiting) {
             self.give(waiting, problem);
         }
@@ -175,10 +177,11 @@ impl Node {
                 }))
             }
             Err(AddressError::Assign(AssignError::NeedBlock { family, pools })) => {
-                Outcome::NeedsBlock(family, pools, None)
+                Outcome::NeedsBlock(Wanted { family, pools, containing: None })
             }
             Err(AddressError::Assign(AssignError::NotOurs { address, .. })) => {
-                Outcome::NeedsBlock(Family::of_addr(&address), cidrs, Some(address))
+                let (family, containing) = (Family::of_addr(&address), Some(address));
+                Outcome::NeedsBlock(Wanted { family, pools: cidrs, containing })
             }
             Err(error) => Outcome::Done(Err(Failure::refused(NO_ADDRESS, error.to_string()))),
         }

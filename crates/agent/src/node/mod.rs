@@ -36,6 +36,7 @@ use margay_routing::{RouteTrace, Router, Settings};
 use tokio::sync::{mpsc, oneshot};
 
 use self::assigned::Assigned;
+use self::claims::Wanted;
 use self::collect::Leftovers;
 use self::leave::Leaving;
 use crate::addresses::Addresses;
@@ -91,7 +92,7 @@ pub(crate) enum Request {
 #[derive(Debug)]
 enum Internal {
     /// A claim ended: the block and its fence, or why there is none.
-    Claimed(Family, Box<Result<(IpamBlock, u64), String>>),
+    Claimed(Wanted, Box<Result<(IpamBlock, u64), String>>),
     /// The Pod object of an ADD, or why it cannot be read.
     Pod(Box<Waiting>, Result<Option<Versioned>, String>),
     /// What a dead node left is deleted.
@@ -250,7 +251,7 @@ impl Node {
                 }
                 done = self.internal.1.recv() => {
                     match done {
-                        Some(Internal::Claimed(family, outcome)) => self.on_claimed(family, *outcome).await,
+                        Some(Internal::Claimed(wanted, outcome)) => self.on_claimed(&wanted, *outcome).await,
                         Some(Internal::Pod(waiting, found)) => self.on_pod(*waiting, found).await,
                         Some(Internal::Cleared(node)) => self.on_cleared(&node),
                         Some(Internal::Removed(outcomes)) => self.on_removed(outcomes).await,
