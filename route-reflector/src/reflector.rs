@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use margay_api::kinds::{NodeBgp, NodeSpec};
-use margay_api::{Key, Metadata, Node};
+use margay_api::{Key, Kind, Metadata, Node, Resource};
 use margay_bgp::Event;
 use margay_control::status::Problem;
 use margay_daemon::health::Health;
@@ -181,6 +181,9 @@ impl Reflector {
         match event {
             SyncEvent::Put(object) => match object.resource {
                 Ok(resource) => {
+                    if object.key == self.own_key() {
+                        self.report_registration(Some(resource.as_ref()));
+                    }
                     if self.unreadable.remove(&object.key).is_some() {
                         self.report_unreadable();
                     }
@@ -195,6 +198,9 @@ impl Reflector {
             SyncEvent::Delete(key) => {
                 if self.unreadable.remove(&key).is_some() {
                     self.report_unreadable();
+                }
+                if key == self.own_key() {
+                    self.report_registration(None);
                 }
                 self.cluster.delete(&key)
             }
@@ -219,11 +225,33 @@ impl Reflector {
         }
     }
 
+    fn own_key(&self) -> Key {
+        Key::cluster(Kind::Node, self.config.node.clone())
+    }
+
+    /// Says whether nodes can find this reflector. Who deletes its Node, or takes its cluster id away, takes it out of
+    /// service: it goes on for those it has, and says so.
+    fn report_registration(&self, resource: Option<&Resource>) {
+        let reflects =
+            |node: &Node| node.spec.bgp.as_ref().is_some_and(|bgp| bgp.route_reflector_cluster_id.is_some());
+        let known = matches!(resource, Some(Resource::Node(node)) if reflects(node));
+        let problem = Problem {
+            object: self.own_key().to_string(),
+            message: "it is deleted or has no routeReflectorClusterID, so no node looks for this reflector: stop it, or \
+                      restart it to register again"
+                .to_owned(),
+        };
+        self.health.set_problems("registration", (!known).then_some(problem).into_iter().collect());
+    }
+
     /// Makes sure the datastore knows this reflector: nodes find it there.
     async fn register(&mut self) {
         let own = self.own_node();
         match register(&self.store, &own).await {
-            Ok(()) => self.registered = true,
+            Ok(()) => {
+                self.registered = true;
+                self.health.set("datastore", true, "in sync");
+            }
             Err(error) => {
                 self.health.set(
                     "datastore",

@@ -143,6 +143,13 @@ pub(crate) fn reflectors_come_and_go(labs: &mut Labs) -> Result<()> {
     margay(&cluster, &["delete", "node", "rr2", "rr4", "rr5"])?;
     wait_peers(&cluster, mesh).context("back to the mesh")?;
     talk.goes_on(100)?;
+    let out_of_service = |name: &str| -> Result<bool> {
+        let problems = cluster.status(name)?.problems;
+        Ok(problems
+            .iter()
+            .any(|problem| problem.object.contains(name) && problem.message.contains("restart it")))
+    };
+    wait(PATIENCE, || out_of_service("rr4")).context("a reflector whose Node is deleted says so")?;
     for node in NODES {
         let status = cluster.status(node)?;
         ensure!(status.ready && status.problems.is_empty(), "{node}: {status:#?}");

@@ -190,7 +190,9 @@ pub(crate) fn negotiate(
     let has = |wanted: &Capability| theirs.capabilities.contains(wanted);
     let theirs_hold = Duration::from_secs(u64::from(theirs.hold_time));
     let hold = theirs_hold.min(peer.timers.hold);
-    let keepalive = peer.timers.keepalive.map_or(hold / 3, |wanted| wanted.min(hold / 3));
+    // RFC 4271 section 4.4: not more often than once a second, and not at all only where nobody holds a timer.
+    let wanted = peer.timers.keepalive.filter(|wanted| !wanted.is_zero());
+    let keepalive = wanted.map_or(hold / 3, |wanted| wanted.max(Duration::from_secs(1)).min(hold / 3));
     let negotiated = Negotiated {
         families,
         four_octet_as: theirs.capabilities.iter().any(|c| matches!(c, Capability::FourOctetAs(_))),

@@ -2,6 +2,7 @@
 
 use super::Speaker;
 use super::peer::{Conn, Peer, Slot};
+use crate::config::PeerKind;
 use crate::family::Family;
 use crate::rib::SourceId;
 use crate::status::Replacement;
@@ -38,6 +39,27 @@ impl Speaker {
             }
         }
         out
+    }
+
+    /// One of `others`, which is up, has told of every prefix that our clients announce. What is filtered here counts, too:
+    /// reflectors of one cluster don't use each other's routes, but hold them.
+    #[must_use]
+    pub fn is_covered_by(&self, others: &BTreeSet<IpAddr>) -> bool {
+        let known = others.iter().filter_map(|remote| self.by_address.get(remote));
+        let is_up = |id: &&SourceId| self.peers.get(id).is_some_and(|peer| told_all(peer));
+        let mut covering: BTreeSet<SourceId> = known.filter(is_up).copied().collect();
+        let is_client = |id: &SourceId| {
+            self.peers.get(id).is_some_and(|peer| peer.config.kind == PeerKind::InternalClient)
+        };
+        for (_, entry) in self.rib.iter() {
+            if entry.paths.iter().any(|path| path.filtered.is_none() && is_client(&path.source)) {
+                covering.retain(|id| entry.paths.iter().any(|path| path.source == *id && !path.stale));
+            }
+            if covering.is_empty() {
+                return false;
+            }
+        }
+        !covering.is_empty()
     }
 
     /// Forgets a peer that others have replaced for us. They may not have replaced us for it yet, so its connection
@@ -108,6 +130,29 @@ mod tests {
         let routes = |event: &crate::Event| matches!(event, crate::Event::RouteChanges(_));
         assert!(!rig.events[events..].iter().any(routes), "{:?}", &rig.events[events..]);
         assert!(rig.speaker.peers().iter().all(|peer| peer.remote != address(1)));
+    }
+
+    /// Nodes announce the ranges of services all alike, and some announce what is not theirs.
+    #[test]
+    fn another_reflector_covers_prefixes_not_paths() {
+        let client = |last| passive(last, PeerKind::InternalClient);
+        let mut strict = client(3);
+        strict.authorised_origins = Some(std::iter::empty::<ipnet::IpNet>().collect());
+        let mut rig = Rig::new(vec![client(1), client(2), strict, passive(4, PeerKind::Internal)]);
+        let others = set(&[4, 5]);
+        for last in [1, 2] {
+            let conn = rig.up(last);
+            tell(&mut rig, conn, last, &[&format!("10.1.{last}.0/24"), "10.96.0.0/12"]);
+        }
+        let conn = rig.up(3);
+        tell(&mut rig, conn, 3, &["10.9.9.0/24"]);
+        assert!(!rig.speaker.is_covered_by(&others), "it is not up");
+        let other = rig.up(4);
+        tell(&mut rig, other, 1, &["10.1.1.0/24", "10.96.0.0/12"]);
+        assert!(!rig.speaker.is_covered_by(&others), "10.1.2.0/24 is missing");
+        tell(&mut rig, other, 2, &["10.1.2.0/24"]);
+        assert!(rig.speaker.is_covered_by(&others));
+        assert!(!rig.speaker.is_covered_by(&set(&[5])) && !rig.speaker.is_covered_by(&set(&[])));
     }
 
     #[test]

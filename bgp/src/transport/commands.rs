@@ -33,6 +33,9 @@ impl BgpService {
             Command::Replacement(leaving, gone, answer) => {
                 answer!(answer, self.speaker.replacement(&leaving, &gone));
             }
+            Command::IsCovered(others, answer) => {
+                answer!(answer, self.speaker.is_covered_by(&others));
+            }
             Command::SetRanges(ranges, answer) => {
                 self.input(Input::SetRanges(ranges));
                 answer!(answer, ());

@@ -28,6 +28,7 @@ pub(crate) enum Command {
     RemovePeer(IpAddr, oneshot::Sender<()>),
     ReleasePeer(IpAddr, oneshot::Sender<()>),
     Replacement(BTreeSet<IpAddr>, BTreeSet<IpAddr>, oneshot::Sender<Replacement>),
+    IsCovered(BTreeSet<IpAddr>, oneshot::Sender<bool>),
     SetRanges(Vec<PeerRange>, oneshot::Sender<()>),
     SetOriginated(Vec<Originated>, oneshot::Sender<()>),
     SetNextHops(Vec<NextHopState>, oneshot::Sender<()>),
@@ -95,6 +96,11 @@ impl BgpHandle {
         gone: BTreeSet<IpAddr>,
     ) -> Result<Replacement, ServiceStopped> {
         self.ask(|answer| Command::Replacement(leaving, gone, answer)).await
+    }
+
+    /// Whether one of `others` has told of every prefix that our clients announce.
+    pub async fn is_covered_by(&self, others: BTreeSet<IpAddr>) -> Result<bool, ServiceStopped> {
+        self.ask(|answer| Command::IsCovered(others, answer)).await
     }
 
     /// The whole desired list of ranges that peers may come from without being configured.

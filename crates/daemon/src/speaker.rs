@@ -378,9 +378,15 @@ impl Speaker {
         }
         let deadline = Instant::now() + limit;
         loop {
-            match running.handle.peers().await {
-                Ok(peers) if is_served(&peers, others) => return true,
-                Ok(_) => {}
+            let asked = async {
+                let peers = running.handle.peers().await?;
+                Ok::<_, ServiceStopped>(
+                    have_been_told(&peers) && running.handle.is_covered_by(others.clone()).await?,
+                )
+            };
+            match asked.await {
+                Ok(true) => return true,
+                Ok(false) => {}
                 Err(_) => return false,
             }
             let turn = (Instant::now() + DRAIN_TURN).min(deadline);
@@ -405,15 +411,10 @@ impl Speaker {
     }
 }
 
-/// Whether every peer has taken what it was sent, and one of `others` knows as many prefixes as our clients announce
-/// (also those that are filtered here: reflectors of one cluster don't use each other's routes, but hold them).
-fn is_served(peers: &[PeerStatus], others: &BTreeSet<IpAddr>) -> bool {
+/// Whether every peer that is up has taken what it was sent.
+fn have_been_told(peers: &[PeerStatus]) -> bool {
     let up = |peer: &&PeerStatus| peer.state == PeerState::Established;
-    let received = |peer: &PeerStatus| peer.families.iter().map(|family| family.received).sum::<u64>();
-    let of_clients: u64 =
-        peers.iter().filter(up).filter(|peer| peer.kind == PeerKind::InternalClient).map(received).sum();
-    let told = peers.iter().filter(up).all(|peer| peer.lag_bytes == 0);
-    told && peers.iter().filter(up).any(|peer| others.contains(&peer.remote) && received(peer) >= of_clients)
+    peers.iter().filter(up).all(|peer| peer.lag_bytes == 0)
 }
 
 /// The peers of another process that are nodes, or other reflectors whose Nodes are deleted: it may have held their

@@ -1,6 +1,8 @@
 //! BGP settings, peers and filters.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -14,6 +16,8 @@ use crate::{
     types::{AsNumber, CommunityRef},
 };
 
+/// RFC 4271 section 4.4: not more often than once a second; three of them fit the longest hold time, 65535 s.
+const KEEPALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(21_845);
 const MAX_COMMUNITIES: usize = 500;
 const MAX_COMMUNITIES_PER_PREFIX: usize = 50;
 const MAX_COMMUNITY_NAME: usize = 253;
@@ -214,6 +218,13 @@ pub(crate) fn check_peer(peer: &BgpPeer, problems: &mut Problems) {
         &SPEC.field("keepOriginalNextHop"),
         "keepOriginalNextHop and nextHopMode can't both be set: use nextHopMode",
     );
+    if let Some(time) = spec.keepalive_time.map(Duration::from) {
+        problems.require(
+            time.is_zero() || KEEPALIVE.contains(&time),
+            &SPEC.field("keepaliveTime"),
+            "1s to 21845s (a third of the longest hold time), or 0s for a third of the hold time",
+        );
+    }
     check_as_number(spec.as_number, &as_number, problems);
     check_as_number(spec.local_as_number, &SPEC.field("localASNumber"), problems);
     common::secret(spec.password.as_ref(), &SPEC.field("password"), problems);

@@ -106,6 +106,8 @@ fn peers() {
             "{peerIP: 10.0.0.1, asNumber: 1, ttlSecurity: 256}",
             "spec.ttlSecurity: 256 is not a whole number from 0 to 255",
         ),
+        ("{peerIP: 10.0.0.1, asNumber: 1, keepaliveTime: 500ns}", "spec.keepaliveTime: 1s to 21845s"),
+        ("{peerIP: 10.0.0.1, asNumber: 1, keepaliveTime: 21846s}", "spec.keepaliveTime: 1s to 21845s"),
         ("{peerIP: 10.0.0.1, asNumber: 1, filters: [a, a]}", "spec.filters[1]: a is listed twice"),
         (
             "{peerIP: 10.0.0.1, asNumber: 1, password: {secretKeyRef: {name: a}}}",

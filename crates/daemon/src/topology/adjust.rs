@@ -50,10 +50,18 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// That of a session of which nobody says anything. Packets that a reflector drew to itself would go no further, to peers of
+    /// other ASes as to its own (RFC 4271 section 5.1.3: a third party's).
+    fn usual_next_hop(&self, config: &PeerConfig) -> NextHopMode {
+        let draws = config.kind == PeerKind::External && !self.forwards;
+        if draws { NextHopMode::Keep } else { NextHopMode::Auto }
+    }
+
     /// Applies the cluster's settings to a session that nodes have by themselves; false if it cannot be used.
     pub(super) fn adjust_mesh(&mut self, config: &mut PeerConfig) -> bool {
         // Nodes of one cluster may be of several ASes; the pools are the policy between them.
         config.policy_required = false;
+        config.next_hop = self.usual_next_hop(config);
         let Some(spec) = self.settings.mesh() else { return true };
         if let Some(time) = spec.node_mesh_max_restart_time {
             config.graceful_restart.restart_time = time.into();
@@ -99,8 +107,7 @@ impl<'a> Builder<'a> {
         if spec.source_address == Some(SourceAddress::None) {
             config.local = None;
         }
-        if let Some(keepalive) = spec.keepalive_time {
-            let keepalive: Duration = keepalive.into();
+        if let Some(keepalive) = spec.keepalive_time.map(Duration::from).filter(|time| !time.is_zero()) {
             config.timers.keepalive = Some(keepalive);
             config.timers.hold = config.timers.hold.max(keepalive * 3);
             // RFC 9687 section 3: twice the hold time or more.
@@ -117,10 +124,10 @@ impl<'a> Builder<'a> {
         config.allow_own_as =
             spec.num_allowed_local_as_numbers.map_or(0, |n| u8::try_from(n).unwrap_or(u8::MAX));
         config.next_hop = match spec.next_hop_mode {
-            Some(ApiNextHopMode::Self_) if self.forwards => NextHopMode::SelfAddress,
+            _ if !self.forwards => self.usual_next_hop(config),
+            Some(ApiNextHopMode::Self_) => NextHopMode::SelfAddress,
             Some(ApiNextHopMode::Keep) => NextHopMode::Keep,
-            // Packets that a reflector drew to itself would go no further.
-            Some(ApiNextHopMode::Self_ | ApiNextHopMode::Auto) => NextHopMode::Auto,
+            Some(ApiNextHopMode::Auto) => NextHopMode::Auto,
             None if spec.keep_original_next_hop && config.kind == PeerKind::External => NextHopMode::Keep,
             None => NextHopMode::Auto,
         };

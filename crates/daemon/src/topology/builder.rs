@@ -1,5 +1,6 @@
 //! One node's sessions, each from the two Nodes it joins and the objects that concern all.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -87,6 +88,8 @@ pub(super) struct Builder<'a> {
     pub(super) export_own: Arc<Policy>,
     /// BGPFilters compiled, by BGPPeer and by whether for a router.
     pub(super) compiled: BTreeMap<(&'a str, bool), Policies>,
+    /// BGPPeers that select nodes beside reflectors, found out when first asked.
+    selecting_nodes: OnceCell<BTreeSet<&'a str>>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -132,6 +135,7 @@ impl<'a> Builder<'a> {
                 cluster_id(me).is_some(),
             )),
             compiled: BTreeMap::new(),
+            selecting_nodes: OnceCell::new(),
             problems,
         }
     }
@@ -255,15 +259,32 @@ impl<'a> Builder<'a> {
     }
 
     /// Whether BGPPeers say whom a node peers with inside the cluster. A reflector that some are told to peer with goes
-    /// on to serve the others.
+    /// on to serve the others, and so does one that is told to peer with other reflectors.
     fn decided(&self, name: &str, node: &Node) -> bool {
         let reflector = cluster_id(node).is_some();
-        self.cluster.peers.values().any(|peer| {
+        self.cluster.peers.iter().any(|(peer_name, peer)| {
             peer.spec.peer_selector.as_ref().is_some_and(|selector| {
                 let auto = peer.spec.reverse_peering.unwrap_or_default() == ReversePeering::Auto;
-                concerns(peer, name, node) || auto && !reflector && matches(selector, node)
+                concerns(peer, name, node) && (!reflector || self.selects_nodes(peer_name))
+                    || auto && !reflector && matches(selector, node)
             })
         })
+    }
+
+    /// Whether a BGPPeer selects a node that is no reflector.
+    fn selects_nodes(&self, peer_name: &str) -> bool {
+        let selects = |peer: &BgpPeer| {
+            let nodes = || self.cluster.nodes.values().filter(|node| cluster_id(node).is_none());
+            peer.spec
+                .peer_selector
+                .as_ref()
+                .is_some_and(|selector| nodes().any(|node| matches(selector, node)))
+        };
+        let selecting = || {
+            let peers = self.cluster.peers.iter().filter(|(_, peer)| selects(peer));
+            peers.map(|(name, _)| name.as_str()).collect()
+        };
+        self.selecting_nodes.get_or_init(selecting).contains(peer_name)
     }
 
     fn session(&mut self, name: &str, there: &Node, rule: Option<Rule<'a>>) -> Outcome {

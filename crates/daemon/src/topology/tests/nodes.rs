@@ -202,6 +202,57 @@ spec: {peerSelector: has(hub), keepaliveTime: 5s}
     assert!(n1.problems[2].message.contains("BGPPeer(a)"), "{:?}", n1.problems[2]);
 }
 
+/// As in Calico's guides: reflectors are told to peer with each other, before or after the nodes are told anything.
+#[test]
+fn reflectors_told_to_peer_go_on_to_serve() {
+    let text = "
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: reflectors}
+spec: {nodeSelector: has(hub), peerSelector: has(hub), keepaliveTime: 9s}
+";
+    let mut cluster = cluster(&with_reflectors(), text);
+    let before = peer_named(&topology("n1", &cluster), "rr1").is_some();
+    for name in ["rr1", "rr2"] {
+        cluster.nodes.get_mut(name).unwrap().metadata.labels.insert("hub".into(), String::new());
+    }
+    let (n1, rr1) = (topology("n1", &cluster), topology("rr1", &cluster));
+    assert!(before && peer_named(&n1, "rr1").is_some() && peer_named(&rr1, "n1").is_some());
+    assert_eq!(peer_named(&rr1, "rr2").unwrap().timers.keepalive, Some(Duration::from_secs(9)));
+    // One that names nodes, too, decides.
+    peer_spec(&mut cluster, "reflectors").peer_selector = Some("has(hub) || has(other)".parse().unwrap());
+    cluster.nodes.get_mut("n2").unwrap().metadata.labels.insert("other".into(), String::new());
+    assert!(peer_named(&topology("n1", &cluster), "rr1").is_none());
+    assert!(peer_named(&topology("rr1", &cluster), "n2").is_some());
+}
+
+/// Who is of another AS is told of the node that has the block, not of a machine that forwards nothing.
+#[test]
+fn a_reflector_that_forwards_nothing_is_nobodys_next_hop() {
+    let text = "
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: router}
+spec: {peerIP: 10.0.0.254, asNumber: 64999}
+";
+    let mut cluster = cluster(&with_reflectors(), text);
+    cluster.nodes.get_mut("n1").unwrap().spec.bgp.as_mut().unwrap().as_number = Some(AsNumber(65001));
+    let router: IpAddr = "10.0.0.254".parse().unwrap();
+    let next_hops = |topology: &Topology| {
+        let node = peer_named(topology, "n1").unwrap();
+        assert_eq!(node.kind, PeerKind::External);
+        [node.next_hop, topology.peers[&router].config.next_hop]
+    };
+    let mut reflector = Planner::new("rr1").without_forwarding();
+    reflector.update(&cluster, &Changes::everything());
+    assert_eq!(next_hops(reflector.topology()), [NextHopMode::Keep; 2]);
+    assert_eq!(
+        next_hops(&topology("rr1", &cluster)),
+        [NextHopMode::Auto; 2],
+        "a node that is a reflector, too"
+    );
+}
+
 #[test]
 fn a_node_reflects_what_its_clients_own() {
     let mut cluster = cluster(&with_reflectors(), "");
