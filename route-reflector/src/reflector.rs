@@ -13,7 +13,7 @@ use margay_daemon::ports::Ports;
 use margay_daemon::register::register;
 use margay_daemon::secrets;
 use margay_daemon::speaker::{Speaker, SpeakerError, until};
-use margay_daemon::topology::{Cluster, node_addresses, router_id};
+use margay_daemon::topology::{Cluster, node_addresses, router_id, unknown_configuration};
 use margay_daemon::upgrade::{self, Estate, Predecessor, UpgradeError};
 use margay_datastore::{Store, SyncEvent, Syncer};
 
@@ -290,6 +290,10 @@ impl Reflector {
     /// Brings the sessions in line with the datastore.
     async fn update(&mut self) {
         self.complete_cluster();
+        let unreadable = self.unreadable.keys();
+        if let Some(key) = unknown_configuration(&self.config.node, &self.cluster, unreadable) {
+            return self.report_bgp_error(&SpeakerError::Unreadable(key.clone()));
+        }
         match self.speaker.follow(&self.config.node, &mut self.cluster).await {
             Ok(()) => {
                 // A reflector has no routes of its own.

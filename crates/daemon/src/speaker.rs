@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use margay_api::Node;
+use margay_api::{Key, Node};
 use margay_bgp::transport::{
     BgpHandle, BgpService, Frozen, Monitoring, ServiceStopped, StopMode, TakeOverError,
 };
@@ -84,6 +84,11 @@ pub enum SpeakerError {
          spec.bgp.ipv4Address of its Node object"
     )]
     NoAddress(String),
+    /// Settings that are not to be guessed.
+    #[error(
+        "{0} cannot be read, and its passwords and switches are not known: no session begins before it is corrected"
+    )]
+    Unreadable(Key),
     /// The port is taken, or may not be used.
     #[error("cannot listen on TCP port {port}: {source}")]
     Listen {

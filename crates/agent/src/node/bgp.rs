@@ -8,7 +8,7 @@ use margay_bgp::{Event, ForwardingHop, NextHopState, Originated};
 use margay_control::status::Problem;
 use margay_daemon::secrets;
 use margay_daemon::speaker::SpeakerError;
-use margay_daemon::topology::{Way, node_addresses, service_routes};
+use margay_daemon::topology::{Way, node_addresses, service_routes, unknown_configuration};
 use margay_routing::{Backend, BgpRoute, NextHop, UnderlayRoute};
 
 use super::Node;
@@ -27,6 +27,10 @@ impl Node {
         if !self.speaks_bgp() {
             self.health.set("bgp", true, format!("off (backend: {})", self.config.backend));
             return;
+        }
+        let unreadable = self.cluster.unreadable.keys();
+        if let Some(key) = unknown_configuration(&self.config.node, &self.cluster.bgp, unreadable) {
+            return self.report_bgp_error(&SpeakerError::Unreadable(key.clone()));
         }
         self.read_secrets();
         self.look_for_ways();

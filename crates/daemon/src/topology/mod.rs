@@ -37,7 +37,7 @@ pub use planner::{Change, Planner};
 pub use ranges::ListenRange;
 pub use services::{service_ranges, service_routes};
 pub use sessions::{Op, PATIENCE, Sessions};
-pub use settings::{Advertisement, secrets};
+pub use settings::{Advertisement, secrets, unknown_configuration};
 
 /// A session that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]

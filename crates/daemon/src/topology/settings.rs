@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use margay_api::kinds::{BgpConfigurationSpec, BindMode, LogSeverity, SecretRef};
 use margay_api::types::{Community as ApiCommunity, CommunityRef};
+use margay_api::{Key, Kind};
 use margay_bgp::wire::{Community, LargeCommunity};
 use margay_control::status::Problem;
 
@@ -21,6 +22,21 @@ pub struct Advertisement {
     pub communities: Vec<Community>,
     /// Large ones (RFC 8092).
     pub large_communities: Vec<LargeCommunity>,
+}
+
+/// A BGPConfiguration for this node that cannot be read, and of which nothing was known before: passwords, the AS and what is
+/// switched off would be missing.
+pub fn unknown_configuration<'k>(
+    node: &str,
+    cluster: &Cluster,
+    unreadable: impl IntoIterator<Item = &'k Key>,
+) -> Option<&'k Key> {
+    let own = format!("node.{node}");
+    unreadable.into_iter().find(|key| {
+        key.kind == Kind::BgpConfiguration
+            && (key.name == "default" || key.name == own)
+            && !cluster.configurations.contains_key(&key.name)
+    })
 }
 
 /// The settings of one node.

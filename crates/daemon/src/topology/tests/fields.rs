@@ -348,3 +348,18 @@ fn sessions_are_watched_where_and_as_fast_as_objects_say() {
     let strict = |name| peer_named(&n1, name).unwrap().bfd.map(|bfd| bfd.strict);
     assert_eq!(["far", "tor", "patient"].map(strict), [None, Some(false), Some(true)]);
 }
+
+/// Without the passwords and switches in it a cluster would be open that is closed.
+#[test]
+fn a_configuration_that_was_never_read_is_not_guessed() {
+    let mut cluster = cluster(THREE, "");
+    let key = |name: &str| Key::cluster(Kind::BgpConfiguration, name);
+    let unreadable = [key("node.n2"), key("default")];
+    assert_eq!(unknown_configuration("n1", &cluster, &unreadable), Some(&unreadable[1]));
+    assert_eq!(unknown_configuration("n2", &cluster, &unreadable[..1]), Some(&unreadable[0]));
+    assert_eq!(unknown_configuration("n1", &cluster, &unreadable[..1]), None, "another node's");
+    assert_eq!(unknown_configuration("n1", &cluster, &[Key::cluster(Kind::BgpPeer, "default")]), None);
+    let known = "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata: {name: default}\nspec: {asNumber: 65001}\n";
+    cluster.put(&yaml::parse("test.yaml", known).unwrap().remove(0).value);
+    assert_eq!(unknown_configuration("n1", &cluster, &unreadable), None, "what was known goes on to hold");
+}
