@@ -128,6 +128,7 @@ pub struct Speaker {
     slot: watch::Sender<Option<BgpHandle>>,
     /// An earlier instance may have left routes at its peers (RFC 4724 restart bit).
     restarting: bool,
+    starts: u64,
     /// Most next hops told for a prefix; 0 for a daemon that forwards nothing.
     max_paths: usize,
     monitoring: Monitoring,
@@ -149,6 +150,7 @@ impl Speaker {
             review_at: now,
             slot,
             restarting,
+            starts: 0,
             max_paths: DEFAULT_MAX_PATHS,
             monitoring: Monitoring::default(),
         }
@@ -198,6 +200,7 @@ impl Speaker {
             running.handle.set_peers(self.sessions.configured()).await?;
             self.slot.send_replace(Some(running.handle.clone()));
             self.running = Some(running);
+            self.starts += 1;
         }
         if let (Some(running), Some(planner)) = (&mut self.running, &self.planner) {
             running.set_ranges(&planner.topology().ranges).await?;
@@ -207,6 +210,12 @@ impl Speaker {
             self.review_at = Instant::now();
         }
         Ok(())
+    }
+
+    /// How often it has been started: every time with an empty table.
+    #[must_use]
+    pub fn starts(&self) -> u64 {
+        self.starts
     }
 
     /// Whether it has been started.

@@ -33,6 +33,8 @@ pub struct Router {
     block_names: BTreeMap<String, IpNet>,
     by_owner: Index<String>,
     by_next_hop: Index<IpAddr>,
+    /// Prefixes that the speaker of before has told.
+    doubted: BTreeSet<IpNet>,
     /// All the kernel's routes that are not ours.
     underlay: BTreeSet<UnderlayRoute>,
     /// Routers before BGP peers (`reachableBy`).
@@ -71,6 +73,7 @@ impl Router {
             block_names: BTreeMap::new(),
             by_owner: Index::new(),
             by_next_hop: Index::new(),
+            doubted: BTreeSet::new(),
             underlay: BTreeSet::new(),
             gateways: BTreeMap::new(),
             dirty: None,
@@ -183,6 +186,7 @@ impl Router {
     /// What BGP has chosen for a prefix; without next hops: nothing.
     pub fn set_bgp(&mut self, route: BgpRoute) {
         let prefix = route.prefix.trunc();
+        self.doubted.remove(&prefix);
         let learned = (!route.next_hops.is_empty())
             .then(|| Learned { next_hops: route.next_hops.into_iter().collect(), stale: route.stale });
         if self.context.bgp.get(&prefix) == learned.as_ref() {
@@ -197,6 +201,18 @@ impl Router {
         }
         self.context.bgp.extend(learned.map(|learned| (prefix, learned)));
         self.touch([prefix]);
+    }
+
+    /// Another speaker begins with an empty table and withdraws nothing of what the one before has told.
+    pub fn doubt_bgp(&mut self) {
+        self.doubted = self.context.bgp.keys().copied().collect();
+    }
+
+    /// It has told everything it knows: what it has not told again is gone.
+    pub fn trust_bgp(&mut self) {
+        for prefix in std::mem::take(&mut self.doubted) {
+            self.set_bgp(BgpRoute { prefix, next_hops: Vec::new(), stale: false });
+        }
     }
 
     /// A pod of this node has this address, behind the host side of its veth pair.

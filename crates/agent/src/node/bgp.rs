@@ -34,7 +34,11 @@ impl Node {
         }
         self.read_secrets();
         self.look_for_ways();
+        let starts = self.speaker.starts();
         let outcome = self.speaker.follow(&self.config.node, &mut self.cluster.bgp).await;
+        if self.speaker.starts() != starts {
+            self.router.doubt_bgp();
+        }
         if let Some(wanted) = self.speaker.topology() {
             self.advertisements.clone_from(&wanted.advertisements);
             self.router.set_gateways(&wanted.gateways);
@@ -152,6 +156,7 @@ impl Node {
                 self.tell_next_hops(states).await;
             }
             Event::InSync => {
+                self.router.trust_bgp();
                 self.update_routes();
             }
             Event::PeerChanged { .. } => self.report_sessions(),

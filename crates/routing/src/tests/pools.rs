@@ -19,6 +19,26 @@ fn plain_pools_follow_bgp() {
     assert!(nothing.explain("10.65.2.9").to_string().contains("BGP has not learned it"));
 }
 
+/// A speaker that begins anew (another AS, port or address) withdraws nothing of what it was told before.
+#[test]
+fn what_a_new_speaker_does_not_tell_again_is_gone() {
+    let cluster = three_nodes("");
+    let mut router = cluster.router();
+    let again = cluster.bgp.first().unwrap();
+    router.doubt_bgp();
+    router.set_bgp(again.clone());
+    router.take_changes();
+    assert!(cluster.bgp.iter().all(|route| router.routes().contains_key(&route.prefix)), "not yet");
+    router.trust_bgp();
+    router.take_changes();
+    for route in &cluster.bgp {
+        assert_eq!(router.routes().contains_key(&route.prefix), route.prefix == again.prefix);
+    }
+    router.trust_bgp();
+    router.take_changes();
+    assert!(router.routes().contains_key(&again.prefix));
+}
+
 #[test]
 fn vxlan_cross_subnet_tunnels_only_across_the_router() {
     let cluster = three_nodes("vxlan CrossSubnet");
