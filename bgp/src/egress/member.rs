@@ -35,6 +35,8 @@ struct Member {
     initial_done: bool,
     refresh: FamilySet,
     resyncs: u64,
+    /// What it missed has been forgotten.
+    lost: bool,
 }
 
 /// Where a member stands, besides its position.
@@ -89,6 +91,7 @@ impl Egress {
             initial_done: false,
             refresh: FamilySet::NONE,
             resyncs: 0,
+            lost: false,
         };
         self.members.insert(who, member);
         if !withheld {
@@ -115,6 +118,7 @@ impl Egress {
             initial_done: was.initial_done,
             refresh: FamilySet::NONE,
             resyncs: was.resyncs,
+            lost: false,
         };
         self.members.insert(who, member);
     }
@@ -210,21 +214,30 @@ impl Egress {
         let id = self.group_of(profile, rib, us);
         // What the old group said and the new one doesn't must be withdrawn, also what the member missed there.
         let (Some(from), Some(to)) = (self.groups.get(&old), self.groups.get(&id)) else { return };
-        let mut script = from.withdrawals_since(position, rib).unwrap_or_default();
-        script.extend(from.withdrawals_towards(to, rib, us));
-        let Some(group) = self.groups.get_mut(&id) else { return };
-        let head = group.log.head();
-        let snapshot = group.snapshot(rib, us, head);
+        let missed = from.withdrawals_since(position, rib);
+        let not_said = from.withdrawals_towards(to, rib, us);
+        let (Some(member), Some(group)) = (self.members.get_mut(&who), self.groups.get_mut(&id)) else {
+            return;
+        };
         let families = group.profile.negotiated.families;
-        for family in Family::ALL.into_iter().filter(|family| families.has((*family).into())) {
-            script.extend(snapshot.families[family.index()].iter().cloned());
-        }
-        if let Some(member) = self.members.get_mut(&who) {
-            member.group = id;
-            member.position = snapshot.position;
-            if !member.withheld {
-                member.script.extend(script);
+        member.group = id;
+        match missed {
+            Some(withdrawals) => {
+                let head = group.log.head();
+                let snapshot = group.snapshot(rib, us, head);
+                member.position = snapshot.position;
+                if !member.withheld {
+                    member.script.extend(withdrawals.into_iter().chain(not_said));
+                    for family in Family::ALL.into_iter().filter(|family| families.has((*family).into())) {
+                        member.script.extend(snapshot.families[family.index()].iter().cloned());
+                    }
+                }
             }
+            // Forgotten: it can only be told to forget, too.
+            None if group.profile.enhanced_refresh => {
+                repeat(member, group, families, rib, us);
+            }
+            None => member.lost = true,
         }
         if self.members.values().all(|other| other.group != old)
             && let Some(group) = self.groups.remove(&old)
@@ -283,6 +296,9 @@ impl Egress {
         let Some(group) = self.groups.get_mut(&member.group) else { return Take::UpToDate };
         if member.withheld {
             return Take::UpToDate;
+        }
+        if member.lost {
+            return Take::Lost;
         }
         if let Some(data) = member.script.pop_front() {
             return Take::Data(data);

@@ -246,13 +246,16 @@ impl EgressProfile {
             let other = self.local_other.filter(|other| other.is_ipv4() == (family == Family::Ipv4));
             if fits { Some(self.own()) } else { other.map(NextHop::from) }
         };
+        // A link-local address means nothing beyond its link (RFC 2545 section 3).
+        let beyond = |received| match received {
+            NextHop::V6 { global, .. } => NextHop::V6 { global, link_local: None },
+            v4 @ NextHop::V4(_) => v4,
+        };
         let next_hop = match received {
             // A route of the other family than the session keeps its next hop where ours is not known.
-            Some(received) if to_self => local().unwrap_or(received),
+            Some(received) if to_self => local().unwrap_or_else(|| beyond(received)),
             Some(received) if self.is_own(received.address()) => self.own(),
-            // A link-local address means nothing beyond its link (RFC 2545 section 3).
-            Some(NextHop::V6 { global, .. }) => NextHop::V6 { global, link_local: None },
-            Some(received) => received,
+            Some(received) => beyond(received),
             None => local().ok_or(Suppressed::NextHop)?,
         };
         if matches!(next_hop, NextHop::V6 { global, .. } if global.is_unicast_link_local())

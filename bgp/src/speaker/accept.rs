@@ -110,12 +110,12 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let remote = peer.config.remote;
         if peer.barred_until.is_some_and(|until| until > self.now) {
-            self.outputs.push_back(Output::Close { conn });
+            self.close(conn);
             self.log(Log::Refused(remote, "the peer exceeded its prefix limit and must wait"));
             return;
         }
         if peer.awaits_bfd() {
-            self.outputs.push_back(Output::Close { conn });
+            self.close(conn);
             self.log(Log::Refused(remote, "BFD is not up and the peer is strict about it"));
             return;
         }

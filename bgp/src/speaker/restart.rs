@@ -39,12 +39,15 @@ impl Speaker {
         for family in Family::ALL {
             let held_stale = self.rib.counts(id, family).stale > 0;
             let state = &mut peer.families[family.index()];
-            *state = FamilyState { near_limit: state.near_limit, ..FamilyState::default() };
+            let before = *state;
+            *state = FamilyState { near_limit: before.near_limit, ..FamilyState::default() };
             if !held_stale {
                 continue;
             }
             if survives_open(&session, family) {
                 state.stale_until = Some(now + stale_time);
+                // RFC 9494 section 4.2: it runs on, whatever sessions come and go before End-of-RIB.
+                state.long_lived_until = before.long_lived_until;
             } else {
                 drop_stale.push(family);
             }

@@ -256,8 +256,13 @@ impl Speaker {
                 let text = format!("{held} prefixes of {family}, the limit is {}", limit.limit);
                 peer.counters.over_limit += 1;
                 self.outputs.push_back(crate::io::Output::Log(Log::OverLimit(remote, held, limit.limit)));
-                // Its routes must not outlive it.
-                self.reset(id, Slot::Main, FsmEvent::UpdateError, note.into_hard_reset(), text);
+                // Its routes must not outlive it: without RFC 8538 they never do.
+                let session = peer.main.session.as_ref();
+                let n_bit = session
+                    .and_then(|session| session.restart.as_ref())
+                    .is_some_and(|restart| restart.notification);
+                let note = if n_bit { note.into_hard_reset() } else { note };
+                self.reset(id, Slot::Main, FsmEvent::UpdateError, note, text);
                 return;
             }
             let near = u64::from(held) * 100 >= u64::from(limit.limit) * u64::from(limit.warn_percent);

@@ -224,6 +224,26 @@ fn no_llgr_routes_end_with_the_restart_time() {
     assert_eq!(rig.prefixes(), ["10.1.2.0/24"]);
 }
 
+/// A peer that comes up again and again and never tells its table keeps nothing alive (RFC 9494 section 4.2).
+#[test]
+fn the_long_lived_stale_time_begins_once() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let conn = rig.up(1);
+    rig.send(conn, &announce(1, &["10.1.1.0/24"], plain()));
+    rig.input(Input::Closed { conn, reason: "reset".to_owned() });
+    for _ in 0..3 {
+        rig.pass(20_000 * SECOND);
+        let conn = rig.accept(1);
+        rig.establish(conn, Rig::open(1, true));
+        assert_eq!(rig.prefixes(), ["10.1.1.0/24"]);
+        rig.input(Input::Closed { conn, reason: "reset".to_owned() });
+    }
+    rig.pass(26_000 * SECOND);
+    assert_eq!(rig.prefixes(), ["10.1.1.0/24"]);
+    rig.pass(1_000 * SECOND);
+    assert!(rig.prefixes().is_empty(), "a day and the restart time are over");
+}
+
 #[test]
 fn long_lived_stale_routes_go_only_to_peers_that_know_them() {
     let mut rig = Rig::new(vec![client(1), client(2), client(3)]);

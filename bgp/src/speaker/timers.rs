@@ -57,6 +57,7 @@ impl Speaker {
         let due = |timer: Option<Time>| timer.is_some_and(|at| at <= now);
         for slot in [Slot::Main, Slot::Rival] {
             let Some(conn) = self.peers.get_mut(&id).and_then(|peer| peer.conn_mut(slot)) else { continue };
+            let owner = conn.id;
             let mut fired = Vec::new();
             for (timer, event) in [
                 (&mut conn.hold, FsmEvent::HoldExpired),
@@ -78,6 +79,10 @@ impl Speaker {
             }
             for event in fired {
                 self.event(id, slot, event, None);
+                // Another connection may have taken its place: none of these are its timers.
+                if self.peers.get(&id).and_then(|peer| peer.conn(slot)).is_none_or(|conn| conn.id != owner) {
+                    break;
+                }
             }
         }
         let Some(peer) = self.peers.get_mut(&id) else { return };

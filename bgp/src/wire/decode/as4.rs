@@ -9,11 +9,12 @@ pub(super) fn merge_as4(collected: &mut Collector<'_>) {
     let as4_aggregator = collected.as4_aggregator.take();
     let set = &mut collected.update.attributes;
     if let Some(aggregator) = &set.aggregator {
-        // A speaker without four-octet AS numbers aggregated after them: both are of the past.
-        if aggregator.asn != u32::from(AS_TRANS) {
+        if aggregator.asn == u32::from(AS_TRANS) {
+            set.aggregator = Some(as4_aggregator.unwrap_or(*aggregator));
+        } else if as4_aggregator.is_some() {
+            // A speaker without four-octet AS numbers aggregated after them: both are of the past.
             return;
         }
-        set.aggregator = Some(as4_aggregator.unwrap_or(*aggregator));
     }
     if let Some(path) = as4_path {
         set.as_path = merged(&set.as_path, &path);

@@ -51,6 +51,9 @@ fn an_aggregator_that_is_not_as_trans_discards_both() {
     let attributes = received(&[2, 1, 91, 160], &[old, new.clone(), as4_path(&[70000])]);
     assert_eq!(attributes.as_path, AsPath::sequence([23456]));
     assert_eq!(attributes.aggregator, Some(Aggregator { asn: 10, id: [192, 0, 2, 1].into() }));
+    // One that needs no other number for itself says nothing of the path.
+    let old = raw_attribute(0xc0, AttributeCode::AGGREGATOR, &[0, 10, 192, 0, 2, 1]);
+    assert_eq!(received(&[2, 1, 91, 160], &[old, as4_path(&[70000])]).as_path, AsPath::sequence([70000]));
     let trans = raw_attribute(0xc0, AttributeCode::AGGREGATOR, &[91, 160, 192, 0, 2, 1]);
     let attributes = received(&[2, 1, 91, 160], &[trans, new, as4_path(&[70000])]);
     assert_eq!(attributes.as_path, AsPath::sequence([70000]));
