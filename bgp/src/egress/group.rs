@@ -194,16 +194,7 @@ impl Group {
         Snapshot { position: self.log.head(), families, bytes }
     }
 
-    /// What has been said, in the order of entry numbers.
-    pub(crate) fn routes<'a>(
-        &'a self,
-        rib: &'a Rib,
-        us: Identity,
-    ) -> impl Iterator<Item = (IpNet, Outgoing)> + 'a {
-        self.said(rib, us).map(|(nlri, outgoing)| (nlri.prefix, outgoing))
-    }
-
-    /// The same, with the identifiers of paths.
+    /// What has been said, in the order of entry numbers, with the identifiers of paths.
     fn said<'a>(&'a self, rib: &'a Rib, us: Identity) -> impl Iterator<Item = (Nlri, Outgoing)> + 'a {
         let several = self.paths.iter().flat_map(move |paths| paths.routes(&self.profile, rib, us));
         let one = self.told(rib).filter_map(move |(_, told, prefix)| {
@@ -255,9 +246,8 @@ impl Group {
         if let (Some(paths), Some(others)) = (&self.paths, &other.paths) {
             return paths.withdrawals_towards(others, &self.profile, rib, us);
         }
-        let said = self.routes(rib, us).map(|(prefix, _)| prefix);
-        let mut gone: Vec<IpNet> =
-            said.filter(|prefix| !rib.find_id(prefix).is_some_and(|id| other.is_advertised(id))).collect();
+        let gone = rib.iter().filter(|(id, _)| self.is_advertised(*id) && !other.is_advertised(*id));
+        let mut gone: Vec<IpNet> = gone.map(|(_, entry)| entry.prefix).collect();
         gone.sort_unstable();
         let mut out = encode::messages(&other.profile.negotiated);
         out.withdraw(&gone);
