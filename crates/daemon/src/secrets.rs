@@ -1,6 +1,7 @@
 //! Passwords that objects refer to as `secretKeyRef`: without Kubernetes, files `<folder>/<name>/<key>`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::{Component, Path};
 
 use margay_bgp::Password;
@@ -17,8 +18,19 @@ pub struct SecretName {
     pub key: String,
 }
 
-/// What was found: the password, or why there is none, in words.
-pub type Secrets = BTreeMap<SecretName, Result<Password, String>>;
+/// Why there is no password, in words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoPassword {
+    /// There is no such file: `optional: true` excuses that.
+    #[error("{0}")]
+    Absent(String),
+    /// There is one, and it cannot be read or is no password.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// What was found.
+pub type Secrets = BTreeMap<SecretName, Result<Password, NoPassword>>;
 
 /// Reads the wanted passwords below `folder` (see [`Password::parse`] for what a file holds).
 #[must_use]
@@ -26,7 +38,7 @@ pub fn read(folder: &Path, wanted: &BTreeSet<SecretName>) -> Secrets {
     wanted.iter().map(|secret| (secret.clone(), read_one(folder, secret))).collect()
 }
 
-fn read_one(folder: &Path, secret: &SecretName) -> Result<Password, String> {
+fn read_one(folder: &Path, secret: &SecretName) -> Result<Password, NoPassword> {
     // Names come from the datastore and must not lead out of the folder.
     let is_plain = |part: &str| {
         let mut components = Path::new(part).components();
@@ -34,11 +46,19 @@ fn read_one(folder: &Path, secret: &SecretName) -> Result<Password, String> {
             && !part.contains('/')
     };
     if !is_plain(&secret.name) || !is_plain(&secret.key) {
-        return Err(format!("`{}/{}` is no name and key of a secret", secret.name, secret.key));
+        let reason = format!("`{}/{}` is no name and key of a secret", secret.name, secret.key);
+        return Err(NoPassword::Unusable(reason));
     }
     let path = folder.join(&secret.name).join(&secret.key);
-    let octets = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    Password::parse(&octets).map_err(|error| format!("{}: {error}", path.display()))
+    let octets = std::fs::read(&path).map_err(|error| {
+        let reason = format!("{}: {error}", path.display());
+        if error.kind() == ErrorKind::NotFound {
+            NoPassword::Absent(reason)
+        } else {
+            NoPassword::Unusable(reason)
+        }
+    })?;
+    Password::parse(&octets).map_err(|error| NoPassword::Unusable(format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]
@@ -62,9 +82,15 @@ mod tests {
         let found = read(&folder, &wanted.iter().cloned().collect());
         std::fs::remove_dir_all(&folder).unwrap();
         assert_eq!(found[&wanted[0]], Ok(Password::new(b"open sesame").unwrap()));
-        assert!(found[&wanted[1]].as_ref().unwrap_err().contains("1 to 80"));
-        assert!(found[&wanted[2]].as_ref().unwrap_err().contains("bgp/absent"));
-        assert!(found[&wanted[3]].is_err());
-        assert!(found[&wanted[4]].as_ref().unwrap_err().contains("no name and key"));
+        let unusable = |number: usize, why: &str| match &found[&wanted[number]] {
+            Err(NoPassword::Unusable(reason)) => assert!(reason.contains(why), "{reason}"),
+            other => panic!("{other:?}"),
+        };
+        unusable(1, "1 to 80");
+        assert!(
+            matches!(&found[&wanted[2]], Err(NoPassword::Absent(reason)) if reason.contains("bgp/absent"))
+        );
+        unusable(3, "");
+        unusable(4, "no name and key");
     }
 }

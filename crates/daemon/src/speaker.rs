@@ -187,7 +187,14 @@ impl Speaker {
         let was_settled = self.sessions.is_settled();
         let mut ops = self.sessions.change(self.started.elapsed(), changes);
         ops.extend(self.sessions.gone(|node| cluster.nodes.contains_key(node)));
-        let identity = identity(name, wanted)?;
+        let identity = match identity(name, wanted) {
+            Ok(identity) => identity,
+            Err(error) => {
+                // What has changed is told once.
+                self.apply(ops).await?;
+                return Err(error);
+            }
+        };
         if self.running.as_ref().is_some_and(|running| running.identity != identity) {
             tracing::info!(?identity, "restarting the speaker with another identity");
             self.stop_for_restart().await;

@@ -26,6 +26,8 @@ impl Node {
     pub(super) async fn update_sessions(&mut self) {
         if !self.speaks_bgp() {
             self.health.set("bgp", true, format!("off (backend: {})", self.config.backend));
+            // Nobody follows them.
+            drop(self.cluster.bgp.take_changes());
             return;
         }
         let unreadable = self.cluster.unreadable.keys();

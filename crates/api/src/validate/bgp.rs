@@ -299,6 +299,9 @@ fn check_filter_rule(rule: &BgpFilterRule, v4: bool, path: &Path<'_>, problems: 
             FilterOperation::PrependAsPath(prepend) => {
                 let fine = (1..=MAX_PREPENDS).contains(&prepend.prefix.len());
                 let at = at.field("prependASPath");
+                for number in &prepend.prefix {
+                    check_as_number(Some(*number), &at.field("prefix"), problems);
+                }
                 problems.require(
                     fine,
                     &at.field("prefix"),

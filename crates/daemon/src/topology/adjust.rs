@@ -13,6 +13,7 @@ use margay_bgp::{MaxPrefix, NextHopMode, PeerConfig, PeerKind};
 use super::builder::{Builder, Policies, Rule};
 use super::settings::secret_name;
 use super::{bfd, concerns, filters, limits, node_addresses, problem, service_ranges};
+use crate::secrets::NoPassword;
 
 impl<'a> Builder<'a> {
     /// A reflector accepts from a node what the datastore says is the node's, and little more than so many prefixes.
@@ -87,10 +88,10 @@ impl<'a> Builder<'a> {
                 config.password = Some(password.clone());
                 return true;
             }
-            _ if optional => return true,
-            Some(Some(Err(reason))) => reason.as_str(),
-            Some(None) => "it has not been read yet",
-            None => "there is no secretKeyRef",
+            Some(Some(Err(NoPassword::Absent(_)))) | None if optional => return true,
+            Some(Some(Err(reason))) => reason.to_string(),
+            Some(None) => "it has not been read yet".to_owned(),
+            None => "there is no secretKeyRef".to_owned(),
         };
         let message = format!("spec.{field}: {reason}. Until the password is there these sessions stay down");
         self.report(problem(object.to_owned(), message));

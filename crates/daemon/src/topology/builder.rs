@@ -312,7 +312,8 @@ impl<'a> Builder<'a> {
         config.local = Some(local);
         config.local_other = node_addresses(self.me).find(|own| own.is_ipv4() != remote.is_ipv4());
         config.local_as = local_as;
-        config.port = Settings::of(name, self.cluster).listen_port();
+        let named = rule.filter(|rule| rule.here).and_then(|rule| rule.peer.spec.peer_ip.as_ref()?.port);
+        config.port = named.unwrap_or_else(|| Settings::of(name, self.cluster).listen_port());
         name.clone_into(&mut config.description);
         // One side dials, so that there are no collisions: nodes dial reflectors, else the lower address does.
         config.passive = match (own_id.is_some(), their_id.is_some()) {

@@ -1,6 +1,7 @@
 //! What every field of the objects does.
 
 use super::*;
+use crate::secrets::NoPassword;
 
 #[test]
 fn rules_for_interfaces_follow_the_kernels_ways() {
@@ -77,8 +78,8 @@ spec: {nodeMeshPassword: {secretKeyRef: {name: mesh, key: all}}, nodeMeshMaxRest
     let password = |text: &str| margay_bgp::Password::new(text.as_bytes()).unwrap();
     let mut known = crate::secrets::Secrets::new();
     known.insert(secret("mesh", "all"), Ok(password("m")));
-    known.insert(secret("bgp", "tor"), Err("/secrets/bgp/tor: No such file".to_owned()));
-    known.insert(secret("bgp", "none"), Err("absent".to_owned()));
+    known.insert(secret("bgp", "tor"), Err(NoPassword::Absent("/secrets/bgp/tor: No such file".to_owned())));
+    known.insert(secret("bgp", "none"), Err(NoPassword::Absent("absent".to_owned())));
     assert!(cluster.set_secrets(known.clone()) && !cluster.set_secrets(known.clone()));
     let n1 = topology("n1", &cluster);
     assert!(peer_named(&n1, "tor").is_none(), "fail closed");
@@ -92,7 +93,15 @@ spec: {nodeMeshPassword: {secretKeyRef: {name: mesh, key: all}}, nodeMeshMaxRest
     known.insert(secret("bgp", "tor"), Ok(password("t")));
     cluster.set_secrets(known.clone());
     assert_eq!(peer_named(&topology("n1", &cluster), "tor").unwrap().password, Some(password("t")));
-    known.insert(secret("mesh", "all"), Err("gone".to_owned()));
+    known.insert(secret("bgp", "none"), Err(NoPassword::Unusable("permission denied".to_owned())));
+    cluster.set_secrets(known.clone());
+    let n1 = topology("n1", &cluster);
+    assert!(
+        peer_named(&n1, "tor2").is_none(),
+        "optional excuses that there is none, not that it can't be read"
+    );
+    known.insert(secret("bgp", "none"), Err(NoPassword::Absent("absent".to_owned())));
+    known.insert(secret("mesh", "all"), Err(NoPassword::Absent("gone".to_owned())));
     cluster.set_secrets(known);
     let n1 = topology("n1", &cluster);
     assert_eq!((n1.peers.len(), n1.problems.len()), (2, 1), "one problem for the whole mesh");
