@@ -1,5 +1,6 @@
 //! The pods' interfaces this node has, and the WorkloadEndpoints they are in the datastore.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -10,6 +11,7 @@ use margay_api::{Key, Kind, Metadata, Pod, WorkloadEndpoint};
 
 use margay_control::cni::Attachment;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// An interface that was committed: it exists, its route and policy are to be live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,11 +86,29 @@ pub(crate) fn endpoint(
 }
 
 /// Its key: the name is `<node>-k8s-<pod>-<ifname>` with every `-` of a part doubled
-/// (Calico `libcalico-go/lib/names/workloadendpoint.go`).
+/// (Calico `libcalico-go/lib/names/workloadendpoint.go`). Outside Kubernetes containers have names that no object may have
+/// (podman's own: `sleepy_hopper`).
 pub(crate) fn endpoint_key(node: &str, attached: &Attached) -> Key {
     let parts = [node, "k8s", &attached.pod, &attached.attachment.ifname];
-    let name = parts.map(|part| part.replace('-', "--")).join("-");
+    let name = parts.map(|part| subdomain(part).replace('-', "--")).join("-");
     Key::namespaced(Kind::WorkloadEndpoint, attached.namespace.clone(), name)
+}
+
+/// The part itself if it can be part of an object's name, else what of it can, and a hash that tells it from others.
+fn subdomain(part: &str) -> Cow<'_, str> {
+    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_label = |label: &str| {
+        let ends = label.bytes().next().zip(label.bytes().last());
+        ends.is_some_and(|(first, last)| fine(first) && fine(last))
+            && label.bytes().all(|b| fine(b) || b == b'-')
+    };
+    if part.split('.').all(is_label) {
+        return part.into();
+    }
+    let lower = part.to_ascii_lowercase();
+    let plain: String = lower.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let hash: String = Sha256::digest(part).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("{plain}-{hash}").into()
 }
 
 /// Ports that rules can name: those of containers that stay.
@@ -106,4 +126,42 @@ fn workload_ports(pod: &Pod) -> Vec<WorkloadPort> {
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_container_has_an_endpoint_of_its_own() {
+        let named = |pod: &str, ifname: &str| {
+            let attachment = Attachment {
+                container_id: "c".to_owned(),
+                ifname: ifname.to_owned(),
+                network: "pods".to_owned(),
+            };
+            let attached = Attached {
+                attachment,
+                namespace: "default".to_owned(),
+                pod: pod.to_owned(),
+                labels: BTreeMap::new(),
+                addresses: vec!["10.65.0.1".parse().unwrap()],
+                interface: "mgy0123456789a".to_owned(),
+                mac: "02:00:00:00:00:01".to_owned(),
+                netns: String::new(),
+                leaving: false,
+                foreign: false,
+            };
+            let endpoint = endpoint("node-1", &attached, None, Vec::new());
+            endpoint.validate().unwrap_or_else(|error| panic!("{pod}: {error}"));
+            endpoint.metadata.name
+        };
+        assert_eq!(named("web-0", "eth0"), "node--1-k8s-web--0-eth0");
+        assert_eq!(named("a.b", "net1"), "node--1-k8s-a.b-net1");
+        let strange =
+            ["sleepy_hopper", "sleepy-hopper", "Sleepy_Hopper", "My_App", "_x", "x.", "a..b", "ü", ""];
+        let names: std::collections::BTreeSet<String> =
+            strange.iter().map(|pod| named(pod, "net_1")).collect();
+        assert_eq!(names.len(), strange.len(), "{names:?}");
+    }
 }
