@@ -123,21 +123,20 @@ impl Egress {
         self.members.insert(who, member);
     }
 
-    /// Sends a member everything again (RFC 7313), and End-of-RIB if that is still due. False if the member can't be
-    /// told to forget the rest.
+    /// Sends a member everything again (RFC 7313). Where End-of-RIB is still due it goes out first, and everything before
+    /// it: no refresh begins earlier (section 4). False if the member can't be told to forget the rest.
     pub(crate) fn repeat(&mut self, who: SourceId, rib: &Rib, us: Identity) -> bool {
         let Some(member) = self.members.get_mut(&who) else { return true };
         let Some(group) = self.groups.get_mut(&member.group) else { return true };
-        let negotiated = group.profile.negotiated;
-        if !group.profile.enhanced_refresh || !repeat(member, group, negotiated.families, rib, us) {
+        if !group.profile.enhanced_refresh {
             return false;
         }
-        member.resyncs += 1;
-        let due = Family::ALL.into_iter().filter(|family| negotiated.families.has((*family).into()));
-        for family in due.filter(|_| !member.initial_done) {
-            member.script.push_back(encode::end_of_rib(family, &negotiated));
+        if !member.initial_done {
+            initial(member, group, rib, us);
         }
-        true
+        member.resyncs += 1;
+        let families = group.profile.negotiated.families;
+        repeat(member, group, families, rib, us)
     }
 
     /// Where a member stands.
@@ -163,25 +162,11 @@ impl Egress {
         id
     }
 
-    /// Sends the initial table: snapshot, what was logged since it was cut, End-of-RIB; then the log goes on. End-of-RIB
-    /// behind an old snapshot would say that the table is complete when it isn't (RFC 4724 section 2).
     fn start(&mut self, who: SourceId, rib: &Rib, us: Identity) {
         let Some(member) = self.members.get_mut(&who) else { return };
         let Some(group) = self.groups.get_mut(&member.group) else { return };
-        let snapshot = group.snapshot(rib, us, 0);
         member.withheld = false;
-        member.position = snapshot.position;
-        let families = group.profile.negotiated.families;
-        for family in Family::ALL.into_iter().filter(|family| families.has((*family).into())) {
-            member.script.extend(snapshot.families[family.index()].iter().cloned());
-        }
-        while let Some(data) = group.log.read(member.position) {
-            member.position += data.len() as u64;
-            member.script.push_back(data);
-        }
-        for family in Family::ALL.into_iter().filter(|family| families.has((*family).into())) {
-            member.script.push_back(encode::end_of_rib(family, &group.profile.negotiated));
-        }
+        initial(member, group, rib, us);
     }
 
     /// Lets the withheld members begin. The table must be settled and applied.
@@ -340,6 +325,24 @@ impl Egress {
         let script: usize = member.script.iter().map(Bytes::len).sum();
         let log = if member.withheld { 0 } else { head - member.position.min(head) };
         (script as u64 + log, member.resyncs, member.initial_done)
+    }
+}
+
+/// Writes the initial table into the member's script: snapshot, what was logged since it was cut, End-of-RIB; then the log
+/// goes on. End-of-RIB behind an old snapshot would say that the table is complete when it isn't (RFC 4724 section 2).
+fn initial(member: &mut Member, group: &mut Group, rib: &Rib, us: Identity) {
+    let snapshot = group.snapshot(rib, us, 0);
+    member.position = snapshot.position;
+    let families = group.profile.negotiated.families;
+    for family in Family::ALL.into_iter().filter(|family| families.has((*family).into())) {
+        member.script.extend(snapshot.families[family.index()].iter().cloned());
+    }
+    while let Some(data) = group.log.read(member.position) {
+        member.position += data.len() as u64;
+        member.script.push_back(data);
+    }
+    for family in Family::ALL.into_iter().filter(|family| families.has((*family).into())) {
+        member.script.push_back(encode::end_of_rib(family, &group.profile.negotiated));
     }
 }
 

@@ -4,9 +4,10 @@ use crate::config::{NextHopMode, PeerKind};
 use crate::family::Family;
 use crate::io::Link;
 use crate::policy::{PeerType, Policy, RouteView, Trace, Verdict};
-use crate::rib::{AttrId, Path, Rib, RouteAttributes};
+use crate::rib::{AttrId, Path, Rib};
 use crate::wire::{AfiSafi, Community, Negotiated, NextHop, PathAttributes};
 use ipnet::IpNet;
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -130,11 +131,17 @@ impl EgressProfile {
         self.negotiated.sends_path_id(AfiSafi::of(prefix))
     }
 
-    fn view<'a>(&self, prefix: IpNet, told: Told, route: &'a RouteAttributes) -> RouteView<'a> {
+    fn view<'a>(
+        &self,
+        prefix: IpNet,
+        told: Told,
+        next_hop: Option<NextHop>,
+        attributes: &'a PathAttributes,
+    ) -> RouteView<'a> {
         RouteView {
             prefix,
-            next_hop: route.next_hop.filter(|_| told.from.is_some()).map(|next_hop| next_hop.address()),
-            attributes: &route.attributes,
+            next_hop: next_hop.filter(|_| told.from.is_some()).map(|next_hop| next_hop.address()),
+            attributes,
             learned: told.from.is_some(),
             peer_type: self.peer_type(),
         }
@@ -142,7 +149,8 @@ impl EgressProfile {
 
     /// What export policy makes of a path, rule by rule.
     pub(crate) fn trace(&self, rib: &Rib, prefix: IpNet, path: &Path) -> Trace {
-        self.export.explain(&self.view(prefix, Told::of(path, rib), rib.attrs.get(path.attrs)))
+        let route = rib.attrs.get(path.attrs);
+        self.export.explain(&self.view(prefix, Told::of(path, rib), route.next_hop, &route.attributes))
     }
 
     /// What this profile's peers are sent for a path, or why nothing.
@@ -155,9 +163,14 @@ impl EgressProfile {
     ) -> Result<Outgoing, Suppressed> {
         let next_hop = self.sends(rib, Family::of(&prefix), told)?;
         let route = rib.attrs.get(told.attrs);
-        let mut attributes = match self.export.apply(&self.view(prefix, told, route)) {
+        let mut attributes = Cow::Borrowed(&route.attributes);
+        // RFC 4271 section 5.1.4: what was received goes no further. What policy sets does.
+        if self.kind == PeerKind::External && told.from.is_some() && attributes.med.is_some() {
+            attributes.to_mut().med = None;
+        }
+        let mut attributes = match self.export.apply(&self.view(prefix, told, route.next_hop, &attributes)) {
             Verdict::Reject => return Err(Suppressed::Policy),
-            Verdict::Accept => route.attributes.clone(),
+            Verdict::Accept => attributes.into_owned(),
             Verdict::Change(changed) => *changed,
         };
         if told.long_lived {
@@ -168,7 +181,7 @@ impl EgressProfile {
             attributes.local_pref = Some(0);
         }
         if self.kind == PeerKind::External {
-            self.towards_external(&mut attributes, told.from.is_none());
+            self.towards_external(&mut attributes);
         } else {
             attributes.local_pref.get_or_insert(DEFAULT_LOCAL_PREF);
             if told.from.is_some_and(|kind| kind != PeerKind::External) {
@@ -271,12 +284,9 @@ impl EgressProfile {
         if sendable { Ok(next_hop) } else { Err(Suppressed::NextHop) }
     }
 
-    fn towards_external(&self, attributes: &mut PathAttributes, originated: bool) {
+    fn towards_external(&self, attributes: &mut PathAttributes) {
         attributes.as_path = attributes.as_path.prepended(self.local_as, 1);
         attributes.local_pref = None;
-        if !originated {
-            attributes.med = None;
-        }
         attributes.originator_id = None;
         attributes.cluster_list = crate::wire::List::EMPTY;
         attributes.extended_communities =

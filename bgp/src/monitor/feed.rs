@@ -6,23 +6,21 @@
 //! comes with its page.
 
 mod dump;
+mod routes;
 
 use super::bmp::{self, DownReason, PeerHeader, View};
 use super::station::{Progress, Station};
 use super::{MonitorConfig, StationId, StationStatus};
 use crate::family::Family;
-use crate::hash::Table;
 use crate::io::{ConnId, octets};
-use crate::rib::{AttrId, Entry, EntryId, Path, Rib, RouteAttributes, SourceId};
+use crate::rib::SourceId;
 use crate::time::Time;
-use crate::wire::{AfiSafi, FamilySet, Negotiated, NextHop, Nlri, UpdateEncoder};
+use crate::wire::{AfiSafi, FamilySet, Negotiated, UpdateEncoder};
 use bytes::{Bytes, BytesMut};
-use ipnet::IpNet;
+use routes::{Originals, ToldEntry};
 use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 /// What the OPENs of a connection were, and the ports.
@@ -50,49 +48,6 @@ pub(crate) struct Monitored {
     pub(crate) complete: FamilySet,
 }
 
-/// A path as stations know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Told {
-    source: SourceId,
-    path_id: u32,
-    attrs: AttrId,
-    eligible: bool,
-    /// As of this second of virtual time. Alone it is no news.
-    changed: u32,
-}
-
-impl Told {
-    fn new(path: &Path) -> Self {
-        let eligible = path.filtered.is_none();
-        Self {
-            source: path.source,
-            path_id: path.path_id,
-            attrs: path.attrs,
-            eligible,
-            changed: path.changed,
-        }
-    }
-
-    fn says_the_same(&self, other: &Self) -> bool {
-        self.attrs == other.attrs && self.source == other.source && self.path_id == other.path_id
-    }
-}
-
-#[derive(Debug, Default)]
-struct ToldEntry {
-    paths: SmallVec<[Told; 1]>,
-    best: Option<Told>,
-}
-
-/// News of one view, gathered so that equal attributes share a message.
-#[derive(Debug, Default)]
-struct Batch {
-    withdrawn: BTreeMap<SourceId, Vec<Nlri>>,
-    announced: BTreeMap<(SourceId, u32, AttrId, Family), Vec<Nlri>>,
-    /// With the attributes that policy has replaced.
-    originals: Vec<(SourceId, u32, Arc<RouteAttributes>, Nlri)>,
-}
-
 /// Everything about stations.
 #[derive(Debug)]
 pub(crate) struct Feed {
@@ -103,8 +58,8 @@ pub(crate) struct Feed {
     peers: BTreeMap<SourceId, Monitored>,
     handshakes: BTreeMap<ConnId, Handshake>,
     told: Vec<ToldEntry>,
-    /// Attributes as received of paths whose attributes import policy has changed.
-    originals: Table<(SourceId, IpNet, u32), Arc<RouteAttributes>>,
+    /// Attributes as received of paths whose attributes import policy has changed, by source.
+    originals: BTreeMap<SourceId, Originals>,
     /// Peers that went down and whose paths have not been settled since.
     unsettled: BTreeSet<SourceId>,
     /// End-of-RIBs that follow the next flush.
@@ -125,7 +80,7 @@ impl Feed {
             peers: BTreeMap::new(),
             handshakes: BTreeMap::new(),
             told: Vec::new(),
-            originals: Table::default(),
+            originals: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             complete: Vec::new(),
             outputs: Vec::new(),
@@ -157,7 +112,7 @@ impl Feed {
 
     /// Whether import policy has changed routes of a peer.
     pub(crate) fn has_originals(&self, source: SourceId) -> bool {
-        self.originals.keys().any(|(of, ..)| *of == source)
+        self.originals.get(&source).is_some_and(|originals| !originals.is_empty())
     }
 
     /// A connection is gone.
@@ -233,8 +188,6 @@ impl Feed {
         station.wants(View::PrePolicy) || station.wants(View::PostPolicy)
     }
 
-    // Sessions.
-
     /// Whether paths told before the peer's last loss may still count as told.
     pub(crate) fn is_unsettled(&self, id: SourceId) -> bool {
         self.unsettled.contains(&id)
@@ -268,6 +221,7 @@ impl Feed {
         let Some(header) = self.header(View::PrePolicy, id, self.wall(now)) else { return };
         self.peers.remove(&id);
         self.unsettled.insert(id);
+        self.originals.remove(&id);
         self.complete.retain(|(source, _)| *source != id);
         let mut out = BytesMut::new();
         bmp::peer_down(&header, reason, &mut out);
@@ -308,174 +262,6 @@ impl Feed {
         let mut update = BytesMut::new();
         UpdateEncoder::new(negotiated).end_of_rib(family.into(), &mut update);
         bmp::route_monitoring(&header, &update, out);
-    }
-
-    // Routes.
-
-    /// What a path's attributes were before import policy; `None` if they are what the table has.
-    pub(crate) fn original(
-        &mut self,
-        source: SourceId,
-        nlri: &Nlri,
-        original: Option<&Arc<RouteAttributes>>,
-        now: Time,
-    ) {
-        let key = (source, nlri.prefix, nlri.path_id.unwrap_or(0));
-        let Some(original) = original else {
-            self.originals.remove(&key);
-            return;
-        };
-        if self.originals.insert(key, Arc::clone(original)).as_ref() == Some(original) {
-            return;
-        }
-        // The table may not change with it, as policy may make the same of both.
-        let changed = u32::try_from(now.since(Time::ZERO).as_secs()).unwrap_or(u32::MAX);
-        let batch =
-            Batch { originals: vec![(source, changed, Arc::clone(original), *nlri)], ..Batch::default() };
-        let mut out = BytesMut::new();
-        self.encode(View::PrePolicy, &batch, None, self.wall(now), &mut out);
-        self.tell(out, |station| station.wants(View::PrePolicy) && station.progress == Progress::Live);
-    }
-
-    /// Entries have been settled and not yet swept.
-    pub(crate) fn settled(&mut self, now: Time, rib: &Rib, ids: &[EntryId]) {
-        let stations: Vec<StationId> =
-            (0..self.stations.len()).filter(|id| self.stations[*id].progress != Progress::Down).collect();
-        let mut batches: Vec<[Batch; 3]> = stations.iter().map(|_| Default::default()).collect();
-        for id in ids {
-            let Some(entry) = rib.entry(*id) else { continue };
-            let (before, after) = self.replace(*id, entry);
-            for (batches, station) in batches.iter_mut().zip(&stations) {
-                if self.stations[*station].knows_entry(*id) {
-                    self.compare(entry.prefix, &before, &after, batches);
-                }
-            }
-            for path in &before.paths {
-                if !after.paths.iter().any(|it| (it.source, it.path_id) == (path.source, path.path_id)) {
-                    self.originals.remove(&(path.source, entry.prefix, path.path_id));
-                }
-            }
-        }
-        self.unsettled.clear();
-        let wall = self.wall(now);
-        for (batches, station) in batches.iter().zip(stations) {
-            self.send(station, batches, rib, wall);
-        }
-        self.tell_complete();
-    }
-
-    fn send(&mut self, station: StationId, batches: &[Batch; 3], rib: &Rib, wall: Duration) {
-        for (view, batch) in ALL_VIEWS.into_iter().zip(batches) {
-            if self.stations.get(station).is_some_and(|station| station.wants(view)) {
-                let mut out = BytesMut::new();
-                self.encode(view, batch, Some(rib), wall, &mut out);
-                self.push(station, &out.freeze());
-            }
-        }
-    }
-
-    /// Notes the present state of an entry; returns the former and the new one.
-    fn replace(&mut self, id: EntryId, entry: Entry<'_>) -> (ToldEntry, ToldEntry) {
-        let present = |path: &&Path| !path.stale && self.peers.contains_key(&path.source);
-        let after = ToldEntry {
-            paths: entry.paths.iter().filter(present).map(Told::new).collect(),
-            best: entry.best().map(Told::new),
-        };
-        let index = id.0 as usize;
-        if index >= self.told.len() {
-            self.told.resize_with(index + 1, ToldEntry::default);
-        }
-        let kept = ToldEntry { paths: after.paths.clone(), best: after.best };
-        let before = self.told.get_mut(index).map(|place| std::mem::replace(place, kept));
-        (before.unwrap_or_default(), after)
-    }
-
-    fn compare(&self, prefix: IpNet, before: &ToldEntry, after: &ToldEntry, batches: &mut [Batch; 3]) {
-        let [pre, post, loc] = batches;
-        for was in &before.paths {
-            // What a lost session took with it was told by Peer Down.
-            if !self.peers.contains_key(&was.source) {
-                continue;
-            }
-            let is = after.paths.iter().find(|is| (is.source, is.path_id) == (was.source, was.path_id));
-            let nlri = Nlri { prefix, path_id: Some(was.path_id) };
-            if is.is_none() {
-                pre.withdrawn.entry(was.source).or_default().push(nlri);
-            }
-            if was.eligible && is.is_none_or(|is| !is.eligible) {
-                post.withdrawn.entry(was.source).or_default().push(nlri);
-            }
-        }
-        for is in &after.paths {
-            let was = before.paths.iter().find(|was| was.says_the_same(is));
-            if was.is_none() {
-                self.add(pre, prefix, is, View::PrePolicy);
-            }
-            if is.eligible && was.is_none_or(|was| !was.eligible) {
-                self.add(post, prefix, is, View::PostPolicy);
-            }
-        }
-        match (&before.best, &after.best) {
-            (Some(was), Some(is)) if was.says_the_same(is) => {}
-            (_, Some(is)) => self.add(loc, prefix, is, View::LocRib),
-            (Some(_), None) => {
-                loc.withdrawn.entry(SourceId::LOCAL).or_default().push(Nlri { prefix, path_id: None });
-            }
-            (None, None) => {}
-        }
-    }
-
-    fn add(&self, batch: &mut Batch, prefix: IpNet, told: &Told, view: View) {
-        let nlri = Nlri { prefix, path_id: Some(told.path_id) };
-        if view == View::PrePolicy
-            && let Some(original) = self.originals.get(&(told.source, prefix, told.path_id))
-        {
-            batch.originals.push((told.source, told.changed, Arc::clone(original), nlri));
-            return;
-        }
-        let key = (told.source, told.changed, told.attrs, Family::of(&prefix));
-        batch.announced.entry(key).or_default().push(nlri);
-    }
-
-    fn encode(&self, view: View, batch: &Batch, rib: Option<&Rib>, wall: Duration, out: &mut BytesMut) {
-        let mut updates = BytesMut::new();
-        for (source, prefixes) in &batch.withdrawn {
-            let (Some(header), Some(negotiated)) =
-                (self.header(view, *source, wall), self.encoding(view, *source))
-            else {
-                continue;
-            };
-            let mut prefixes = prefixes.clone();
-            prefixes.sort_unstable_by_key(|nlri| (nlri.family(), *nlri));
-            UpdateEncoder::new(negotiated).withdraw(prefixes, &mut updates);
-            bmp::route_monitoring(&header, &updates.split(), out);
-        }
-        let mut announce = |source: SourceId, changed: u32, route: &RouteAttributes, prefixes: &[Nlri]| {
-            let at = self.wall_secs(changed);
-            let (Some(header), Some(negotiated), Some(first)) =
-                (self.header(view, source, at), self.encoding(view, source), prefixes.first())
-            else {
-                return;
-            };
-            let next_hop = route.next_hop.unwrap_or(match first.prefix {
-                IpNet::V4(_) => NextHop::V4(Ipv4Addr::UNSPECIFIED),
-                IpNet::V6(_) => NextHop::from(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
-            });
-            let mut encoder = UpdateEncoder::new(negotiated);
-            let prefixes = prefixes.iter().copied();
-            // What has no form on the wire did not come over it either.
-            if encoder.announce(&route.attributes, &next_hop, prefixes, &mut updates).is_ok() {
-                bmp::route_monitoring(&header, &updates.split(), out);
-            }
-        };
-        if let Some(rib) = rib {
-            for ((source, changed, attrs, _), prefixes) in &batch.announced {
-                announce(*source, *changed, rib.attrs.get(*attrs), prefixes);
-            }
-        }
-        for (source, changed, route, nlri) in &batch.originals {
-            announce(*source, *changed, route, &[*nlri]);
-        }
     }
 }
 

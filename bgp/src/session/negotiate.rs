@@ -36,6 +36,9 @@ pub(crate) struct Session {
     pub(crate) restart: Option<PeerRestart>,
     /// Long-lived stale time per family.
     pub(crate) long_lived: [Option<Duration>; 2],
+    /// F bit per family of the capability that has the stale times (RFC 9494 section 3).
+    #[serde(default)]
+    pub(crate) long_lived_forwarding: [bool; 2],
 }
 
 impl Session {
@@ -206,6 +209,8 @@ pub(crate) fn negotiate(
         ..before_open(peer)
     };
     let restart = peer_restart(peer, theirs);
+    let (long_lived, long_lived_forwarding) =
+        restart.as_ref().map(|_| long_lived(peer, theirs)).unwrap_or_default();
     Ok(Session {
         negotiated,
         remote_id: theirs.bgp_id,
@@ -213,7 +218,8 @@ pub(crate) fn negotiate(
         keepalive,
         route_refresh: has(&Capability::RouteRefresh),
         enhanced_refresh: has(&Capability::RouteRefresh) && has(&Capability::EnhancedRouteRefresh),
-        long_lived: if restart.is_some() { long_lived(peer, theirs) } else { [None; 2] },
+        long_lived,
+        long_lived_forwarding,
         restart,
     })
 }
@@ -266,19 +272,21 @@ fn peer_restart(peer: &PeerConfig, theirs: &Open) -> Option<PeerRestart> {
     })
 }
 
-fn long_lived(peer: &PeerConfig, theirs: &Open) -> [Option<Duration>; 2] {
-    let mut times = [None; 2];
-    let Some(limit) = peer.graceful_restart.long_lived else { return times };
+/// Stale times and F bits.
+fn long_lived(peer: &PeerConfig, theirs: &Open) -> ([Option<Duration>; 2], [bool; 2]) {
+    let (mut times, mut forwarding) = ([None; 2], [false; 2]);
+    let Some(limit) = peer.graceful_restart.long_lived else { return (times, forwarding) };
     for capability in &theirs.capabilities {
         let Capability::LongLivedGracefulRestart(families) = capability else { continue };
         for entry in families {
             if let Some(family) = Family::from_wire(entry.family) {
                 let time = Duration::from_secs(u64::from(entry.stale_time)).min(limit);
                 times[family.index()] = Some(time).filter(|time| !time.is_zero());
+                forwarding[family.index()] = entry.forwarding;
             }
         }
     }
-    times
+    (times, forwarding)
 }
 
 #[cfg(test)]

@@ -43,11 +43,12 @@ pub(crate) fn retention(session: &Session, family: Family, loss: Loss<'_>) -> Op
     Some(Retention { restart: if restarts { restart.time } else { Duration::ZERO }, long_lived })
 }
 
-/// Whether stale routes of a family survive the peer's new OPEN: it must still list the family, with forwarding
-/// preserved.
-pub(crate) fn survives_open(session: &Session, family: Family) -> bool {
-    let preserved = session.restart.as_ref().and_then(|restart| restart.families[family.index()]);
-    session.has(family) && preserved == Some(true)
+/// Whether stale routes of a family, or `long_lived` stale ones, survive the peer's new OPEN: it must still list the
+/// family, with forwarding preserved, in the capability that keeps them (RFC 4724 section 4.2, RFC 9494 section 4.2).
+pub(crate) fn survives_open(session: &Session, family: Family, long_lived: bool) -> bool {
+    let restart = session.restart.as_ref().and_then(|restart| restart.families[family.index()]);
+    let preserved = restart.filter(|_| !long_lived);
+    session.has(family) && preserved.unwrap_or(session.long_lived_forwarding[family.index()])
 }
 
 #[cfg(test)]
@@ -72,6 +73,7 @@ mod tests {
                 families: [Some(true), None],
             }),
             long_lived: [None, None],
+            long_lived_forwarding: [false, true],
         }
     }
 
@@ -108,7 +110,17 @@ mod tests {
 
     #[test]
     fn forwarding_must_have_been_preserved() {
-        assert!(survives_open(&session(true), Family::Ipv4));
-        assert!(!survives_open(&session(true), Family::Ipv6));
+        for (family, long_lived, survives) in [
+            (Family::Ipv4, false, true),
+            (Family::Ipv4, true, false),
+            (Family::Ipv6, false, true),
+            (Family::Ipv6, true, true),
+        ] {
+            assert_eq!(survives_open(&session(true), family, long_lived), survives, "{family} {long_lived}");
+        }
+        let only = Negotiated::minimal(PeerKind::Internal);
+        let ipv4 = [crate::wire::AfiSafi::Ipv4Unicast].into_iter().collect();
+        let ipv4 = Session { negotiated: Negotiated { families: ipv4, ..only }, ..session(true) };
+        assert!(!survives_open(&ipv4, Family::Ipv6, true));
     }
 }

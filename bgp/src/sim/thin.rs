@@ -280,7 +280,7 @@ impl Thin {
         let Some(uplink) = self.uplinks.get_mut(at) else { return };
         uplink.established += 1;
         uplink.wait = uplink.peer.timers.connect_retry;
-        if !uplink.session.as_ref().is_some_and(|session| survives_open(session, Family::Ipv4)) {
+        if !uplink.session.as_ref().is_some_and(|session| survives_open(session, Family::Ipv4, false)) {
             drop_marked(&mut uplink.known, STALE);
         }
         self.announce(at);

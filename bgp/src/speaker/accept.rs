@@ -109,12 +109,15 @@ impl Speaker {
     fn take_incoming(&mut self, id: SourceId, conn: ConnId, local: IpAddr) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let remote = peer.config.remote;
-        if peer.barred_until.is_some_and(|until| until > self.now) {
+        if peer.is_barred(self.now) {
             self.close(conn);
             self.log(Log::Refused(remote, "the peer exceeded its prefix limit and must wait"));
             return;
         }
         if peer.awaits_bfd() {
+            // It is welcome as soon as BFD is up.
+            peer.kept_until = Some(self.now + self.config.pending.timeout);
+            self.schedule(id);
             self.close(conn);
             self.log(Log::Refused(remote, "BFD is not up and the peer is strict about it"));
             return;

@@ -4,10 +4,14 @@ use super::protocol_tests::{external, path, up_external};
 use super::rig::*;
 use crate::config::{Originated, PeerConfig, PeerKind};
 use crate::io::{ConnId, Input};
+use crate::policy::{Action, CidrMatch, CidrOperator, Filter, Operation, Policy, Rule};
 use crate::wire::{
     Community, ExtendedCommunity, LargeCommunity, Message, Negotiated, NextHop, PathAttributes, Update,
 };
+use ipnet::IpNet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 fn client(last: u8) -> PeerConfig {
     passive(last, PeerKind::InternalClient)
@@ -139,4 +143,30 @@ fn external_peers_are_told_our_as_and_next_hop_and_nothing_internal() {
         assert_eq!((attributes.local_pref, attributes.med, attributes.originator_id), (None, None, None));
         assert!(attributes.cluster_list.to_vec().is_empty());
     }
+}
+
+/// RFC 4271 section 5.1.4: what one neighbour says of the ways in goes to no other; what we say does.
+#[test]
+fn external_peers_are_told_the_med_of_policy_and_none_that_was_received() {
+    let inside = CidrMatch { cidr: net("10.1.0.0/16"), operator: CidrOperator::In, length: None };
+    let rules = vec![
+        Rule { prefix: Some(inside), operations: vec![Operation::SetMed(7)], ..Rule::default() },
+        Rule { operations: vec![Operation::SetLocalPref(1)], ..Rule::default() },
+    ];
+    let export = Policy { filters: vec![Filter { name: "f".to_owned(), rules }], default: Action::Accept };
+    let mut rig = Rig::new(vec![client(1), PeerConfig { export: Arc::new(export), ..open_external(2) }]);
+    let (one, two) = (rig.up(1), up_external(&mut rig, 2));
+    let received = PathAttributes { med: Some(7), ..Default::default() };
+    rig.send(one, &announce(1, &["10.1.0.0/24", "10.2.0.0/24"], received));
+    rig.pass(std::time::Duration::from_secs(1));
+    let said = rig.said(two);
+    let told: BTreeMap<IpNet, Option<u32>> = said
+        .iter()
+        .filter_map(|message| match message {
+            Message::Update(update) => Some(update),
+            _ => None,
+        })
+        .flat_map(|update| update.announced().map(|(_, nlri)| (nlri.prefix, update.attributes.med)))
+        .collect();
+    assert_eq!(told, BTreeMap::from([(net("10.1.0.0/24"), Some(7)), (net("10.2.0.0/24"), None)]));
 }

@@ -56,6 +56,8 @@ impl Speaker {
             // The C bit is that of the time when the session was up.
             self.bfd_failed(id, before.remote_independent, &status);
         }
+        // One of a range may have been kept for it.
+        self.may_be_gone(id);
         if status.state == State::Up {
             self.resume(id);
         } else if self

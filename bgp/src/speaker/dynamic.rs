@@ -66,14 +66,16 @@ impl Speaker {
         Some(self.add_peer(config, Some(prefix)))
     }
 
-    /// Forgets peers of ranges that are gone and left no routes.
+    /// Forgets peers of ranges that are gone and left no routes. One that needs BFD is there while that is, and for a time
+    /// after it was refused.
     pub(super) fn forget_gone(&mut self) {
         for id in std::mem::take(&mut self.maybe_gone) {
             let Some(peer) = self.peers.get(&id) else { continue };
             let connected = peer.main.id.is_some() || peer.rival.is_some();
-            let barred = peer.barred_until.is_some_and(|until| until > self.now);
+            let waits = peer.is_barred(self.now) || peer.kept_until.is_some_and(|until| until > self.now);
+            let alive = peer.config.bfd.is_some_and(|bfd| bfd.strict) && !peer.awaits_bfd();
             let routes = Family::ALL.iter().any(|family| self.rib.counts(id, *family).received > 0);
-            if peer.dynamic.is_some() && !connected && !barred && !routes {
+            if peer.dynamic.is_some() && !connected && !waits && !alive && !routes {
                 let remote = peer.config.remote;
                 self.remove_peer(remote);
             }

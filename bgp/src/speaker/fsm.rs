@@ -273,7 +273,7 @@ impl Speaker {
             self.reset(id, slot, FsmEvent::Stop, note, text);
         }
         if let Some(peer) = self.peers.get_mut(&id) {
-            peer.idle_until = None;
+            peer.idle_until = peer.barred_until.filter(|until| *until > self.now);
         }
         self.schedule(id);
     }

@@ -12,7 +12,7 @@ use crate::wire::{
 };
 use ipnet::IpNet;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 fn clients(count: u8) -> Vec<PeerConfig> {
@@ -152,6 +152,64 @@ fn a_slow_reader_is_sent_the_table_again() {
     let own = rig.speaker.advertised(address(2)).len();
     assert_eq!(tale(&mut rig, second).len(), own);
     assert_eq!(rig.peer(2).established_count, 1);
+}
+
+/// What a client holds that goes by RFC 7313 section 4: before End-of-RIB a refresh begins nothing.
+fn held(messages: Vec<Message>) -> BTreeSet<IpNet> {
+    let (mut held, mut complete, mut unrefreshed) = (BTreeSet::new(), false, None);
+    for message in messages {
+        match message {
+            Message::Update(update) => {
+                for nlri in &update.withdrawn {
+                    held.remove(&nlri.prefix);
+                }
+                for (_, nlri) in update.announced() {
+                    held.insert(nlri.prefix);
+                    unrefreshed.as_mut().map(|set: &mut BTreeSet<IpNet>| set.remove(&nlri.prefix));
+                }
+                complete |= update.end_of_rib == Some(Family::Ipv4.into());
+            }
+            message if complete && message == refresh(RefreshKind::BeginOfRefresh) => {
+                unrefreshed = Some(held.clone());
+            }
+            message if message == refresh(RefreshKind::EndOfRefresh) => {
+                for gone in unrefreshed.take().unwrap_or_default() {
+                    held.remove(&gone);
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(complete, "End-of-RIB");
+    held
+}
+
+/// Its table is a snapshot, in which a route is that is gone, and the log since, which tells so.
+#[test]
+fn a_client_that_is_handed_over_in_its_initial_table_ends_with_the_right_one() {
+    let mut rig = Rig::new(clients(3));
+    let first = rig.up(1);
+    for index in 0..8000_u32 {
+        let prefix = format!("10.{}.{}.0/24", index / 250, index % 250);
+        rig.send(first, &announce(1, &[&prefix], med(index)));
+    }
+    rig.pass(Duration::from_secs(1));
+    rig.up(3);
+    let withdrawn = vec![crate::wire::Nlri::new(net("10.0.0.0/24"))].into();
+    rig.send(first, &Message::Update(Update { withdrawn, ..Update::default() }));
+    rig.pass(Duration::from_secs(1));
+    let second = rig.accept(2);
+    rig.reading = false;
+    rig.establish(second, Rig::open(2, false));
+    rig.hand_over();
+    assert!(rig.logs.contains(&Log::Resync(address(2))), "{:?}", rig.logs);
+    rig.reading = true;
+    let bytes = rig.wires[&second].sent.len();
+    rig.input(Input::Written { conn: second, bytes });
+    rig.pass(Duration::from_secs(1));
+    let told = held(rig.said(second));
+    assert_eq!(told.len(), 7999);
+    assert!(!told.contains(&net("10.0.0.0/24")));
 }
 
 #[test]

@@ -13,14 +13,13 @@ use crate::monitor::{
     DumpCursor, DumpPage, Feed, Handshake, MonitorConfig, Monitored, StationId, StationInput, StationStatus,
     mrt,
 };
-use crate::rib::{EntryId, RouteAttributes, SourceId};
+use crate::rib::{EntryId, Rib, RouteAttributes, SourceId};
 use crate::session::negotiate;
 use crate::status::PeerState;
 use crate::time::Time;
 use crate::wire::{Frame, Message, MessageType, Negotiated, NextHop, Nlri, Notification, PathAttributes};
 use bytes::{Bytes, BytesMut};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Prefixes in one [`Output::Changed`].
@@ -68,19 +67,26 @@ impl Watchers {
         }
     }
 
-    /// A route has passed import policy, which changed it if its attributes as received are given.
+    /// A route has passed import policy, which may have changed it.
     pub(super) fn imported(
         &mut self,
         now: Time,
+        rib: &Rib,
         source: SourceId,
         nlri: &Nlri,
-        received: Option<(&PathAttributes, NextHop)>,
+        (attributes, next_hop): (&PathAttributes, NextHop),
+        changed: bool,
     ) {
         let Some(feed) = &mut self.feed else { return };
-        let original = received.map(|(attributes, next_hop)| {
-            Arc::new(RouteAttributes { next_hop: Some(next_hop), attributes: attributes.clone() })
-        });
-        feed.original(source, nlri, original.as_ref(), now);
+        let received = || RouteAttributes { next_hop: Some(next_hop), attributes: attributes.clone() };
+        feed.imported(rib, source, nlri, received, changed, now);
+    }
+
+    /// A route was withdrawn by its source.
+    pub(super) fn withdrawn(&mut self, rib: &Rib, source: SourceId, nlri: &Nlri) {
+        if let Some(feed) = &mut self.feed {
+            feed.withdrawn(rib, source, nlri);
+        }
     }
 }
 

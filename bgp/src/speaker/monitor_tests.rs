@@ -108,6 +108,13 @@ fn withdraw(prefix: &str) -> Message {
     Message::Update(Update { withdrawn: [Nlri::new(net(prefix))].into_iter().collect(), ..Update::default() })
 }
 
+/// The first peer's 10.1.0.0/24 with a LOCAL_PREF.
+fn preferred(value: u32) -> Message {
+    let Message::Update(update) = announce(1, &["10.1.0.0/24"], PathAttributes::default()) else { panic!() };
+    let attributes = PathAttributes { local_pref: Some(value), ..PathAttributes::default() };
+    Message::Update(Update { attributes, ..update })
+}
+
 const ALL: [MonitoredRib; 3] = [MonitoredRib::PrePolicy, MonitoredRib::PostPolicy, MonitoredRib::LocRib];
 
 #[test]
@@ -164,17 +171,12 @@ fn pre_policy_is_what_the_peer_said() {
     assert_eq!(seen.of("pre"), [("10.1.0.0/24", Some(100))]);
     assert_eq!(seen.of("post"), [("10.1.0.0/24", Some(300))]);
     // Policy makes the same of it, so that the table does not change.
-    let again = Update {
-        attributes: PathAttributes { local_pref: Some(200), ..PathAttributes::default() },
-        ..match announce(1, &["10.1.0.0/24"], PathAttributes::default()) {
-            Message::Update(update) => update,
-            other => panic!("{other:?}"),
-        }
-    };
-    rig.send(conn, &Message::Update(again));
-    seen.read(&mut rig);
-    assert_eq!(seen.of("pre"), [("10.1.0.0/24", Some(200))]);
-    assert_eq!(seen.of("post"), [("10.1.0.0/24", Some(300))]);
+    for value in [200, 300] {
+        rig.send(conn, &preferred(value));
+        seen.read(&mut rig);
+        assert_eq!(seen.of("pre"), [("10.1.0.0/24", Some(value))]);
+        assert_eq!(seen.of("post"), [("10.1.0.0/24", Some(300))]);
+    }
 }
 
 #[test]
@@ -292,6 +294,56 @@ fn a_large_dump_goes_as_fast_as_it_is_read() {
             .collect::<std::collections::BTreeSet<_>>(),
         held.into_iter().collect()
     );
+}
+
+/// Policy makes the same of what a peer says now and said before, so that the table does not change.
+#[test]
+fn a_station_in_its_dump_is_told_what_policy_hides() {
+    let mut rig = monitored(
+        vec![station(&[MonitoredRib::PrePolicy])],
+        vec![filtered(1), passive(2, PeerKind::InternalClient)],
+    );
+    let (conn, other) = (rig.up(1), rig.up(2));
+    rig.send(conn, &preferred(100));
+    rig.pass(FLUSH);
+    for third in 0..20_u8 {
+        for fourth in 0..=255_u8 {
+            let attributes = PathAttributes { med: Some(fourth.into()), ..PathAttributes::default() };
+            rig.send(other, &announce(2, &[&format!("10.2.{third}.{fourth}/32")], attributes));
+        }
+    }
+    rig.pass(FLUSH);
+    rig.input(Input::Station(0, StationInput::Up));
+    let mut seen = Seen::default();
+    seen.read(&mut rig);
+    assert!(!rig.speaker.stations()[0].synchronised);
+    assert_eq!(seen.of("pre")[0], ("10.1.0.0/24", Some(100)));
+    rig.send(conn, &preferred(200));
+    while !rig.speaker.stations()[0].synchronised {
+        rig.input(Input::Station(0, StationInput::Written(usize::MAX)));
+        seen.read(&mut rig);
+    }
+    assert_eq!(seen.of("pre")[0], ("10.1.0.0/24", Some(200)));
+}
+
+/// What comes and goes between two looks at the table was never there, for stations and in memory.
+#[test]
+fn what_policy_changes_and_the_peer_takes_back_at_once_leaves_nothing() {
+    let mut rig = monitored(vec![station(&ALL)], vec![filtered(1)]);
+    rig.input(Input::Station(0, StationInput::Up));
+    let conn = rig.up(1);
+    rig.send(conn, &announce(1, &["10.1.0.0/24"], PathAttributes::default()));
+    rig.send(conn, &announce(1, &["10.1.1.0/24"], PathAttributes::default()));
+    assert!(rig.speaker.next_deadline().is_some(), "a flush is to come");
+    rig.send(conn, &withdraw("10.1.1.0/24"));
+    let mut seen = Seen::default();
+    seen.read(&mut rig);
+    assert_eq!(seen.of("pre"), [("10.1.0.0/24", Some(100))]);
+    rig.send(conn, &withdraw("10.1.0.0/24"));
+    seen.read(&mut rig);
+    assert_eq!(seen.of("pre"), []);
+    let id = *rig.speaker.peers.keys().next().unwrap();
+    assert!(!rig.speaker.has_originals(id));
 }
 
 #[test]

@@ -172,7 +172,18 @@ fn ceases() -> Vec<NotificationCode> {
         due(subcode(CeaseSubcode::BfdDown), path_failed),
         due(subcode(CeaseSubcode::ConnectionCollision), collision()),
         due(subcode(CeaseSubcode::OutOfResources), out_of_resources()),
+        due(subcode(CeaseSubcode::ConnectionRejected), rejected()),
     ]
+}
+
+/// Another connection of a peer that exceeds its limit. Strangers are told nothing: a node that comes before it is known
+/// must not back off.
+fn rejected() -> Vec<NotificationCode> {
+    let max_prefix = Some(MaxPrefix { limit: 1, warn_percent: 80, restart: SECOND });
+    let mut rig = Rig::new(vec![PeerConfig { max_prefix, ..client(1) }]);
+    let (conn, other) = (rig.up(1), rig.accept(1));
+    rig.send(conn, &announce(1, &["10.1.1.0/24", "10.1.2.0/24"], PathAttributes::default()));
+    last_word(&mut rig, other)
 }
 
 /// Two connections at once: one of them loses.
@@ -280,8 +291,6 @@ fn every_subcode_is_provoked_or_never_sent() {
         NotificationCode::Update(UpdateSubcode::MissingWellKnownAttribute),
         // A session is reset by changing its configuration.
         NotificationCode::Cease(CeaseSubcode::AdministrativeReset),
-        // Strangers are told nothing: a node that comes before it is known must not back off.
-        NotificationCode::Cease(CeaseSubcode::ConnectionRejected),
     ];
     let all = HeaderSubcode::ALL.iter().map(|subcode| NotificationCode::Header(*subcode));
     let all = all

@@ -10,7 +10,7 @@ use crate::wire::{
 use ipnet::IpNet;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 /// The peer that is told several paths.
@@ -125,6 +125,30 @@ fn without_the_capability_there_is_one_path_without_identifier() {
         matches!(message, Message::Update(Update { reach: Some(reach), .. }) if reach.nlri[0].path_id.is_none())
     });
     assert!(told, "{said:?}");
+}
+
+/// A source that returns under another BGP identifier, as a node does whose address changed, is another ORIGINATOR_ID.
+#[test]
+fn readers_are_told_the_present_identifier_of_a_source() {
+    let mut rig = Rig::new(vec![passive(1, PeerKind::InternalClient), reader(2)]);
+    let source = rig.up(1);
+    let conn = up_reader(&mut rig);
+    let originators = |rig: &mut Rig| -> Vec<Option<Ipv4Addr>> {
+        rig.pass(std::time::Duration::from_secs(1));
+        let said = rig.said(conn).into_iter();
+        let announced = said.filter_map(|message| match message {
+            Message::Update(update) if update.announces() => Some(update.attributes.originator_id),
+            _ => None,
+        });
+        announced.collect()
+    };
+    rig.send(source, &announce(1, &["10.1.0.0/24"], med(1)));
+    assert_eq!(originators(&mut rig), [Some(router_id(1))]);
+    rig.input(Input::Closed { conn: source, reason: "gone".to_owned() });
+    let source = rig.accept(1);
+    rig.establish(source, Rig::open(77, true));
+    rig.send(source, &announce(1, &["10.1.0.0/24"], med(1)));
+    assert_eq!(originators(&mut rig), [Some(router_id(77))]);
 }
 
 #[derive(Debug, Clone)]

@@ -153,6 +153,8 @@ pub(crate) struct Peer {
     pub(crate) idle_until: Option<Time>,
     /// Connections are refused until then (prefix limit exceeded).
     pub(crate) barred_until: Option<Time>,
+    /// Of a range and refused for want of BFD, which has until then to come up.
+    pub(crate) kept_until: Option<Time>,
     pub(crate) retry_wait: Duration,
     pub(crate) error_wait: Duration,
     pub(crate) retries: u64,
@@ -183,6 +185,7 @@ impl Peer {
             rival: None,
             idle_until: None,
             barred_until: None,
+            kept_until: None,
             retry_wait: config.timers.connect_retry,
             error_wait: config.timers.error_wait,
             config,
@@ -232,6 +235,11 @@ impl Peer {
         self.config.bfd.is_some_and(|bfd| bfd.strict) && self.bfd.is_none_or(|bfd| bfd.state != State::Up)
     }
 
+    /// It exceeded its prefix limit and has to wait.
+    pub(crate) fn is_barred(&self, now: Time) -> bool {
+        self.barred_until.is_some_and(|until| until > now)
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         self.main.state == PeerState::Established
     }
@@ -244,6 +252,7 @@ impl Peer {
         let families =
             self.families.iter().flat_map(|f| [f.stale_until, f.long_lived_until, f.refresh_until]);
         let rival = self.rival.as_deref().and_then(Conn::next_deadline);
-        [self.main.next_deadline(), rival, self.idle_until].into_iter().chain(families).flatten().min()
+        let own = [self.main.next_deadline(), rival, self.idle_until, self.kept_until];
+        own.into_iter().chain(families).flatten().min()
     }
 }

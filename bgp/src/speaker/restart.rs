@@ -44,7 +44,7 @@ impl Speaker {
             if !held_stale {
                 continue;
             }
-            if survives_open(&session, family) {
+            if survives_open(&session, family, before.long_lived_until.is_some()) {
                 state.stale_until = Some(now + stale_time);
                 // RFC 9494 section 4.2: it runs on, whatever sessions come and go before End-of-RIB.
                 state.long_lived_until = before.long_lived_until;

@@ -11,7 +11,8 @@ use crate::session::fsm::Event as FsmEvent;
 use crate::session::negotiate;
 use crate::time::Time;
 use crate::wire::{
-    AfiSafi, CeaseSubcode, Community, NextHop, Notification, NotificationCode, PathAttributes, Reach, Update,
+    AfiSafi, CeaseSubcode, Community, NextHop, Nlri, Notification, NotificationCode, PathAttributes, Reach,
+    Update,
 };
 use bytes::{BufMut, BytesMut};
 use ipnet::IpNet;
@@ -107,9 +108,7 @@ impl Speaker {
         {
             self.log(Log::Churn(config.remote, changes));
         }
-        for nlri in &update.withdrawn {
-            self.rib.withdraw(id, nlri.prefix, nlri.path_id.unwrap_or(0));
-        }
+        self.withdraw_received(id, &update.withdrawn);
         for reach in update.mp_reach.iter().chain(&update.reach) {
             self.reach_received(id, &config, reach, &update.attributes);
         }
@@ -118,6 +117,13 @@ impl Speaker {
         }
         if update.announces() {
             self.check_limit(id);
+        }
+    }
+
+    fn withdraw_received(&mut self, id: SourceId, routes: &[Nlri]) {
+        for nlri in routes {
+            self.watchers.withdrawn(&self.rib, id, nlri);
+            self.rib.withdraw(id, nlri.prefix, nlri.path_id.unwrap_or(0));
         }
     }
 
@@ -164,9 +170,7 @@ impl Speaker {
             self.loop_check(config, received).or_else(|| usable.is_none().then_some(FilterReason::NextHop));
         if looped == Some(FilterReason::OriginatorLoop) {
             // Our own routes, reflected back: as good as a withdrawal, and not worth keeping.
-            for nlri in &reach.nlri {
-                self.rib.withdraw(id, nlri.prefix, nlri.path_id.unwrap_or(0));
-            }
+            self.withdraw_received(id, &reach.nlri);
             return;
         }
         let lowered = leaves(received).then(|| PathAttributes { local_pref: Some(0), ..received.clone() });
@@ -190,7 +194,8 @@ impl Speaker {
                 shared
             };
             let changed = attrs != shared || lowered.is_some();
-            self.watchers.imported(self.now, id, nlri, changed.then_some((received, reach.next_hop)));
+            let original = (received, reach.next_hop);
+            self.watchers.imported(self.now, &self.rib, id, nlri, original, changed);
             self.rib.announce(id, nlri.prefix, nlri.path_id.unwrap_or(0), attrs, filtered, now);
         }
         self.rib.attrs.release(shared);
@@ -262,6 +267,9 @@ impl Speaker {
                     .and_then(|session| session.restart.as_ref())
                     .is_some_and(|restart| restart.notification);
                 let note = if n_bit { note.into_hard_reset() } else { note };
+                // Else it would take the place of the one that ends.
+                let rejected = Notification::cease(CeaseSubcode::ConnectionRejected);
+                self.reset(id, Slot::Rival, FsmEvent::Stop, rejected, text.clone());
                 self.reset(id, Slot::Main, FsmEvent::UpdateError, note, text);
                 return;
             }

@@ -86,6 +86,9 @@ impl Speaker {
             }
         }
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        if due(peer.kept_until) {
+            peer.kept_until = None;
+        }
         if due(peer.idle_until) {
             peer.idle_until = None;
             peer.barred_until = None;
@@ -94,10 +97,10 @@ impl Speaker {
         self.run_restart_timers(id);
     }
 
-    /// Starts a peer's machine.
+    /// Starts a peer's machine, unless it has to wait for something.
     pub(super) fn start(&mut self, id: SourceId) {
         let Some(peer) = self.peers.get(&id) else { return };
-        if peer.awaits_bfd() {
+        if peer.awaits_bfd() || peer.is_barred(self.now) {
             return;
         }
         let event = if peer.config.passive { FsmEvent::StartPassive } else { FsmEvent::Start };

@@ -6,7 +6,7 @@ use crate::egress::encode::{self, Messages};
 use crate::egress::profile::{EgressProfile, Identity, Outgoing, Told};
 use crate::family::Family;
 use crate::hash::Table;
-use crate::rib::{EntryId, Path, Rib};
+use crate::rib::{EntryId, Path, Rib, SourceId};
 use crate::wire::Nlri;
 use bytes::Bytes;
 use ipnet::IpNet;
@@ -14,11 +14,24 @@ use smallvec::SmallVec;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// A path that members know, and its identifier there, from 1.
+/// A path that members know, its identifier there, from 1, and what they were told of it.
 #[derive(Debug, Clone, Copy)]
 struct Said {
     id: u32,
-    path: Path,
+    source: SourceId,
+    path_id: u32,
+    told: Told,
+}
+
+impl Said {
+    /// A path that has no identifier yet.
+    fn new(path: &Path, rib: &Rib) -> Self {
+        Self { id: 0, source: path.source, path_id: path.path_id, told: Told::of(path, rib) }
+    }
+
+    fn is_of(&self, source: SourceId, path_id: u32) -> bool {
+        (self.source, self.path_id) == (source, path_id)
+    }
 }
 
 /// The paths of one prefix, best first.
@@ -33,21 +46,12 @@ pub(super) struct Paths {
     tombstones: BTreeSet<(u64, Nlri)>,
 }
 
-/// Whether two paths are one, maybe with other contents.
-fn is_same(a: &Path, b: &Path) -> bool {
-    (a.source, a.path_id) == (b.source, b.path_id)
-}
-
-/// Whether members are told the same of two paths.
-fn reads_same(a: &Path, b: &Path) -> bool {
-    (a.attrs, a.source, a.long_lived) == (b.attrs, b.source, b.long_lived)
-}
-
 /// Numbers the paths that members are to know from now on. One that they know keeps its identifier; a new one takes the
 /// lowest that is free, and with it replaces what had it before.
-fn number<'a>(paths: impl Iterator<Item = &'a Path>, known: &[Said]) -> Known {
-    let id = |path: &Path| known.iter().find(|said| is_same(&said.path, path)).map_or(0, |said| said.id);
-    let mut out: Known = paths.map(|path| Said { id: id(path), path: *path }).collect();
+fn number(paths: impl Iterator<Item = Said>, known: &[Said]) -> Known {
+    let before = |said: &Said| known.iter().find(|before| before.is_of(said.source, said.path_id));
+    let mut out: Known =
+        paths.map(|said| Said { id: before(&said).map_or(0, |before| before.id), ..said }).collect();
     for index in 0..out.len() {
         let free = (1..).find(|id| out.iter().all(|said| said.id != *id));
         if let (Some(said), Some(free)) = (out.get_mut(index).filter(|said| said.id == 0), free) {
@@ -96,7 +100,7 @@ impl Paths {
         let entries = entries.filter_map(|(id, known)| Some((rib.entry(id)?.prefix, known)));
         entries.flat_map(move |(prefix, known)| {
             known.iter().filter_map(move |said| {
-                let outgoing = profile.outgoing(rib, us, prefix, Told::of(&said.path, rib)).ok()?;
+                let outgoing = profile.outgoing(rib, us, prefix, said.told).ok()?;
                 Some((Nlri { prefix, path_id: Some(said.id) }, outgoing))
             })
         })
@@ -105,7 +109,7 @@ impl Paths {
     /// The identifier that members know a path by.
     pub(super) fn identifier(&self, id: EntryId, path: &Path) -> Option<u32> {
         let known = self.known.get(id.0 as usize)?;
-        known.iter().find(|said| is_same(&said.path, path)).map(|said| said.id)
+        known.iter().find(|said| said.is_of(path.source, path.path_id)).map(|said| said.id)
     }
 
     pub(super) fn knows(&self, id: EntryId) -> bool {
@@ -182,16 +186,18 @@ impl Group {
             // In a family without identifiers there is one path, and it always has the same number.
             let limit = if profile.sends_paths(&prefix) { usize::from(profile.paths) } else { 1 };
             let eligible = entry.paths.iter().filter(|path| path.filtered.is_none());
-            let sent = eligible.filter(|path| profile.outgoing(rib, us, prefix, Told::of(path, rib)).is_ok());
+            let sent = eligible
+                .map(|path| Said::new(path, rib))
+                .filter(|said| profile.outgoing(rib, us, prefix, said.told).is_ok());
             let now = number(sent.take(limit), known);
             let family = Family::of(&prefix).index();
             for before in known.iter().filter(|before| now.iter().all(|said| said.id != before.id)) {
                 withdrawn[family].push(Nlri { prefix, path_id: Some(before.id) });
             }
             for said in &now {
-                let told = |before: &Said| before.id == said.id && reads_same(&before.path, &said.path);
+                let told = |before: &Said| (before.id, before.told) == (said.id, said.told);
                 if !known.iter().any(told)
-                    && let Ok(outgoing) = profile.outgoing(rib, us, prefix, Told::of(&said.path, rib))
+                    && let Ok(outgoing) = profile.outgoing(rib, us, prefix, said.told)
                 {
                     announced.add(outgoing, Nlri { prefix, path_id: Some(said.id) });
                 }
@@ -223,9 +229,8 @@ impl Group {
 mod tests {
     use super::*;
     use crate::family::Family;
-    use crate::rib::SourceId;
 
-    fn paths(of: &[(u32, u32)]) -> Vec<Path> {
+    fn paths(of: &[(u32, u32)]) -> impl Iterator<Item = Said> {
         let mut rib = Rib::default();
         let prefix: IpNet = "10.0.0.0/24".parse().unwrap();
         for (source, path_id) in of {
@@ -233,17 +238,19 @@ mod tests {
             rib.announce(SourceId(*source), prefix, *path_id, attrs, None, 0);
         }
         assert_eq!(Family::of(&prefix), Family::Ipv4);
-        rib.find(&prefix).unwrap().paths.to_vec()
+        let said: Vec<Said> =
+            rib.find(&prefix).unwrap().paths.iter().map(|path| Said::new(path, &rib)).collect();
+        said.into_iter()
     }
 
     #[test]
     fn a_path_keeps_its_identifier_and_a_new_one_takes_the_lowest_that_is_free() {
         let numbers = |known: &Known| known.iter().map(|said| said.id).collect::<Vec<_>>();
-        let first = number(paths(&[(1, 0), (2, 0), (2, 7)]).iter(), &[]);
+        let first = number(paths(&[(1, 0), (2, 0), (2, 7)]), &[]);
         assert_eq!(numbers(&first), [1, 2, 3]);
-        let second = number(paths(&[(2, 7), (1, 0)]).iter(), &first);
+        let second = number(paths(&[(2, 7), (1, 0)]), &first);
         assert_eq!(numbers(&second), [3, 1], "whatever the order of preference");
-        let third = number(paths(&[(9, 0), (2, 7)]).iter(), &second);
+        let third = number(paths(&[(9, 0), (2, 7)]), &second);
         assert_eq!(numbers(&third), [1, 3], "the newcomer replaces what is gone");
     }
 }

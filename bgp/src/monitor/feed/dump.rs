@@ -1,6 +1,7 @@
 //! Stations that come: everything in pages, as fast as each reads; then reports, and the last word.
 
-use super::{ALL_VIEWS, Batch, Feed, ToldEntry};
+use super::routes::{Batch, ToldEntry};
+use super::{ALL_VIEWS, Feed};
 use crate::family::Family;
 use crate::monitor::bmp::{self, Statistic, View};
 use crate::monitor::station::Progress;

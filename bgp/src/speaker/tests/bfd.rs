@@ -150,3 +150,31 @@ fn a_strict_peer_waits_for_bfd() {
     rig.pass(SECOND * 60);
     assert!(rig.dials.len() > 2);
 }
+
+/// Whoever connects from a range becomes a peer with a BFD session; BGP begins when that is up.
+#[test]
+fn a_strict_peer_of_a_range_has_time_for_bfd() {
+    let template = PeerConfig { remote: address(0), ..watched(true) };
+    let range = crate::config::PeerRange { prefix: net("10.0.0.0/28"), template, max: 1 };
+    let mut rig = Rig::new(Vec::new());
+    let wait = SpeakerConfig::new(router_id(100), AS).pending.timeout;
+    rig.input(Input::SetRanges(vec![range]));
+    let conn = rig.accept(1);
+    assert!(rig.wires[&conn].closed);
+    rig.pass(SECOND);
+    rig.bfd(status(State::Up, 0));
+    rig.pass(2 * wait);
+    let conn = rig.up(1);
+    rig.input(Input::Closed { conn, reason: "reset".to_owned() });
+    rig.pass(SECOND);
+    assert_eq!(rig.bfd, [(address(1), watched(true).bfd_session())], "its BFD goes on");
+    rig.bfd(status(State::Down, 1));
+    assert!(rig.speaker.peers().is_empty());
+    assert_eq!(rig.bfd.last(), Some(&(address(1), None)));
+    // Where BFD never comes up the place is another's after a time.
+    rig.accept(1);
+    rig.pass(wait - SECOND);
+    assert_eq!(rig.speaker.peers().len(), 1);
+    rig.pass(2 * SECOND);
+    assert!(rig.speaker.peers().is_empty());
+}
