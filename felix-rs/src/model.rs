@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -84,6 +85,36 @@ pub struct PeerMatch {
     pub service: Option<SetId>,
 }
 
+/// A side that many rules have in common, kept once. Who changes it changes a copy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct SharedPeer(Arc<PeerMatch>);
+
+impl From<PeerMatch> for SharedPeer {
+    fn from(peer: PeerMatch) -> Self {
+        Self(Arc::new(peer))
+    }
+}
+
+impl From<Arc<PeerMatch>> for SharedPeer {
+    fn from(peer: Arc<PeerMatch>) -> Self {
+        Self(peer)
+    }
+}
+
+impl Deref for SharedPeer {
+    type Target = PeerMatch;
+
+    fn deref(&self) -> &PeerMatch {
+        &self.0
+    }
+}
+
+impl DerefMut for SharedPeer {
+    fn deref_mut(&mut self) -> &mut PeerMatch {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
 /// What a rule does with a packet it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum RuleAction {
@@ -115,9 +146,9 @@ pub struct PolicyRule {
     /// Negated ICMP match.
     pub not_icmp: Option<IcmpMatch>,
     /// Match on the source.
-    pub source: PeerMatch,
+    pub source: SharedPeer,
     /// Match on the destination.
-    pub destination: PeerMatch,
+    pub destination: SharedPeer,
     /// `metadata.annotations` of the rule, for comments and flow logs.
     pub annotations: BTreeMap<String, String>,
 }
@@ -134,8 +165,8 @@ impl PolicyRule {
             not_protocol: None,
             icmp: None,
             not_icmp: None,
-            source: PeerMatch::default(),
-            destination: PeerMatch::default(),
+            source: SharedPeer::default(),
+            destination: SharedPeer::default(),
             annotations: BTreeMap::new(),
         }
     }

@@ -9,7 +9,7 @@ use margay_api::types::{Port, Protocol};
 
 use super::sets::{KnownSets, SetSpec};
 use super::who::Who;
-use crate::model::{Direction, IcmpMatch, PeerMatch, PolicyRule, PortRange, RuleAction, SetId};
+use crate::model::{Direction, IcmpMatch, PeerMatch, PolicyRule, PortRange, RuleAction, SetId, SharedPeer};
 use crate::verdict::{TCP, has_ports};
 
 /// Compiles the rules of one object.
@@ -89,7 +89,7 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn peer(&mut self, entity: &EntityRule, protocol: Option<u8>, side: Side) -> PeerMatch {
+    fn peer(&mut self, entity: &EntityRule, protocol: Option<u8>, side: Side) -> SharedPeer {
         let accounts = entity.service_accounts.as_ref();
         let who = Who {
             namespace: self.namespace,
@@ -115,7 +115,7 @@ impl<'a> Compiler<'a> {
                 ports: matches!(side, Side::Destination),
             })
         });
-        PeerMatch {
+        self.known.share_peer(PeerMatch {
             nets: entity.nets.iter().map(ipnet::IpNet::trunc).collect(),
             not_nets: entity.not_nets.iter().map(ipnet::IpNet::trunc).collect(),
             sets: sets.into_iter().collect(),
@@ -125,7 +125,7 @@ impl<'a> Compiler<'a> {
             not_ports,
             not_named_ports,
             service,
-        }
+        })
     }
 
     /// Numbered ports, and a set per named port: of the endpoints selected, or of all; TCP unless the rule says

@@ -14,7 +14,7 @@ use super::pack;
 use super::shared::Shared;
 use super::sources::{NodeFacts, Slice, Sources};
 use super::who::words;
-use crate::model::{Delta, SetChange, SetId, SetKind, SetMember};
+use crate::model::{Delta, PeerMatch, SetChange, SetId, SetKind, SetMember, SharedPeer};
 
 /// What an endpoint or a network set puts into the sets that select it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,16 +59,21 @@ pub(super) enum SetSpec {
     },
 }
 
-/// Sets that rules refer to, each kept once: many policies name the same.
+/// Sets that rules refer to, and sides of rules, each kept once: many policies name the same.
 #[derive(Debug, Default)]
 pub(super) struct KnownSets {
     ids: Shared<str>,
     specs: Shared<SetSpec>,
+    peers: Shared<PeerMatch>,
 }
 
 impl KnownSets {
     pub(super) fn share(&mut self, spec: SetSpec) -> (SetId, Arc<SetSpec>) {
         (SetId(self.ids.share(spec.id().0)), self.specs.share(spec))
+    }
+
+    pub(super) fn share_peer(&mut self, peer: PeerMatch) -> SharedPeer {
+        self.peers.share(peer).into()
     }
 }
 

@@ -21,14 +21,15 @@ fn state() -> EnforcedState {
         not_protocol: None,
         icmp: None,
         not_icmp: None,
-        source: PeerMatch { sets: vec![clients], ..PeerMatch::default() },
-        destination: PeerMatch { ports: vec![PortRange { first: 5432, last: 5432 }], ..PeerMatch::default() },
+        source: PeerMatch { sets: vec![clients], ..PeerMatch::default() }.into(),
+        destination: PeerMatch { ports: vec![PortRange { first: 5432, last: 5432 }], ..PeerMatch::default() }
+            .into(),
         annotations: [].into(),
     };
     let any = PolicyRule {
         protocol: None,
-        source: PeerMatch::default(),
-        destination: PeerMatch::default(),
+        source: SharedPeer::default(),
+        destination: SharedPeer::default(),
         ..allow.clone()
     };
     let log = PolicyRule { index: 1, action: RuleAction::Log, ..any.clone() };

@@ -104,6 +104,7 @@ pub(super) fn chain(
     if end == End::Enforce {
         profiles(marks, policy, direction, known, &mut rules);
     }
+    rules.shrink_to_fit();
     rules
 }
 

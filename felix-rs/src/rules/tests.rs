@@ -65,7 +65,7 @@ fn any_rule() -> impl Strategy<Value = PolicyRule> {
     let nets = proptest::collection::vec(net, 0..3);
     let sets = proptest::collection::vec((0..4u8).prop_map(set_id), 0..2);
     let peer = (nets.clone(), nets, sets.clone(), sets).prop_map(|(nets, not_nets, sets, not_sets)| {
-        PeerMatch { nets, not_nets, sets, not_sets, ..PeerMatch::default() }
+        SharedPeer::from(PeerMatch { nets, not_nets, sets, not_sets, ..PeerMatch::default() })
     });
     (action, peer.clone(), peer, proptest::option::of(prop_oneof![Just(6u8), Just(17), Just(1)])).prop_map(
         |(action, source, destination, protocol)| PolicyRule {

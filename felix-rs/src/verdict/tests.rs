@@ -103,8 +103,8 @@ fn every_part_of_a_rule_narrows_it() {
     assert!(matches(PolicyRule { protocol: Some(TCP), ..allow() }, &packet));
     assert!(!matches(PolicyRule { protocol: Some(TCP), ..allow() }, &udp));
     assert!(!matches(PolicyRule { not_protocol: Some(UDP), ..allow() }, &udp));
-    let source = |source| PolicyRule { source, ..allow() };
-    let to = |destination| PolicyRule { destination, ..allow() };
+    let source = |source: PeerMatch| PolicyRule { source: source.into(), ..allow() };
+    let to = |destination: PeerMatch| PolicyRule { destination: destination.into(), ..allow() };
     let any = PeerMatch::default;
     for (matching, part) in [
         (true, source(PeerMatch { nets: vec!["192.0.2.0/24".parse().unwrap()], ..any() })),
@@ -177,8 +177,8 @@ fn an_explanation_reads_well() {
     let web = PeerMatch { sets: vec![set("web")], ..PeerMatch::default() };
     let port = PeerMatch { ports: vec![PortRange { first: 5432, last: 5432 }], ..PeerMatch::default() };
     let rules = vec![
-        PolicyRule { source: web, ..rule(0, RuleAction::Allow) },
-        PolicyRule { protocol: Some(TCP), destination: port, ..rule(1, RuleAction::Allow) },
+        PolicyRule { source: web.into(), ..rule(0, RuleAction::Allow) },
+        PolicyRule { protocol: Some(TCP), destination: port.into(), ..rule(1, RuleAction::Allow) },
     ];
     let state = state(&[("default", TierDefault::Deny, &[("db", false, rules)])]);
     let explanation = explain(&state, &tcp("198.51.100.1", 80));

@@ -96,7 +96,7 @@ fn egress_policy(backend: BackendChoice) {
     ping6.icmp = Some(felix_rs::model::IcmpMatch { kind: Some(128), code: None });
     let mut web = rule(RuleAction::Allow);
     web.protocol = Some(6);
-    web.destination = PeerMatch { not_ports: ports(&[8080]).ports, ..PeerMatch::default() };
+    web.destination = PeerMatch { not_ports: ports(&[8080]).ports.clone(), ..PeerMatch::default() }.into();
     let mut to_node = rule(RuleAction::Deny);
     to_node.destination.nets = vec!["10.99.0.1/32".parse().unwrap()];
     let state = open(&lab)

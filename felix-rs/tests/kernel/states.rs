@@ -5,7 +5,7 @@ use std::sync::Arc;
 use felix_rs::model::{
     ActivePolicy, ActiveProfile, EndpointId, EndpointPolicy, EndpointTier, EnforcedState, LocalEndpoint,
     NodeSettings, PeerMatch, PolicyId, PolicyRule, PortRange, ProfileId, RuleAction, SetId, SetKind,
-    SetMember, TierDefault,
+    SetMember, SharedPeer, TierDefault,
 };
 
 use crate::lab::{Lab, NODE_UPLINK, Pod};
@@ -16,15 +16,15 @@ pub(crate) fn rule(action: RuleAction) -> PolicyRule {
     PolicyRule::any(action)
 }
 
-pub(crate) fn ports(ranges: &[u16]) -> PeerMatch {
-    PeerMatch {
+pub(crate) fn ports(ranges: &[u16]) -> SharedPeer {
+    SharedPeer::from(PeerMatch {
         ports: ranges.iter().map(|port| PortRange { first: *port, last: *port }).collect(),
         ..PeerMatch::default()
-    }
+    })
 }
 
-pub(crate) fn in_set(name: &str) -> PeerMatch {
-    PeerMatch { sets: vec![SetId(name.into())], ..PeerMatch::default() }
+pub(crate) fn in_set(name: &str) -> SharedPeer {
+    PeerMatch { sets: vec![SetId(name.into())], ..PeerMatch::default() }.into()
 }
 
 pub(crate) fn policy_id(name: &str) -> PolicyId {

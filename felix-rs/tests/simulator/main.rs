@@ -93,14 +93,14 @@ fn ranges() -> impl Strategy<Value = Vec<PortRange>> {
     prop_oneof![3 => Just(Vec::new()), 2 => proptest::collection::vec(range.clone(), 1..4), 1 => proptest::collection::vec(range, 14..25)]
 }
 
-fn any_peer() -> impl Strategy<Value = PeerMatch> {
+fn any_peer() -> impl Strategy<Value = SharedPeer> {
     let nets = || prop_oneof![3 => Just(Vec::new()), 1 => proptest::collection::vec(any_net().prop_map(|n| n.parse().unwrap()), 1..4)];
     let few = |id: fn(u8) -> SetId| prop_oneof![3 => Just(Vec::new()), 1 => proptest::collection::vec((0..3u8).prop_map(id), 1..3)];
     let service = prop_oneof![5 => Just(None), 1 => (0..3u8).prop_map(|n| Some(port_set(n)))];
     (nets(), nets(), few(net_set), few(net_set), ranges(), few(port_set), ranges(), few(port_set), service)
         .prop_map(
             |(nets, not_nets, sets, not_sets, ports, named_ports, not_ports, not_named_ports, service)| {
-                PeerMatch {
+                SharedPeer::from(PeerMatch {
                     nets,
                     not_nets,
                     sets,
@@ -110,7 +110,7 @@ fn any_peer() -> impl Strategy<Value = PeerMatch> {
                     not_ports,
                     not_named_ports,
                     service,
-                }
+                })
             },
         )
 }
@@ -137,7 +137,7 @@ fn any_rule() -> impl Strategy<Value = PolicyRule> {
         proptest::option::of((kind, code).prop_map(|(kind, code)| IcmpMatch { kind, code: kind.and(code) }))
     };
     // Most rules match much, or no packet would come far.
-    let peer = || prop_oneof![3 => Just(PeerMatch::default()), 2 => any_peer()];
+    let peer = || prop_oneof![3 => Just(SharedPeer::default()), 2 => any_peer()];
     (action, version, protocol, not_protocol, icmp(), icmp(), peer(), peer()).prop_map(
         |(action, ip_version, protocol, not_protocol, icmp, not_icmp, mut source, mut destination)| {
             if protocol.is_none() {

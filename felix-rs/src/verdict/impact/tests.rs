@@ -6,6 +6,7 @@ use crate::model::{
 };
 
 fn rule(source: PeerMatch, destination: PeerMatch, protocol: Option<u8>) -> PolicyRule {
+    let (source, destination) = (source.into(), destination.into());
     PolicyRule { protocol, source, destination, ..PolicyRule::any(RuleAction::Allow) }
 }
 
