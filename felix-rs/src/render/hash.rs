@@ -1,8 +1,8 @@
 //! Hashes of rules, in their comments: what is right in the kernel is recognised without comparing text.
 //!
-//! Every rule carries the comment `mgy:<16 characters>`: a hash over the chain's name and all rules up to
+//! A rule carries the comment `mgy:<16 characters>`: a hash over the chain's name and all rules up to
 //! and including this one (Calico's scheme, `felix/generictables/rules.go`). Two chains whose last hashes are
-//! equal are equal.
+//! equal are equal. A rule that a backend tells by its text needs no comment: its hash is that of its text alone.
 
 use std::fmt;
 
@@ -26,6 +26,11 @@ impl RuleHash {
         let bytes: [u8; 16] = text.as_bytes().get(..16)?.try_into().ok()?;
         let known = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         bytes.iter().all(known).then_some(Self(bytes))
+    }
+
+    /// Of a rule that is told by its text alone.
+    pub fn of_text(text: &str) -> Self {
+        hash(&Sha256::digest(text).into())
     }
 }
 

@@ -19,14 +19,53 @@ const MAX_COMMENT: usize = 255;
 const MAX_LOG_PREFIX: usize = 29;
 
 /// Hash and text (without `-A CHAIN`) of each rule of a chain. The comment is a match of the kernel's, which a packet pays
-/// for: it comes last, where only packets get to that the rule is for.
+/// for as much as for two rules: it comes last, where only packets get to that the rule is for, and rules that lead most
+/// packets on have none.
 pub fn chain(family: Family, name: &str, rules: &[Rule]) -> Vec<(RuleHash, String)> {
-    hash::chain(name, rules, MAX_COMMENT, |rule| body(family, rule))
-        .into_iter()
-        .map(|(hash, comment, Body { matches, action })| {
+    let is_own = name.starts_with(CHAIN_PREFIX);
+    let bodies = hash::chain(name, rules, MAX_COMMENT, |rule| body(family, rule));
+    rules
+        .iter()
+        .zip(bodies)
+        .map(|(rule, (hash, comment, Body { matches, action }))| {
+            let text = format!("{matches}{action}");
+            if is_plain(rule) && (is_own || is_own_jump(&text)) {
+                return (RuleHash::of_text(&text), text);
+            }
             (hash, format!("{matches}-m comment --comment \"{comment}\" {action}"))
         })
         .collect()
+}
+
+/// Whether a rule (without `-A CHAIN`) in a chain of the kernel's is ours without a comment: a jump and nothing else.
+pub fn is_own_jump(text: &str) -> bool {
+    let target = text.strip_prefix("-j ").and_then(|chain| chain.strip_prefix(CHAIN_PREFIX));
+    target.is_some_and(|rest| !rest.contains(' '))
+}
+
+/// Whether `iptables-save` says word for word what we write: then the rule needs no comment to be known by.
+fn is_plain(rule: &Rule) -> bool {
+    let leads_on = match &rule.action {
+        Action::Jump(_) | Action::Goto(_) | Action::SetMark(_) | Action::ClearMark(_) => true,
+        Action::Return | Action::Accept => !rule.matches.is_empty(),
+        _ => false,
+    };
+    let is_interface = |part: &Match| matches!(part, Match::Interface { .. });
+    let others = rule.matches.iter().skip_while(|part| is_interface(part));
+    leads_on
+        && rule.origin.is_none()
+        && others.clone().count() <= 1
+        && rule.matches.iter().all(|part| match part {
+            Match::Interface { name, .. } => is_plain_interface(name),
+            Match::Mark { bits, .. } => *bits != u32::MAX,
+            Match::Set { negated, .. } => !negated,
+            Match::Conntrack { state, negated } => *state == Conntrack::Established && !negated,
+            _ => false,
+        })
+}
+
+fn is_plain_interface(name: &str) -> bool {
+    name.len() > 1 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte))
 }
 
 /// Chains the text of a table needs besides its own: what iptables can't say in one rule.

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::apply::Count;
 use crate::render::hash::{COMMENT_PREFIX, RuleHash};
+use crate::render::iptables;
 use crate::rules::Table;
 use crate::rules::names::CHAIN_PREFIX;
 
 /// A rule in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SavedRule {
-    /// The hash in our comment; a foreign rule has none.
+    /// What tells our rule; a foreign rule has none.
     pub(super) hash: Option<RuleHash>,
     /// Text after `-A CHAIN`, kept for our rules in base chains only: they are deleted by it.
     pub(super) text: Option<Box<str>>,
@@ -20,7 +21,7 @@ pub(super) struct SavedRule {
 /// One table in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct SavedTable {
-    /// Our chains: the hash of each rule, `None` for one that is not ours.
+    /// Our chains: the hash of each rule, `None` for one that bears somebody else's comment.
     pub(super) chains: BTreeMap<String, Vec<Option<RuleHash>>>,
     /// Chains nobody wants that were emptied together with all that led to them.
     pub(super) emptied: BTreeSet<String>,
@@ -46,6 +47,16 @@ fn rule_line(line: &str) -> Option<Line<'_>> {
     };
     let (chain, rest) = line.strip_prefix("-A ")?.split_once(' ')?;
     Some(Line { count, chain, rest })
+}
+
+/// The hash of a rule in a chain of the kernel's, if it is ours.
+fn base_hash(rest: &str) -> Option<RuleHash> {
+    comment_hash(rest).or_else(|| iptables::is_own_jump(rest).then(|| RuleHash::of_text(rest)))
+}
+
+/// The hash of a rule in a chain of ours: in its comment, or of its text.
+fn own_hash(rest: &str) -> Option<RuleHash> {
+    comment_hash(rest).or_else(|| (!rest.contains("--comment ")).then(|| RuleHash::of_text(rest)))
 }
 
 /// The hash in a comment of ours.
@@ -75,10 +86,10 @@ pub(super) fn parse(text: &str) -> BTreeMap<Table, SavedTable> {
                 table.chains.entry(name.to_owned()).or_default();
             }
         } else if let Some(rule) = rule_line(line) {
-            let hash = comment_hash(rule.rest);
             if rule.chain.starts_with(CHAIN_PREFIX) {
-                table.chains.entry(rule.chain.to_owned()).or_default().push(hash);
+                table.chains.entry(rule.chain.to_owned()).or_default().push(own_hash(rule.rest));
             } else {
+                let hash = base_hash(rule.rest);
                 let text = hash.map(|_| rule.rest.into());
                 table.base.entry(rule.chain.to_owned()).or_default().push(SavedRule { hash, text });
             }
@@ -101,7 +112,7 @@ pub(super) fn holdings(text: &str) -> Vec<String> {
             }
         } else if let Some(rule) = rule_line(line)
             && !rule.chain.starts_with(CHAIN_PREFIX)
-            && comment_hash(rule.rest).is_some()
+            && base_hash(rule.rest).is_some()
         {
             found.push(format!("rule {table} {} {}", rule.chain, rule.rest));
         }
