@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// Route changes in one event.
-const ROUTES: usize = 4096;
+/// Route changes in one event: so few that the kernel takes the first while the next are decided about.
+const ROUTES: usize = 512;
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -49,12 +49,8 @@ impl Outbox {
             return Some(Event::NextHops(uses.map(|(address, used)| NextHopUse { address, used }).collect()));
         }
         if !self.routes.is_empty() {
-            let rest = match self.routes.keys().nth(ROUTES).copied() {
-                Some(key) => self.routes.split_off(&key),
-                None => BTreeMap::new(),
-            };
-            let some = std::mem::replace(&mut self.routes, rest);
-            return Some(Event::RouteChanges(some.into_values().collect()));
+            let first = std::iter::from_fn(|| self.routes.pop_first()).take(ROUTES);
+            return Some(Event::RouteChanges(first.map(|(_, change)| change).collect()));
         }
         if std::mem::take(&mut self.in_sync) {
             return Some(Event::InSync);

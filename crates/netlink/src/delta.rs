@@ -7,6 +7,7 @@
 //! Nothing is offered before both sides are known ([`Tracker::learn_all`] and [`Tracker::desired_complete`]): a half-read
 //! datastore must not delete routes, and an unread kernel must not be written over.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One difference between desired and actual.
@@ -81,13 +82,21 @@ impl<K: Ord + Clone, V: PartialEq> Tracker<K, V> {
 
     /// Wants `key` to be `value`.
     pub fn set(&mut self, key: K, value: V) {
-        if self.desired.get(&key) == Some(&value) {
-            return;
+        let is_right = self.actual.get(&key) == Some(&value);
+        match self.desired.entry(key.clone()) {
+            Entry::Occupied(wish) if *wish.get() == value => return,
+            Entry::Occupied(mut wish) => drop(wish.insert(value)),
+            Entry::Vacant(wish) => {
+                wish.insert(value);
+            }
         }
         // A new wish deserves a fresh start for its retry count.
         self.failures.remove(&key);
-        self.desired.insert(key.clone(), value);
-        self.reconsider(&key);
+        if is_right {
+            self.pending.remove(&key);
+        } else {
+            self.pending.insert(key);
+        }
     }
 
     /// Wants `key` gone (if it is ours and there). Returns what was wanted before.
