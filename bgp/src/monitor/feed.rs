@@ -218,10 +218,10 @@ impl Feed {
     }
 
     pub(crate) fn peer_down(&mut self, now: Time, id: SourceId, reason: &DownReason) {
+        self.originals.remove(&id);
         let Some(header) = self.header(View::PrePolicy, id, self.wall(now)) else { return };
         self.peers.remove(&id);
         self.unsettled.insert(id);
-        self.originals.remove(&id);
         self.complete.retain(|(source, _)| *source != id);
         let mut out = BytesMut::new();
         bmp::peer_down(&header, reason, &mut out);

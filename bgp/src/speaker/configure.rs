@@ -156,6 +156,9 @@ impl Speaker {
         if old.password != new.password {
             self.rekey(id, &old, &new);
         }
+        if old.max_prefix != new.max_prefix {
+            self.lift_bar(id);
+        }
         if old.authorised_origins != new.authorised_origins {
             self.reauthorise(id, &new);
         }
@@ -177,6 +180,15 @@ impl Speaker {
             }
         }
         self.schedule(id);
+    }
+
+    /// Another limit is another chance for a peer that exceeded the old one.
+    fn lift_bar(&mut self, id: SourceId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.barred_until.take().is_some() && peer.main.state == PeerState::Idle {
+            peer.idle_until = None;
+            self.start(id);
+        }
     }
 
     /// Changes the keys of a peer's connections that are up; one that is being dialled would come up with the old ones.

@@ -180,6 +180,8 @@ impl Speaker {
                         });
                     }
                     None => {
+                        // What becomes stale later has its own time.
+                        state.long_lived_until = None;
                         self.rib.update_source(id, family, |_, path, _| !path.stale);
                     }
                 }

@@ -173,11 +173,19 @@ fn a_bar_has_no_way_around_it() {
     );
     assert_eq!(rig.peer(1).state, PeerState::Idle);
     rig.pass(30 * SECOND);
-    rig.input(Input::SetPeer(Arc::new(PeerConfig { port: 1790, ..config })));
+    let other_port = PeerConfig { port: 1790, ..config };
+    rig.input(Input::SetPeer(Arc::new(other_port.clone())));
     rig.pass(29 * SECOND);
     assert_eq!((rig.peer(1).state, rig.dials.len()), (PeerState::Idle, dials));
     rig.pass(2 * SECOND);
     assert!(rig.dials.len() > dials);
+    // Another limit is another chance.
+    let conn = rig.up(1);
+    rig.send(conn, &announce(1, &["10.1.2.0/24", "10.1.3.0/24"], plain()));
+    let dials = rig.dials.len();
+    let max_prefix = Some(MaxPrefix { limit: 2, warn_percent: 50, restart: 60 * SECOND });
+    rig.input(Input::SetPeer(Arc::new(PeerConfig { max_prefix, ..other_port })));
+    assert_eq!(rig.dials.len(), dials + 1);
 }
 
 #[test]

@@ -197,6 +197,26 @@ fn the_restart_bit_is_in_the_first_open_only() {
     }
 }
 
+/// What a peer has told anew is as fresh as on the first day, also where it does not say End-of-RIB.
+#[test]
+fn a_long_lived_stale_time_that_is_over_is_not_remembered() {
+    let mut rig = Rig::new(vec![client(1)]);
+    let conn = rig.up(1);
+    rig.send(conn, &announce(1, &["10.1.1.0/24"], plain()));
+    rig.input(Input::Closed { conn, reason: "reset".to_owned() });
+    rig.pass(86_000 * SECOND);
+    let conn = rig.up(1);
+    rig.send(conn, &announce(1, &["10.1.1.0/24"], plain()));
+    for _ in 0..10 {
+        rig.pass(40 * SECOND);
+        rig.send(conn, &Message::Keepalive);
+    }
+    assert_eq!(rig.peer(1).state, PeerState::Established);
+    rig.input(Input::Closed { conn, reason: "reset".to_owned() });
+    rig.pass(1_000 * SECOND);
+    assert_eq!(rig.prefixes(), ["10.1.1.0/24"]);
+}
+
 /// Within the restart time the F bit of graceful restart counts (RFC 4724 section 4.2); of long-lived stale routes, and
 /// where there is no restart time, that of long-lived graceful restart (RFC 9494 section 4.2).
 #[test]
