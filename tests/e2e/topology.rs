@@ -124,6 +124,8 @@ pub(crate) fn reflectors_come_and_go(labs: &mut Labs) -> Result<()> {
     // Drained (RFC 8326): node1's first goes and comes back.
     let first = chosen.first().and_then(|own| own.first()).context("node1 has no reflector")?.clone();
     cluster.stop(&first)?;
+    let told = cluster.whole_log(&first);
+    ensure!(told.contains("another reflector serves the clients"), "{told}");
     talk.goes_on(100)?;
     cluster.start(&first)?;
     wait(PATIENCE, || Ok(three(&cluster, "node1")?.is_some())).with_context(|| format!("{first} is back"))?;
@@ -180,6 +182,10 @@ pub(crate) fn two_reflectors_of_one_cluster(labs: &mut Labs) -> Result<()> {
         wait(PATIENCE, || Ok(of_other()? == [(3, 3)]))
             .with_context(|| format!("{reflector}: {:?}", of_other()))?;
     }
+    let by_rr2 = cluster.address("rr2")?.to_string();
+    let filtered = crate::look::routes(&cluster, "rr1", &["neighbor", &by_rr2, "filtered"])?;
+    let looped = |route: &Route| !route.best && route.reason.contains("cluster");
+    ensure!(filtered.len() == 3 && filtered.iter().all(looped), "{filtered:#?}");
     // What every node knows of the others, and from whom.
     let known = |cluster: &Cluster, node: &str| -> Result<BTreeSet<(String, String)>> {
         let routes: Vec<Route> = cluster.client(node).get("/v1/bgp/routes")?;

@@ -1,5 +1,6 @@
 //! The BGP speaker as a part of a daemon: started when the daemon knows who it is, fed from the topology.
 
+mod drain;
 mod identity;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +12,7 @@ use margay_api::{Key, Node};
 use margay_bgp::transport::{
     BgpHandle, BgpService, Frozen, Monitoring, ServiceStopped, StopMode, TakeOverError,
 };
-use margay_bgp::{Event, NextHopState, Originated, PeerConfig, PeerKind, PeerRange, PeerState, PeerStatus};
+use margay_bgp::{Event, NextHopState, Originated, PeerConfig, PeerKind, PeerRange, PeerState};
 use margay_control::status::Problem;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -21,9 +22,6 @@ use crate::topology::{Cluster, Op, Peer, Planner, Sessions, Topology, node_addre
 
 /// Longest wait for the connections to close.
 const STOP_TIME: Duration = Duration::from_secs(3);
-
-/// How often a draining reflector looks whether another serves.
-const DRAIN_TURN: Duration = Duration::from_millis(100);
 
 /// How often it is looked whether held sessions have been replaced.
 const REVIEW_TURN: Duration = Duration::from_millis(200);
@@ -389,38 +387,6 @@ impl Speaker {
         Some((running.up.len(), self.sessions.expected() + guests))
     }
 
-    /// Tells all peers to prefer others (RFC 8326), then waits, at most for `limit`, until one of `others` (reflectors
-    /// beside this one) is up and has told everything that our clients announce: then they lose nothing with us.
-    /// Returns at once when there are no others. True if another serves.
-    pub async fn drain(&mut self, others: &BTreeSet<IpAddr>, limit: Duration) -> bool {
-        let Some(running) = &mut self.running else { return false };
-        if others.is_empty() || running.handle.drain(true).await.is_err() {
-            return false;
-        }
-        let deadline = Instant::now() + limit;
-        loop {
-            let asked = async {
-                let peers = running.handle.peers().await?;
-                Ok::<_, ServiceStopped>(
-                    have_been_told(&peers) && running.handle.is_covered_by(others.clone()).await?,
-                )
-            };
-            match asked.await {
-                Ok(true) => return true,
-                Ok(false) => {}
-                Err(_) => return false,
-            }
-            let turn = (Instant::now() + DRAIN_TURN).min(deadline);
-            // What is reported meanwhile concerns nobody any more, but must not pile up.
-            while let Ok(Some(event)) = tokio::time::timeout_at(turn, running.events.recv()).await {
-                running.note(&event);
-            }
-            if turn == deadline {
-                return false;
-            }
-        }
-    }
-
     /// Closes the sessions so that the peers keep our routes (RFC 4724): the data plane stays as it is.
     pub async fn stop_for_restart(&mut self) {
         let Some(running) = self.running.take() else { return };
@@ -430,12 +396,6 @@ impl Speaker {
         }
         self.restarting = true;
     }
-}
-
-/// Whether every peer that is up has taken what it was sent.
-fn have_been_told(peers: &[PeerStatus]) -> bool {
-    let up = |peer: &&PeerStatus| peer.state == PeerState::Established;
-    peers.iter().filter(up).all(|peer| peer.lag_bytes == 0)
 }
 
 /// The peers of another process that are nodes, or other reflectors whose Nodes are deleted: it may have held their

@@ -5,16 +5,27 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use bytes::BytesMut;
+use ipnet::Ipv4Net;
 use margay_api::kinds::{NodeBgp, NodeSpec};
 use margay_api::{Metadata, Node, yaml};
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig};
+use margay_bgp::wire::{
+    AfiSafi, Capability, Message, Negotiated, Open, PeerKind as SessionKind, Update,
+};
 use margay_bgp::{Originated, PeerConfig, PeerKind, PeerState, RouteQuery, SpeakerConfig, Timers};
 use margay_daemon::speaker::Speaker;
 use margay_daemon::topology::Cluster;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
 const AS: u32 = 64512;
 const PORT: u16 = 17_479;
+/// The client that does not read.
+const DEAF: u8 = 4;
+/// Routes of the reflector that leaves.
+const OWN: u32 = 100_000;
 
 /// Where everybody listens, and a node's block.
 const CLUSTER: &str = "\
@@ -58,6 +69,26 @@ fn peer(own: u8, remote: u8, kind: PeerKind) -> PeerConfig {
     }
 }
 
+/// A client that tells and reads nothing after its first words.
+async fn deaf() -> tokio::net::TcpStream {
+    let session = Negotiated { four_octet_as: true, ..Negotiated::minimal(SessionKind::Internal) };
+    let capabilities = vec![Capability::MultiProtocol(AfiSafi::Ipv4Unicast), Capability::FourOctetAs(AS)];
+    let mut words = BytesMut::new();
+    for message in [
+        Message::Open(Open::new(AS, 90, ip(DEAF), capabilities)),
+        Message::Keepalive,
+        Message::Update(Update::end_of_rib(AfiSafi::Ipv4Unicast)),
+    ] {
+        message.encode(&session, &mut words).unwrap();
+    }
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind(SocketAddr::from((ip(DEAF), 0))).unwrap();
+    let mut stream = socket.connect(SocketAddr::from((ip(1), PORT))).await.unwrap();
+    stream.write_all(&words).await.unwrap();
+    stream
+}
+
 async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while !check().await {
@@ -80,7 +111,8 @@ async fn a_reflector_leaves_when_another_has_what_its_clients_announce() {
     for located in yaml::parse("cluster.yaml", CLUSTER).unwrap() {
         assert!(cluster.put(&located.value));
     }
-    for (name, last, reflector) in [("rr1", 1, true), ("rr2", 2, true), ("n3", 3, false)] {
+    let nodes = [("rr1", 1, true), ("rr2", 2, true), ("n3", 3, false), ("n4", DEAF, false)];
+    for (name, last, reflector) in nodes {
         let bgp = NodeBgp {
             ipv4_address: Some(format!("{}/24", ip(last)).parse().unwrap()),
             route_reflector_cluster_id: reflector.then_some(Ipv4Addr::new(0, 0, 0, 1)),
@@ -90,27 +122,32 @@ async fn a_reflector_leaves_when_another_has_what_its_clients_announce() {
         assert!(cluster.put(&node.into()));
     }
     leaving.follow("rr1", &mut cluster).await.unwrap();
-    leaving.originate(Vec::new()).await.unwrap();
+    // More than the kernel takes for somebody who does not read.
+    let originated = (0..OWN).map(|number| Ipv4Net::new_assert(Ipv4Addr::from_bits(0x0a80_0000 + number), 32));
+    let originated = originated.map(|net| Originated::new(net.into(), Some(ip(1).into())));
+    leaving.originate(originated.collect()).await.unwrap();
 
     let (other, client) = (service(2), service(3));
     other.set_originated(Vec::new()).await.unwrap();
     let block = "10.1.3.0/24".parse().unwrap();
     client.set_originated(vec![Originated::new(block, Some(ip(3).into()))]).await.unwrap();
     client.set_peers(vec![peer(3, 1, PeerKind::Internal)]).await.unwrap();
-    until("the client's session", async || sessions(&mut leaving).await == Some((1, 2))).await;
+    until("the client's session", async || sessions(&mut leaving).await == Some((1, 3))).await;
 
     let others = BTreeSet::from([IpAddr::from(ip(2))]);
     assert!(!leaving.drain(&BTreeSet::new(), Duration::from_secs(60)).await, "nobody to wait for");
     assert!(!leaving.drain(&others, Duration::from_millis(300)).await, "the other is not there");
 
     other.set_peers(vec![peer(2, 1, PeerKind::Internal)]).await.unwrap();
-    until("the other's session", async || sessions(&mut leaving).await == Some((2, 2))).await;
+    until("the other's session", async || sessions(&mut leaving).await == Some((2, 3))).await;
     assert!(!leaving.drain(&others, Duration::from_millis(300)).await, "it does not know the client");
 
     let peers = [(1, PeerKind::Internal), (3, PeerKind::InternalClient)];
     other.set_peers(peers.map(|(remote, kind)| peer(2, remote, kind)).to_vec()).await.unwrap();
     client.set_peers([1, 2].map(|remote| peer(3, remote, PeerKind::Internal)).to_vec()).await.unwrap();
-    assert!(leaving.drain(&others, Duration::from_secs(20)).await, "now it serves");
+    let _deaf = deaf().await;
+    until("the deaf one's session", async || sessions(&mut leaving).await == Some((3, 3))).await;
+    assert!(leaving.drain(&others, Duration::from_secs(60)).await, "now it serves");
     leaving.stop_for_restart().await;
     let up = async || {
         let peers = client.peers().await.unwrap();
@@ -120,4 +157,11 @@ async fn a_reflector_leaves_when_another_has_what_its_clients_announce() {
     let query = RouteQuery { prefix: Some(block), best: true, ..RouteQuery::default() };
     let routes = other.routes(query).await.unwrap();
     assert_eq!(routes[0].next_hop, Some(ip(3).into()));
+    // What it keeps of the one that left (RFC 4724) is the last resort (RFC 8326).
+    let kept = RouteQuery { peer: Some(ip(1).into()), ..RouteQuery::default() };
+    let kept = client.routes(kept).await.unwrap();
+    assert!(kept.len() >= OWN as usize, "{}", kept.len());
+    for route in kept {
+        assert!(route.communities.iter().any(|it| it == "graceful-shutdown") && route.local_pref == Some(0), "{route:?}");
+    }
 }
