@@ -89,8 +89,17 @@ fn clients_see_nothing_of_an_upgrade() {
     world.refuse(b"#!/bin/sh\nexit 1\n", "did not get prepared: it has ended");
     // Prepared, but not for what comes.
     let word = "printf '\\000\\000\\000\\012\"prepared\"' >&0";
+    let ready = "printf '\\000\\000\\000\\007\"ready\"' >&0";
     world.refuse(format!("#!/bin/sh\n{word}\n").as_bytes(), "did not");
     world.refuse(format!("#!/bin/sh\n{word}\nexec sleep 60\n").as_bytes(), "did not");
+    // It ends when it is to begin: systemd, which has been told to follow it, is told to come back.
+    let begin = r#"perl -e 'while (sysread STDIN, $in, 65536, length $in) { exit if $in =~ /"go"/ }'"#;
+    world.lab.notified();
+    world.refuse(format!("#!/bin/sh\n{word}\n{ready}\nexec {begin}\n").as_bytes(), "did not begin");
+    let told = world.lab.notified();
+    let whom: Vec<_> = told.iter().filter(|word| word.starts_with("MAINPID=")).collect();
+    assert_eq!(whom.len(), 2, "{told:?}");
+    assert_eq!(*whom[1], format!("MAINPID={}", world.lab.all()[0]));
     assert_eq!((world.bird.session(), world.frr.session()), before);
     assert_eq!((world.ours.told(), monitor.changes(&[])), (vec![], vec![]));
     world.lab.replace_program(&original);
