@@ -127,6 +127,17 @@ impl Scene {
         });
     }
 
+    /// The values of a metric of all update groups are like that.
+    fn groups(&self, name: &str, is: impl Fn(&[u64]) -> bool) {
+        let begins = format!("margay_bgp_group_{name}{{group=\"");
+        wait(&format!("in the metrics: {begins}"), PATIENCE, || {
+            let metrics = self.lab.control().get_text("/metrics").ok()?;
+            let lines = metrics.lines().filter(|line| line.starts_with(&begins));
+            let values: Option<Vec<u64>> = lines.map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+            values.filter(|values| is(values)).map(drop)
+        });
+    }
+
     fn metric(&self, line: &str) {
         wait(&format!("in the metrics: {line}"), PATIENCE, || {
             let metrics = self.lab.control().get_text("/metrics").ok()?;
@@ -161,10 +172,17 @@ fn attacks_harm_nobody_else() {
         })
         .collect();
     scene.probe();
+    let sum = |values: &[u64]| values.iter().sum::<u64>();
+    // The bad ones speak no refresh and no graceful restart: they are sent the same all the same. One says too little to stay.
+    let sessions = u64::from(NODES - 1);
+    scene.groups("members", |members| (sessions..=sessions + 1).contains(&sum(members)));
+    scene.groups("messages_total", |messages| sum(messages) > 0);
+    scene.groups("advertised_prefixes", |prefixes| prefixes.contains(&(GOOD.len() as u64)));
 
     trickles(&mut scene, &bad[usize::from(TRICKLES - FLOODS)]);
     half_open(&mut scene);
     says_little(&mut scene);
+    errs(&mut scene, &bad[usize::from(SAYS_LITTLE - FLOODS)]);
     floods(&mut scene, &bad[usize::from(FLOODS - FLOODS)]);
     million(&mut scene, &bad[usize::from(MILLION - FLOODS)]);
     // The one that never reads has been there all the time.
@@ -216,6 +234,18 @@ fn says_little(scene: &mut Scene) {
     scene.metric(&format!("margay_bgp_peer_up{{peer=\"{}\"}} 1", client(SAYS_LITTLE)));
 }
 
+/// An attribute that is wrong is no reason to end a session (RFC 7606).
+fn errs(scene: &mut Scene, mut stream: &TcpStream) {
+    let mut update = announcements(SAYS_LITTLE, block(SAYS_LITTLE).addr(), 1, 0);
+    // ORIGIN is the first attribute: 3 is none of its values.
+    let origin = update.windows(3).position(|octets| octets == [0x40, 1, 1]).unwrap();
+    update[origin + 3] = 3;
+    stream.write_all(&update).unwrap();
+    let peer = client(SAYS_LITTLE);
+    scene.metric(&format!("margay_bgp_peer_treated_as_withdraw_total{{peer=\"{peer}\"}} 1"));
+    scene.metric(&format!("margay_bgp_peer_up{{peer=\"{peer}\"}} 1"));
+}
+
 /// Ends what runs beside a test also when the test fails.
 struct Done<'a>(&'a AtomicBool);
 
@@ -247,6 +277,7 @@ fn floods(scene: &mut Scene, stream: &TcpStream) {
         }
         let deaf = format!("{{peer=\"{}\"}}", client(NEVER_READS));
         scene.metric_above("margay_bgp_peer_lag_bytes", &deaf, 1000);
+        scene.groups("log_bytes", |octets| octets.iter().any(|octets| *octets > 1000));
     });
     let of_updates = format!("{{peer=\"{}\",type=\"update\"}}", client(FLOODS));
     scene.metric_above("margay_bgp_peer_messages_received_total", &of_updates, 100);
@@ -264,6 +295,7 @@ fn million(scene: &mut Scene, stream: &TcpStream) {
     scene.logged("peer exceeds its prefix limit and is cut off");
     scene.logged("peer announces prefixes that are not its own: filtered");
     let peer = client(MILLION);
+    scene.metric_above("margay_bgp_peer_unauthorised_prefixes_total", &format!("{{peer=\"{peer}\"}}"), 0);
     scene.metric(&format!("margay_bgp_peer_limit_exceeded_total{{peer=\"{peer}\"}} 1"));
     scene.metric(&format!("margay_bgp_peer_up{{peer=\"{peer}\"}} 0"));
     scene.unharmed();
