@@ -155,7 +155,6 @@ async fn gtsm_lets_neighbours_in_and_nobody_from_farther_away() {
     assert_eq!(peers[1].established_count, 0, "{peers:#?}");
 }
 
-/// Keys of TCP-AO roll over under a session. A kernel without them says so, and no session comes up.
 #[tokio::test]
 async fn gtsm_guards_ipv6_sessions_too() {
     let own = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -172,6 +171,7 @@ async fn gtsm_guards_ipv6_sessions_too() {
     up(&hub, own, 1).await;
 }
 
+/// Keys of TCP-AO roll over under a session. A kernel without them says so, and no session comes up.
 #[tokio::test]
 async fn tcp_ao_keys_change_under_a_session() {
     let keys = |text: &str| Some(Password::parse(format!("tcp-ao\n{text}").as_bytes()).unwrap());
@@ -189,6 +189,9 @@ async fn tcp_ao_keys_change_under_a_session() {
         one.handle.set_peer(peer(b, a.ip())).await.unwrap();
         fails(&mut one, 3).await;
         assert_eq!(two.handle.peers().await.unwrap()[0].established_count, 0);
+        // Not eprintln: the test harness would keep it to itself. No failure where all is required: Debian 12's has none.
+        let said = b"skipped: TCP-AO itself: this kernel has none (CONFIG_TCP_AO)\n";
+        std::io::Write::write_all(&mut std::io::stderr(), said).unwrap();
         return;
     }
     for text in [
@@ -208,11 +211,12 @@ async fn tcp_ao_keys_change_under_a_session() {
     }
     configure("3 hmac-sha-1-96 other").await;
     up(&one, b.ip(), 2).await;
-    one.handle
-        .set_peer(PeerConfig { password: keys("3 hmac-sha-1-96 wrong"), ..peer(b, a.ip()) })
-        .await
-        .unwrap();
-    fails(&mut one, 3).await;
+    let wrong = PeerConfig { password: keys("3 hmac-sha-1-96 wrong"), ..peer(b, a.ip()) };
+    one.handle.set_peer(wrong).await.unwrap();
+    // The kernel drops its SYNs: nobody is told, and no session comes up.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let found = one.handle.peers().await.unwrap().remove(0);
+    assert!(found.state < PeerState::OpenSent && found.established_count == 2, "{found:#?}");
 }
 
 /// Waits for a session, or why there is none.
