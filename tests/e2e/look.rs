@@ -16,7 +16,7 @@ fn bgp(cluster: &Cluster, node: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn routes(cluster: &Cluster, node: &str, arguments: &[&str]) -> Result<Vec<Route>> {
+pub(crate) fn routes(cluster: &Cluster, node: &str, arguments: &[&str]) -> Result<Vec<Route>> {
     let text = bgp(cluster, node, &[arguments, &["-o", "json"]].concat())?;
     serde_json::from_str(&text).with_context(|| text)
 }

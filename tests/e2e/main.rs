@@ -32,6 +32,7 @@ mod offload;
 mod others;
 mod policy;
 mod pools;
+mod racks;
 mod ranges;
 mod remote;
 mod restart;
@@ -137,6 +138,7 @@ const CASES: &[(&str, Place)] = &[
     ("routers::restarts_on_either_side", Inside(routers::restarts_on_either_side)),
     ("fields::services_are_advertised", Inside(fields::services_are_advertised)),
     ("fields::filters_match_interfaces", Inside(fields::filters_match_interfaces)),
+    ("racks::two_of_one_as", Inside(racks::two_of_one_as)),
     ("fields::a_workload_speaks_bgp", Inside(fields::a_workload_speaks_bgp)),
     ("topology::two_reflectors_of_one_cluster", Inside(topology::two_reflectors_of_one_cluster)),
     ("ranges::neighbours_that_no_object_names", Inside(ranges::neighbours_that_no_object_names)),

@@ -10,9 +10,7 @@ use ipnet::Ipv4Net;
 use margay_api::kinds::{NodeBgp, NodeSpec};
 use margay_api::{Metadata, Node, yaml};
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig};
-use margay_bgp::wire::{
-    AfiSafi, Capability, Message, Negotiated, Open, PeerKind as SessionKind, Update,
-};
+use margay_bgp::wire::{AfiSafi, Capability, Message, Negotiated, Open, PeerKind as SessionKind, Update};
 use margay_bgp::{Originated, PeerConfig, PeerKind, PeerState, RouteQuery, SpeakerConfig, Timers};
 use margay_daemon::speaker::Speaker;
 use margay_daemon::topology::Cluster;
@@ -123,7 +121,8 @@ async fn a_reflector_leaves_when_another_has_what_its_clients_announce() {
     }
     leaving.follow("rr1", &mut cluster).await.unwrap();
     // More than the kernel takes for somebody who does not read.
-    let originated = (0..OWN).map(|number| Ipv4Net::new_assert(Ipv4Addr::from_bits(0x0a80_0000 + number), 32));
+    let originated =
+        (0..OWN).map(|number| Ipv4Net::new_assert(Ipv4Addr::from_bits(0x0a80_0000 + number), 32));
     let originated = originated.map(|net| Originated::new(net.into(), Some(ip(1).into())));
     leaving.originate(originated.collect()).await.unwrap();
 
@@ -162,6 +161,9 @@ async fn a_reflector_leaves_when_another_has_what_its_clients_announce() {
     let kept = client.routes(kept).await.unwrap();
     assert!(kept.len() >= OWN as usize, "{}", kept.len());
     for route in kept {
-        assert!(route.communities.iter().any(|it| it == "graceful-shutdown") && route.local_pref == Some(0), "{route:?}");
+        assert!(
+            route.communities.iter().any(|it| it == "graceful-shutdown") && route.local_pref == Some(0),
+            "{route:?}"
+        );
     }
 }
