@@ -7,7 +7,7 @@ use felix_rs::apply::{first_packet, read_saved};
 use felix_rs::calc::{Calculator, Scope};
 use felix_rs::model::EnforcedState;
 use felix_rs::render;
-use felix_rs::rules::{Compiler, DispatchBy, Marks};
+use felix_rs::rules::{Compiler, DispatchBy};
 use felix_rs::verdict::Packet;
 use margay_api::selector::Selector;
 use margay_api::{Resource, yaml};
@@ -69,7 +69,7 @@ pub fn objects(text: &str) {
 
 /// Nothing an object says can end a line of the rules, or begin one.
 fn rules(state: &EnforcedState) {
-    let tables = |by| Compiler::new(Marks::default(), by, state).0.tables().clone();
+    let tables = |by| Compiler::new(by, state).0.tables().clone();
     for ((family, table), rules) in tables(DispatchBy::Sets) {
         for line in render::iptables::table(family, table, &rules).lines() {
             let known = ["*", ":", "-A ", "-I ", "COMMIT"].iter().any(|word| line.starts_with(word));

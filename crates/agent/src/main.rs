@@ -12,6 +12,7 @@ mod fib;
 mod flow_log;
 mod flows;
 mod forwarding;
+mod interfaces;
 mod journal;
 mod memory;
 mod mtu;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use felix_rs::apply::{Applier, Failure, Options, Report, Seen};
-use felix_rs::calc::Calculator;
+use felix_rs::calc::{Calculator, Interfaces};
 use felix_rs::model::{BackendChoice, EndpointId, EnforcedState};
 use felix_rs::rules::Origin;
-use margay_api::{Key, Resource, WorkloadEndpoint};
+use margay_api::{Key, Kind, Resource, WorkloadEndpoint};
 use margay_control::status::Problem;
 use margay_daemon::health::Health;
 use margay_datastore::Unreadable;
@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::flow_log::FlowLog;
 use crate::flows::Flows;
+use crate::interfaces::Watch;
 use crate::memory;
 
 /// Inputs that may wait for the thread.
@@ -54,6 +55,8 @@ pub(crate) enum Input {
     Snapshot(oneshot::Sender<Snapshot>),
     /// What a look at the kernel has found.
     Seen(Box<Seen>),
+    /// The node's own interfaces and their addresses.
+    Interfaces(Interfaces),
 }
 
 /// The enforced state as the control API shows it.
@@ -84,7 +87,9 @@ pub(crate) fn spawn(
     let runtime = tokio::runtime::Handle::current();
     let mut applier = Applier::new(&Options::default()).map_err(|error| error.to_string())?;
     applier.sweep_later();
-    let calculator = Calculator::new(node);
+    let (watch, interfaces) = Watch::begin().map_err(|error| error.to_string())?;
+    let mut calculator = Calculator::new(node);
+    calculator.set_interfaces(interfaces.clone());
     let mut thread = Thread {
         calculator: if sysctl::has_ipv6() { calculator } else { calculator.without_ipv6() },
         applier,
@@ -106,10 +111,16 @@ pub(crate) fn spawn(
         flows,
         flow_log,
     };
-    std::thread::Builder::new()
-        .name("policy".to_owned())
-        .spawn(move || thread.run(&runtime, inputs))
-        .map_err(|error| format!("cannot start the policy thread: {error}"))?;
+    let engine = sender.downgrade();
+    let threads = [
+        std::thread::Builder::new().name("policy".to_owned()).spawn(move || thread.run(&runtime, inputs)),
+        std::thread::Builder::new()
+            .name("interfaces".to_owned())
+            .spawn(move || watch.run(interfaces, &engine)),
+    ];
+    for thread in threads {
+        thread.map_err(|error| format!("cannot start the policy thread: {error}"))?;
+    }
     Ok(sender)
 }
 
@@ -191,6 +202,10 @@ impl Thread {
         match input {
             Input::Put(resource) => {
                 self.problems.object_changed();
+                if resource.kind() == Kind::FelixConfiguration {
+                    // What has no effect changes nothing else.
+                    self.problems = Problems::Due;
+                }
                 self.flow_log.put(&resource);
                 self.calculator.update(&resource.key(), Some(&resource));
             }
@@ -221,6 +236,10 @@ impl Thread {
                 let _gone = answer.send(self.snapshot());
             }
             Input::Seen(seen) => self.seen = Some(seen),
+            Input::Interfaces(interfaces) => {
+                self.problems = Problems::Due;
+                self.calculator.set_interfaces(interfaces);
+            }
         }
     }
 

@@ -90,6 +90,14 @@ impl Monitor {
         Self::subscribe(&GROUPS[..1], None)
     }
 
+    /// Subscribes, in the calling thread's namespace, to interfaces and their addresses.
+    ///
+    /// # Errors
+    /// When no netlink socket can be opened.
+    pub fn addresses() -> Result<Self> {
+        Self::subscribe(&[GROUPS[0], GROUPS[2], GROUPS[4]], None)
+    }
+
     fn subscribe(groups: &[u32], filter: Option<[SockFilter; 4]>) -> Result<Self> {
         let failed = |error| Error::io("subscribe to network changes", error);
         let mut socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_ROUTE).map_err(failed)?;

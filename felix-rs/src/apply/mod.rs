@@ -31,7 +31,7 @@ pub use offload::FlowTable;
 use takeover::Takeover;
 
 use crate::model::{BackendChoice, Delta, EndpointId, EnforcedState};
-use crate::rules::{Compiler, DispatchBy, Family, Marks, Origin};
+use crate::rules::{Compiler, DispatchBy, Family, Origin};
 
 /// What an attempt has done so far, told to the observer after each step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,8 +98,6 @@ impl Report {
 /// Settings of an applier.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Bits of the packet mark.
-    pub marks: Marks,
     /// What writes the rules.
     pub backend: BackendChoice,
     /// Folders to search for programs instead of `PATH`.
@@ -171,7 +169,7 @@ impl Applier {
         let backend = open(options.backend, &folders)?;
         Ok(Self {
             options: options.clone(),
-            compiler: Compiler::nothing(options.marks, backend.dispatch_by()),
+            compiler: Compiler::nothing(backend.dispatch_by()),
             backend,
             alone: false,
             takeover: Takeover::default(),
@@ -221,10 +219,10 @@ impl Applier {
     /// See [`Failure`]; call [`Self::retry`] later.
     pub fn apply(&mut self, state: &EnforcedState) -> Result<Report, Failure> {
         let known = self.know();
-        let (marks, by) = (self.options.marks, self.backend.dispatch_by());
+        let by = self.backend.dispatch_by();
         let backend = &self.backend;
         let (compiler, changes) =
-            Compiler::beside(marks, by, state, &|chain, rules| backend.has_other(chain, rules));
+            Compiler::beside(by, state, &|chain, rules| backend.has_other(chain, rules));
         let tables = self.compiler.tables().keys().chain(compiler.tables().keys());
         self.backend.compare(tables.copied().collect());
         self.compiler = compiler;
@@ -424,7 +422,7 @@ impl Applier {
     }
 
     fn remove_all(&mut self) -> Result<Report, ApplyError> {
-        self.compiler = Compiler::nothing(self.options.marks, self.backend.dispatch_by());
+        self.compiler = Compiler::nothing(self.backend.dispatch_by());
         // First: nothing must go on passing by rules that are no more.
         self.flow_table().map_or(Ok(()), |table| table.write(&[]))?;
         let mut report = Report::default();

@@ -60,6 +60,8 @@ pub(super) struct Catalog {
     pods: BTreeMap<Place, PodFacts>,
     /// Namespace, pod, and name of a workload endpoint of it.
     endpoints_of: BTreeSet<(Arc<str>, Arc<str>, Arc<str>)>,
+    /// Workload endpoints may name sources besides their addresses.
+    may_spoof: bool,
     pools: Pools,
 }
 
@@ -89,6 +91,7 @@ impl Catalog {
             local: BTreeMap::new(),
             pods: BTreeMap::new(),
             endpoints_of: BTreeSet::new(),
+            may_spoof: false,
             pools: Pools::default(),
         }
     }
@@ -98,6 +101,18 @@ impl Catalog {
         pack::map(&mut self.pods);
         pack::set(&mut self.endpoints_of);
         self.pools.texts.pack();
+    }
+
+    /// `workloadSourceSpoofing: Any` says whether workload endpoints' `allowSpoofedSourcePrefixes` count.
+    pub(super) fn let_spoof(&mut self, may_spoof: bool) -> Touched {
+        if std::mem::replace(&mut self.may_spoof, may_spoof) == may_spoof {
+            return Touched::new();
+        }
+        let all = self.stored.iter().chain(&self.local);
+        let spoofing = all.filter(|(_, workload)| !workload.allowed_sources.is_empty());
+        spoofing
+            .map(|((namespace, name), _)| ItemId::Workload(Arc::clone(namespace), Arc::clone(name)))
+            .collect()
     }
 
     /// The datastore's copy of a workload endpoint.
@@ -227,7 +242,7 @@ impl Catalog {
             id: EndpointId::Workload { namespace: Arc::clone(namespace), name: Arc::clone(name) },
             interface: Arc::clone(&workload.interface),
             addresses: workload.nets.iter().map(IpNet::addr).collect(),
-            allowed_sources: workload.allowed_sources.clone(),
+            allowed_sources: if self.may_spoof { workload.allowed_sources.clone() } else { BTreeSet::new() },
             profiles: profile_ids(&profiles),
         });
         let labels = workload_labels(labels, namespace, &workload.orchestrator, account.as_ref());

@@ -4,6 +4,7 @@
 //! the order, duplication and batching of updates irrelevant. Work is proportional to what changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use margay_api::{Key, Tier};
@@ -378,6 +379,20 @@ impl Graph {
         let interfaces = workloads.map(|endpoint| &endpoint.interface).filter(|name| !name.is_empty());
         let beside = interfaces.filter(|name| !prefixes.iter().any(|prefix| name.starts_with(&**prefix)));
         beside.cloned().collect()
+    }
+
+    /// Addresses by which host endpoints are found.
+    pub(super) fn expected_addresses(&self) -> BTreeSet<IpAddr> {
+        let is_found = |endpoint: &&Arc<LocalEndpoint>| {
+            matches!(endpoint.id, EndpointId::Host { .. }) && endpoint.interface.is_empty()
+        };
+        self.told
+            .endpoints
+            .values()
+            .filter(is_found)
+            .flat_map(|endpoint| &endpoint.addresses)
+            .copied()
+            .collect()
     }
 
     fn endpoint(&self, number: ItemIx) -> Option<LocalEndpoint> {

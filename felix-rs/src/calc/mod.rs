@@ -74,6 +74,9 @@ pub struct Problem {
     pub reason: String,
 }
 
+/// Interfaces with their addresses.
+pub type Interfaces = BTreeMap<Arc<str>, BTreeSet<IpAddr>>;
+
 /// The calculation: see the [module](self).
 #[derive(Debug)]
 pub struct Calculator {
@@ -82,6 +85,8 @@ pub struct Calculator {
     settings: SettingsSource,
     settings_changed: bool,
     told_settings: Arc<NodeSettings>,
+    /// The node's interfaces with their addresses.
+    interfaces: Interfaces,
     graph: Graph,
     touched_items: BTreeSet<ItemId>,
     unreadable: BTreeMap<Key, String>,
@@ -105,6 +110,7 @@ impl Calculator {
             settings: SettingsSource::default(),
             settings_changed: true,
             told_settings: Arc::default(),
+            interfaces: Interfaces::new(),
             graph: Graph::default(),
             touched_items: BTreeSet::new(),
             unreadable: BTreeMap::new(),
@@ -117,6 +123,13 @@ impl Calculator {
     pub fn without_ipv6(mut self) -> Self {
         self.settings.lack_ipv6();
         self
+    }
+
+    /// The node's own interfaces: by their addresses host endpoints without `interfaceName` are found, and their names tell who
+    /// else works here. Without those of pods of ours.
+    pub fn set_interfaces(&mut self, interfaces: Interfaces) {
+        self.settings_changed |= interfaces != self.interfaces;
+        self.interfaces = interfaces;
     }
 
     /// An object as it is now; `None`: it is gone. Kinds without a meaning for policy are ignored.
@@ -165,6 +178,9 @@ impl Calculator {
     /// What changed since the last flush. The first one has everything, settings included.
     pub fn flush(&mut self) -> Delta {
         let mut delta = Delta::default();
+        if self.settings_changed {
+            self.touched_items.extend(self.catalog.let_spoof(self.settings.let_spoof(&self.scope)));
+        }
         for id in std::mem::take(&mut self.touched_items) {
             let item = self.catalog.item(&id);
             self.graph.put_item(id, item);
@@ -172,10 +188,12 @@ impl Calculator {
         self.graph.flush(&mut delta);
         let prefixes = &self.told_settings.workload_prefixes;
         self.settings_changed |= !delta.endpoints.is_empty()
-            && self.graph.interfaces_beside(prefixes) != self.told_settings.workload_interfaces;
+            && (self.graph.interfaces_beside(prefixes) != self.told_settings.workload_interfaces
+                || self.host_addresses() != self.told_settings.host_addresses);
         if std::mem::take(&mut self.settings_changed) {
-            let mut settings = self.settings.settings(&self.scope);
+            let mut settings = self.settings.settings(&self.scope, &self.interfaces);
             settings.workload_interfaces = self.graph.interfaces_beside(&settings.workload_prefixes);
+            settings.host_addresses = self.host_addresses();
             let settings = Arc::new(settings);
             if settings != self.told_settings {
                 self.told_settings = Arc::clone(&settings);
@@ -183,6 +201,13 @@ impl Calculator {
             }
         }
         delta
+    }
+
+    /// Those of the node's interfaces that host endpoints are found by.
+    fn host_addresses(&self) -> Interfaces {
+        let expected = self.graph.expected_addresses();
+        let having = self.interfaces.iter().filter(|(_, own)| !own.is_disjoint(&expected));
+        having.map(|(name, own)| (Arc::clone(name), own & &expected)).collect()
     }
 
     /// Needs less memory for what a great many updates have told; what is known stays the same. Takes milliseconds.
@@ -209,6 +234,7 @@ impl Calculator {
                     .to_owned();
             problems.insert(Problem { object: Key::cluster(Kind::Profile, &*id.0).to_string(), reason });
         }
+        problems.extend(self.settings.problems(&self.scope, &self.interfaces));
         problems.into_iter().collect()
     }
 

@@ -6,18 +6,19 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use margay_api::kinds::{
-    AllowedUse, EncapMode, EndpointToHostAction as ToHost, FelixConfigurationSpec, IpPoolSpec,
-    IptablesBackend, NatOutgoingExclusions, NftablesMode, ProtoPort, ServiceLoopPrevention, Toggle,
-    disjoint_pools,
+    AllowedUse, ChainInsertMode, EncapMode, EndpointToHostAction as ToHost, FelixConfigurationSpec,
+    FilterAllowAction, FilterDenyAction, IpPoolSpec, IptablesBackend, NatOutgoingExclusions, NftablesMode,
+    ProtoPort, ServiceLoopPrevention, Toggle, WorkloadSourceSpoofing, disjoint_pools,
 };
 use margay_api::types::{Port, Protocol};
 use margay_api::{BgpConfiguration, FelixConfiguration, IpPool, Node};
 
-use super::Scope;
 use super::catalog::labels_of;
 use super::facts::{Facts, LabelMap};
+use super::{Interfaces, Problem, Scope};
 use crate::model::{
-    BackendChoice, EndpointToHostAction, FailsafePort, NodeSettings, PortRange, SourceNat, workload_prefixes,
+    BackendChoice, EndpointToHostAction, FailsafePort, NodeSettings, PortRange, SourceNat, VXLAN_PORT,
+    WriterSettings, workload_prefixes,
 };
 use crate::verdict::{TCP, UDP};
 
@@ -31,8 +32,10 @@ fn backend(mode: Option<NftablesMode>, iptables: Option<IptablesBackend>) -> Bac
     }
 }
 
-/// IANA's port of VXLAN.
-const VXLAN_PORT: u16 = 4789;
+/// How names of the interfaces of Calico's CNI plugin begin (`felix/config/config_params.go`, InterfacePrefix).
+const CALICO_PREFIX: &str = "cali";
+/// Where kube-proxy in IPVS mode keeps the addresses of services.
+const IPVS_INTERFACE: &str = "kube-ipvs0";
 
 /// `felix/config/config_params.go`, FailsafeInboundHostPorts.
 const FAILSAFE_INBOUND: [(u8, u16); 9] = [
@@ -112,18 +115,59 @@ impl SettingsSource {
         };
     }
 
-    /// Of the node, or what holds where no node is named.
-    pub(super) fn settings(&self, scope: &Scope) -> NodeSettings {
+    fn felix(&self, scope: &Scope) -> FelixConfigurationSpec {
         let facts = Facts { own: Arc::clone(&self.node_labels), inherited: Vec::new() };
-        let felix = match scope {
+        match scope {
             Scope::Node(node) => FelixConfigurationSpec::of_node(&self.felix, node, &facts),
             Scope::All => self.felix.get("default").cloned().unwrap_or_default(),
-        };
+        }
+    }
+
+    /// Whether workload endpoints may name sources besides their addresses (`workloadSourceSpoofing`).
+    pub(super) fn let_spoof(&self, scope: &Scope) -> bool {
+        self.felix(scope).workload_source_spoofing == Some(WorkloadSourceSpoofing::Any)
+    }
+
+    /// Of the node, or what holds where no node is named.
+    pub(super) fn settings(&self, scope: &Scope, interfaces: &Interfaces) -> NodeSettings {
+        let mut felix = self.felix(scope);
+        if is_calicos(&felix, interfaces) {
+            felix.interface_prefix = Some(CALICO_PREFIX.to_owned());
+        }
         let mut settings = self.merge(&felix);
         if let Scope::Node(node) = scope {
             settings.own_addresses = self.nodes.get(node).cloned().unwrap_or_default();
         }
         settings
+    }
+
+    /// Fields that are set and have no effect here, and what runs beside us that policy does not reckon with.
+    pub(super) fn problems(&self, scope: &Scope, interfaces: &Interfaces) -> Vec<Problem> {
+        let mut all = Vec::new();
+        for (name, felix) in &self.felix {
+            let object = margay_api::Key::cluster(margay_api::Kind::FelixConfiguration, name).to_string();
+            let idle = without_effect(felix);
+            all.extend(idle.into_iter().map(|(field, why)| Problem {
+                object: object.clone(),
+                reason: format!("spec.{field} has no effect: {why}"),
+            }));
+        }
+        let Scope::Node(node) = scope else { return all };
+        let mut tell =
+            |reason: &str| all.push(Problem { object: format!("Node({node})"), reason: reason.to_owned() });
+        if is_calicos(&self.felix(scope), interfaces) {
+            tell(
+                "interfaces of Calico's CNI plugin (cali…) are here: those that belong to no WorkloadEndpoint are closed; \
+                 set interfacePrefix of the FelixConfiguration to \"cali\" to say that they are pods', or to \"\" if they are not",
+            );
+        }
+        if interfaces.contains_key(IPVS_INTERFACE) {
+            tell(
+                "kube-proxy runs in IPVS mode (kube-ipvs0 is here): what comes by way of a service reaches this node's pods \
+                 without their ingress policy; run kube-proxy with mode iptables or nftables",
+            );
+        }
+        all
     }
 
     fn merge(&self, felix: &FelixConfigurationSpec) -> NodeSettings {
@@ -142,6 +186,19 @@ impl SettingsSource {
         settings.allow_invalid = felix.disable_conntrack_invalid_check.unwrap_or(false);
         settings.flow_log = felix.flow_logs_local_reporter == Some(Toggle::Enabled);
         settings.backend = backend(felix.nftables_mode, felix.iptables_backend);
+        let writer = |mask: Option<u32>, deny, mode| {
+            let default = WriterSettings::default();
+            WriterSettings {
+                mark_mask: mask.unwrap_or(default.mark_mask),
+                rejects: deny == Some(FilterDenyAction::Reject),
+                appends: mode == Some(ChainInsertMode::Append),
+            }
+        };
+        let insert = felix.chain_insert_mode;
+        settings.iptables = writer(felix.iptables_mark_mask, felix.iptables_filter_deny_action, insert);
+        settings.nftables = writer(felix.nftables_mark_mask, felix.nftables_filter_deny_action, None);
+        settings.pods_send_vxlan = felix.allow_vxlan_packets_from_workloads.unwrap_or(false);
+        settings.pods_send_ipip = felix.allow_ipip_packets_from_workloads.unwrap_or(false);
         settings.ipv6 = felix.ipv6_support.unwrap_or(true) && !self.kernel_lacks_ipv6;
         settings.failsafe_inbound = failsafe(felix.failsafe_inbound_host_ports.as_ref(), &FAILSAFE_INBOUND);
         settings.failsafe_outbound =
@@ -177,6 +234,40 @@ impl SettingsSource {
         }
         settings
     }
+}
+
+/// Pods of Calico's CNI plugin run on the node, and nobody has said so: until they are gone their interfaces are taken for what they
+/// are, so that none is open because nothing is known of it.
+fn is_calicos(felix: &FelixConfigurationSpec, interfaces: &Interfaces) -> bool {
+    felix.interface_prefix.is_none() && interfaces.keys().any(|name| name.starts_with(CALICO_PREFIX))
+}
+
+/// Fields that say how policy is enforced, and that nothing here looks at: with why.
+fn without_effect(felix: &FelixConfigurationSpec) -> Vec<(&'static str, &'static str)> {
+    let returns = |action: Option<FilterAllowAction>| action == Some(FilterAllowAction::Return);
+    let accepted = "what policy allows is accepted, rules of others behind ours do not see it";
+    let logged = "rules with action Log log every packet";
+    let fields = [
+        (felix.bpf_enabled == Some(true), "bpfEnabled", "policy is enforced by iptables or nftables"),
+        (returns(felix.iptables_filter_allow_action), "iptablesFilterAllowAction", accepted),
+        (returns(felix.iptables_mangle_allow_action), "iptablesMangleAllowAction", accepted),
+        (returns(felix.nftables_filter_allow_action), "nftablesFilterAllowAction", accepted),
+        (returns(felix.nftables_mangle_allow_action), "nftablesMangleAllowAction", accepted),
+        (felix.log_action_rate_limit.is_some(), "logActionRateLimit", logged),
+        (felix.log_action_rate_limit_burst.is_some(), "logActionRateLimitBurst", logged),
+        (felix.policy_sync_path_prefix.is_some(), "policySyncPathPrefix", "HTTP rules are not enforced"),
+        (
+            felix.istio_ambient_mode == Some(Toggle::Enabled),
+            "istioAmbientMode",
+            "packets to ztunnel are not told apart",
+        ),
+        (
+            felix.floating_ips == Some(Toggle::Enabled),
+            "floatingIPs",
+            "pods have no addresses besides their own",
+        ),
+    ];
+    fields.into_iter().filter(|(set, ..)| *set).map(|(_, field, why)| (field, why)).collect()
 }
 
 fn wireguard_ports(felix: &FelixConfigurationSpec) -> BTreeSet<u16> {

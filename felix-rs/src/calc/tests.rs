@@ -5,12 +5,14 @@ use std::net::IpAddr;
 use margay_api::{Key, Kind, yaml};
 
 use super::{Calculator, Scope};
-use crate::model::{EndpointId, EnforcedState, PortRange, SetMember, SourceNat};
+use crate::model::{EndpointId, EnforcedState, SetMember};
 use crate::verdict::{Decision, End, Packet, TCP, Verdict, explain};
 
+mod closed;
 mod cluster;
 mod naive;
 mod property;
+mod settings;
 
 /// A calculation with everything it ever told.
 #[derive(Debug)]
@@ -173,49 +175,6 @@ spec: {node: n1, orchestrator: k8s, pod: bot, endpoint: eth0, interfaceName: mgy
 }
 
 #[test]
-fn the_kernel_decides_about_ipv6_and_external_nodes_may_be_networks() {
-    let felix = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\n\
-                 spec: {ipv6Support: true, externalNodesList: [192.0.2.0/24]}\n";
-    for without in [false, true] {
-        let calculator = Calculator::new("n1");
-        let calculator = if without { calculator.without_ipv6() } else { calculator };
-        let mut n1 = Cluster { calculator, state: EnforcedState::default() };
-        n1.apply(felix);
-        assert_eq!(n1.state.settings.ipv6, !without);
-        assert!(n1.state.settings.is_node("192.0.2.7".parse().unwrap()));
-        assert!(!n1.state.settings.is_node("192.0.3.7".parse().unwrap()));
-    }
-}
-
-/// An interface that no prefix covers is a pod's all the same if an endpoint says so.
-#[test]
-fn interfaces_without_a_prefix_are_known_by_name() {
-    let mut n1 = Cluster::new(Scope::Node("n1".to_owned()));
-    n1.apply(PODS);
-    assert!(n1.state.settings.workload_interfaces.is_empty());
-    let tap = "
-apiVersion: projectcalico.org/v3
-kind: WorkloadEndpoint
-metadata: {name: vm, namespace: shop, labels: {app: db}}
-spec: {node: n1, orchestrator: libvirt, workload: vm, endpoint: eth0, interfaceName: tap0, ipNetworks: [10.0.0.4/32], profiles: [kns.shop]}
-";
-    n1.apply(tap);
-    assert_eq!(n1.state.settings.workload_interfaces, ["tap0".into()].into());
-    let prefix = |prefix: &str| {
-        format!(
-            "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: default}}\n\
-             spec: {{interfacePrefix: {prefix}}}\n"
-        )
-    };
-    n1.apply(&prefix("tap"));
-    assert!(n1.state.settings.workload_interfaces.is_empty());
-    n1.apply(&prefix("veth"));
-    assert_eq!(n1.state.settings.workload_interfaces, ["tap0".into()].into());
-    n1.delete(&Key::namespaced(Kind::WorkloadEndpoint, "shop", "vm"));
-    assert!(n1.state.settings.workload_interfaces.is_empty());
-}
-
-#[test]
 fn only_policies_of_local_endpoints_are_active() {
     let policy = "
 apiVersion: projectcalico.org/v3
@@ -367,94 +326,6 @@ spec: {selector: app == 'db', types: [Ingress], ingress: [{action: Deny}]}
     assert!(text.contains("staged, not enforced]: denies"), "{text}");
 }
 
-/// Of a configuration that can't be read as a whole, what closes interfaces is kept.
-#[test]
-fn an_unreadable_configuration_keeps_workload_prefixes() {
-    let mut cluster = Cluster::new(Scope::Node("n1".to_owned()));
-    let key = Key::cluster(Kind::FelixConfiguration, "default");
-    let raw = serde_json::json!({"spec": {"interfacePrefix": "veth", "ofTomorrow": 1}});
-    cluster.calculator.update_unreadable(&key, "spec.ofTomorrow: unknown", Some(&raw));
-    cluster.flush();
-    let prefixes: Vec<&str> = cluster.state.settings.workload_prefixes.iter().map(AsRef::as_ref).collect();
-    assert_eq!(prefixes, ["mgy", "veth"]);
-}
-
-#[test]
-fn unreadable_policies_deny_what_they_govern() {
-    let mut cluster = Cluster::of(PODS);
-    let key = Key::namespaced(Kind::NetworkPolicy, "shop", "db");
-    let raw = serde_json::json!({"spec": {"selector": "app == 'db'", "types": ["Ingress"], "ingress": [{"action": "Maybe"}]}});
-    cluster.calculator.update_unreadable(&key, "spec.ingress[0].action: Maybe", Some(&raw));
-    cluster.flush();
-    assert_eq!(cluster.verdict(WEB, DB, 1), Verdict::Deny);
-    assert_eq!(cluster.verdict(DB, WEB, 1), Verdict::Allow);
-    assert!(explain(&cluster.state, &packet(WEB, DB, 1)).to_string().contains("is quarantined"));
-    // Nothing readable: the whole namespace, and no other.
-    cluster.calculator.update_unreadable(&key, "not JSON", None);
-    cluster.flush();
-    assert_eq!(cluster.verdict(DB, WEB, 1), Verdict::Deny);
-    assert_eq!(cluster.verdict(BOT, BOT, 1), Verdict::Allow);
-    assert_eq!(cluster.verdict(BOT, "192.0.2.1", 1), Verdict::Allow);
-    assert_eq!(cluster.calculator.problems().len(), 1);
-    cluster.delete(&key);
-    assert_eq!(cluster.verdict(WEB, DB, 1), Verdict::Allow);
-    assert!(cluster.calculator.problems().is_empty());
-}
-
-#[test]
-fn an_unreadable_network_set_names_the_policies_it_weakens() {
-    let mut cluster = Cluster::of(PODS);
-    cluster.apply(
-        "
-apiVersion: projectcalico.org/v3
-kind: GlobalNetworkPolicy
-metadata: {name: block}
-spec: {selector: app == 'web', ingress: [{action: Deny, source: {selector: list == 'bad'}}, {action: Allow}]}
----
-apiVersion: projectcalico.org/v3
-kind: GlobalNetworkPolicy
-metadata: {name: other}
-spec: {selector: app == 'web', egress: [{action: Allow}]}
-",
-    );
-    let key = Key::cluster(Kind::GlobalNetworkSet, "bad");
-    let raw = serde_json::json!({
-        "metadata": {"labels": {"list": "bad"}}, "spec": {"nets": ["192.0.2.0/24", "198.51.100.0/33"]},
-    });
-    cluster.calculator.update_unreadable(&key, "spec.nets[1]: not a network", Some(&raw));
-    cluster.flush();
-    assert_eq!(cluster.verdict("192.0.2.1", WEB, 80), Verdict::Deny, "what can be read counts");
-    let problems: Vec<String> =
-        cluster.calculator.problems().into_iter().map(|problem| problem.reason).collect();
-    assert_eq!(
-        problems,
-        [
-            "spec.nets[1]: not a network; these use it and match only the networks that can be read: GlobalNetworkPolicy(block)"
-        ]
-    );
-    cluster.calculator.update_unreadable(&key, "not JSON", None);
-    cluster.flush();
-    assert_eq!(cluster.calculator.problems()[0].reason, "not JSON");
-}
-
-#[test]
-fn unreadable_or_missing_profiles_deny() {
-    let mut cluster = Cluster::of(PODS);
-    cluster.calculator.update_unreadable(&Key::cluster(Kind::Namespace, "crawl"), "bad", None);
-    cluster.flush();
-    assert_eq!(cluster.verdict(WEB, BOT, 1), Verdict::Deny);
-    assert_eq!(cluster.verdict(WEB, DB, 1), Verdict::Allow);
-    cluster.apply("{apiVersion: v1, kind: Namespace, metadata: {name: crawl}}");
-    assert_eq!(cluster.verdict(WEB, BOT, 1), Verdict::Allow);
-    cluster.apply(&PODS.replace("kns.crawl", "own"));
-    assert_eq!(cluster.verdict(WEB, BOT, 1), Verdict::Deny);
-    assert_eq!(cluster.calculator.problems()[0].object, Key::cluster(Kind::Profile, "own").to_string());
-    cluster.apply(
-        "{apiVersion: projectcalico.org/v3, kind: Profile, metadata: {name: own}, spec: {ingress: [{action: Allow}]}}",
-    );
-    assert_eq!(cluster.verdict(WEB, BOT, 1), Verdict::Allow);
-}
-
 #[test]
 fn a_finished_pod_leaves_the_sets() {
     let mut cluster = Cluster::of(PODS);
@@ -535,83 +406,6 @@ spec: {selector: role == 'node', applyOnForward: true, ingress: [{action: Allow}
     assert_eq!(names(&endpoint.pre_dnat), ["early"]);
     assert_eq!(names(&endpoint.forward), ["forward"]);
     assert_eq!(cluster.state.settings.failsafe_inbound.len(), 9);
-}
-
-#[test]
-fn how_nat_outgoing_is_done_is_asked_of_felix_configuration() {
-    let mut cluster = Cluster::of(PODS);
-    assert_eq!(cluster.state.settings.source_nat, SourceNat::default());
-    cluster.apply(
-        "
-apiVersion: projectcalico.org/v3
-kind: FelixConfiguration
-metadata: {name: default}
-spec:
-  natOutgoingAddress: 192.0.2.77
-  natOutgoingExclusions: IPPoolsAndHostIPs
-  natPortRange: '32768:40000'
-  iptablesNATOutgoingInterfaceFilter: eth+
-",
-    );
-    let expected = SourceNat {
-        address: Some([192, 0, 2, 77].into()),
-        ports: Some(PortRange { first: 32_768, last: 40_000 }),
-        spares_nodes: true,
-        interface: Some("eth+".into()),
-    };
-    assert_eq!(cluster.state.settings.source_nat, expected);
-}
-
-#[test]
-fn ranges_of_services_do_not_loop_unless_allowed_to() {
-    let mut cluster = Cluster::of(PODS);
-    cluster.apply(
-        "
-apiVersion: projectcalico.org/v3
-kind: BGPConfiguration
-metadata: {name: default}
-spec:
-  serviceClusterIPs: [{cidr: 10.96.0.0/16}]
-  serviceExternalIPs: [{cidr: 192.0.2.0/24}]
-  serviceLoadBalancerIPs: [{cidr: 'fd96::/112'}]
----
-apiVersion: projectcalico.org/v3
-kind: BGPConfiguration
-metadata: {name: node.n1}
-spec: {listenPort: 1790}
-",
-    );
-    let ranges = ["10.96.0.0/16", "192.0.2.0/24", "fd96::/112"].map(|range| range.parse().unwrap());
-    let of = |cluster: &Cluster| {
-        let settings = &cluster.state.settings;
-        (settings.service_ranges.clone(), settings.service_loop_rejects)
-    };
-    assert_eq!(of(&cluster), (ranges.into(), false));
-    for (value, expected) in [("Reject", (ranges.into(), true)), ("Disabled", ([].into(), false))] {
-        cluster.apply(&format!(
-            "
-apiVersion: projectcalico.org/v3
-kind: FelixConfiguration
-metadata: {{name: default}}
-spec: {{serviceLoopPrevention: {value}}}
-"
-        ));
-        assert_eq!(of(&cluster), expected, "{value}");
-    }
-}
-
-#[test]
-fn wireguard_is_let_in_where_it_is_on() {
-    let mut cluster = Cluster::of(PODS);
-    cluster.apply(
-        "
-apiVersion: projectcalico.org/v3
-kind: FelixConfiguration
-metadata: {name: default}
-spec: {wireguardEnabled: true, wireguardListeningPort: 51900, wireguardListeningPortV6: 51901}
-",
-    );
-    assert_eq!(cluster.state.settings.wireguard_ports, [51_900].into());
 }
 
 #[test]

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::{iptables, nftables};
 use crate::model::*;
-use crate::rules::{Compiler, DispatchBy, Family, Marks, SetUpdate, Table};
+use crate::rules::{Compiler, DispatchBy, Family, SetUpdate, Table};
 
 /// A small node: one pod with a policy, one without, tunnels, NAT.
 fn state() -> EnforcedState {
@@ -78,7 +78,7 @@ fn state() -> EnforcedState {
 }
 
 fn rendered(family: Family) -> String {
-    let (compiler, _) = Compiler::new(Marks::default(), DispatchBy::Sets, &state());
+    let (compiler, _) = Compiler::new(DispatchBy::Sets, &state());
     Table::ALL
         .into_iter()
         .filter_map(|table| Some(iptables::table(family, table, compiler.tables().get(&(family, table))?)))
@@ -93,7 +93,7 @@ fn tables_of_a_small_node() {
 
 /// Chains and sets as `nft -f` is given them.
 fn rendered_for_nftables(family: Family) -> String {
-    let (compiler, changes) = Compiler::new(Marks::default(), DispatchBy::Map, &state());
+    let (compiler, changes) = Compiler::new(DispatchBy::Map, &state());
     let mut text = String::new();
     for ((name, own), update) in &changes.sets {
         let SetUpdate::Whole { kind, members } = update else { panic!("a new compiler makes whole sets") };

@@ -13,7 +13,7 @@ use super::fixed;
 use super::group::{self, End, Known, Reference};
 use super::grouping::{Endpoints, Grouping, Name};
 use super::language::{
-    ChainName, DispatchBy, Family, Member, Owner, Rule, Set, SetName, TableId, TableRules,
+    Action, ChainName, DispatchBy, Family, Member, Owner, Rule, Set, SetName, TableId, TableRules,
 };
 use super::marks::Marks;
 use super::names;
@@ -21,7 +21,7 @@ use super::policy::{self, Context};
 use super::sets::{self, SetKey};
 use crate::model::{
     ActivePolicy, ActiveProfile, Delta, Direction, EndpointId, EndpointPolicy, EnforcedState, LocalEndpoint,
-    NodeSettings, PolicyId, ProfileId, SetChange, SetId, SetKind, SetMember,
+    NodeSettings, PolicyId, ProfileId, SetChange, SetId, SetKind, SetMember, WriterSettings,
 };
 
 /// The part of the rules one thing of the state is responsible for.
@@ -78,9 +78,9 @@ impl Known for Compiler {
 
 impl Compiler {
     /// No rules and no sets, until the first change.
-    pub fn nothing(marks: Marks, dispatch_by: DispatchBy) -> Self {
+    pub fn nothing(dispatch_by: DispatchBy) -> Self {
         Self {
-            marks,
+            marks: Marks::default(),
             dispatch_by,
             started: false,
             settings: Arc::default(),
@@ -98,18 +98,13 @@ impl Compiler {
     }
 
     /// Rules for a whole state in a kernel without any; the changes name every set and table.
-    pub fn new(marks: Marks, dispatch_by: DispatchBy, state: &EnforcedState) -> (Self, Changes) {
-        Self::beside(marks, dispatch_by, state, &|_, _| false)
+    pub fn new(dispatch_by: DispatchBy, state: &EnforcedState) -> (Self, Changes) {
+        Self::beside(dispatch_by, state, &|_, _| false)
     }
 
     /// The same in a kernel that may have rules of ours.
-    pub fn beside(
-        marks: Marks,
-        dispatch_by: DispatchBy,
-        state: &EnforcedState,
-        is_taken: IsTaken<'_>,
-    ) -> (Self, Changes) {
-        let mut compiler = Self::nothing(marks, dispatch_by);
+    pub fn beside(dispatch_by: DispatchBy, state: &EnforcedState, is_taken: IsTaken<'_>) -> (Self, Changes) {
+        let mut compiler = Self::nothing(dispatch_by);
         let delta = Delta {
             sets: state
                 .sets
@@ -144,16 +139,21 @@ impl Compiler {
         let mut dirty = BTreeSet::new();
         let families_before: Vec<_> = fixed::families(&self.settings).collect();
         let settings_before = Arc::clone(&self.settings);
+        let writer_before = self.writer();
         if let Some(settings) = &delta.settings {
             self.settings = Arc::clone(settings);
         }
-        let log_changed = settings_before.log_prefix != self.settings.log_prefix
-            || settings_before.flow_log != self.settings.flow_log;
+        let writer = self.writer();
+        // A mask that has no room is refused when it is read.
+        self.marks = Marks::from_mask(writer.mark_mask).unwrap_or_default();
+        let writing_changed = settings_before.log_prefix != self.settings.log_prefix
+            || settings_before.flow_log != self.settings.flow_log
+            || writer_before != writer;
         let families_changed = !fixed::families(&self.settings).eq(families_before.iter().copied());
         self.take_sets(delta, &mut changes, &mut dirty);
         self.take_policies(delta, &mut dirty);
         let regrouped = self.take_endpoints(delta, is_taken, &mut dirty);
-        if log_changed || families_changed {
+        if writing_changed || families_changed {
             dirty.extend(self.policies.keys().cloned().map(Unit::Policy));
             dirty.extend(self.profiles.keys().cloned().map(Unit::Profile));
             dirty.extend(self.groups.iter().map(|(name, _)| Unit::Group(name.clone())));
@@ -322,8 +322,23 @@ impl Compiler {
     }
 
     fn group_chain(&self, policy: &EndpointPolicy, direction: Direction) -> Vec<Rule> {
-        let rules = group::chain(self.marks, policy, direction, End::Enforce, self);
-        group::with_flow_log(self.settings.flow_log, rules)
+        self.denying(group::chain(self.marks, policy, direction, End::Enforce, self))
+    }
+
+    /// Rules that deny as the settings want it.
+    fn denying(&self, rules: Vec<Rule>) -> Vec<Rule> {
+        let mut rules = group::with_flow_log(self.settings.flow_log, rules);
+        if self.writer().rejects {
+            group::replace(&mut rules, &Action::Drop, &Action::Reject);
+        }
+        rules
+    }
+
+    fn writer(&self) -> WriterSettings {
+        match self.dispatch_by {
+            DispatchBy::Sets => self.settings.iptables,
+            DispatchBy::Map => self.settings.nftables,
+        }
     }
 
     fn find_dispatch(&self) -> Dispatch {
@@ -413,7 +428,7 @@ impl Compiler {
             };
             for (direction, rules) in [Direction::Ingress, Direction::Egress].into_iter().zip(rules) {
                 let chain = policy::chain(&mut context, owner, direction, rules, staged);
-                let chain = group::with_flow_log(self.settings.flow_log, chain);
+                let chain = self.denying(chain);
                 // Most rules name no address: both families share them.
                 let other = rendered.chains.get(&(Family::V4, name(direction)));
                 let chain =

@@ -12,7 +12,7 @@ use super::language::{
 use super::marks::Marks;
 use super::names;
 use crate::model::{Direction, EndpointToHostAction, IcmpMatch, NodeSettings, PortRange, SourceNat};
-use crate::verdict::{SCTP, TCP, UDP};
+use crate::verdict::{IPIP, SCTP, TCP, UDP};
 
 /// Set of every pod's (source, interface): who may send.
 pub(super) const SET_PODS: &str = "pods";
@@ -23,10 +23,7 @@ pub(super) const SET_NAT_POOLS: &str = "nat-pools";
 /// Set of all pools.
 pub(super) const SET_POOLS: &str = "pools";
 
-const IPIP: u8 = 4;
 const ICMPV6: u8 = 58;
-/// IANA's port of VXLAN: what pods may not send to even where the node itself uses no VXLAN.
-const VXLAN_PORT: u16 = 4789;
 /// ICMPv6 a pod needs with its node: MLD query, report, done; router solicitation; neighbour solicitation and
 /// advertisement (RFC 4861, RFC 2710).
 const NEIGHBOUR_DISCOVERY: [u8; 6] = [130, 131, 132, 133, 135, 136];
@@ -192,9 +189,14 @@ fn filter(inputs: &Inputs<'_>, family: Family) -> TableRules {
     for (name, direction) in [("from-wl", Direction::Egress), ("to-wl", Direction::Ingress)] {
         let mut rules = stateful(settings);
         if direction == Direction::Egress {
-            let vxlan = udp_port(settings.vxlan_port.unwrap_or(VXLAN_PORT));
-            rules.push(Rule::new(vxlan, Action::Drop).note("pods send no tunnel packets"));
-            rules.push(Rule::new([protocol(IPIP)], Action::Drop).note("pods send no tunnel packets"));
+            let vxlan = udp_port(settings.vxlan_port_or_default()).to_vec();
+            let forbidden =
+                [(settings.pods_send_vxlan, vxlan), (settings.pods_send_ipip, vec![protocol(IPIP)])];
+            let forbidden = forbidden.into_iter().filter(|(allowed, _)| !allowed);
+            rules
+                .extend(forbidden.map(|(_, packets)| {
+                    Rule::new(packets, Action::Drop).note("pods send no tunnel packets")
+                }));
         }
         rules.push(Rule::new([], Action::ClearMark(inputs.marks.decided())));
         let (search, chains) = inputs.dispatch.rules(family, direction);

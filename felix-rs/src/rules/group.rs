@@ -42,6 +42,13 @@ pub(super) fn with_flow_log(flow_log: bool, rules: Vec<Rule>) -> Vec<Rule> {
     rules.into_iter().flat_map(told).collect()
 }
 
+/// Puts one action in the place of another.
+pub(super) fn replace(rules: &mut [Rule], action: &Action, by: &Action) {
+    for rule in rules.iter_mut().filter(|rule| rule.action == *action) {
+        rule.action = by.clone();
+    }
+}
+
 /// What is known of the policies and profiles that exist.
 pub(super) trait Known {
     fn policy(&self, id: &PolicyId) -> Reference;

@@ -5,9 +5,6 @@
 //! Failsafe ports stay reachable whatever the policies are.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use ipnet::IpNet;
 
 use super::fixed::{Builder, conntrack, icmp_type, jump, protocol, stateful, tunnel_packets, workloads};
 use super::group::{self, End, Known};
@@ -25,7 +22,7 @@ const NEIGHBOUR_DISCOVERY: [u8; 5] = [133, 134, 135, 136, 137];
 pub(super) struct Hosts<'a, K> {
     pub(super) settings: &'a NodeSettings,
     pub(super) marks: Marks,
-    /// In the order they are matched: by name.
+    /// By name: the first of an interface is its.
     pub(super) endpoints: Vec<&'a LocalEndpoint>,
     pub(super) known: &'a K,
 }
@@ -42,6 +39,8 @@ struct Place {
     end: End,
     /// An endpoint without policies here is left alone instead of closed.
     open: bool,
+    /// Where a host endpoint for all interfaces leaves those of pods alone.
+    spares_pods: bool,
     /// Established connections pass, invalid packets don't.
     stateful: bool,
     failsafe: bool,
@@ -55,6 +54,7 @@ const NORMAL_IN: Place = Place {
     policy: |endpoint| &endpoint.policy,
     end: End::Enforce,
     open: false,
+    spares_pods: true,
     stateful: true,
     failsafe: true,
 };
@@ -68,6 +68,7 @@ const FORWARD_IN: Place = Place {
     policy: |endpoint| &endpoint.forward,
     end: End::Tiers,
     open: true,
+    spares_pods: false,
     failsafe: false,
     ..NORMAL_IN
 };
@@ -90,6 +91,7 @@ const PRE_DNAT: Place = Place {
     dispatch: "host-pre",
     letters: "hpi",
     policy: |endpoint| &endpoint.pre_dnat,
+    spares_pods: false,
     ..UNTRACKED_IN
 };
 
@@ -204,54 +206,39 @@ impl<K: Known> Hosts<'_, K> {
 
     /// Dispatch by interface, one chain per distinct policy, failsafes.
     fn place(&self, table: &mut Builder, family: Family, place: Place) {
-        // The first by name wins an interface; its name goes before its address, and both before `*`.
-        let found_by =
-            |how: fn(&str) -> bool| self.endpoints.iter().filter(move |endpoint| how(&endpoint.interface));
-        let named = found_by(|name| !matches!(name, "" | "*")).chain(found_by(str::is_empty));
-        let all = found_by(|name| name == "*").take(1);
         let side = match place.direction {
             Direction::Ingress => Side::Source,
             Direction::Egress => Side::Destination,
         };
-        // Pods' interfaces are nobody's host endpoint, `*` included.
-        let pods = workloads(self.settings, side).map(|pods| Rule::new([pods], Action::Return));
-        let mut dispatch: Vec<Rule> = pods.collect();
-        for endpoint in named.chain(all) {
+        let mut decide = |endpoint: &LocalEndpoint| {
             let policy = (place.policy)(endpoint);
-            let action = if place.open && is_empty(policy, place.direction) {
-                Action::Return
-            } else {
-                let id = GroupId::of(policy, place.direction);
-                let name = format!("{}-{}", place.letters, id.0);
-                table.chain(&name, self.body(family, place, policy));
-                Action::Goto(names::fixed(&name))
-            };
-            for matches in self.selects(family, endpoint, side) {
-                dispatch.push(Rule::new(matches, action.clone()));
+            if place.open && is_empty(policy, place.direction) {
+                return Action::Return;
             }
+            let id = GroupId::of(policy, place.direction);
+            let name = format!("{}-{}", place.letters, id.0);
+            table.chain(&name, self.body(family, place, policy));
+            Action::Goto(names::fixed(&name))
+        };
+        let mut dispatch: Vec<Rule> = Vec::new();
+        for endpoint in &self.endpoints {
+            let interfaces = self.settings.interfaces_of(endpoint).cloned();
+            let of_it: Vec<_> =
+                interfaces.map(|name| Match::Interface { side, name, negated: false }).collect();
+            if !of_it.is_empty() {
+                let action = decide(endpoint);
+                dispatch.extend(of_it.into_iter().map(|of_it| Rule::new([of_it], action.clone())));
+            }
+        }
+        if let Some(all) = self.endpoints.iter().find(|endpoint| &*endpoint.interface == "*") {
+            let pods = workloads(self.settings, side).filter(|_| place.spares_pods);
+            dispatch.extend(pods.map(|pods| Rule::new([pods], Action::Return)));
+            dispatch.push(Rule::new([], decide(all)));
         }
         table.chain(place.dispatch, dispatch);
         if place.failsafe {
             let (name, rules) = self.failsafe(family, place);
             table.chain(name, rules);
-        }
-    }
-
-    /// The alternatives by which a packet is found to be an endpoint's.
-    fn selects(&self, family: Family, endpoint: &LocalEndpoint, side: Side) -> Vec<Vec<Match>> {
-        match &*endpoint.interface {
-            "*" => vec![Vec::new()],
-            "" => {
-                // The node's own address is at the other end of the packet.
-                let side = match side {
-                    Side::Source => Side::Destination,
-                    Side::Destination => Side::Source,
-                };
-                let own = endpoint.addresses.iter().filter(|address| family.has(**address));
-                own.map(|address| vec![Match::Net { side, net: IpNet::from(*address), negated: false }])
-                    .collect()
-            }
-            name => vec![vec![Match::Interface { side, name: Arc::from(name), negated: false }]],
         }
     }
 

@@ -1,8 +1,5 @@
 //! Bits of the packet mark that carry decisions from chain to chain.
 
-/// The default part of the mark that is ours, Calico's.
-pub const DEFAULT_MASK: u32 = 0xffff_0000;
-
 /// The bits in use, taken from the lowest of the mask (Calico's layout: accept, pass).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Marks {
@@ -49,7 +46,7 @@ mod tests {
 
     #[test]
     fn bits_come_from_the_lowest_of_the_mask() {
-        assert_eq!(Marks::from_mask(DEFAULT_MASK), Ok(Marks::default()));
+        assert_eq!(Marks::from_mask(crate::model::WriterSettings::default().mark_mask), Ok(Marks::default()));
         assert_eq!(Marks::from_mask(0x0000_0a00), Ok(Marks { accept: 0x200, pass: 0x800 }));
         assert_eq!(Marks::from_mask(0x10), Err(MaskTooSmall(0x10)));
     }

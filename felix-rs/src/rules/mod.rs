@@ -23,7 +23,7 @@ pub use language::{
     Action, BaseRules, ChainName, Conntrack, DispatchBy, FLOW_LOG_GROUP, Family, Hook, Match, Member, Origin,
     Owner, Rule, Set, SetName, SetType, Side, Table, TableId, TableRules,
 };
-pub use marks::{DEFAULT_MASK, Marks, MaskTooSmall};
+pub use marks::{Marks, MaskTooSmall};
 pub use sets::SetKey;
 
 #[cfg(test)]

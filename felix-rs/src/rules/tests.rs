@@ -203,7 +203,7 @@ fn accumulate(sets: &mut BTreeMap<SetKey, BTreeSet<Member>>, changes: Changes) {
 /// Plays a history; what the kernel is to hold after each of its changes, and the state then.
 fn play(by: DispatchBy, history: Vec<Vec<Step>>) -> Vec<(Moment, EnforcedState)> {
     let mut state = EnforcedState::default();
-    let (mut compiler, changes) = Compiler::new(Marks::default(), by, &state);
+    let (mut compiler, changes) = Compiler::new(by, &state);
     let mut sets = BTreeMap::new();
     accumulate(&mut sets, changes);
     let mut moments = vec![(Moment { tables: compiler.tables().clone(), sets: sets.clone() }, state.clone())];
@@ -241,7 +241,7 @@ proptest! {
     #[test]
     fn incremental_equals_from_scratch(by in any_dispatch(), history in any_history()) {
         let (last, state) = play(by, history).pop().unwrap();
-        let (fresh, changes) = Compiler::new(Marks::default(), by, &state);
+        let (fresh, changes) = Compiler::new(by, &state);
         let mut fresh = Moment { tables: fresh.tables().clone(), sets: BTreeMap::new() };
         accumulate(&mut fresh.sets, changes);
         for place in found::places(&state) {
@@ -326,7 +326,7 @@ fn a_policy_for_a_whole_group_changes_its_chain_alone() {
     let of = |pods: &[u8], first: &[u8]| {
         pods.iter().map(|pod| endpoint(*pod, &[first, &[pod % 4]].concat())).collect()
     };
-    let mut compiler = Compiler::nothing(Marks::default(), DispatchBy::Sets);
+    let mut compiler = Compiler::nothing(DispatchBy::Sets);
     let policies = (0..4).map(some).collect();
     compiler.update(&Delta { policies, endpoints: of(&pods, &[]), ..Delta::default() }, &|_, _| false);
     let before = compiler.tables().clone();
@@ -355,8 +355,7 @@ fn a_policy_for_a_whole_group_changes_its_chain_alone() {
         endpoints: of(&pods, &[]),
         ..Delta::default()
     });
-    let (beside, _) =
-        Compiler::beside(Marks::default(), DispatchBy::Sets, &state, &|name, _| occupied.contains(name));
+    let (beside, _) = Compiler::beside(DispatchBy::Sets, &state, &|name, _| occupied.contains(name));
     let table = &beside.tables()[&(Family::V4, Table::Filter)];
     assert!(
         table.chains.keys().filter(|name| name.0.starts_with("mgy-gi-")).all(|name| !occupied.contains(name))

@@ -1,7 +1,7 @@
 //! The verdict of one endpoint on one packet.
 
 use super::matching::mismatch;
-use super::packet::Packet;
+use super::packet::{IPIP, Packet, UDP};
 use super::trace::{
     Decision, EndpointVerdict, PolicyTrace, ProfileTrace, RuleResult, RuleTrace, RulesOutcome, TierOutcome,
     TierTrace, Verdict,
@@ -26,6 +26,8 @@ pub fn evaluate(
     let is_host = matches!(endpoint.id, EndpointId::Host { .. });
     let (verdict, decision) = if is_host && is_failsafe(state, direction, packet) {
         (Verdict::Allow, Decision::Failsafe)
+    } else if !is_host && direction == Direction::Egress && is_forbidden_tunnel(state, packet) {
+        (Verdict::Deny, Decision::Tunnel)
     } else {
         let policy = &endpoint.policy;
         run.tiers(&policy.tiers).unwrap_or_else(|| run.profiles(&policy.profiles))
@@ -46,6 +48,15 @@ pub(super) fn evaluate_tiers(
     let mut run = Run { state, direction, packet, undecided_ends, tiers: Vec::new(), profiles: Vec::new() };
     let (verdict, decision) = run.tiers(&policy.tiers)?;
     Some(run.verdict(endpoint, verdict, decision))
+}
+
+fn is_forbidden_tunnel(state: &EnforcedState, packet: &Packet) -> bool {
+    let settings = &state.settings;
+    match packet.protocol {
+        IPIP => !settings.pods_send_ipip,
+        UDP => !settings.pods_send_vxlan && packet.destination_port == settings.vxlan_port_or_default(),
+        _ => false,
+    }
 }
 
 pub(super) fn is_failsafe(state: &EnforcedState, direction: Direction, packet: &Packet) -> bool {

@@ -21,7 +21,7 @@ pub use impact::{Impact, ImpactChange, impact};
 pub use lately::{SeenChange, impact_on};
 pub use matching::{Mismatch, PeerMismatch};
 pub use node::{Passage, Passed, Place, Step, pass};
-pub use packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP, UDPLITE, has_ports, protocol_name};
+pub use packet::{ICMP, ICMPV6, IPIP, Packet, SCTP, TCP, UDP, UDPLITE, has_ports, protocol_name};
 pub use trace::{
     Decision, EndpointVerdict, PolicyTrace, ProfileTrace, RuleAt, RuleResult, RuleTrace, RulesOutcome,
     TierOutcome, TierTrace, Turned, Verdict,

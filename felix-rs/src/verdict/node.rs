@@ -130,7 +130,7 @@ impl Way<'_> {
     }
 
     fn for_node(&mut self, incoming: &str, packet: &Packet, early: Said) -> Option<()> {
-        if !self.is_pod(incoming) {
+        if !self.state.settings.is_workload(incoming) {
             return match early {
                 Said::Allow => Some(()),
                 Said::Nothing => self.host(Place::Endpoint, Direction::Ingress, incoming, packet).map(drop),
@@ -148,18 +148,13 @@ impl Way<'_> {
         if early == Said::Nothing {
             self.host(Place::Forwarded, Direction::Ingress, incoming, packet)?;
         }
-        if self.is_pod(incoming) {
+        if self.state.settings.is_workload(incoming) {
             self.pod(Direction::Egress, incoming, packet)?;
         }
-        if self.is_pod(outgoing) {
+        if self.state.settings.is_workload(outgoing) {
             self.pod(Direction::Ingress, outgoing, packet)?;
         }
         self.host(Place::Forwarded, Direction::Egress, outgoing, packet).map(drop)
-    }
-
-    fn is_pod(&self, interface: &str) -> bool {
-        self.state.settings.workload_prefixes.iter().any(|prefix| interface.starts_with(&**prefix))
-            || self.state.settings.workload_interfaces.contains(interface)
     }
 
     /// What a pod's policy says; an interface or an address that is no pod's is closed.
@@ -178,7 +173,7 @@ impl Way<'_> {
 
     /// What the policies of the host endpoint an interface belongs to say in one place.
     fn host(&mut self, place: Place, direction: Direction, interface: &str, packet: &Packet) -> Option<Said> {
-        let Some(endpoint) = self.host_of(direction, interface, packet) else { return Some(Said::Nothing) };
+        let Some(endpoint) = self.host_of(place, interface) else { return Some(Said::Nothing) };
         let policy = match place {
             Place::BeforeTracking => &endpoint.untracked,
             Place::BeforeNat => &endpoint.pre_dnat,
@@ -233,23 +228,19 @@ impl Way<'_> {
         said
     }
 
-    /// The host endpoint of an interface: the first by name that names it, else that has the node's address at this end
-    /// of the packet, else the first one for all interfaces. Pods' interfaces are nobody's.
-    fn host_of(&self, direction: Direction, interface: &str, packet: &Packet) -> Option<&LocalEndpoint> {
-        if self.is_pod(interface) {
-            return None;
-        }
-        let own = match direction {
-            Direction::Ingress => packet.destination,
-            Direction::Egress => packet.source,
-        };
+    /// The host endpoint of an interface: the first by name that is for it, else the first one for all interfaces. That counts
+    /// those of pods in where policies are about what passes through the node.
+    fn host_of(&self, place: Place, interface: &str) -> Option<&LocalEndpoint> {
+        let settings = &self.state.settings;
         let find = |is: &dyn Fn(&LocalEndpoint) -> bool| {
             let all = self.state.endpoints.values().map(Arc::as_ref);
             all.filter(|endpoint| matches!(endpoint.id, EndpointId::Host { .. }))
                 .find(|endpoint| is(endpoint))
         };
-        find(&|endpoint| &*endpoint.interface == interface)
-            .or_else(|| find(&|endpoint| endpoint.interface.is_empty() && endpoint.addresses.contains(&own)))
+        if settings.is_workload(interface) && matches!(place, Place::BeforeTracking | Place::Endpoint) {
+            return None;
+        }
+        find(&|endpoint| settings.interfaces_of(endpoint).any(|name| &**name == interface))
             .or_else(|| find(&|endpoint| &*endpoint.interface == "*"))
     }
 }

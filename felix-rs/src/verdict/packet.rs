@@ -7,6 +7,8 @@ use serde::Serialize;
 
 /// IP protocol number of ICMP.
 pub const ICMP: u8 = 1;
+/// IP protocol number of IP in IP.
+pub const IPIP: u8 = 4;
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.

@@ -87,6 +87,9 @@ impl fmt::Display for Decision {
             }
             Self::NoProfileMatched => f.write_str("no policy and no profile matched"),
             Self::Failsafe => f.write_str("a failsafe port of the node"),
+            Self::Tunnel => f.write_str(
+                "pods send no tunnel packets (allowVXLANPacketsFromWorkloads, allowIPIPPacketsFromWorkloads)",
+            ),
         }
     }
 }

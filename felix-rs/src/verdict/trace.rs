@@ -63,6 +63,9 @@ pub enum Decision {
     NoProfileMatched,
     /// A failsafe port of a host endpoint.
     Failsafe,
+    /// Pods send no VXLAN and IPIP packets, unless `allowVXLANPacketsFromWorkloads` or `allowIPIPPacketsFromWorkloads` says so:
+    /// nodes trust what they get by their tunnels.
+    Tunnel,
 }
 
 /// A rule of a stored object.

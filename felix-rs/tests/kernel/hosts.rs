@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use felix_rs::model::BackendChoice;
 use felix_rs::model::{
-    EndpointId, EndpointPolicy, EndpointTier, FailsafePort, LocalEndpoint, PolicyRule, ProfileId, RuleAction,
-    TierDefault,
+    EndpointId, EndpointPolicy, EndpointTier, EnforcedState, FailsafePort, LocalEndpoint, PolicyRule,
+    ProfileId, RuleAction, TierDefault,
 };
 
 use crate::lab::{Lab, NODE_UPLINK, OUTSIDE, UDP_PORT};
@@ -18,7 +18,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("host_endpoint_before_dnat", before_dnat),
     ("host_endpoint_untracked", untracked),
     ("host_endpoint_leaves_forwarded_packets_to_others", forwarded_and_rewritten),
-    ("host_endpoint_named_goes_before_one_found_by_address", named_before_found),
+    ("host_endpoint_of_an_interface_is_the_first_by_name", first_by_name),
 ];
 
 fn host(interface: &str, tiers: Vec<EndpointTier>, profiles: &[&str]) -> LocalEndpoint {
@@ -33,6 +33,13 @@ fn host(interface: &str, tiers: Vec<EndpointTier>, profiles: &[&str]) -> LocalEn
         pre_dnat: Arc::default(),
         forward: Arc::default(),
     }
+}
+
+/// The node's addresses are known.
+fn known(lab: &Lab) -> EnforcedState {
+    open(lab).with_settings(|settings| {
+        settings.host_addresses = [("uplink0".into(), [NODE_UPLINK].into())].into();
+    })
 }
 
 fn only(tiers: Vec<EndpointTier>) -> Arc<EndpointPolicy> {
@@ -50,7 +57,7 @@ fn normal_policy_and_failsafes(backend: BackendChoice) {
     for interface in ["uplink0", "*", ""] {
         let web = policy("web", vec![tcp(RuleAction::Allow, 80)], vec![]);
         let tiers = vec![tier("default", TierDefault::Deny, &["web"], &[])];
-        let state = open(&lab).with_policy(web).with_endpoint(host(interface, tiers, &[ALLOW_ALL]));
+        let state = known(&lab).with_policy(web).with_endpoint(host(interface, tiers, &[ALLOW_ALL]));
         node.apply(&state);
         assert!(lab.outside.tcp(NODE_UPLINK, 80), "allowed: {interface}");
         assert!(!lab.outside.tcp(NODE_UPLINK, 8080) && !lab.outside.ping(NODE_UPLINK), "denied: {interface}");
@@ -61,11 +68,11 @@ fn normal_policy_and_failsafes(backend: BackendChoice) {
         );
 
         let closed = host(interface, vec![], &[]);
-        node.apply(&open(&lab).with_endpoint(closed.clone()));
+        node.apply(&known(&lab).with_endpoint(closed.clone()));
         assert!(!lab.outside.tcp(NODE_UPLINK, 80) && !lab.node.tcp(OUTSIDE, 80), "closed: {interface}");
         assert!(lab.node.tcp(a.v4, 80), "pods are reached still: {interface}");
 
-        let failsafe = open(&lab).with_endpoint(closed).with_settings(|settings| {
+        let failsafe = known(&lab).with_endpoint(closed).with_settings(|settings| {
             settings.failsafe_inbound = vec![FailsafePort { protocol: 6, port: 8080, net: None }];
             let net = "192.0.2.2/32".parse().ok();
             settings.failsafe_outbound = vec![FailsafePort { protocol: 17, port: UDP_PORT, net }];
@@ -160,11 +167,14 @@ fn forwarded_and_rewritten(backend: BackendChoice) {
     assert!(lab.outside.tcp(NODE_UPLINK, 3000), "what passes through is not the node's");
 }
 
-fn named_before_found(backend: BackendChoice) {
+/// Whether it names the interface or has an address of it.
+fn first_by_name(backend: BackendChoice) {
     let lab = Lab::new(&[]);
     let mut node = Node::start(&lab, backend);
-    let mut found = host("", vec![], &[ALLOW_ALL]);
-    found.id = EndpointId::Host { name: "a-found".into() };
-    node.apply(&open(&lab).with_endpoint(host("uplink0", vec![], &[])).with_endpoint(found));
-    assert!(!lab.outside.tcp(NODE_UPLINK, 80));
+    for (name, open_to_all) in [("a-found", true), ("o-found", false)] {
+        let mut found = host("", vec![], &[ALLOW_ALL]);
+        found.id = EndpointId::Host { name: name.into() };
+        node.apply(&known(&lab).with_endpoint(host("uplink0", vec![], &[])).with_endpoint(found));
+        assert_eq!(lab.outside.tcp(NODE_UPLINK, 80), open_to_all, "{name}");
+    }
 }

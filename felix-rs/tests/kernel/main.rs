@@ -14,6 +14,7 @@ mod neighbours;
 mod nftables;
 mod objects;
 mod policy;
+mod settings;
 mod states;
 mod sweep;
 mod takeover;
@@ -136,6 +137,8 @@ fn main() {
         (hosts::SCENARIOS, &all[..]),
         (objects::SCENARIOS, &all[..]),
         (features::SCENARIOS, &all[..]),
+        (settings::SCENARIOS, &all[..]),
+        (settings::IPTABLES, iptables),
         (flows::SCENARIOS, &all[..]),
         (change::SCENARIOS, &all[..]),
         (change::IPTABLES, iptables),

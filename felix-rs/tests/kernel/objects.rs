@@ -4,7 +4,7 @@ use felix_rs::calc::Calculator;
 use felix_rs::model::{BackendChoice, Delta, EnforcedState};
 use margay_api::yaml;
 
-use crate::lab::{Lab, OUTSIDE};
+use crate::lab::{Lab, NODE, NODE_UPLINK, OUTSIDE};
 use crate::{Node, Scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] =
@@ -19,6 +19,8 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn of(lab: &Lab) -> Self {
         let mut cluster = Self { calculator: Calculator::new("node"), state: EnforcedState::default() };
+        let interfaces = [("lo".into(), [NODE].into()), ("uplink0".into(), [NODE_UPLINK].into())];
+        cluster.calculator.set_interfaces(interfaces.into());
         for pod in &lab.pods {
             let (name, interface, v4, v6) = (pod.name, &pod.interface, pod.v4, pod.v6);
             cluster.take(&format!(

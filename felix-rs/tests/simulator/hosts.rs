@@ -95,8 +95,11 @@ fn any_node() -> impl Strategy<Value = EnforcedState> {
         EndpointToHostAction::Return,
     ]);
     let hosts = proptest::collection::vec(any_host(), 0..4);
-    (any_state(), hosts, failsafes(), failsafes(), to_host).prop_map(
-        |(mut state, hosts, failsafe_inbound, failsafe_outbound, endpoint_to_host)| {
+    let mask = proptest::sample::select(vec![0xffff_0000, 0x0000_0a00]);
+    let felix = (to_host, mask, any::<bool>(), any::<bool>(), any::<bool>());
+    (any_state(), hosts, failsafes(), failsafes(), felix).prop_map(
+        |(mut state, hosts, failsafe_inbound, failsafe_outbound, felix)| {
+            let (endpoint_to_host, mark_mask, rejects, pods_send_vxlan, pods_send_ipip) = felix;
             for (number, mut host) in hosts.into_iter().enumerate() {
                 host.id = EndpointId::Host { name: format!("host-{number}").into() };
                 state.endpoints.insert(host.id.clone(), Arc::new(host));
@@ -105,17 +108,28 @@ fn any_node() -> impl Strategy<Value = EnforcedState> {
             settings.failsafe_inbound = failsafe_inbound;
             settings.failsafe_outbound = failsafe_outbound;
             settings.endpoint_to_host = endpoint_to_host;
+            settings.iptables = WriterSettings { mark_mask, rejects, appends: false };
+            settings.nftables = settings.iptables;
+            settings.pods_send_vxlan = pods_send_vxlan;
+            settings.pods_send_ipip = pods_send_ipip;
+            settings.host_addresses = (0..2u8)
+                .map(|own| {
+                    let addresses = Family::ALL.map(|family| Spot::Node(own).address(family));
+                    (format!("uplink{own}").into(), addresses.into())
+                })
+                .collect();
             state
         },
     )
 }
 
 fn any_passage() -> impl Strategy<Value = Passage> {
-    let protocol = proptest::sample::select(vec![6, 6, 17, 132, 1, 47]);
+    let protocol = proptest::sample::select(vec![6, 6, 17, 132, 1, 47, 4]);
     let icmp = proptest::sample::select(vec![8, 3, 135, 134, 130]);
     let rewritten = prop_oneof![2 => Just(None), 1 => (any_spot(), 1..32u16).prop_map(Some)];
     let spots = (any_spot(), any_spot(), rewritten);
-    (spots, any::<bool>(), protocol, 1..32u16, 1..32u16, icmp)
+    let port = prop_oneof![7 => 1..32u16, 1 => Just(4789)];
+    (spots, any::<bool>(), protocol, 1..32u16, port, icmp)
         .prop_filter(
             "the node's packets to itself stay in it, pods' to themselves in the pod",
             |(spots, ..)| {

@@ -56,6 +56,10 @@ impl Kernel {
             match (verb, target) {
                 ("-j", "ACCEPT") => return Outcome::Decided(true),
                 ("-j", "DROP") => return Outcome::Decided(false),
+                ("-j", "REJECT") => {
+                    assert_eq!(table, "filter");
+                    return Outcome::Decided(false);
+                }
                 ("-j", "RETURN") => return Outcome::Return,
                 ("-j", "LOG") => {}
                 ("-j", "CT") => {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use felix_rs::calc::Calculator;
 use felix_rs::model::*;
 use felix_rs::render;
-use felix_rs::rules::{Compiler, DispatchBy, Family, Marks, Member, Rule, SetName, SetUpdate};
+use felix_rs::rules::{Compiler, DispatchBy, Family, Member, Rule, SetName, SetUpdate};
 use felix_rs::verdict::{Packet, Passage, Verdict, explain};
 use iptables::Kernel;
 use nftables::Nft;
@@ -307,7 +307,7 @@ fn kernel(state: &EnforcedState, family: Family) -> Kernel {
 
 /// The same beside rules that are there.
 fn beside(mut kernel: Kernel, state: &EnforcedState, family: Family) -> Kernel {
-    let (compiler, changes) = Compiler::new(Marks::default(), DispatchBy::Sets, state);
+    let (compiler, changes) = Compiler::new(DispatchBy::Sets, state);
     for ((_, id), table) in compiler.tables().iter().filter(|((own, _), _)| *own == family) {
         kernel.restore(&render::iptables::table(family, *id, table));
     }
@@ -330,7 +330,7 @@ fn beside(mut kernel: Kernel, state: &EnforcedState, family: Family) -> Kernel {
 /// The same for nftables.
 fn nft(state: &EnforcedState, family: Family) -> Nft {
     use render::nftables::{BaseChain, base_rules, chain, chain_name, element};
-    let (compiler, changes) = Compiler::new(Marks::default(), DispatchBy::Map, state);
+    let (compiler, changes) = Compiler::new(DispatchBy::Map, state);
     let mut nft = Nft::default();
     for ((_, id), table) in compiler.tables().iter().filter(|((own, _), _)| *own == family) {
         let mut add = |name: String, rules: &[Rule]| {

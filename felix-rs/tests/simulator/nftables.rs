@@ -109,7 +109,7 @@ impl Nft {
                     true
                 }
                 "accept" => return Then::Outcome(Outcome::Decided(true)),
-                "drop" => return Then::Outcome(Outcome::Decided(false)),
+                "drop" | "reject" => return Then::Outcome(Outcome::Decided(false)),
                 "return" => return Then::Outcome(Outcome::Return),
                 "jump" => return Then::Jump(rest.next().to_owned()),
                 "goto" => return Then::Goto(rest.next().to_owned()),

@@ -8,6 +8,7 @@ use crate::rules::changes::Changes;
 use crate::rules::fixed::{self, Inputs};
 use crate::rules::hosts::Hosts;
 use crate::rules::language::{Action, ChainName, Family, Rule, Table, TableRules};
+use crate::rules::{group, names};
 
 impl Compiler {
     /// Puts fixed chains and units together and notes which tables differ.
@@ -28,7 +29,13 @@ impl Compiler {
             for (id, mut table) in own {
                 let mapped = dispatch.mapped(family).filter(|_| id == Table::Filter);
                 self.link(family, &mut table, mapped);
+                if self.writer().rejects {
+                    deny_loudly(id, &mut table);
+                }
                 inline(&mut table);
+                if self.writer().appends {
+                    append(&mut table);
+                }
                 tables.insert((family, id), table);
             }
         }
@@ -63,6 +70,30 @@ impl Compiler {
                 }
             }
         }
+    }
+}
+
+/// With `FilterDenyAction: Reject` the table of policies tells senders, wherever Felix does; the kernel knows no `REJECT` before routing.
+fn deny_loudly(id: Table, table: &mut TableRules) {
+    let (from, to) = match id {
+        Table::Filter => (Action::Drop, Action::Reject),
+        _ => (Action::Reject, Action::Drop),
+    };
+    // These have settings of their own: serviceLoopPrevention, defaultEndpointToHostAction.
+    let spared = [names::fixed("FORWARD"), names::fixed("wl-to-host")];
+    for (_, rules) in table.chains.iter_mut().filter(|(name, _)| !spared.contains(name)) {
+        if rules.iter().any(|rule| rule.action == from) {
+            group::replace(Arc::make_mut(rules).as_mut_slice(), &from, &to);
+        }
+    }
+}
+
+/// With `chainInsertMode: Append` all of our rules come behind those of others.
+fn append(table: &mut TableRules) {
+    for base in table.base.values_mut() {
+        let last = std::mem::take(&mut base.last);
+        base.last = std::mem::take(&mut base.first);
+        base.last.extend(last);
     }
 }
 

@@ -35,6 +35,27 @@ pub(super) const ROWS: &[Row] = &[
         packets: "out>node: -tcp/80; node>out: -tcp/80",
     },
     Row {
+        page: "hostendpoint#spec, expectedIPs",
+        says: "what passes through its interface has other addresses",
+        objects: "HostEndpoint h role=edge {node: node, expectedIPs: [192.0.2.1]}
+            GlobalNetworkPolicy p {selector: role == 'edge', applyOnForward: true, types: [Ingress, Egress], ingress: [{action: Deny, protocol: TCP, destination: {ports: [80]}}, {action: Allow}], egress: [{action: Deny, protocol: TCP, destination: {ports: [8080]}}, {action: Allow}]}",
+        packets: "out>a: -tcp/80 +tcp/8080; a>out: +tcp/80 -tcp/8080; out>node: -tcp/80 +tcp/8080; a>b: +tcp/80 +tcp/8080",
+    },
+    Row {
+        page: "network-policy/hosts/host-forwarded-traffic, and felix/rules/dispatch.go",
+        says: "* counts the pods' interfaces in for what passes through, also between two of them",
+        objects: "HostEndpoint h role=edge {node: node, interfaceName: '*', profiles: [projectcalico-default-allow]}
+            GlobalNetworkPolicy p {selector: role == 'edge', applyOnForward: true, types: [Ingress], ingress: [{action: Deny, protocol: TCP, destination: {ports: [80]}}, {action: Allow}]}",
+        packets: "a>b: -tcp/80 +tcp/8080; a>out: -tcp/80 +tcp/8080; out>a: -tcp/80 +udp; node>a: +tcp/80",
+    },
+    Row {
+        page: "network-policy/hosts/kubernetes-nodes, preDNAT",
+        says: "* counts the pods' interfaces in before destinations are rewritten",
+        objects: "HostEndpoint h role=edge {node: node, interfaceName: '*', profiles: [projectcalico-default-allow]}
+            GlobalNetworkPolicy p {selector: role == 'edge', preDNAT: true, applyOnForward: true, ingress: [{action: Deny, protocol: TCP, destination: {ports: [80]}}]}",
+        packets: "a>b: -tcp/80 +tcp/8080; out>a: -tcp/80 +tcp/8080; node>a: +tcp/80",
+    },
+    Row {
         page: "globalnetworkpolicy, and network-policy/hosts/protect-hosts",
         says: "a normal policy decides what ends or begins at the node, nothing that passes through",
         objects: "HostEndpoint h role=edge {node: node, interfaceName: uplink0}

@@ -10,11 +10,12 @@ mod rules;
 
 use std::io::Read as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use felix_rs::model::BackendChoice;
-use felix_rs::verdict::{ICMP, Packet, TCP, UDP, Verdict, explain};
+use felix_rs::model::{BackendChoice, EndpointId};
+use felix_rs::verdict::{ICMP, Packet, Passage, TCP, UDP, Verdict, pass};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::lab::{Host, Lab, NODE, NODE_UPLINK, OUTSIDE, UDP_PORT};
@@ -175,8 +176,12 @@ impl Probe<'_> {
     /// What the evaluator says of a packet between pods.
     fn judged(&self, cluster: &Cluster) -> Option<bool> {
         let [from, to] = self.addresses;
-        let is_pod =
-            |address: IpAddr| cluster.state.endpoints.values().any(|own| own.addresses.contains(&address));
+        let interface = |address: IpAddr| {
+            let mut pods =
+                cluster.state.endpoints.iter().filter(|(id, _)| matches!(id, EndpointId::Workload { .. }));
+            pods.find(|(_, own)| own.addresses.contains(&address)).map(|(_, own)| Arc::clone(&own.interface))
+        };
+        let (incoming, outgoing) = (Some(interface(from)?), Some(interface(to)?));
         let packet = match self.protocol.split_once('/') {
             Some(("tcp", port)) => Packet::to_port(from, to, TCP, port.parse().unwrap()),
             Some(("icmp", kind)) => {
@@ -186,8 +191,8 @@ impl Probe<'_> {
             _ if self.protocol == "udp" => Packet::to_port(from, to, UDP, UDP_PORT),
             _ => Packet::echo(from, to),
         };
-        let pods = is_pod(from) && is_pod(to);
-        pods.then(|| explain(&cluster.state, &packet).verdict == Verdict::Allow)
+        let passage = Passage { packet, incoming, outgoing, rewritten: None };
+        Some(pass(&cluster.state, &passage).verdict == Verdict::Allow)
     }
 }
 

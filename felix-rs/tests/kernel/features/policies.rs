@@ -4,6 +4,24 @@ use super::Row;
 
 pub(super) const ROWS: &[Row] = &[
     Row {
+        page: "felixconfig, vxlanPort",
+        says: "pods send no packets of the node's tunnels",
+        objects: "FelixConfiguration default {vxlanEnabled: true, vxlanPort: 53}",
+        packets: "a>b: -udp +tcp/80 -ip/4; out>a: +udp",
+    },
+    Row {
+        page: "felixconfig, allowVXLANPacketsFromWorkloads",
+        says: "unless they are allowed to",
+        objects: "FelixConfiguration default {vxlanEnabled: true, vxlanPort: 53, allowVXLANPacketsFromWorkloads: true}",
+        packets: "a>b: +udp -ip/4",
+    },
+    Row {
+        page: "felixconfig, allowIPIPPacketsFromWorkloads",
+        says: "the same with IPIP",
+        objects: "FelixConfiguration default {allowIPIPPacketsFromWorkloads: true}",
+        packets: "a>b: +ip/4",
+    },
+    Row {
         page: "networkpolicy#spec, types",
         says: "absent, without egress rules: Ingress",
         objects: "NetworkPolicy b/p {selector: all()}",
