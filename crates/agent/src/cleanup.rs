@@ -4,10 +4,11 @@
 //! rules and sets, routes, nexthop objects, tunnels and, if asked for, the pods' interfaces. Settings of the kernel
 //! (forwarding) stay: somebody else may rely on them by now.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
-use felix_rs::apply::{Applier, Options};
+use felix_rs::apply::{Applier, Loose, Options};
 use margay_daemon::instance::Instance;
 use margay_netlink::{Error, Netlink, NexthopChange, NexthopTarget, RouteChange};
 
@@ -17,18 +18,20 @@ use crate::{PROGRAM, fib};
 const POD_INTERFACES: &str = "mgy";
 
 /// What to remove.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug)]
 pub(crate) struct Cleanup {
     /// The pods' interfaces too: pods lose their network.
     pub(crate) pods: bool,
     /// Only say what would be removed.
     pub(crate) dry_run: bool,
+    /// Where it is noted what a setting of conntrack was.
+    pub(crate) loose_note: PathBuf,
 }
 
 impl Cleanup {
     /// Does it and prints what was done.
     #[allow(clippy::print_stdout, clippy::print_stderr, reason = "a command, not the daemon")]
-    pub(crate) fn main(self) -> ExitCode {
+    pub(crate) fn main(&self) -> ExitCode {
         let done = if self.dry_run { "would remove" } else { "removed" };
         match self.run() {
             Ok(lines) if lines.is_empty() => println!("nothing of Margay's is in the kernel"),
@@ -42,13 +45,14 @@ impl Cleanup {
     }
 
     /// Removes it; one line for everything that was (or would be) removed.
-    fn run(self) -> Result<Vec<String>> {
+    fn run(&self) -> Result<Vec<String>> {
         // A dry run may look at the node of an agent that runs.
         let _instance = match self.dry_run {
             true => None,
             false => Some(Instance::claim(PROGRAM).map_err(|error| anyhow!(error))?),
         };
-        let mut lines = self.rules()?;
+        let mut lines = self.conntrack()?;
+        lines.extend(self.rules()?);
         let mut netlink =
             Netlink::open().context("opening the kernel's routing table (this needs CAP_NET_ADMIN)")?;
         lines.extend(self.routes(&mut netlink)?);
@@ -57,7 +61,17 @@ impl Cleanup {
         Ok(lines)
     }
 
-    fn rules(self) -> Result<Vec<String>> {
+    /// Before the rules: without them the setting may not be there any more.
+    fn conntrack(&self) -> Result<Vec<String>> {
+        let mut loose = Loose::noted(self.loose_note.clone());
+        let held = loose.is_held();
+        if !self.dry_run {
+            loose.give_back().context("giving nf_conntrack_tcp_loose back")?;
+        }
+        Ok(held.then(|| "nf_conntrack_tcp_loose=0".to_owned()).into_iter().collect())
+    }
+
+    fn rules(&self) -> Result<Vec<String>> {
         let mut applier = Applier::new(&Options::default())?;
         let found = applier.holdings()?;
         if !self.dry_run {
@@ -74,7 +88,7 @@ impl Cleanup {
         Ok(found)
     }
 
-    fn routes(self, netlink: &mut Netlink) -> Result<Vec<String>> {
+    fn routes(&self, netlink: &mut Netlink) -> Result<Vec<String>> {
         let routes = fib::own_routes(netlink)?;
         let rules = fib::own_rules(netlink)?;
         let routes_shown = routes.iter().map(|route| format!("route {route}"));
@@ -87,7 +101,7 @@ impl Cleanup {
         Ok(lines)
     }
 
-    fn nexthops(self, netlink: &mut Netlink) -> Result<Vec<String>> {
+    fn nexthops(&self, netlink: &mut Netlink) -> Result<Vec<String>> {
         let mut objects = fib::own_nexthops(netlink)?;
         let lines = objects.iter().map(|object| format!("nexthop id {}", object.id)).collect();
         if !self.dry_run {
@@ -99,7 +113,7 @@ impl Cleanup {
         Ok(lines)
     }
 
-    fn links(self, netlink: &mut Netlink) -> Result<Vec<String>> {
+    fn links(&self, netlink: &mut Netlink) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         for link in netlink.links()? {
             let tunnel = fib::DEVICES.contains(&link.name.as_str());

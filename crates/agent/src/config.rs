@@ -10,6 +10,14 @@ use margay_routing::Backend;
 
 use crate::cleanup::Cleanup;
 
+/// Where what must survive a restart is unless told otherwise.
+const STATE_DIR: &str = "/var/lib/margay/agent";
+
+/// Where what `nf_conntrack_tcp_loose` was is noted, while flows are cut.
+fn loose_note(state_dir: &Path) -> PathBuf {
+    state_dir.join("nf_conntrack_tcp_loose")
+}
+
 /// Where the configuration is unless told otherwise.
 const DEFAULT_FILE: &str = "/etc/margay/agent.yaml";
 
@@ -74,7 +82,13 @@ impl Flags {
 
     /// What to clean up, if that is what was asked for.
     pub(crate) fn cleanup(&self) -> Option<Cleanup> {
-        self.cleanup.then_some(Cleanup { pods: self.pods, dry_run: self.dry_run })
+        self.cleanup.then(|| {
+            let path = self.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
+            // It is cleaned up after an agent whose configuration is gone, too.
+            let file = || config::load::<Keys>(path, false).ok()?.state_dir;
+            let state_dir = self.keys.state_dir.clone().or_else(file).unwrap_or_else(|| STATE_DIR.into());
+            Cleanup { pods: self.pods, dry_run: self.dry_run, loose_note: loose_note(&state_dir) }
+        })
     }
 }
 
@@ -114,6 +128,11 @@ impl Config {
         Ok(Some(Self::load(flags)?).filter(|_| !check))
     }
 
+    /// See [`loose_note`].
+    pub(crate) fn loose_note(&self) -> PathBuf {
+        loose_note(&self.state_dir)
+    }
+
     /// Joins flags, environment (both in `flags`) and file.
     fn load(flags: Flags) -> Result<Self, ConfigError> {
         let path = flags.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
@@ -127,7 +146,7 @@ impl Config {
         Ok(Self {
             conflist: keys.cni_conflist.clone().map(|conflist| (conflist, conf_dir)),
             common: keys.common(margay_control::AGENT_SOCKET)?,
-            state_dir: keys.state_dir.unwrap_or_else(|| "/var/lib/margay/agent".into()),
+            state_dir: keys.state_dir.unwrap_or_else(|| STATE_DIR.into()),
             spool_dir: keys.spool_dir.unwrap_or_else(|| margay_control::SPOOL_DIR.into()),
             backend: keys.backend.unwrap_or_default(),
             maximum_paths,

@@ -306,4 +306,53 @@ mod tests {
         assert_eq!(read("flows.json").lines().count(), 2);
         std::fs::remove_dir_all(&folder).unwrap();
     }
+
+    /// The kernel tells faster than the log reads: what is missing then is a line of its own, for whoever listens and in the file.
+    #[test]
+    fn what_the_kernel_had_to_drop_is_said() {
+        use std::net::UdpSocket;
+        use std::process::Command;
+        use std::time::Instant;
+
+        use margay_netlink::Netns;
+
+        let netns = match Netns::new() {
+            Err(error) if error.is_not_permitted() && std::env::var_os("TESTS_REQUIRE_ALL").is_none() => {
+                eprintln!("skipped: {error}");
+                return;
+            }
+            made => made.unwrap(),
+        };
+        let path = std::env::temp_dir().join(format!("margay-flows-lost-{}", std::process::id()));
+        let (mut log, socket) = netns
+            .run(|| {
+                let tell = format!(
+                    "ip link set lo up; iptables -A OUTPUT -p udp -j NFLOG --nflog-group {FLOW_LOG_GROUP}"
+                );
+                assert!(Command::new("sh").args(["-ec", &tell]).status().unwrap().success());
+                let mut log = FlowLog::new(Some(path.clone()));
+                log.start();
+                (log, UdpSocket::bind("127.0.0.1:0").unwrap())
+            })
+            .unwrap();
+        let mut lines = log.feed.listen().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut heard = false;
+        while !heard || !std::fs::read_to_string(&path).unwrap().contains("{\"lost\":") {
+            assert!(Instant::now() < deadline, "nothing is missing, or nobody says so");
+            // The thread waits for names, and the kernel's queue overflows.
+            let names = lock(&log.known);
+            for _ in 0..20_000 {
+                let _maybe_full = socket.send_to(b"flood", "127.0.0.1:9");
+            }
+            drop(names);
+            std::thread::sleep(Duration::from_millis(50));
+            while let Ok(line) = lines.try_recv() {
+                heard |= matches!(line, FlowLine::Lost { .. });
+            }
+        }
+        log.feed.on.store(false, Ordering::Relaxed);
+        log.thread.take().unwrap().join().unwrap();
+        std::fs::remove_file(&path).unwrap();
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use felix_rs::apply::Cutter;
+use felix_rs::apply::{Cutter, Loose};
 use felix_rs::model::{Delta, EnforcedState};
 use margay_netlink::Error;
 use nix::errno::Errno;
@@ -35,13 +35,13 @@ pub(crate) struct Flows {
 }
 
 impl Flows {
-    /// Starts the thread.
+    /// Starts the thread; `loose` as the agent before left it.
     ///
     /// # Errors
     /// A sentence: the kernel has no conntrack, or its settings cannot be written.
-    pub(crate) fn spawn(offload: Offload) -> Result<Self, String> {
+    pub(crate) fn spawn(loose: Loose, offload: Offload) -> Result<Self, String> {
         let failed = |error: &dyn std::fmt::Display| format!("cutDeniedFlows: {error}");
-        let cutter = Cutter::new().map_err(|error| failed(&error))?;
+        let cutter = Cutter::new(loose).map_err(|error| failed(&error))?;
         let (sender, inputs) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("flows".to_owned())
@@ -73,7 +73,7 @@ impl Flows {
 }
 
 fn run(mut cutter: Cutter, mut inputs: mpsc::Receiver<Told>, offload: &Offload) {
-    let mut relax_at = None;
+    let mut relax_at = cutter.is_tight().then(|| Instant::now() + MEMORY);
     loop {
         // What failed is tried again, also when nothing new comes.
         if cutter.is_idle() && relax_at.is_none() {

@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, anyhow};
+use felix_rs::apply::Loose;
 use margay_api::Kind;
 use margay_daemon::health::{self, Health};
 use margay_daemon::ports::Ports;
@@ -71,8 +72,14 @@ async fn run(config: Config, mut stop: Stop) -> Result<()> {
     let (requests, inbox) = mpsc::channel(REQUESTS);
     let (slot, speaker) = watch::channel(None);
     let offload = Offload::spawn(health.clone()).context("starting the thread of the flow table")?;
-    let flows = config.cut_denied_flows.then(|| flows::Flows::spawn(offload.clone()));
-    let flows = flows.transpose().map_err(|error| anyhow!(error))?;
+    let mut loose = Loose::noted(config.loose_note());
+    let flows = if config.cut_denied_flows {
+        Some(flows::Flows::spawn(loose, offload.clone()).map_err(|error| anyhow!(error))?)
+    } else {
+        // The agent before may have cut.
+        loose.give_back().context("letting conntrack take up connections again")?;
+        None
+    };
     let flow_log = flow_log::FlowLog::new(config.flow_log_file.clone());
     let feed = flow_log.feed();
     let engine =

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use margay_netlink::conntrack::{Conntrack, Detail, Flow};
-use margay_netlink::{Netlink, Result, sysctl};
+use margay_netlink::{Netlink, Result};
 
+use super::Loose;
 use crate::model::{Delta, EnforcedState};
 use crate::verdict::{Affected, Judge, Packet};
 
@@ -16,27 +17,17 @@ pub struct Cutter {
     affected: Affected,
     conntrack: Conntrack,
     netlink: Netlink,
-    /// What `nf_conntrack_tcp_loose` was before the first cut.
-    loose: Option<String>,
+    loose: Loose,
 }
 
-/// Where the kernel has it.
-const LOOSE: [&str; 3] = ["net", "netfilter", "nf_conntrack_tcp_loose"];
-
 impl Cutter {
-    /// For the namespace of the calling thread.
+    /// For the namespace of the calling thread; `loose` as it was left.
     ///
     /// # Errors
     /// The kernel has no netfilter netlink.
-    pub fn new() -> Result<Self> {
+    pub fn new(loose: Loose) -> Result<Self> {
         let (conntrack, netlink) = (Conntrack::open()?, Netlink::open()?);
-        Ok(Self {
-            state: EnforcedState::default(),
-            affected: Affected::default(),
-            conntrack,
-            netlink,
-            loose: None,
-        })
+        Ok(Self { state: EnforcedState::default(), affected: Affected::default(), conntrack, netlink, loose })
     }
 
     /// The kernel enforces this state now; what it was before is not known.
@@ -62,10 +53,13 @@ impl Cutter {
     /// # Errors
     /// The kernel's; what was changed stays so.
     pub fn relax(&mut self) -> Result<()> {
-        let Some(before) = &self.loose else { return Ok(()) };
-        sysctl::write(&LOOSE, before.trim())?;
-        self.loose = None;
-        Ok(())
+        self.loose.give_back()
+    }
+
+    /// [`Self::relax`] has something to give back.
+    #[must_use]
+    pub const fn is_tight(&self) -> bool {
+        self.loose.is_held()
     }
 
     /// Looks at all tracked connections once, and cuts the affected ones that policy denies; how many.
@@ -80,10 +74,7 @@ impl Cutter {
         if self.is_idle() {
             return Ok(0);
         }
-        if self.loose.is_none() {
-            self.loose = Some(sysctl::read(&LOOSE)?);
-        }
-        sysctl::write(&LOOSE, "0")?;
+        self.loose.hold()?;
         let own: BTreeSet<IpAddr> =
             self.netlink.addresses(None)?.iter().map(|address| address.net.addr()).collect();
         let judge = Judge::new(&self.state, &self.affected, &own);

@@ -9,6 +9,7 @@ mod count;
 mod error;
 mod flows;
 mod iptables;
+mod loose;
 mod nftables;
 mod offload;
 mod programs;
@@ -25,6 +26,7 @@ pub use error::{ApplyError, Failure};
 pub use flows::{Cutter, first_packet};
 use iptables::Iptables;
 use iptables::programs::{Programs, Variant};
+pub use loose::Loose;
 use margay_netlink::ipset::Ipset;
 use nftables::Nftables;
 pub use offload::FlowTable;
@@ -32,6 +34,9 @@ use takeover::Takeover;
 
 use crate::model::{BackendChoice, Delta, EndpointId, EnforcedState};
 use crate::rules::{Compiler, DispatchBy, Family, Origin};
+
+/// How often sets that are in use are tried again when their backend is not.
+const BUSY: u8 = 20;
 
 /// What an attempt has done so far, told to the observer after each step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,6 +153,8 @@ pub struct Applier {
     backend: Box<dyn Backend>,
     /// Other backends hold nothing of ours: they are emptied once the rules of the one in use are in the kernel.
     alone: bool,
+    /// How often sets of theirs were still in use.
+    busy: u8,
     takeover: Takeover,
     compiler: Compiler,
     in_sync: bool,
@@ -172,6 +179,7 @@ impl Applier {
             compiler: Compiler::nothing(backend.dispatch_by()),
             backend,
             alone: false,
+            busy: 0,
             takeover: Takeover::default(),
             in_sync: false,
             sweeping: Sweeping::default(),
@@ -376,10 +384,15 @@ impl Applier {
     /// Removes what backends that are not in use hold.
     fn empty_others(&mut self, report: &mut Report) -> Result<(), ApplyError> {
         if !self.alone {
+            let mut free = true;
             for mut other in others(&*self.backend, &self.options.folders()) {
-                report.merge(other.remove_all(&mut self.steps)?);
+                let removed = other.remove_all(&mut self.steps)?;
+                free &= removed.leftovers.is_empty();
+                report.merge(removed);
             }
-            self.alone = true;
+            // The kernel lets go of a deleted rule's sets a moment later; rules of others may keep one for ever.
+            self.busy = if free { 0 } else { self.busy + 1 };
+            self.alone = free || self.busy >= BUSY;
         }
         Ok(())
     }
@@ -401,8 +414,7 @@ impl Applier {
         let others = others(&*self.backend, &self.options.folders());
         let mut all: Vec<String> =
             others.iter().chain([&self.backend]).flat_map(|backend| backend.holdings()).collect();
-        let sets = Ipset::open()?.headers()?.into_iter().map(|set| set.name);
-        all.extend(sets.filter(|name| iptables::is_own_set(name)).map(|name| format!("ip set {name}")));
+        all.extend(own_sets()?.map(|name| format!("ip set {name}")));
         all.extend(self.flow_table().map(|table| table.name()));
         Ok(all)
     }
@@ -458,6 +470,12 @@ fn open(choice: BackendChoice, folders: &[PathBuf]) -> Result<Box<dyn Backend>, 
     }
 }
 
+/// Names of the kernel's ip sets of ours.
+fn own_sets() -> Result<impl Iterator<Item = String>, ApplyError> {
+    let sets = Ipset::open()?.headers()?.into_iter().map(|set| set.name);
+    Ok(sets.filter(|name| iptables::is_own_set(name)))
+}
+
 /// Every other backend of this machine that holds something of ours.
 fn others(in_use: &dyn Backend, folders: &[PathBuf]) -> Vec<Box<dyn Backend>> {
     let sets_in_use = in_use.dispatch_by() == DispatchBy::Sets;
@@ -473,6 +491,9 @@ fn others(in_use: &dyn Backend, folders: &[PathBuf]) -> Vec<Box<dyn Backend>> {
         others.push(Box::new(backend));
     }
     others.retain(|backend| backend.name() != in_use.name());
-    others.retain(|backend| !backend.holdings().is_empty());
+    // Sets stay behind where an agent was killed between rules and sets.
+    let sets_left = !sets_in_use && own_sets().is_ok_and(|mut sets| sets.next().is_some());
+    let owns_sets = |backend: &dyn Backend| sets_left && backend.dispatch_by() == DispatchBy::Sets;
+    others.retain(|backend| owns_sets(&**backend) || !backend.holdings().is_empty());
     others
 }

@@ -129,6 +129,11 @@ pub(super) fn group_tree_set(groups: &[GroupId], plain: bool) -> SetName {
     SetName(format!("t-{}", short_hash(&text)).into())
 }
 
+/// Whether a set's name is one of [`group_tree_set`]'s.
+pub fn is_group_tree_set(name: &str) -> bool {
+    name.starts_with("t-")
+}
+
 /// Chain below the node at `path` of the tree of groups.
 pub(super) fn group_tree_chain(direction: Direction, path: &str) -> ChainName {
     fixed(&format!("t{}-{path}1", letter(direction)))

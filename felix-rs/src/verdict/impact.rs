@@ -169,7 +169,10 @@ fn groups<'a>(states: [&'a EnforcedState; 2]) -> Vec<Group<'a>> {
         SetMember::Net(net) => Some(*net),
         SetMember::IpPort(..) => None,
     });
-    let outside = nets.iter().copied().chain(named).map(|net| (Some(net), net.network()));
+    let all: BTreeSet<IpNet> = nets.iter().copied().chain(named).map(|net| net.trunc()).collect();
+    let taken: BTreeSet<IpNet> = all.iter().copied().chain(inside.iter().copied().map(IpNet::from)).collect();
+    // One that smaller ones fill has no address of its own.
+    let outside = all.iter().filter_map(|net| Some((Some(*net), own_address(*net, &taken)?)));
     for (net, address) in WORLD.map(|address| (None, address)).into_iter().chain(outside) {
         if inside.contains(&address) {
             continue;
@@ -183,6 +186,28 @@ fn groups<'a>(states: [&'a EnforcedState; 2]) -> Vec<Group<'a>> {
         group.names.insert(name);
     }
     groups.into_values().collect()
+}
+
+/// The first address of a network that is in none of those inside it.
+fn own_address(net: IpNet, all: &BTreeSet<IpNet>) -> Option<IpAddr> {
+    let mut address = net.network();
+    // In order of their first addresses, wider ones first.
+    for inner in all.range(net..).filter(|inner| **inner != net).take_while(|inner| net.contains(*inner)) {
+        if address < inner.network() {
+            break;
+        }
+        if address <= inner.broadcast() {
+            address = behind(inner.broadcast())?;
+        }
+    }
+    net.contains(&address).then_some(address)
+}
+
+fn behind(address: IpAddr) -> Option<IpAddr> {
+    Some(match address {
+        IpAddr::V4(address) => IpAddr::from(u32::from(address).checked_add(1)?.to_be_bytes()),
+        IpAddr::V6(address) => IpAddr::from(u128::from(address).checked_add(1)?.to_be_bytes()),
+    })
 }
 
 fn rules(states: [&EnforcedState; 2]) -> impl Iterator<Item = &PolicyRule> {
@@ -288,7 +313,13 @@ impl<'a> Changed<'a> {
                 Direction::Egress => &policy.egress,
             });
             self.policies.contains(id) || rules.is_some_and(|rules| of_sets(rules))
-        }) || policy.profiles.iter().any(|id| self.profiles.contains(id))
+        }) || policy.profiles.iter().any(|id| {
+            let rules = state.profiles.get(id).map(|profile| match direction {
+                Direction::Ingress => &profile.ingress,
+                Direction::Egress => &profile.egress,
+            });
+            self.profiles.contains(id) || rules.is_some_and(|rules| of_sets(rules))
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use felix_rs::apply::{Cutter, first_packet};
+use felix_rs::apply::{Cutter, Loose, first_packet};
 use felix_rs::model::BackendChoice;
 use felix_rs::rules::FLOW_LOG_GROUP;
 use felix_rs::verdict::{Packet, Verdict, explain};
@@ -81,7 +81,10 @@ fn denied_flows_are_cut(backend: BackendChoice) {
     let mut cluster = Cluster::of(&lab);
     let mut node = Node::start(&lab, backend);
     node.apply(&cluster.state);
-    let mut cutter = lab.node.netns.run(Cutter::new).unwrap().unwrap();
+    let note = std::env::temp_dir().join(format!("margay-loose-{}-{backend:?}", std::process::id()));
+    let new = || lab.node.netns.run(|| Cutter::new(Loose::noted(note.clone()))).unwrap().unwrap();
+    let mut cutter = new();
+    assert!(!cutter.is_tight());
     cutter.replace(cluster.state.clone());
     let cut = |cutter: &mut Cutter| lab.node.netns.run(|| cutter.cut()).unwrap().unwrap();
     assert_eq!(cut(&mut cutter), 0, "nothing is denied");
@@ -139,8 +142,15 @@ fn denied_flows_are_cut(backend: BackendChoice) {
     }
     let loose = || lab.node.sh("cat /proc/sys/net/netfilter/nf_conntrack_tcp_loose");
     assert_eq!(loose(), "0\n");
+    drop(cutter);
+    let mut cutter = new();
+    assert!(cutter.is_tight(), "who comes after another knows what it was");
     lab.node.netns.run(|| cutter.relax()).unwrap().unwrap();
     assert_eq!(loose(), "1\n", "as it was");
+    assert!(!note.exists() && !new().is_tight());
+    std::fs::write(&note, "1").unwrap();
+    assert!(!new().is_tight(), "the kernel began anew since");
+    std::fs::remove_file(&note).unwrap();
 }
 
 /// What the kernel tells of connections and dropped packets is what the evaluator says of them.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use felix_rs::apply::Applier;
 use felix_rs::model::{BackendChoice, Direction, EnforcedState, SetId, SetMember};
@@ -20,7 +20,35 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("nested_networks", nested_networks),
     ("large_sets", large_sets),
     ("switching_backends_under_fire", switching_backends_under_fire),
+    ("sets_of_another_backend_go_once_they_are_free", sets_of_another_backend_go_once_they_are_free),
 ];
+
+/// After a switch, and after an agent that was killed between rules and sets.
+fn sets_of_another_backend_go_once_they_are_free(backend: BackendChoice) {
+    let lab = Lab::new(&["a"]);
+    let state = crate::states::open(&lab);
+    let mut node = Node::start(&lab, BackendChoice::IptablesNft);
+    node.apply(&state);
+    let sets = || lab.node.sh("ipset list -n | grep ^mgy || true");
+    lab.node.sh("iptables-legacy -A INPUT -m set --match-set mgy40nodes src -j RETURN");
+    node.run(|applier| applier.switch(backend, &state)).unwrap();
+    assert!(sets().contains("mgy40nodes"), "a rule of somebody else's refers to it");
+    lab.node.sh("iptables-legacy -F INPUT");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for _ in 0..10 {
+        // The kernel lets go a moment later.
+        node.recheck();
+        if sets().is_empty() || Instant::now() > deadline {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(sets(), "");
+    drop(node);
+    lab.node.sh("ipset create mgy40s-left hash:net");
+    Node::start(&lab, backend).apply(&state);
+    assert_eq!(sets(), "");
+}
 
 /// Without counters, in the same order whoever was made first.
 fn clean(text: &str) -> Vec<String> {

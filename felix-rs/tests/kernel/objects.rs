@@ -1,6 +1,6 @@
 //! From objects to packets: the calculation's own state in the kernel.
 
-use felix_rs::calc::Calculator;
+use felix_rs::calc::{Calculator, Interfaces};
 use felix_rs::model::{BackendChoice, Delta, EnforcedState};
 use margay_api::yaml;
 
@@ -16,11 +16,15 @@ pub(crate) struct Cluster {
     pub(crate) state: EnforcedState,
 }
 
+/// The node's own.
+fn interfaces() -> Interfaces {
+    [("lo".into(), [NODE].into()), ("uplink0".into(), [NODE_UPLINK].into())].into()
+}
+
 impl Cluster {
     pub(crate) fn of(lab: &Lab) -> Self {
         let mut cluster = Self { calculator: Calculator::new("node"), state: EnforcedState::default() };
-        let interfaces = [("lo".into(), [NODE].into()), ("uplink0".into(), [NODE_UPLINK].into())];
-        cluster.calculator.set_interfaces(interfaces.into());
+        cluster.calculator.set_interfaces(interfaces());
         for pod in &lab.pods {
             let (name, interface, v4, v6) = (pod.name, &pod.interface, pod.v4, pod.v6);
             cluster.take(&format!(
@@ -33,6 +37,14 @@ spec: {{node: node, orchestrator: k8s, pod: {name}, endpoint: eth0, interfaceNam
             ));
         }
         cluster
+    }
+
+    /// The node has another interface.
+    pub(crate) fn see(&mut self, interface: &str) -> Delta {
+        let mut all = interfaces();
+        all.insert(interface.into(), Default::default());
+        self.calculator.set_interfaces(all);
+        self.flush()
     }
 
     /// Takes objects; the change goes into the state.

@@ -150,7 +150,7 @@ fn families_fail_alone(backend: BackendChoice) {
             program(&folder, &name, &format!("{fails}exec {name} \"$@\""));
         }
     }
-    let options = Options { backend, folders: Some(vec![folder.clone()]), ..Options::default() };
+    let options = Options { backend, folders: Some(vec![folder.clone()]) };
     let mut node = Node::start_with(&lab, &options);
     let before = open(&lab);
     node.apply(&before);

@@ -1,17 +1,46 @@
 //! A node that Calico's Felix ran on.
 
+use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 
 use felix_rs::apply::Applier;
 use felix_rs::model::BackendChoice;
 
 use crate::change::guarded_udp;
-use crate::lab::Lab;
+use crate::lab::{Host, Lab, wire};
 use crate::nftables::{ALLOWED, Ceasefire, DENIED, fire};
+use crate::objects::Cluster;
 use crate::{Node, Scenario};
 
-pub(crate) const SCENARIOS: &[Scenario] =
-    &[("calicos_rules_go_once_ours_enforce", calicos_rules_go_once_ours_enforce)];
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("calicos_rules_go_once_ours_enforce", calicos_rules_go_once_ours_enforce),
+    ("calicos_pods_are_closed_unless_known", calicos_pods_are_closed_unless_known),
+];
+
+/// A pod that Calico's plugin made runs on: without its WorkloadEndpoint nothing is known of it.
+fn calicos_pods_are_closed_unless_known(backend: BackendChoice) {
+    let lab = Lab::new(&["a"]);
+    let (a, old) = (lab.pod("a"), Host::new());
+    let (v4, v6) = (IpAddr::from([10, 0, 0, 77]), "fd00::77".parse().unwrap());
+    wire(&lab.node, &old, "calia", v4, v6);
+    let mut cluster = Cluster::of(&lab);
+    let mut node = Node::start(&lab, backend);
+    node.apply(&cluster.state);
+    assert!(old.ping(a.v4), "no interface of a pod's, as far as is known");
+    node.delta(&cluster.see("calia"));
+    for (own, other) in [(v4, a.v4), (v6, a.v6)] {
+        assert!(!old.ping(other) && !a.ping(own), "closed both ways: {own}");
+    }
+    node.delta(&cluster.take(
+        "
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: old, namespace: a}
+spec: {node: node, orchestrator: k8s, pod: old, endpoint: eth0, interfaceName: calia, ipNetworks: [10.0.0.77/32, 'fd00::77/128'], profiles: [kns.a]}
+",
+    ));
+    assert!(old.ping(a.v4) && a.ping(v4) && old.ping(a.v6) && a.ping(v6), "policed as any other");
+}
 
 /// What Felix leaves, shortened: hooks, dispatch, an endpoint's chain, policy, NAT (after `felix/fv/cali-iptables-dump.txt`).
 /// Its policy is ours: only `a` may talk to `b`.

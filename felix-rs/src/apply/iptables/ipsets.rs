@@ -7,7 +7,7 @@ use margay_netlink::ipset::{self, Entry, Ipset, IpsetError};
 
 use crate::apply::sets::{Found, Kernel, Sets, Tracked};
 use crate::apply::{ApplyError, Report};
-use crate::rules::names::SET_PREFIXES;
+use crate::rules::names::{self, SET_PREFIXES};
 use crate::rules::{Family, Member, SetType};
 
 /// Sets made while another one is enlarged; one that is found was left by a process that was killed.
@@ -41,9 +41,22 @@ pub(super) fn read_some(
     Ok(sets)
 }
 
+/// What is to be written in the order in which endpoints are added, so that the search never leads to where one is not yet: groups, then
+/// sets of the search tree, inner ones, which hold fewer, before the outer ones. Deleted are they the other way round.
+fn in_order(sets: &Sets) -> Vec<String> {
+    let place = |name: &&String| {
+        let members = sets.tracked.get(*name).map_or(0, |set| set.wanted.len());
+        let is_fork = name.get(SET_PREFIXES[0].len()..).is_some_and(names::is_group_tree_set);
+        (is_fork, if is_fork { members } else { 0 })
+    };
+    let mut names: Vec<&String> = sets.pending.iter().collect();
+    names.sort_by_key(place);
+    names.into_iter().cloned().collect()
+}
+
 /// Creates sets and adds members: afterwards every set holds at least what is wanted.
 pub(super) fn extend(sets: &mut Sets, connection: &mut Ipset, report: &mut Report) -> Result<(), ApplyError> {
-    for name in &sets.pending {
+    for name in &in_order(sets) {
         let Some(set) = sets.tracked.get_mut(name) else { continue };
         if set.kernel == Kernel::OtherType {
             connection.destroy(name).map_err(|error| in_use(name, error))?;
@@ -71,7 +84,7 @@ pub(super) fn extend(sets: &mut Sets, connection: &mut Ipset, report: &mut Repor
 
 /// Deletes members nobody wants: to be done once no rule needs them.
 pub(super) fn shrink(sets: &mut Sets, connection: &mut Ipset, report: &mut Report) -> Result<(), ApplyError> {
-    for name in &sets.pending {
+    for name in in_order(sets).iter().rev() {
         let Some(set) = sets.tracked.get_mut(name).filter(|set| !set.stale.is_empty()) else { continue };
         let stale: Vec<_> = set.stale.iter().map(to_entry).collect();
         connection.remove(name, kernel_family(set.family), &stale)?;
@@ -177,5 +190,32 @@ fn from_entry(entry: Entry) -> Member {
         Entry::Net(net) => Member::Net(net),
         Entry::IpPort(address, protocol, port) => Member::IpPort(address, protocol, port),
         Entry::NetIface(net, interface) => Member::NetIface(net, interface),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::{SetName, SetUpdate};
+
+    /// Whatever their names are: a packet that finds an outer set finds the inner one, and then the group, before and behind.
+    #[test]
+    fn endpoints_are_in_a_group_before_they_are_searched_there() {
+        let mut sets = Sets::default();
+        let members = |count: u8| {
+            (0..count).map(|n| Member::Net(std::net::IpAddr::from([10, 0, 0, n]).into())).collect()
+        };
+        let of =
+            [("t-b-outer", 9), ("t-c-inner", 4), ("t-a-middle", 6), ("g-z", 2), ("s-x", 200), ("g-a", 3)];
+        let updates = of.map(|(name, count)| {
+            let update = SetUpdate::Whole { kind: SetType::Net, members: members(count) };
+            ((SetName(name.into()), Family::V4), update)
+        });
+        sets.update(updates.into());
+        let order = in_order(&sets);
+        assert_eq!(
+            order,
+            ["g-a", "g-z", "s-x", "t-c-inner", "t-a-middle", "t-b-outer"].map(|name| format!("mgy40{name}"))
+        );
     }
 }

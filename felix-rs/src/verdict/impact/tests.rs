@@ -160,3 +160,67 @@ fn groups_say_what_each_pair_says() {
         }
     }
 }
+
+/// A network stands for what is in no smaller one, wherever that begins.
+#[test]
+fn networks_with_the_same_first_address_stand_for_themselves() {
+    let net = |text: &str| -> IpNet { text.parse().unwrap() };
+    let before = guarded();
+    let mut after = before.clone();
+    let id = before.policies.keys().next().unwrap();
+    let policy = Arc::make_mut(after.policies.get_mut(id).unwrap());
+    let ten = PeerMatch {
+        nets: vec![net("172.16.0.0/12")],
+        not_nets: vec![net("172.16.0.0/16")],
+        ..PeerMatch::default()
+    };
+    policy.ingress.push(rule(ten, PeerMatch::default(), Some(TCP)));
+    let impact = impact(&before, &after);
+    let from: BTreeSet<&str> =
+        impact.changes.iter().flat_map(|change| &change.from).map(String::as_str).collect();
+    assert_eq!(from, ["172.16.0.0/12"].into(), "{impact:#?}");
+}
+
+#[test]
+fn an_address_of_its_own() {
+    let net = |text: &str| -> IpNet { text.parse().unwrap() };
+    let all: BTreeSet<IpNet> = [
+        "10.0.0.0/8",
+        "10.0.0.0/16",
+        "10.0.0.0/24",
+        "10.1.0.0/16",
+        "192.0.2.0/31",
+        "192.0.2.0/32",
+        "192.0.2.1/32",
+        "::/0",
+        "::/1",
+    ]
+    .map(net)
+    .into();
+    let own = |text: &str| own_address(net(text), &all).map(|address| address.to_string());
+    assert_eq!(own("10.0.0.0/8").as_deref(), Some("10.2.0.0"));
+    assert_eq!(own("10.0.0.0/16").as_deref(), Some("10.0.1.0"));
+    assert_eq!(own("10.0.0.0/24").as_deref(), Some("10.0.0.0"));
+    assert_eq!(own("192.0.2.0/31"), None);
+    assert_eq!(own("::/0").as_deref(), Some("8000::"));
+}
+
+/// A profile's rules speak of a set: its members change, the profile does not.
+#[test]
+fn sets_that_profiles_speak_of_are_looked_at() {
+    let mut before = guarded();
+    let friends = SetId("friends".into());
+    before.sets.insert(friends.clone(), (SetKind::Net, BTreeSet::new()));
+    for profile in before.profiles.values_mut() {
+        let from = PeerMatch { sets: vec![friends.clone()], ..PeerMatch::default() };
+        Arc::make_mut(profile).ingress = vec![rule(from, PeerMatch::default(), None)];
+    }
+    let mut after = before.clone();
+    let member = SetMember::Net("10.0.0.3/32".parse().unwrap());
+    after.sets.get_mut(&friends).unwrap().1.insert(member);
+    let changes = impact(&before, &after).changes;
+    assert!(
+        changes.iter().any(|change| change.from == ["shop/c"] && change.to.contains(&"shop/a".to_owned())),
+        "{changes:#?}"
+    );
+}
