@@ -129,7 +129,7 @@ pub(super) fn group_tree_set(groups: &[GroupId], plain: bool) -> SetName {
     SetName(format!("t-{}", short_hash(&text)).into())
 }
 
-/// Whether a set's name is one of [`group_tree_set`]'s.
+/// Whether a set's name is one of the search tree's.
 pub fn is_group_tree_set(name: &str) -> bool {
     name.starts_with("t-")
 }
