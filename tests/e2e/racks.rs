@@ -158,8 +158,9 @@ fn racks(cluster: &mut Cluster) -> Result<()> {
     let group = group.with_context(|| format!("no next hop object: {way}"))?;
     let group = cluster.run_in("node1", "ip", &["nexthop", "show", "id", group])?;
     ensure!(group.contains(" group ") && group.contains('/'), "a group of two: {group}");
-    let marked = cluster.run_in("node1", "ip", &["route", "show", MARKED])?;
-    ensure!(marked.contains("via 172.30.1.2 ") && !marked.contains("via 172.30.1.1 "), "{MARKED}: {marked}");
+    let marked = || cluster.run_in("node1", "ip", &["route", "show", MARKED]);
+    wait(PATIENCE, || Ok(marked()?.contains("via 172.30.1.2 ")))?;
+    ensure!(!marked()?.contains("via 172.30.1.1 "), "{MARKED}: {}", marked()?);
 
     applied(cluster, &filter(", operations: [{setPriority: {value: 100}}]"))?;
     wait_ways(cluster, &["172.30.1.1"]).context("the first is preferred")?;
