@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use margay_daemon::config::{self, Common, ConfigError};
-use margay_daemon::topology::ListenRange;
+use margay_daemon::topology::{ListenRange, ListenRanges};
 
 /// Where the configuration is unless told otherwise.
 const DEFAULT_FILE: &str = "/etc/margay/route-reflector.yaml";
@@ -25,7 +25,7 @@ margay_daemon::keys! {
         #[arg(long, env = "MARGAY_DRAIN_SECONDS", value_name = "SECONDS")]
         drain_seconds: u16,
         #[arg(skip)]
-        listen_ranges: Vec<ListenRange>,
+        listen_ranges: ListenRanges,
     }
 }
 
@@ -100,7 +100,7 @@ impl Config {
         };
         let path = flags.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
         let file: Keys = config::load(path, flags.config.is_some())?;
-        let ranges = checked(file.listen_ranges.clone())?;
+        let ranges = file.listen_ranges.clone().unwrap_or_default().0;
         let keys = flags.keys.over(file);
         let common = keys.common(margay_control::REFLECTOR_SOCKET)?;
         if common.ipv4_address.is_none() && common.ipv6_address.is_none() {
@@ -121,17 +121,9 @@ impl Config {
     /// file any more.
     pub(crate) fn ranges_now(&self) -> Result<Vec<ListenRange>, ConfigError> {
         match config::load::<Keys>(&self.file, true) {
-            Ok(keys) => checked(keys.listen_ranges),
+            Ok(keys) => Ok(keys.listen_ranges.unwrap_or_default().0),
             Err(ConfigError::Read { .. }) => Ok(self.ranges.clone()),
             Err(error) => Err(error),
         }
-    }
-}
-
-fn checked(ranges: Option<Vec<ListenRange>>) -> Result<Vec<ListenRange>, ConfigError> {
-    let ranges = ranges.unwrap_or_default();
-    match ListenRange::twice(&ranges) {
-        Some(prefix) => Err(ConfigError::Value(format!("listenRanges has {prefix} twice"))),
-        None => Ok(ranges),
     }
 }

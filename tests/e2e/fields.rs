@@ -184,6 +184,51 @@ fn services(cluster: &mut Cluster) -> Result<()> {
     pods.into_iter().try_for_each(|pod| cluster.runtime(&pod.node.clone())?.delete(pod))
 }
 
+/// The pool of all pods, told to nobody unless it is exported.
+fn kept(disabled: bool) -> String {
+    format!(
+        "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: kept}}\n\
+         spec: {{cidr: 10.66.0.0/16, blockSize: 24, disableBGPExport: {disabled}}}\n---\n"
+    )
+}
+
+/// The session with BIRD, with filters or without.
+fn with_filters(filters: &str) -> String {
+    format!(
+        "apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {{name: bird}}\n\
+         spec: {{peerIP: 172.30.1.1, asNumber: 64513, filters: [{filters}]}}\n---\n\
+         apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {{name: let-out}}\n\
+         spec: {{exportV4: [{{action: Accept, cidr: 10.66.0.0/16, matchOperator: In}}]}}\n"
+    )
+}
+
+/// As in Calico, where a session's filters come before the rejection of a pool with `disableBGPExport`.
+pub(crate) fn a_filter_lets_out_what_a_pool_keeps(labs: &mut Labs) -> Result<()> {
+    let mut cluster = labs.alone(LAB, Datastore::Embedded)?;
+    applied(&cluster, &(kept(true) + &with_filters("let-out")))?;
+    let cluster = &mut cluster;
+    let _bird = Router::bird(cluster)?;
+    NODES.iter().try_for_each(|node| cluster.start(node))?;
+    NODES.iter().try_for_each(|node| cluster.wait_ready(node, PATIENCE))?;
+    let pod = cluster.runtime("node1")?.add("shop", "pod")?;
+    let block = ipnet::IpNet::new(pod.address, 24)?.trunc().to_string();
+    let [node1, _] = NODE_ADDRESSES;
+    let blocks = [block.clone()];
+    wait_by(cluster, &blocks, &[node1]).context("let out by the filter").with_context(|| state(cluster))?;
+    let by_node2 = || cluster.run_in("node2", "ip", &["route", "show", &block]);
+    ensure!(by_node2()?.is_empty(), "a node is told what the pool keeps: {}", by_node2()?);
+
+    applied(cluster, &with_filters(""))?;
+    wait_by(cluster, &blocks, &[]).context("kept without the filter").with_context(|| state(cluster))?;
+    ensure!(by_node2()?.is_empty(), "a node is told what the pool keeps: {}", by_node2()?);
+
+    applied(cluster, &kept(false))?;
+    // The other node knows it now, and tells it, too.
+    wait_by(cluster, &blocks, &NODE_ADDRESSES).context("exported").with_context(|| state(cluster))?;
+    wait(PATIENCE, || Ok(by_node2()?.contains(&format!("via {node1} ")))).with_context(|| state(cluster))?;
+    cluster.runtime("node1")?.delete(pod)
+}
+
 /// A BGPFilter that takes nothing by interfaces of this name.
 fn without(interface: &str) -> String {
     format!(

@@ -137,6 +137,7 @@ const CASES: &[(&str, Place)] = &[
     ),
     ("routers::restarts_on_either_side", Inside(routers::restarts_on_either_side)),
     ("fields::services_are_advertised", Inside(fields::services_are_advertised)),
+    ("fields::a_filter_lets_out_what_a_pool_keeps", Inside(fields::a_filter_lets_out_what_a_pool_keeps)),
     ("fields::filters_match_interfaces", Inside(fields::filters_match_interfaces)),
     ("racks::two_of_one_as", Inside(racks::two_of_one_as)),
     ("fields::a_workload_speaks_bgp", Inside(fields::a_workload_speaks_bgp)),

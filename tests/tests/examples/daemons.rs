@@ -76,6 +76,18 @@ fn the_examples_are_right_with_every_key_in_force() {
 }
 
 #[test]
+fn a_range_that_is_there_twice_is_named_with_its_place() {
+    let folder = Folder::new("twice");
+    let Some(program) = program("margay-route-reflector") else { return };
+    let text =
+        "ipv4Address: 192.0.2.21/24\nlistenRanges:\n  - {prefix: 10.0.0.0/8}\n  - {prefix: 10.0.0.0/8}\n";
+    let error = check(&program, &folder.write("twice.yaml", text)).unwrap_err();
+    for named in ["twice.yaml", "10.0.0.0/8", "line 3"] {
+        assert!(error.contains(named), "{named}: {error}");
+    }
+}
+
+#[test]
 fn the_examples_have_every_key() {
     let folder = Folder::new("all-keys");
     for (daemon, file) in DAEMONS {

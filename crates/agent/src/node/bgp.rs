@@ -87,7 +87,8 @@ impl Node {
         self.cluster.bgp.set_secrets(found)
     }
 
-    /// Advertises this node's blocks of the pools that may be advertised, and what it serves of services.
+    /// Advertises this node's blocks, and what it serves of services. That a pool is not exported is for the sessions to
+    /// say, after their filters.
     pub(super) async fn originate(&mut self) {
         let own = self.cluster.bgp.nodes.get(&self.config.node).and_then(|node| node.spec.bgp.as_ref());
         let next_hop = |block: &IpNet| -> Option<IpAddr> {
@@ -97,10 +98,7 @@ impl Node {
             }
         };
         let pools = self.cluster.bgp.pools_in_force();
-        let exported = |block: &IpNet| {
-            let pool = pools.iter().find(|pool| pool.spec.cidr.contains(block));
-            pool.is_some_and(|pool| !pool.spec.disable_bgp_export)
-        };
+        let in_force = |block: &IpNet| pools.iter().any(|pool| pool.spec.cidr.contains(block));
         let settings = self.cluster.bgp.settings();
         let priority = |block: &IpNet| {
             let given = settings.and_then(|spec| match block {
@@ -111,7 +109,7 @@ impl Node {
         };
         // One that was lost to another node is that node's to advertise, whoever of ours still lives in it.
         let blocks =
-            self.addresses.allocator().blocks().filter(|block| !self.is_others(block)).filter(exported);
+            self.addresses.allocator().blocks().filter(|block| !self.is_others(block)).filter(in_force);
         let services = service_routes(&self.config.node, &self.cluster.bgp);
         let services = services.into_iter().filter(|route| next_hop(route).is_some());
         let routes = blocks

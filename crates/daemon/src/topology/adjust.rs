@@ -142,17 +142,19 @@ impl<'a> Builder<'a> {
 
     /// The filters of a BGPPeer before what its sessions have without. All sessions of a kind share them.
     fn filtered(&mut self, config: &PeerConfig, rule: Rule<'a>, router: bool) -> Policies {
-        if let Some((import, export)) = self.compiled.get(&(rule.name, router)) {
-            return (Arc::clone(import), Arc::clone(export));
-        }
-        let filters = &rule.peer.spec.filters;
-        let compiled =
-            filters::compile(filters, &self.cluster.filters, &self.ways(), &config.import, &config.export);
-        for message in compiled.problems {
+        let key = (rule.name, router);
+        let (policies, messages) = match self.compiled.get(&key) {
+            Some(known) => known.clone(),
+            None => {
+                let (filters, known) = (&rule.peer.spec.filters, &self.cluster.filters);
+                let compiled = filters::compile(filters, known, &self.ways(), &config.import, &config.export);
+                let both = (Arc::new(compiled.import), Arc::new(compiled.export));
+                self.compiled.entry(key).or_insert((both, compiled.problems)).clone()
+            }
+        };
+        for message in messages {
             self.report(problem(rule.object(), message));
         }
-        let both = (Arc::new(compiled.import), Arc::new(compiled.export));
-        self.compiled.insert((rule.name, router), both.clone());
-        both
+        policies
     }
 }

@@ -86,8 +86,10 @@ pub(super) struct Builder<'a> {
     rules: Vec<Rule<'a>>,
     import_all: Arc<Policy>,
     pub(super) export_own: Arc<Policy>,
-    /// BGPFilters compiled, by BGPPeer and by whether for a router.
-    pub(super) compiled: BTreeMap<(&'a str, bool), Policies>,
+    /// What a reflector tells nodes and other reflectors.
+    export_reflected: Arc<Policy>,
+    /// BGPFilters compiled, by BGPPeer and by whether for a router, and what is wrong with them.
+    pub(super) compiled: BTreeMap<(&'a str, bool), (Policies, Vec<String>)>,
     /// BGPPeers that select nodes beside reflectors, found out when first asked.
     selecting_nodes: OnceCell<BTreeSet<&'a str>>,
     pub(super) problems: Vec<Problem>,
@@ -133,6 +135,10 @@ impl<'a> Builder<'a> {
                 cluster.pools_in_force(),
                 service_ranges(cluster),
                 cluster_id(me).is_some(),
+            )),
+            export_reflected: Arc::new(filters::export_reflected(
+                cluster.pools_in_force(),
+                service_ranges(cluster),
             )),
             compiled: BTreeMap::new(),
             selecting_nodes: OnceCell::new(),
@@ -225,7 +231,18 @@ impl<'a> Builder<'a> {
 
     /// The session with another node.
     pub(super) fn with_node(&mut self, name: &str, there: &Node) -> Outcome {
-        if name == self.name || addresses(self.me, there).is_none() {
+        if name == self.name {
+            return Outcome::None;
+        }
+        self.in_ranges(there);
+        let Some((_, remote)) = addresses(self.me, there) else { return Outcome::None };
+        if node_addresses(self.me).any(|own| own == remote) {
+            let message = format!(
+                "its address {remote} is that of {}, which does not peer with itself: delete it if the machine has \
+                 another name now",
+                self.name
+            );
+            self.report(problem(format!("Node({name})"), message));
             return Outcome::None;
         }
         let selected = self.rules.iter().copied().filter(|rule| rule.selects(name, there));
@@ -329,6 +346,7 @@ impl<'a> Builder<'a> {
                 config.expected = rule.is_some() || self.reflectors.serves(self.name, name);
             }
             config.import = Arc::clone(&self.import_all);
+            config.export = Arc::clone(&self.export_reflected);
         } else {
             config.export = Arc::clone(&self.export_own);
         }

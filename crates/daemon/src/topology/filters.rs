@@ -28,26 +28,39 @@ pub(super) fn export_own<'a>(
     services: impl IntoIterator<Item = IpNet> + Clone,
     reflects: bool,
 ) -> Policy {
-    let pools = pools
-        .into_iter()
-        .map(|pool| Rule {
-            action: if pool.spec.disable_bgp_export { Action::Reject } else { Action::Accept },
-            prefix: Some(inside(pool.spec.cidr)),
-            ..Rule::default()
-        })
-        .collect();
-    let of_services = |action: Action, learned: bool| {
-        let rule = move |range| Rule { action, prefix: Some(inside(range)), learned, ..Rule::default() };
-        services.clone().into_iter().map(rule)
-    };
-    let others = of_services(Action::Reject, true).filter(|_| !reflects);
-    let services: Vec<Rule> = others.chain(of_services(Action::Accept, false)).collect();
-    let mut filters = vec![Filter { name: "IP pools".to_owned(), rules: pools }];
-    if !services.is_empty() {
-        // First: addresses of load balancers may be a pool's.
-        filters.insert(0, Filter { name: "services".to_owned(), rules: services });
+    let pools = pools.into_iter().map(|pool| {
+        about(pool.spec.cidr, if pool.spec.disable_bgp_export { Action::Reject } else { Action::Accept })
+    });
+    let others = services.clone().into_iter().filter(|_| !reflects);
+    let others = others.map(|range| Rule { learned: true, ..about(range, Action::Reject) });
+    let services = others.chain(services.into_iter().map(|range| about(range, Action::Accept)));
+    Policy { filters: services_first(services.collect(), pools.collect()), default: Action::Reject }
+}
+
+/// What a reflector tells nodes and other reflectors when no filter says otherwise: everything but what lies in a pool
+/// that is not exported, which somebody's filter let out or which is its own.
+pub(super) fn export_reflected<'a>(
+    pools: impl IntoIterator<Item = &'a IpPool>,
+    services: impl IntoIterator<Item = IpNet>,
+) -> Policy {
+    let kept = pools.into_iter().filter(|pool| pool.spec.disable_bgp_export);
+    let kept: Vec<Rule> = kept.map(|pool| about(pool.spec.cidr, Action::Reject)).collect();
+    if kept.is_empty() {
+        return Policy::default();
     }
-    Policy { filters, default: Action::Reject }
+    let services = services.into_iter().map(|range| about(range, Action::Accept));
+    Policy { filters: services_first(services.collect(), kept), default: Action::Accept }
+}
+
+/// Services before pools: addresses of load balancers may be a pool's.
+fn services_first(services: Vec<Rule>, pools: Vec<Rule>) -> Vec<Filter> {
+    let named = |name: &str, rules: Vec<Rule>| Filter { name: name.to_owned(), rules };
+    let services = (!services.is_empty()).then(|| named("services", services));
+    services.into_iter().chain([named("IP pools", pools)]).collect()
+}
+
+fn about(range: IpNet, action: Action) -> Rule {
+    Rule { action, prefix: Some(inside(range)), ..Rule::default() }
 }
 
 /// The filters `names` in order, and behind them what the session had without them. A filter that doesn't exist

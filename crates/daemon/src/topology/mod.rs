@@ -34,7 +34,7 @@ use margay_control::status::Problem;
 
 pub use cluster::{Changes, Cluster, Way};
 pub use planner::{Change, Planner};
-pub use ranges::ListenRange;
+pub use ranges::{ListenRange, ListenRanges};
 pub use services::{service_ranges, service_routes};
 pub use sessions::{Op, PATIENCE, Sessions};
 pub use settings::{Advertisement, secrets, unknown_configuration};

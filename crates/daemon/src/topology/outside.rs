@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use margay_api::Node;
 use margay_api::types::PeerAddress;
 use margay_bgp::{Family, MaxPrefix, PeerConfig, PeerKind, PeerRange};
 
@@ -73,6 +74,19 @@ impl<'a> Builder<'a> {
         template.local_other = node_addresses(self.me).find(|own| own.is_ipv4() != remote.is_ipv4());
         let usable = self.adjust(&mut template, rule, true);
         usable.then_some(PeerRange { prefix: range.prefix, template, max: range.max_peers })
+    }
+
+    /// Says of ranges that a node is in them: who is let in from a range is not parked until its Node is known.
+    pub(super) fn in_ranges(&mut self, there: &Node) {
+        let cluster = self.cluster;
+        for range in cluster.ranges() {
+            if node_addresses(there).any(|address| range.prefix.contains(&address)) {
+                let message = "nodes have addresses in it: one that connects before its Node object is known is taken \
+                               for a neighbour of the range, and its session begins anew when it is known. Take a \
+                               range without nodes";
+                self.report(problem(format!("listenRanges({})", range.prefix), message));
+            }
+        }
     }
 
     /// What sessions with others than nodes have in common.

@@ -31,9 +31,9 @@ pub struct Planner {
     forwards: bool,
     reflectors: Reflectors,
     topology: Topology,
-    /// Problems of the objects that concern all, and of each Node.
+    /// Problems of the objects that concern all, and what comes of each Node.
     general: Vec<Problem>,
-    of_nodes: BTreeMap<String, Problem>,
+    of_nodes: BTreeMap<String, Vec<Problem>>,
     /// The addresses by which the nodes are wanted.
     addresses: BTreeMap<String, IpAddr>,
     /// Addresses of Nodes that were deleted, for routes nobody needs to replace.
@@ -110,10 +110,15 @@ impl Planner {
             Some(me) => self.update_some(me, cluster, touched),
             None => self.update_all(cluster),
         };
-        let mut problems = self.general.clone();
-        problems.extend(self.of_nodes.values().cloned());
-        self.topology.problems = problems;
+        self.topology.problems = self.problems();
         out
+    }
+
+    /// What several Nodes bring out in one object is said once.
+    fn problems(&self) -> Vec<Problem> {
+        let mut said = BTreeSet::new();
+        let all = self.general.iter().chain(self.of_nodes.values().flatten());
+        all.filter(|problem| said.insert((&problem.object, &problem.message))).cloned().collect()
     }
 
     /// Whether more than the sessions with the changed Nodes may follow from the changes.
@@ -145,6 +150,8 @@ impl Planner {
     ) -> BTreeMap<IpAddr, Change> {
         let (own_name, reflectors) = (self.name.clone(), std::mem::take(&mut self.reflectors));
         let mut builder = Builder::new(&own_name, me, cluster, &reflectors, self.forwards);
+        // Of objects: known since the beginning.
+        builder.problems.clear();
         let mut out = BTreeMap::new();
         let mut contested = false;
         for name in touched {
@@ -152,13 +159,9 @@ impl Planner {
                 Some(there) => builder.with_node(name, there),
                 None => Outcome::None,
             };
-            self.note_node(name, cluster.nodes.get(name).map(Box::as_ref));
+            let found = std::mem::take(&mut builder.problems);
+            note_node(&mut self.of_nodes, name, cluster.nodes.get(name).map(Box::as_ref), found);
             contested |= self.place(name, outcome, cluster, &mut out);
-        }
-        for problem in builder.problems {
-            if !self.general.contains(&problem) {
-                self.general.push(problem);
-            }
         }
         self.reflectors = reflectors;
         if contested {
@@ -207,17 +210,6 @@ impl Planner {
         false
     }
 
-    fn note_node(&mut self, name: &str, node: Option<&Node>) {
-        match node {
-            Some(node) if node_addresses(node).next().is_none() => {
-                let message = "it has no address, so nobody peers with it and its blocks are unreachable: \
-                               set spec.bgp.ipv4Address or ipv6Address, with the mask of its subnet";
-                self.of_nodes.insert(name.to_owned(), problem(format!("Node({name})"), message));
-            }
-            _ => drop(self.of_nodes.remove(name)),
-        }
-    }
-
     /// From the beginning; says what is different from before.
     fn update_all(&mut self, cluster: &Cluster) -> BTreeMap<IpAddr, Change> {
         self.fresh = false;
@@ -227,7 +219,7 @@ impl Planner {
         let reflectors = Reflectors(reflectors.collect());
         self.of_nodes.clear();
         for (name, node) in &cluster.nodes {
-            self.note_node(name, Some(node));
+            note_node(&mut self.of_nodes, name, Some(node), Vec::new());
         }
         let settings = Settings::of(&self.name, cluster);
         let default_as = settings.mesh().and_then(|conf| conf.as_number).unwrap_or(AsNumber::DEFAULT).0;
@@ -283,11 +275,13 @@ impl Planner {
             for outcome in builder.routers().into_iter().chain(builder.workloads()) {
                 wanted(None, outcome);
             }
+            let of_objects = std::mem::take(&mut builder.problems);
             for (name, there) in &cluster.nodes {
                 wanted(Some(name), builder.with_node(name, there));
+                let found = std::mem::take(&mut builder.problems);
+                note_node(&mut self.of_nodes, name, Some(there), found);
             }
-            let more = builder.problems;
-            problems.extend(more);
+            problems.extend(of_objects);
         }
         self.general = problems;
         self.reflectors = reflectors;
@@ -305,6 +299,25 @@ impl Planner {
             }
         }
         out
+    }
+}
+
+/// What came to light with a Node, beside what is wrong with itself.
+fn note_node(
+    of_nodes: &mut BTreeMap<String, Vec<Problem>>,
+    name: &str,
+    node: Option<&Node>,
+    mut found: Vec<Problem>,
+) {
+    if node.is_some_and(|node| node_addresses(node).next().is_none()) {
+        let message = "it has no address, so nobody peers with it and its blocks are unreachable: \
+                       set spec.bgp.ipv4Address or ipv6Address, with the mask of its subnet";
+        found.push(problem(format!("Node({name})"), message));
+    }
+    if found.is_empty() {
+        of_nodes.remove(name);
+    } else {
+        of_nodes.insert(name.to_owned(), found);
     }
 }
 

@@ -1,5 +1,7 @@
 //! `listenRanges` of a daemon's configuration: neighbours that no object names.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use margay_api::kinds::{BgpPeerSpec, SecretKeyRef, SecretRef};
 use margay_api::types::AsNumber;
@@ -89,15 +91,19 @@ impl TryFrom<Keys> for ListenRange {
     }
 }
 
-impl ListenRange {
-    /// The first prefix that two ranges have.
-    #[must_use]
-    pub fn twice(ranges: &[Self]) -> Option<IpNet> {
-        let of = |at: usize| ranges.get(..at).unwrap_or_default().iter().map(|range| range.prefix);
-        ranges
-            .iter()
-            .enumerate()
-            .find(|(at, range)| of(*at).any(|prefix| prefix == range.prefix))
-            .map(|(_, r)| r.prefix)
+/// Ranges as a configuration has them: no prefix twice.
+#[derive(Debug, Default, Clone, PartialEq, Deserialize)]
+#[serde(try_from = "Vec<ListenRange>")]
+pub struct ListenRanges(pub Vec<ListenRange>);
+
+impl TryFrom<Vec<ListenRange>> for ListenRanges {
+    type Error = String;
+
+    fn try_from(ranges: Vec<ListenRange>) -> Result<Self, String> {
+        let mut seen = BTreeSet::new();
+        match ranges.iter().find(|range| !seen.insert(range.prefix)) {
+            Some(range) => Err(format!("listen range {} is there twice", range.prefix)),
+            None => Ok(Self(ranges)),
+        }
     }
 }

@@ -35,6 +35,7 @@ fn agrees(planner: &mut Planner, name: &str, cluster: &mut Cluster, told: &mut B
     let fresh = topology(name, cluster);
     assert_eq!(planner.topology().peers, fresh.peers);
     assert_eq!(*told, fresh.peers, "what was told of changes adds up");
+    assert_eq!(planner.topology().problems, fresh.problems);
     assert_eq!(
         (&planner.topology().gateways, planner.topology().cluster_id),
         (&fresh.gateways, fresh.cluster_id)
@@ -59,16 +60,18 @@ fn step() -> impl Strategy<Value = Step> {
         (0u16..8).prop_map(Step::Relabel),
         (0u16..8).prop_map(Step::Delete),
         (0u8..3, any::<bool>()).prop_map(|(number, there)| Step::Reflector(number, there)),
-        (0u8..4, any::<bool>()).prop_map(|(number, there)| Step::Peer(number, there)),
+        (0u8..6, any::<bool>()).prop_map(|(number, there)| Step::Peer(number, there)),
         (0u8..4, 0u16..8).prop_map(|(block, owner)| Step::Block(block, owner)),
     ]
 }
 
-const PEERS: [&str; 4] = [
+const PEERS: [&str; 6] = [
     "{nodeSelector: has(rack), peerSelector: has(rack)}",
     "{peerIP: 10.1.0.3, asNumber: 65000, reachableBy: 10.0.0.7}",
     "{node: n2, peerSelector: \"!has(rack)\", keepaliveTime: 9s}",
     "{peerIP: 10.9.9.9, asNumber: 65000}",
+    "{node: n1, peerSelector: has(rack), filters: [none-such], keepaliveTime: 8s}",
+    "{nodeSelector: has(rack), peerSelector: all(), password: {secretKeyRef: {name: none, key: such}}}",
 ];
 
 proptest! {
@@ -121,4 +124,42 @@ proptest! {
             agrees(&mut second.0, names[1], &mut cluster, &mut second.1);
         }
     }
+}
+
+/// What was wrong with one Node is said as long as it is.
+#[test]
+fn a_problem_goes_with_the_node_it_comes_from() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: all}
+spec: {peerSelector: all()}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: racks}
+spec: {peerSelector: has(rack), keepaliveTime: 9s}
+";
+    let mut cluster = cluster(THREE, text);
+    let mut planner = Planner::new("n1");
+    let mut said = |cluster: &mut Cluster| {
+        let changed = cluster.take_changes();
+        planner.update(cluster, &changed);
+        let problems = planner.topology().problems.iter();
+        problems.map(|problem| problem.object.clone()).collect::<Vec<String>>()
+    };
+    assert_eq!(said(&mut cluster), Vec::<String>::new());
+    let plain = cluster.nodes["n3"].clone();
+    let mut labelled = plain.clone();
+    labelled.metadata.labels.insert("rack".into(), "a".into());
+    let mut other = cluster.nodes["n2"].clone();
+    other.metadata.labels.insert("rack".into(), "a".into());
+    cluster.put(&(*labelled).into());
+    assert_eq!(said(&mut cluster), ["BGPPeer(racks)"]);
+    cluster.put(&(*other).into());
+    assert_eq!(said(&mut cluster), ["BGPPeer(racks)"], "of two nodes it is said once");
+    cluster.put(&(*plain).into());
+    assert_eq!(said(&mut cluster), ["BGPPeer(racks)"], "the other node's is left");
+    cluster.delete(&Key::cluster(Kind::Node, "n2"));
+    assert_eq!(said(&mut cluster), Vec::<String>::new());
 }

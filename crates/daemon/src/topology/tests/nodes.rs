@@ -76,6 +76,32 @@ fn a_node_without_an_address_is_named_and_left_out() {
     assert!(topology("n3", &cluster).peers.is_empty());
 }
 
+/// A machine that was installed anew under another name while its old Node is still there.
+#[test]
+fn a_node_with_our_own_address_is_named_and_not_dialled() {
+    for text in [
+        "",
+        "apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {name: all}\nspec: {peerSelector: all()}\n",
+    ] {
+        let mut cluster = cluster(THREE, text);
+        let mut planner = Planner::new("n1");
+        let mut follow = |cluster: &mut Cluster| {
+            let changed = cluster.take_changes();
+            planner.update(cluster, &changed);
+            planner.topology().clone()
+        };
+        assert!(follow(&mut cluster).problems.is_empty());
+        cluster.put(&node("old", "10.0.0.1/24", false).into());
+        let n1 = follow(&mut cluster);
+        assert_eq!(n1.peers.len(), 2, "{:?}", sessions(&n1));
+        let [problem] = n1.problems.as_slice() else { panic!("{:?}", n1.problems) };
+        assert_eq!(problem.object, "Node(old)");
+        assert!(problem.message.contains("10.0.0.1") && problem.message.contains("n1"), "{problem:?}");
+        cluster.delete(&Key::cluster(Kind::Node, "old"));
+        assert!(follow(&mut cluster).problems.is_empty());
+    }
+}
+
 #[test]
 fn a_local_as_between_nodes_is_seen_from_both_ends() {
     let text = "\

@@ -233,9 +233,68 @@ spec: {peerIP: 10.0.0.254, asNumber: 65000}
     assert_eq!(client.max_prefix.unwrap().limit, 1024 + 4096 + 1);
 }
 
+/// Calico runs a session's filters before it rejects what is in a pool with `disableBGPExport`, and rejects it on all
+/// sessions, those of reflectors among them.
+#[test]
+fn a_pool_without_export_is_told_to_those_whose_filter_says_so() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: open}
+spec: {cidr: 10.65.0.0/16}
+---
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: kept}
+spec: {cidr: 10.66.0.0/16, disableBGPExport: true}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPFilter
+metadata: {name: kept}
+spec: {exportV4: [{action: Accept, cidr: 10.66.0.0/16, matchOperator: In}]}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: tor}
+spec: {peerIP: 10.0.0.254, asNumber: 65000}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: lab}
+spec: {peerIP: 10.0.0.253, asNumber: 65000, filters: [kept]}
+";
+    let exports = |node: &str, to: &str, cluster: &Cluster| {
+        let topology = topology(node, cluster);
+        let export = &peer_named(&topology, to).unwrap().export;
+        ["10.65.1.0/24", "10.66.1.0/24", "10.66.1.7/32"].map(|prefix| {
+            let attributes = PathAttributes::default();
+            let route = RouteView {
+                prefix: prefix.parse().unwrap(),
+                next_hop: None,
+                attributes: &attributes,
+                learned: false,
+                peer_type: margay_bgp::policy::PeerType::Internal,
+            };
+            export.apply(&route) == Verdict::Accept
+        })
+    };
+    let mesh = cluster(THREE, text);
+    assert_eq!(exports("n1", "tor", &mesh), [true, false, false]);
+    assert_eq!(exports("n1", "lab", &mesh), [true, true, true]);
+    assert_eq!(exports("n1", "n2", &mesh), [true, false, false]);
+    let mut reflected = cluster(&with_reflectors(), text);
+    for (node, to) in [("n1", "rr1"), ("rr1", "n1"), ("rr1", "rr2"), ("rr1", "tor")] {
+        assert_eq!(exports(node, to, &reflected), [true, false, false], "{node} to {to}");
+    }
+    assert_eq!(exports("rr1", "lab", &reflected), [true, true, true]);
+    reflected.pools.remove("kept");
+    let rr1 = topology("rr1", &reflected);
+    assert!(peer_named(&rr1, "n1").unwrap().export.is_transparent(), "all clients share what is told");
+}
+
 fn ranges(text: &str) -> Vec<ListenRange> {
-    let known: Result<Vec<ListenRange>, _> = serde_saphyr::from_str(text);
-    known.unwrap_or_else(|error| panic!("{error}"))
+    let known: Result<ListenRanges, _> = serde_saphyr::from_str(text);
+    known.unwrap_or_else(|error| panic!("{error}")).0
 }
 
 #[test]
@@ -279,6 +338,28 @@ fn whoever_comes_out_of_a_range_is_as_if_a_bgp_peer_named_it() {
     assert_eq!(v6.template.local_other, Some([10, 0, 0, 21].into()));
 }
 
+/// One that connects before its Node is known would be a stranger's session, and begin anew when it is.
+#[test]
+fn a_range_with_nodes_in_it_is_named() {
+    let mut cluster = cluster(&[("rr1", "10.0.0.21/24", true), ("n1", "10.0.1.1/24", false)], "");
+    cluster.set_ranges(ranges("[{prefix: 10.0.0.0/24}, {prefix: 192.0.2.0/24}]"));
+    let mut planner = Planner::new("rr1").without_forwarding();
+    let mut said = |cluster: &mut Cluster| {
+        let changed = cluster.take_changes();
+        planner.update(cluster, &changed);
+        let problems = planner.topology().problems.iter();
+        problems.map(|problem| problem.object.clone()).collect::<Vec<String>>()
+    };
+    assert_eq!(said(&mut cluster), Vec::<String>::new(), "it is no neighbour of its own");
+    cluster.put(&node("n2", "192.0.2.2/24", false).into());
+    cluster.put(&node("n3", "192.0.2.3/24", false).into());
+    assert_eq!(said(&mut cluster), ["listenRanges(192.0.2.0/24)"]);
+    for name in ["n2", "n3"] {
+        cluster.delete(&Key::cluster(Kind::Node, name));
+    }
+    assert_eq!(said(&mut cluster), Vec::<String>::new());
+}
+
 #[test]
 fn a_range_that_cannot_be_is_named() {
     for (text, named) in [
@@ -292,7 +373,8 @@ fn a_range_that_cannot_be_is_named() {
         let error = wrong.unwrap_err().to_string();
         assert!(error.contains(named), "{text}: {error}");
     }
-    let twice = ranges("[{prefix: 10.0.0.0/8}, {prefix: 10.0.0.0/24}, {prefix: 10.0.0.0/8}]");
-    assert_eq!(ListenRange::twice(&twice), "10.0.0.0/8".parse().ok());
-    assert_eq!(ListenRange::twice(&twice[..2]), None);
+    let twice = "[{prefix: 10.0.0.0/8}, {prefix: 10.0.0.0/24}, {prefix: 10.0.0.0/8}]";
+    let error = serde_saphyr::from_str::<ListenRanges>(twice).unwrap_err().to_string();
+    assert!(error.contains("10.0.0.0/8"), "{error}");
+    assert_eq!(ranges("[{prefix: 10.0.0.0/8}, {prefix: 10.0.0.0/24}]").len(), 2);
 }
