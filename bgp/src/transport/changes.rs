@@ -18,6 +18,8 @@ pub enum Change {
     Routes(Vec<(IpNet, Vec<RouteInfo>)>),
     /// A session changed its state.
     Peer(Box<PeerStatus>),
+    /// A peer is none any more. It may be said twice: its session ends first.
+    Removed(IpAddr),
 }
 
 #[derive(Debug)]
@@ -48,8 +50,9 @@ impl Changes {
     }
 
     pub(super) fn peer(&self, speaker: &Speaker, remote: IpAddr) {
-        if let Some(peer) = speaker.peer(remote).filter(|_| self.watched()) {
-            self.send(Change::Peer(Box::new(peer)));
+        if self.watched() {
+            let peer = speaker.peer(remote);
+            self.send(peer.map_or(Change::Removed(remote), |peer| Change::Peer(Box::new(peer))));
         }
     }
 

@@ -1,6 +1,6 @@
 //! The real binary against a socket that answers as the daemon does, with the types of `margay-control`.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -14,21 +14,30 @@ use margay_control::status::{Endpoint, IpamAddress, IpamBlock, IpamStatus, Polic
 use margay_control::{ErrorBody, bgp};
 use serde::Serialize;
 
-/// Answers one request; the thread returns the request.
-fn answer(lab: &Lab, status: &str, body: &impl Serialize) -> (String, JoinHandle<String>) {
-    let path = lab.dir.join("agent.sock");
-    drop(std::fs::remove_file(&path));
-    let listener = UnixListener::bind(&path).unwrap();
-    let body = match serde_json::to_value(body).unwrap() {
-        // As the daemon streams arrays: a value per line.
+/// As the daemon says it: arrays are streamed, a value per line.
+fn said(value: &impl Serialize) -> String {
+    match serde_json::to_value(value).unwrap() {
         serde_json::Value::Array(values) => {
             let values: Vec<String> = values.iter().map(ToString::to_string).collect();
             format!("[\n{}\n]\n", values.join("\n,"))
         }
         value => value.to_string(),
-    };
-    let reply = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    let thread = std::thread::spawn(move || {
+    }
+}
+
+/// Answers one request; the thread returns the request.
+fn answer(lab: &Lab, status: &str, body: &impl Serialize) -> (String, JoinHandle<Vec<String>>) {
+    answers(lab, status, vec![said(body)])
+}
+
+/// Answers requests one after the other; the thread returns the requests.
+fn answers(lab: &Lab, status: &str, bodies: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
+    let path = lab.dir.join("agent.sock");
+    drop(std::fs::remove_file(&path));
+    let listener = UnixListener::bind(&path).unwrap();
+    let reply = |body: String| format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let replies: Vec<String> = bodies.into_iter().map(reply).collect();
+    let respond = move |reply: String| {
         let (mut stream, _) = listener.accept().unwrap();
         let mut request = vec![0; 65_536];
         let mut length = 0;
@@ -40,7 +49,8 @@ fn answer(lab: &Lab, status: &str, body: &impl Serialize) -> (String, JoinHandle
         }
         stream.write_all(reply.as_bytes()).unwrap();
         String::from_utf8_lossy(&request[..length]).into_owned()
-    });
+    };
+    let thread = std::thread::spawn(move || replies.into_iter().map(respond).collect());
     (path.display().to_string(), thread)
 }
 
@@ -49,7 +59,17 @@ fn ask(lab: &Lab, args: &[&str], body: &impl Serialize) -> (Option<i32>, String,
     let (socket, thread) = answer(lab, "200 OK", body);
     let (status, out, error) = lab.bare(&[args, &["--socket", &socket]].concat(), None, &[]);
     assert!(error.is_empty(), "{error}");
-    (status, out, thread.join().unwrap())
+    (status, out, thread.join().unwrap().remove(0))
+}
+
+/// What a command shows that goes on with these changes after an answer.
+fn watch(lab: &Lab, args: &[&str], first: &impl Serialize, changes: &[bgp::Change]) -> String {
+    let lines = changes.iter().map(|change| serde_json::to_string(change).unwrap() + "\n").collect();
+    let (socket, thread) = answers(lab, "200 OK", vec![lines, said(first)]);
+    let (_, out, error) = lab.bare(&[args, &["--watch", "--socket", &socket]].concat(), None, &[]);
+    assert!(error.is_empty(), "{error}");
+    assert!(thread.join().unwrap()[0].starts_with("GET /v1/bgp/watch "));
+    out
 }
 
 fn peer(address: &str, state: &str) -> bgp::Peer {
@@ -86,6 +106,73 @@ fn peer(address: &str, state: &str) -> bgp::Peer {
     }
 }
 
+fn route(prefix: &str, from: &str, best: bool) -> bgp::Route {
+    bgp::Route {
+        prefix: prefix.parse().unwrap(),
+        next_hop: Some(from.parse().unwrap()),
+        from: Some(from.parse().unwrap()),
+        path_id: Some(3),
+        best,
+        multipath: best,
+        filtered: false,
+        stale: false,
+        origin: "igp".into(),
+        med: None,
+        reason: "lowest router id".into(),
+        local_pref: Some(100),
+        as_path: String::new(),
+        originator_id: Some("172.20.0.2".into()),
+        cluster_list: vec!["1.1.1.1".into()],
+        communities: Vec::new(),
+        age_seconds: 12,
+    }
+}
+
+#[test]
+fn bgp_while_it_changes() {
+    let lab = Lab::new("bgp-watch");
+    let (one, two) = ("172.20.0.11", "172.20.0.12");
+    let both = |prefix: &str| vec![route(prefix, one, true), route(prefix, two, false)];
+    let change = |prefix: &str, paths| bgp::Change::Route { prefix: prefix.parse().unwrap(), paths };
+    let changes = [
+        // The first one's path goes, the other's is as good as ever; then that goes, too.
+        change("10.65.1.0/24", vec![route("10.65.1.0/24", two, true)]),
+        bgp::Change::Lost { batches: 7 },
+        change("10.65.1.0/24", Vec::new()),
+        change("10.65.2.0/24", both("10.65.2.0/24")),
+        change("10.65.3.0/24", vec![route("10.65.3.0/24", two, true)]),
+        change("10.65.3.0/24", Vec::new()),
+    ];
+    let gone = |out: &str| {
+        let lines = out.lines().filter(|line| line.ends_with("withdrawn"));
+        lines.map(|line| line.split_whitespace().nth(1).unwrap().to_owned()).collect::<Vec<String>>()
+    };
+    let out = watch(&lab, &["bgp", "routes", "--peer", one], &[route("10.65.1.0/24", one, true)], &changes);
+    assert_eq!(gone(&out), ["10.65.1.0/24"], "once, and none that was never there: {out}");
+    assert!(out.contains("# too slow: 7 batches") && out.contains("10.65.2.0/24"), "{out}");
+    let out = watch(&lab, &["bgp", "routes"], &both("10.65.1.0/24"), &changes);
+    assert_eq!(gone(&out), ["10.65.1.0/24", "10.65.3.0/24"], "{out}");
+    let out = watch(&lab, &["bgp", "routes", "-o", "json"], &both("10.65.1.0/24"), &changes);
+    let values: Vec<serde_json::Value> = out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    assert!(values.contains(&serde_json::json!({ "lost": 7 })), "{out}");
+
+    let changes = [
+        bgp::Change::Peer(Box::new(peer(two, "Established"))),
+        bgp::Change::Lost { batches: 2 },
+        bgp::Change::Removed { peer: two.parse().unwrap() },
+        bgp::Change::Removed { peer: two.parse().unwrap() },
+    ];
+    let out = watch(&lab, &["bgp", "peers"], &[peer(one, "Active")], &changes);
+    let removed: Vec<&str> = out.lines().filter(|line| line.ends_with("removed")).collect();
+    assert!(removed.len() == 1 && removed[0].contains(two), "{out}");
+    let out = watch(&lab, &["bgp", "summary", "-o", "json"], &[peer(one, "Active")], &changes);
+    let last: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_eq!(last, serde_json::json!({ "address": two, "removed": true }));
+}
+
 #[test]
 fn bgp_sessions_and_routes() {
     let lab = Lab::new("bgp");
@@ -110,28 +197,10 @@ fn bgp_sessions_and_routes() {
     let (_, out, _) = ask(&lab, &["bgp", "neighbor", "172.20.0.13"], &[&never]);
     assert!(out.contains("state          Active, never up"), "{out}");
 
-    let route = bgp::Route {
-        prefix: "10.65.2.0/24".parse().unwrap(),
-        next_hop: Some("172.20.0.2".parse().unwrap()),
-        from: Some("172.20.0.11".parse().unwrap()),
-        path_id: Some(3),
-        best: true,
-        multipath: true,
-        filtered: false,
-        stale: false,
-        origin: "igp".into(),
-        med: None,
-        reason: "lowest router id".into(),
-        local_pref: Some(100),
-        as_path: String::new(),
-        originator_id: Some("172.20.0.2".into()),
-        cluster_list: vec!["1.1.1.1".into()],
-        communities: Vec::new(),
-        age_seconds: 12,
-    };
+    let route = route("10.65.2.0/24", "172.20.0.11", true);
     let (_, out, request) = ask(&lab, &["bgp", "routes", "10.65.2.0/24"], &[&route]);
     assert!(request.starts_with("GET /v1/bgp/routes?prefix=10.65.2.0/24 "), "{request}");
-    assert!(out.lines().nth(1).unwrap().starts_with(">  10.65.2.0/24  172.20.0.2"), "{out}");
+    assert!(out.lines().nth(1).unwrap().starts_with(">  10.65.2.0/24  172.20.0.11"), "{out}");
     let (_, out, _) = ask(&lab, &["bgp", "routes", "-o", "json"], &[&route]);
     assert_eq!(serde_json::from_str::<Vec<bgp::Route>>(&out).unwrap(), std::slice::from_ref(&route));
     let (_, out, request) = ask(&lab, &["bgp", "route", "10.65.2.9"], &[&route]);

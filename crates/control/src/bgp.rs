@@ -209,6 +209,11 @@ pub enum Change {
     },
     /// A session changed its state.
     Peer(Box<Peer>),
+    /// A peer is none any more. It may be said twice.
+    Removed {
+        /// Its address.
+        peer: IpAddr,
+    },
     /// The reader was too slow: so many batches of changes are lost.
     Lost {
         /// How many.

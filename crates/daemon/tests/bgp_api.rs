@@ -96,6 +96,8 @@ async fn large_tables_are_streamed_and_watched() {
     assert_eq!(count, ROUTES);
     assert_eq!(first.len(), 3);
 
+    let removed = IpAddr::from([127, 79, 0, 3]);
+    let gone = PeerConfig::new(removed, 64512, PeerKind::InternalClient);
     // Watched: the change comes, and what is asked for before it is complete.
     let watcher = client.clone();
     let (ready, begun) = std::sync::mpsc::channel();
@@ -104,14 +106,21 @@ async fn large_tables_are_streamed_and_watched() {
         ready.send(()).unwrap();
         loop {
             if let Some(Change::Route { prefix, paths }) = lines.next_value().unwrap() {
-                return (prefix.to_string(), paths.len());
+                let removed = loop {
+                    if let Some(Change::Removed { peer }) = lines.next_value().unwrap() {
+                        break peer;
+                    }
+                };
+                return (prefix.to_string(), paths.len(), removed.to_string());
             }
         }
     });
     tokio::task::spawn_blocking(move || begun.recv().unwrap()).await.unwrap();
     handle.set_originated(originated(ROUTES - 1)).await.unwrap();
     let last = originated(ROUTES).pop().unwrap().prefix.to_string();
-    assert_eq!(watched.await.unwrap(), (last, 0));
+    handle.set_peer(gone).await.unwrap();
+    handle.remove_peer(removed).await.unwrap();
+    assert_eq!(watched.await.unwrap(), (last, 0, removed.to_string()));
 
     let asked = client.clone();
     tokio::task::spawn_blocking(move || {

@@ -86,6 +86,9 @@ pub(super) fn changes(mut changes: broadcast::Receiver<Arc<transport::Change>>) 
                     transport::Change::Peer(peer) => {
                         line(&mut text, &Change::Peer(Box::new(convert::peer(peer))));
                     }
+                    transport::Change::Removed(peer) => {
+                        line(&mut text, &Change::Removed { peer: *peer });
+                    }
                 },
                 Ok(Err(RecvError::Lagged(batches))) => line(&mut text, &Change::Lost { batches }),
                 Ok(Err(RecvError::Closed)) => {

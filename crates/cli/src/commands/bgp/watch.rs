@@ -1,5 +1,8 @@
 //! What changes, as it comes, until the reader or the daemon goes. A reader that is slower than the changes is told so.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use margay_control::bgp::{Change, Peer, Route};
 use margay_control::{Client, Lines};
 
@@ -12,8 +15,10 @@ fn changes(client: &Client) -> anyhow::Result<Lines> {
     Ok(client.lines("/v1/bgp/watch")?)
 }
 
-fn lost(batches: u64) -> String {
-    format!("# too slow: {batches} batches of changes are lost; start again to see the whole\n")
+fn lost(format: Format, batches: u64) -> anyhow::Result<String> {
+    let people =
+        || format!("# too slow: {batches} batches of changes are lost; start again to see the whole\n");
+    document(format, &serde_json::json!({ "lost": batches }), people)
 }
 
 /// A value in a form that has no end: one document per value, rows for people.
@@ -33,6 +38,7 @@ pub(super) fn peers(client: &Client, format: Format) -> anyhow::Result<Report> {
     let mut changes = changes(client)?;
     let mut out = Printer::new(format);
     let all: Vec<Peer> = client.get("/v1/bgp/peers")?;
+    let mut shown: BTreeSet<IpAddr> = all.iter().map(|peer| peer.address).collect();
     let wide = format == Format::Wide;
     let mut text = String::new();
     match format {
@@ -47,11 +53,17 @@ pub(super) fn peers(client: &Client, format: Format) -> anyhow::Result<Report> {
     while open && let Some(change) = changes.next_value::<Change>()? {
         open = match change {
             Change::Route { .. } => true,
+            Change::Removed { peer } if shown.remove(&peer) => {
+                let gone = serde_json::json!({ "address": peer, "removed": true });
+                out.print(&document(format, &gone, || format!("-  {peer}  removed\n"))?)?
+            }
+            Change::Removed { .. } => true,
             Change::Peer(peer) => {
+                shown.insert(peer.address);
                 let text = document(format, &peer, || peer_row(&peer, wide).join("  ") + "\n")?;
                 out.print(&text)?
             }
-            Change::Lost { batches } => out.print(&lost(batches))?,
+            Change::Lost { batches } => out.print(&lost(format, batches)?)?,
         };
     }
     Ok(Report::default())
@@ -66,7 +78,10 @@ pub(super) fn routes(client: &Client, args: &RouteArgs) -> anyhow::Result<Report
         if people { out.route(route) } else { out.print(&document(format, route, String::new)?) }
     };
     let mut lines = client.lines(&args.path())?;
+    // What is shown of a prefix may go while others still have it.
+    let mut shown = BTreeSet::new();
     while let Some(route) = lines.next_value::<Route>()? {
+        shown.insert(route.prefix);
         if !show(&mut out, &route)? {
             return Ok(Report::default());
         }
@@ -74,10 +89,13 @@ pub(super) fn routes(client: &Client, args: &RouteArgs) -> anyhow::Result<Report
     let mut open = !people || out.flush()?;
     while open && let Some(change) = changes.next_value::<Change>()? {
         match change {
-            Change::Peer(_) => {}
-            Change::Lost { batches } => open = out.print(&lost(batches))?,
+            Change::Peer(_) | Change::Removed { .. } => {}
+            Change::Lost { batches } => open = out.print(&lost(format, batches)?)?,
             Change::Route { prefix, paths } => {
-                if paths.is_empty() && args.concerns(&prefix) {
+                let some = paths.iter().any(|route| args.shows(route));
+                if some {
+                    shown.insert(prefix);
+                } else if shown.remove(&prefix) {
                     let gone = serde_json::json!({ "prefix": prefix, "withdrawn": true });
                     open = out.print(&document(format, &gone, || format!("-   {prefix}  withdrawn\n"))?)?;
                 }
