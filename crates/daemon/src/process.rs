@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Common, ConfigError};
-use crate::{limits, log};
+use crate::{limits, log, upgrade};
 
 /// Longest wait, at the end, for threads that wait for the kernel.
 const LAST_WAIT: Duration = Duration::from_secs(1);
@@ -48,6 +48,7 @@ where
     C: Deref<Target = Common>,
     F: Future<Output = Result<()>>,
 {
+    upgrade::remember_program();
     let Some(config) = load()? else { return Ok(()) };
     log::init(config.log_format, &config.log_level).map_err(|error| anyhow!(error))?;
     limits::raise_open_files();

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -66,6 +67,8 @@ pub(crate) struct Lab {
     pub(crate) clients: Netns,
     /// What systemd was told.
     notified: Arc<Mutex<Vec<String>>>,
+    /// It is started by the name of its program alone.
+    pub(crate) bare: bool,
     /// What was started and may not have been reaped. A successor is nobody's child here: it is found by its socket.
     started: Vec<Child>,
 }
@@ -78,6 +81,7 @@ impl Lab {
         let notified = listen_as_systemd(&folder);
         let lab = Self {
             notified,
+            bare: false,
             folder,
             here: Netns::new().unwrap(),
             clients: Netns::new().unwrap(),
@@ -143,6 +147,10 @@ impl Lab {
 
     fn command(&self) -> Command {
         let mut command = Command::new(self.program());
+        if self.bare {
+            // As a shell that found it in its PATH.
+            command.arg0(self.program().file_name().unwrap());
+        }
         command.env_clear().arg("--datastore-path").arg(self.store()).arg("--socket").arg(self.socket());
         command.args(["--node", "reflector", "--log-level", "info"]);
         command.arg(format!("--ipv4-address={REFLECTOR}/30")).arg("--secrets-dir=/nonexistent");

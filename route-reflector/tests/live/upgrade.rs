@@ -137,6 +137,30 @@ fn clients_see_nothing_of_an_upgrade() {
     assert!(!world.bird.log().contains("Error"), "{}", world.bird.log());
 }
 
+/// Who started it by its name alone finds the new program where the old one was.
+#[test]
+fn a_reflector_started_by_its_bare_name_is_upgraded() {
+    if !possible(&[]) {
+        return;
+    }
+    let mut lab = Lab::new("bare", 0);
+    lab.bare = true;
+    lab.start();
+    for extra in ["one", "another"] {
+        let before = lab.all();
+        let mut program = std::fs::read(lab.program()).unwrap();
+        program.extend_from_slice(extra.as_bytes());
+        lab.replace_program(&program);
+        let output = lab.upgrade();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        wait("the old process has ended", PATIENCE, || {
+            let now = lab.all();
+            (now.len() == 1 && now != before).then_some(())
+        });
+        lab.reap();
+    }
+}
+
 /// A process killed at any moment of an upgrade: another one serves on, or graceful restart covers.
 #[test]
 fn a_kill_at_any_moment_loses_no_route() {

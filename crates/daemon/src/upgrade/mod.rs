@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -84,13 +84,21 @@ impl Drop for Successor {
     }
 }
 
-/// This program as it was started: where its next release will be.
+/// Where this program was started from: there its next release will be.
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Finds out where this program was started from; once its file has been replaced the kernel no longer says.
+pub(crate) fn remember_program() {
+    PROGRAM.get_or_init(|| {
+        let first = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+        if first.is_absolute() { first } else { std::env::current_exe().unwrap_or(first) }
+    });
+}
+
+/// This program as it was started.
 fn program() -> (PathBuf, Vec<OsString>) {
-    let mut words = std::env::args_os();
-    let first = words.next().map(PathBuf::from).unwrap_or_default();
-    let path = if first.is_absolute() { first } else { std::env::current_exe().unwrap_or(first) };
-    let words = words.filter(|word| word != TAKE_OVER);
-    (path, words.collect())
+    let words = std::env::args_os().skip(1).filter(|word| word != TAKE_OVER);
+    (PROGRAM.get().cloned().unwrap_or_default(), words.collect())
 }
 
 impl Successor {
