@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use margay_netlink::Netns;
 use margay_tests::cluster::{Cluster, Datastore, wait};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::labs::{Labs, PATIENCE, applied, margay, sessions};
 
@@ -252,25 +254,75 @@ pub(crate) fn a_peer_that_turns_bad(labs: &mut Labs) -> Result<()> {
         .context("the reflector forgets the node")
 }
 
-/// Connections that say nothing, or stop in the middle of a message, keep nobody else out.
+/// A place to wait per address: more addresses than there are places.
+const STRANGERS: u32 = 9_000;
+
+/// As many addresses as that, and more.
+const STRANGE_NET: &str = "10.77.0.0/16";
+const STRANGE_ADDRESS: &str = "10.77.0.1/16";
+
+const HALF_OPEN: usize = 10_000;
+
+/// The start of an OPEN, or nothing of it.
+fn says_part(mut stream: &TcpStream, number: usize) {
+    let part = message(29, 1, &[4, 0xfc]);
+    // Some are refused at once, which is fine.
+    let _sent = stream.write_all(part.get(..number % 20).unwrap_or_default());
+}
+
+/// A connection from an address of the net, in the namespace of this thread.
+fn connect_from(number: u32, target: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    let address = Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 77, 1, 0)) + number);
+    socket.bind(&SocketAddr::from((address, 0)).into())?;
+    socket.connect_timeout(&target.into(), PATIENCE)?;
+    Ok(socket.into())
+}
+
+/// Connections that say nothing, or stop in the middle of a message, keep nobody else out, and cost little.
 pub(crate) fn half_open_connections(labs: &mut Labs) -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    ensure!(most > 12_000, "10,000 connections need as many open files here, of which {most} are allowed");
     let cluster = &mut labs.demo(Datastore::Embedded)?.cluster;
     let before = all_sessions(cluster)?;
-    let mut held = Vec::new();
-    for target in ["node1", "rr1", "rr2"] {
+    // Every address of a net on the loopback device is one of r1.
+    cluster.run_in("r1", "ip", &["link", "set", "lo", "up"])?;
+    cluster.run_in("r1", "ip", &["address", "add", STRANGE_ADDRESS, "dev", "lo"])?;
+    cluster.run_in("node1", "ip", &["route", "add", STRANGE_NET, "via", "172.30.1.1"])?;
+    let used = cluster.resident("node1")?;
+    let agent = SocketAddr::new(cluster.address("node1")?, 179);
+    let strangers = || (0..STRANGERS).map(|number| connect_from(number, agent)).collect();
+    let strangers: std::io::Result<Vec<TcpStream>> = cluster.node("r1")?.netns().run(strangers)?;
+    let mut held = strangers.context("connections from strangers to node1")?;
+    let of_node2 = cluster.node("node2")?.netns();
+    while held.len() < HALF_OPEN {
+        held.push(connect(of_node2, agent.ip()).context("connections from node2 to node1")?);
+    }
+    for target in ["rr1", "rr2"] {
         let address = cluster.address(target)?;
         for from in ["r1", "node2"] {
             for number in 0..100 {
-                let mut stream = connect(cluster.node(from)?.netns(), address)
-                    .with_context(|| format!("connection {number} from {from} to {target}"))?;
-                let part = message(29, 1, &[4, 0xfc]);
-                // Some are refused at once, which is fine.
-                let _sent = stream.write_all(part.get(..number % 20).unwrap_or_default());
-                held.push(stream);
+                let stream = connect(cluster.node(from)?.netns(), address);
+                held.push(stream.with_context(|| format!("connection {number} from {from} to {target}"))?);
             }
         }
     }
+    held.iter().enumerate().for_each(|(number, stream)| says_part(stream, number));
     unharmed(cluster, &before)?;
+    for said in ["too many connections wait", "from an address that is not configured (yet) waits"] {
+        wait(PATIENCE, || Ok(cluster.whole_log("node1").contains(said)))
+            .with_context(|| format!("the log does not say: {said}"))?;
+    }
+    let metrics = cluster.client("node1").get_text("/metrics")?;
+    let waiting = metrics.lines().find_map(|line| line.strip_prefix("margay_bgp_pending_connections "));
+    ensure!(
+        waiting.and_then(|count| count.parse().ok()).is_some_and(|count: u32| count > 1000),
+        "{waiting:?}"
+    );
+    let grown = cluster.resident("node1")?.saturating_sub(used);
+    ensure!(grown < 128 << 10, "the agent's memory grew by {grown} KiB");
+
     // A session that must be made anew finds its way past them.
     cluster.kill("node3")?;
     cluster.start("node3")?;
@@ -280,6 +332,8 @@ pub(crate) fn half_open_connections(labs: &mut Labs) -> Result<()> {
     let others = before.into_iter().filter(|(node, _)| matches!(*node, "node1" | "node2"));
     unharmed(cluster, &others.collect())?;
     drop(held);
+    cluster.run_in("node1", "ip", &["route", "del", STRANGE_NET])?;
+    cluster.run_in("r1", "ip", &["address", "del", STRANGE_ADDRESS, "dev", "lo"])?;
     Ok(())
 }
 
