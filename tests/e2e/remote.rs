@@ -97,7 +97,7 @@ impl Drop for Process {
 
 /// The inner end: until standard input ends.
 pub(crate) fn serve() -> ExitCode {
-    if let Err(error) = sandbox::inside() {
+    if let Err(error) = sandbox::inside().and_then(|_| margay_tests::foreign::open_root()) {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }

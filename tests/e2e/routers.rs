@@ -14,6 +14,7 @@ use margay_control::status::IpamStatus;
 use margay_lab::Process;
 use margay_lab::probe::{Protocol, Stream};
 use margay_tests::cluster::{Cluster, Datastore, wait};
+use margay_tests::foreign;
 use margay_tests::pods::Pod;
 
 use crate::labs::{Labs, PATIENCE, PROBE_EVERY, applied, none_lost, send_more, sessions};
@@ -120,7 +121,7 @@ impl Router {
     }
 
     fn of_frr(&self, program: &str) -> Command {
-        let mut command = Command::new(format!("/usr/lib/frr/{program}"));
+        let mut command = foreign::command(format!("/usr/lib/frr/{program}"));
         command.args(["-P", "0", "--log", "stdout"]).arg("-z").arg(self.folder.join("zserv"));
         command.arg("-i").arg(self.folder.join(format!("{program}.pid")));
         command.arg("--vty_socket").arg(&self.folder);
@@ -138,7 +139,7 @@ impl Router {
         let conf = self.folder.join("bgp.conf");
         let command = if self.node == "bird" {
             std::fs::write(&conf, format!("{BIRD}{}", if before { BIRD_BEFORE } else { "" }))?;
-            let mut bird = Command::new("bird");
+            let mut bird = foreign::command("/usr/sbin/bird");
             bird.arg("-f").arg("-c").arg(&conf).arg("-s").arg(self.folder.join("ctl"));
             bird.args((!before).then_some("-R"));
             bird

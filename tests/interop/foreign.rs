@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use margay_lab::Process;
 use margay_netlink::Netns;
 use margay_tests::cluster::wait;
-use nix::mount::{MsFlags, mount};
+use margay_tests::foreign::root;
 
 use crate::lab::{self, AS, Bench, FOREIGN, INTERFACE, PATIENCE, PROXY, ROUTER_AS, Transport};
 
@@ -186,16 +186,12 @@ pub(crate) struct Host {
     netns: Netns,
     /// Its files.
     pub(crate) folder: PathBuf,
-    root: Option<PathBuf>,
 }
 
 impl Host {
     /// A program of the daemon, or a script that runs one.
     pub(crate) fn command(&self, path: impl AsRef<OsStr>) -> Command {
-        let Some(root) = &self.root else { return Command::new(path) };
-        let mut command = Command::new("chroot");
-        command.arg(root).arg(path);
-        command
+        margay_tests::foreign::command(path)
     }
 
     /// Writes a file of the daemon.
@@ -219,22 +215,6 @@ pub(crate) fn can(daemon: &dyn Daemon, ability: Ability) -> bool {
     daemon.cannot().iter().all(|(what, _)| *what != ability)
 }
 
-/// Another system's root that `INTEROP_ROOT` names: the daemons are those in there.
-fn root() -> Option<PathBuf> {
-    std::env::var_os("INTEROP_ROOT").map(PathBuf::from)
-}
-
-/// Shows programs in another root what they see in ours: our processes, and the files in `/run`.
-pub(crate) fn open_root() -> Result<()> {
-    let Some(root) = root() else { return Ok(()) };
-    for folder in ["dev", "proc", "run", "sys"] {
-        let (from, to, none) = (Path::new("/").join(folder), root.join(folder), None::<&str>);
-        mount(Some(&from), &to, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
-            .with_context(|| format!("mounting {} for the programs in there", to.display()))?;
-    }
-    Ok(())
-}
-
 /// The programs that are not there.
 pub(crate) fn missing(daemon: &dyn Daemon) -> Vec<&'static str> {
     let root = root().unwrap_or_else(|| PathBuf::from("/"));
@@ -244,7 +224,7 @@ pub(crate) fn missing(daemon: &dyn Daemon) -> Vec<&'static str> {
 
 /// What a daemon says its version is.
 pub(crate) fn version(daemon: &dyn Daemon) -> Result<String> {
-    let host = Host { netns: Netns::current()?, folder: PathBuf::new(), root: root() };
+    let host = Host { netns: Netns::current()?, folder: PathBuf::new() };
     let [program, flag] = daemon.version();
     let output = host.command(program).arg(flag).output()?;
     let said = [output.stdout, output.stderr].concat();
@@ -264,7 +244,7 @@ pub(crate) struct Foreign {
 
 impl Foreign {
     pub(crate) fn start(daemon: &'static dyn Daemon, bench: &Bench, plan: Plan) -> Result<Self> {
-        let host = Host { netns: bench.foreign()?.try_clone()?, folder: bench.folder.clone(), root: root() };
+        let host = Host { netns: bench.foreign()?.try_clone()?, folder: bench.folder.clone() };
         let mut foreign = Self { daemon, plan, host, process: None };
         foreign.run(false)?;
         Ok(foreign)

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         match sandbox::enter() {
             Ok(Entered::Done(code)) => return code,
             Ok(Entered::Inside(_)) => {
-                if let Err(error) = foreign::open_root() {
+                if let Err(error) = margay_tests::foreign::open_root() {
                     eprintln!("{error:#}");
                     return ExitCode::FAILURE;
                 }

@@ -9,6 +9,7 @@
 
 pub mod cluster;
 pub mod demo;
+pub mod foreign;
 pub mod matrix;
 pub mod pods;
 pub mod report;
