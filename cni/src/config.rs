@@ -39,6 +39,8 @@ pub struct Config {
     pub pools: Vec<String>,
     /// Another plugin assigns the addresses (`ipam.type`).
     pub ipam: Option<Delegate>,
+    /// `feature_control.ip_addrs_no_ipam`: an annotation may name addresses that no IPAM gave.
+    pub may_bypass_ipam: bool,
     /// Labels of `args.cni.labels`.
     pub labels: BTreeMap<String, String>,
     /// Addresses asked for by `runtimeConfig.ips` or `args.cni.ips`.
@@ -103,6 +105,8 @@ struct Raw {
     dns: Option<Dns>,
     args: Option<Value>,
     runtime_config: Option<Map<String, Value>>,
+    #[serde(rename = "feature_control", default)]
+    features: RawFeatures,
     prev_result: Option<Value>,
     // VALID_ATTACHMENTS and ATTACHMENTS
     #[serde(rename = "cni.dev/valid-attachments")]
@@ -114,6 +118,14 @@ struct Raw {
     disable_check: Option<IgnoredAny>,
     #[serde(rename = "disableGC")]
     disable_gc: Option<IgnoredAny>,
+}
+
+/// What has to be allowed first, by Calico's names.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFeatures {
+    #[serde(default)]
+    ip_addrs_no_ipam: bool,
 }
 
 #[derive(Deserialize)]
@@ -236,6 +248,7 @@ impl Config {
             timeout: Duration::from_secs(timeout),
             pools,
             ipam,
+            may_bypass_ipam: raw.features.ip_addrs_no_ipam,
             labels: args.and_then(|args| args.get("labels")).map(read_labels).unwrap_or_default(),
             ips,
             mac,
@@ -328,12 +341,13 @@ mod tests {
     fn our_keys_and_everything_runtimes_add() {
         let text = r#"{"cniVersion":"1.0.0","name":"pods","type":"margay-cni","socket":"/s","spool_dir":"/p","timeout_seconds":5,
             "ipam":{"type":"margay","ipv4_pools":["a"],"ipv6_pools":["b"]},"dns":{"nameservers":["10.0.0.1"]},"ipMasq":false,
-            "capabilities":{"ips":true},"disableCheck":true,"args":{"cni":{"labels":[{"key":"app","value":"web"}],"ips":["10.0.0.7"]}},
+            "capabilities":{"ips":true},"feature_control":{"ip_addrs_no_ipam":true},"disableCheck":true,"args":{"cni":{"labels":[{"key":"app","value":"web"}],"ips":["10.0.0.7"]}},
             "runtimeConfig":{"PortMappings":[{"HostPort":1}],"Mac":"02:00:00:00:00:01","IPs":["10.0.0.8/24"],"DNS":{"Servers":["1.1.1.1"],"Searches":["x"],"Options":["y"]}},
             "cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]}"#;
         let config = Config::parse(Verb::Add, text.as_bytes()).unwrap();
         assert_eq!((config.socket.to_str(), config.spool_dir.to_str()), (Some("/s"), Some("/p")));
         assert_eq!(config.pools, ["a", "b"]);
+        assert!(config.may_bypass_ipam);
         assert_eq!(config.labels.get("app").map(String::as_str), Some("web"));
         assert_eq!(config.ips, ["10.0.0.8".parse::<IpAddr>().unwrap()]);
         assert_eq!(config.mac.as_deref(), Some("02:00:00:00:00:01"));
@@ -351,6 +365,7 @@ mod tests {
             (r#"{"cniVersion":"1.0.0"}"#, 7, "name"),
             (r#"{"name":"x","sokcet":"/s"}"#, 7, "sokcet"),
             (r#"{"name":"x","socket":5}"#, 7, "string"),
+            (r#"{"name":"x","feature_control":{"floating_ips":true}}"#, 7, "floating_ips"),
             (r#"{"name":"x","timeout_seconds":0}"#, 7, "timeout_seconds"),
             (r#"{"name":"x","ipMasq":true}"#, 2, "natOutgoing"),
             (r#"{"name":"x","ipam":{"type":"../host-local"}}"#, 7, "ipam.type"),

@@ -64,6 +64,8 @@ pub struct Args {
     pub pod_namespace: Option<String>,
     /// `K8S_POD_NAME`.
     pub pod_name: Option<String>,
+    /// `K8S_POD_UID`.
+    pub pod_uid: Option<String>,
     /// `IP`: one address or several with commas, prefix length ignored.
     pub ips: Vec<IpAddr>,
     /// `MAC`.
@@ -137,7 +139,8 @@ impl Args {
                 "IgnoreUnknown" => ignore = truthy(value).ok_or_else(|| bad("0, 1, true or false"))?,
                 "K8S_POD_NAMESPACE" => args.pod_namespace = text(),
                 "K8S_POD_NAME" => args.pod_name = text(),
-                "K8S_POD_INFRA_CONTAINER_ID" | "K8S_POD_UID" => {}
+                "K8S_POD_UID" => args.pod_uid = text(),
+                "K8S_POD_INFRA_CONTAINER_ID" => {}
                 "IP" => {
                     for ip in value.split(',').filter(|ip| !ip.is_empty()) {
                         args.ips.push(parse_ip(ip).ok_or_else(|| bad("an IP address"))?);
@@ -223,6 +226,7 @@ mod tests {
         let containerd = "K8S_POD_INFRA_CONTAINER_ID=abc;K8S_POD_UID=1-2;IgnoreUnknown=1;K8S_POD_NAMESPACE=red;K8S_POD_NAME=web-0;NEW=1";
         let args = Args::parse(containerd).unwrap();
         assert_eq!((args.pod_namespace.as_deref(), args.pod_name.as_deref()), (Some("red"), Some("web-0")));
+        assert_eq!(args.pod_uid.as_deref(), Some("1-2"));
         let podman =
             Args::parse("IgnoreUnknown=true;K8S_POD_NAME=p;MAC=02:00:00:00:00:01;IP=10.0.0.9,fd00::9/64")
                 .unwrap();

@@ -147,11 +147,13 @@ impl Plugin<'_> {
             netns: netns_path.to_owned(),
             pod_namespace: target.args.pod_namespace.clone(),
             pod_name: target.args.pod_name.clone(),
+            pod_uid: target.args.pod_uid.clone(),
             labels: self.config.labels.clone(),
             requested_ips: ips.clone(),
             mac: self.config.mac.clone().or_else(|| target.args.mac.clone()),
             pools: self.config.pools.clone(),
             assigned: Vec::new(),
+            may_bypass_ipam: self.config.may_bypass_ipam,
             interface: None,
         }
     }
@@ -372,14 +374,16 @@ impl Plugin<'_> {
             network: network.clone(),
         };
         let request = GcRequest { network: network.clone(), valid: valid.iter().map(attachment).collect() };
-        self.client.post::<_, Value>("/v1/cni/gc", &request).map_err(|e| self.agent_error(e))?;
-        match &self.config.ipam {
+        let ours = self.client.post::<_, Value>("/v1/cni/gc", &request).map_err(|e| self.agent_error(e));
+        // As much as can be is collected, whatever of it cannot: so the specification wants it.
+        let theirs = match &self.config.ipam {
             Some(ipam) => {
                 self.settle();
                 ipam.with_any_cidr().ask("GC", self.environment)
             }
             None => Ok(()),
-        }
+        };
+        ours.map(|_| ()).and(theirs)
     }
 
     fn status(&self) -> Result<(), CniError> {

@@ -17,15 +17,6 @@ pub struct Spool {
     dir: PathBuf,
 }
 
-/// A record found in the spool.
-#[derive(Debug)]
-pub struct Record {
-    /// Its file, for [`Spool::done`].
-    pub path: PathBuf,
-    /// The release to perform, or why the file can't be read.
-    pub request: Result<DelRequest, String>,
-}
-
 impl Spool {
     /// The spool in `dir`, which is made when first written to.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
@@ -50,11 +41,12 @@ impl Spool {
         File::open(&self.dir)?.sync_all()
     }
 
-    /// All records, in the order of their file names; none when the directory doesn't exist.
+    /// Hands every record to `release`, in the order of their file names, and removes those that it says are done. What was read and
+    /// is no record goes, too; what cannot be read now stays for the next time. Returns what went wrong.
     ///
     /// # Errors
-    /// When the directory can't be read.
-    pub fn pending(&self) -> io::Result<Vec<Record>> {
+    /// When the directory can't be read; there are no records when it doesn't exist.
+    pub fn replay(&self, mut release: impl FnMut(&DelRequest) -> bool) -> io::Result<Vec<String>> {
         let entries = match std::fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
@@ -62,18 +54,28 @@ impl Spool {
         let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
         paths.retain(|path| path.extension().is_some_and(|ending| ending == ENDING));
         paths.sort();
-        Ok(paths.into_iter().map(|path| Record { request: read(&path), path }).collect())
-    }
-
-    /// Removes a record whose release was performed.
-    ///
-    /// # Errors
-    /// When the file can't be removed; one that is gone already is fine.
-    pub fn done(&self, record: &Record) -> io::Result<()> {
-        match std::fs::remove_file(&record.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
+        let mut problems = Vec::new();
+        for path in paths {
+            let mut tell = |problem: String| problems.push(format!("{}: {problem}", path.display()));
+            let done = match read(&path) {
+                Ok(Ok(request)) => release(&request),
+                Ok(Err(broken)) => {
+                    tell(format!("{broken}; the file is removed"));
+                    true
+                }
+                Err(error) => {
+                    tell(format!("{error}; trying again"));
+                    false
+                }
+            };
+            if done
+                && let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tell(format!("cannot be removed: {error}"));
+            }
         }
+        Ok(problems)
     }
 }
 
@@ -83,13 +85,13 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn read(path: &Path) -> Result<DelRequest, String> {
-    let size = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
+/// The release to perform, or why the file is no record.
+fn read(path: &Path) -> io::Result<Result<DelRequest, String>> {
+    let size = std::fs::metadata(path)?.len();
     if size > MAX_RECORD {
-        return Err(format!("{size} bytes is too big for a release record"));
+        return Ok(Err(format!("{size} bytes is too big for a release record")));
     }
-    let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
-    serde_json::from_slice(&bytes).map_err(|e| e.to_string())
+    Ok(serde_json::from_slice(&std::fs::read(path)?).map_err(|error| error.to_string()))
 }
 
 /// A readable start (bounded: ids may be long) and a hash (FNV-1a, 64 bits) that keeps attachments apart.
@@ -121,26 +123,35 @@ mod tests {
     fn records_are_kept_once_each_and_removed_when_done() {
         let dir = std::env::temp_dir().join(format!("margay-spool-{}", std::process::id()));
         let spool = Spool::new(&dir);
-        assert!(spool.pending().unwrap().is_empty());
+        assert!(spool.replay(|_| panic!("there is none")).unwrap().is_empty());
         let long = "c".repeat(300);
         for id in ["one", "one", "two/../..", long.as_str()] {
             spool.put(&request(id)).unwrap();
         }
         std::fs::write(dir.join(".half-written"), b"{").unwrap();
         std::fs::write(dir.join("broken.json"), b"{").unwrap();
-        let pending = spool.pending().unwrap();
-        let mut ids: Vec<&str> = pending
-            .iter()
-            .filter_map(|r| Some(r.request.as_ref().ok()?.attachment.container_id.as_str()))
-            .collect();
-        ids.sort_unstable();
-        assert_eq!(ids, [long.as_str(), "one", "two/../.."]);
-        assert_eq!(pending.iter().filter(|record| record.request.is_err()).count(), 1);
-        for record in &pending {
-            spool.done(record).unwrap();
-            spool.done(record).unwrap();
+        // Cannot be read today, like any file of a process that has too many of them open.
+        let unreadable = dir.join("unreadable.json");
+        std::os::unix::fs::symlink(&unreadable, &unreadable).unwrap();
+        let replay = |done: bool| {
+            let mut ids = Vec::new();
+            let release = |request: &DelRequest| {
+                ids.push(request.attachment.container_id.clone());
+                done
+            };
+            let problems = spool.replay(release).unwrap();
+            ids.sort_unstable();
+            (ids, problems)
+        };
+        for done in [false, true] {
+            let (ids, problems) = replay(done);
+            assert_eq!(ids, [long.as_str(), "one", "two/../.."]);
+            assert_eq!(problems.len(), if done { 1 } else { 2 }, "{problems:?}");
         }
-        assert!(spool.pending().unwrap().is_empty());
+        std::fs::remove_file(&unreadable).unwrap();
+        std::fs::write(&unreadable, serde_json::to_vec(&request("three")).unwrap()).unwrap();
+        assert_eq!(replay(true).0, ["three"]);
+        assert_eq!(replay(true), (Vec::new(), Vec::new()));
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

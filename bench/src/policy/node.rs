@@ -265,11 +265,13 @@ impl Site {
             netns: String::new(),
             pod_namespace: Some(namespace),
             pod_name: Some(format!("local-{number}")),
+            pod_uid: None,
             labels,
             requested_ips: Vec::new(),
             mac: None,
             pools: Vec::new(),
             assigned: Vec::new(),
+            may_bypass_ipam: false,
             interface: None,
         };
         let client = self.client();

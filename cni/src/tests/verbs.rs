@@ -1,9 +1,11 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use margay_control::cni::DelRequest;
 use margay_netlink::{Mac, Netlink, Netns, Route, RouteTarget};
 use serde_json::{Value, json};
 
@@ -44,8 +46,15 @@ impl Scene {
         Some(Self { host, pod, agent: Agent::start(&dir), dir })
     }
 
-    fn spool(&self) -> Spool {
-        Spool::new(self.dir.join("spool"))
+    /// What the agent would find in the spool; it stays there.
+    fn spooled(&self) -> Vec<DelRequest> {
+        let mut found = Vec::new();
+        let mut take = |request: &DelRequest| {
+            found.push(request.clone());
+            false
+        };
+        assert_eq!(Spool::new(self.dir.join("spool")).replay(&mut take).unwrap(), Vec::<String>::new());
+        found
     }
 
     fn verb(&self, verb: &str, netns: &str, extra: Value) -> Result<Value, CniError> {
@@ -63,8 +72,8 @@ impl Scene {
             ("CNI_CONTAINERID", "c1"),
             ("CNI_IFNAME", "eth0"),
             ("CNI_NETNS", netns),
-            ("CNI_PATH", "/opt/cni/bin"),
-            ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=red;K8S_POD_NAME=web"),
+            ("CNI_PATH", &*self.dir.to_string_lossy()),
+            ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=red;K8S_POD_NAME=web;K8S_POD_UID=u-1"),
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into();
@@ -118,6 +127,7 @@ fn add_wires_both_families_and_packets_flow_without_proxy_arp() {
         ["/v1/cni/add", "/v1/cni/commit"]
     );
     assert_eq!(asked[0].1["pod_namespace"], "red");
+    assert_eq!(asked[0].1["pod_uid"], "u-1");
     assert_eq!(asked[1].1["mac"], "02:00:00:00:00:07");
     assert_eq!(result["cniVersion"], "1.1.0");
     assert_eq!(result["interfaces"][0]["name"], HOST_SIDE);
@@ -234,7 +244,7 @@ fn del_is_the_agents_business() {
     }
     // The one who waits for the kernel is not the plugin.
     assert_eq!(scene.is_wired(), (true, true));
-    assert!(scene.spool().pending().unwrap().is_empty());
+    assert_eq!(scene.spooled(), []);
 }
 
 #[test]
@@ -253,7 +263,7 @@ fn without_an_agent_del_succeeds_in_every_situation() {
     scene.add();
     del("", json!({ "prevResult": result }));
     assert_eq!(scene.is_wired(), (false, false));
-    assert_eq!(scene.spool().pending().unwrap().len(), 1);
+    assert_eq!(scene.spooled().len(), 1);
 }
 
 #[test]
@@ -279,9 +289,9 @@ fn with_the_agent_down_add_asks_to_retry_and_del_is_recorded() {
         scene.verb_at(&nobody, "DEL", &netns, json!({})).unwrap();
         assert_eq!(scene.is_wired(), (false, false));
     }
-    let pending = scene.spool().pending().unwrap();
-    assert_eq!(pending.len(), 1);
-    let attachment = &pending[0].request.as_ref().unwrap().attachment;
+    let spooled = scene.spooled();
+    assert_eq!(spooled.len(), 1);
+    let attachment = &spooled[0].attachment;
     assert_eq!(
         (attachment.container_id.as_str(), attachment.ifname.as_str(), attachment.network.as_str()),
         ("c1", "eth0", "pods")
@@ -365,6 +375,17 @@ fn gc_hands_on_the_list_and_refuses_without_one() {
     );
     scene.verb("GC", "", json!({ "cni.dev/valid-attachments": null })).unwrap();
     assert_eq!(scene.agent.asked()[0].1, json!({"network": "pods", "valid": []}), "as cri-o says it");
+    // The IPAM plugin collects, whether the agent could or not.
+    let collector = scene.dir.join("collector");
+    let script = format!("#!/bin/sh\ncat > /dev/null\necho $CNI_COMMAND >> {}/heard\n", scene.dir.display());
+    std::fs::write(&collector, script).unwrap();
+    std::fs::set_permissions(&collector, std::fs::Permissions::from_mode(0o755)).unwrap();
+    scene.agent.answer("/v1/cni/gc", 503, json!({"code": 11, "message": "the disk is full"}));
+    let error = scene
+        .verb("GC", "", json!({ "cni.dev/valid-attachments": [], "ipam": {"type": "collector"} }))
+        .unwrap_err();
+    assert!(error.code == 11 && error.message.contains("disk"), "{error}");
+    assert_eq!(std::fs::read_to_string(scene.dir.join("heard")).unwrap(), "GC\n");
     assert_eq!(scene.verb("GC", "", json!({})).unwrap_err().code, 7);
     assert_eq!(scene.verb("GC", "", json!({"cniVersion": "1.0.0"})).unwrap_err().code, 1);
     assert_eq!(scene.verb("CHECK", "", json!({"cniVersion": "0.3.1"})).unwrap_err().code, 1);

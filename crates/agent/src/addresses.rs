@@ -1,6 +1,6 @@
 //! The node's addresses and attachments, in memory and in the journal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -9,7 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ipnet::IpNet;
 use margay_api::IpamBlock;
 use margay_control::cni::Attachment;
-use margay_ipam::{Allocator, AssignError, Handle, LendQuery, Lending, Owned, RecordError, Request, Seconds};
+use margay_ipam::{
+    Allocator, AssignError, Attributes, Handle, LendQuery, Lending, Owned, Record, RecordError, Request,
+    Seconds,
+};
 
 use crate::attachments::Attached;
 use crate::journal::{AttachmentEntry, Entry, Journal};
@@ -61,8 +64,63 @@ impl Addresses {
                 }
             }
         }
-        addresses.compact();
+        addresses.own_attached();
+        if !addresses.journal.is_damaged() {
+            addresses.compact();
+        }
         Ok(addresses)
+    }
+
+    /// Attachments have their addresses, whatever became of the line that says so.
+    fn own_attached(&mut self) {
+        let attached = self.attached.iter().filter(|(_, attached)| !attached.foreign);
+        let records: Vec<Record> = attached
+            .filter_map(|(handle, attached)| {
+                let unowned = attached.addresses.iter().copied().filter(|address| {
+                    let is_held = self.allocator.blocks().any(|block| block.contains(address));
+                    is_held && self.allocator.owner_of(*address).is_none()
+                });
+                let addresses: Vec<IpAddr> = unowned.collect();
+                let attributes = Attributes {
+                    pod: Some(attached.pod.clone()),
+                    namespace: Some(attached.namespace.clone()),
+                    interface: Some(attached.attachment.ifname.clone()),
+                    ..Attributes::default()
+                };
+                let handle = handle.clone();
+                (!addresses.is_empty()).then_some(Record::Assign { handle, addresses, attributes })
+            })
+            .collect();
+        records.into_iter().for_each(|record| self.apply(record));
+    }
+
+    /// What does not fit is left out and logged.
+    fn apply(&mut self, record: Record) {
+        match self.allocator.apply(&record) {
+            Ok(()) => self.journal.note(Entry::Address(record)),
+            Err(error) => tracing::warn!("taking up addresses of this node: {error}"),
+        }
+    }
+
+    /// A journal of which a line is lost gets back what `blocks`, the datastore's, know: what is in use there and free here counts as
+    /// used. What was released meanwhile has no interface, and is collected like anything else that has none.
+    pub(crate) fn mend(&mut self, blocks: &[(&IpamBlock, u64)]) {
+        if !self.journal.is_damaged() {
+            return;
+        }
+        let held: BTreeSet<IpNet> = self.allocator.blocks().collect();
+        let held: Vec<_> =
+            blocks.iter().filter(|(block, _)| held.contains(&block.spec.cidr)).copied().collect();
+        for record in margay_ipam::adopt(&held) {
+            if let Record::Assign { handle, mut addresses, attributes } = record {
+                addresses.retain(|address| self.allocator.owner_of(*address).is_none());
+                if !addresses.is_empty() {
+                    tracing::warn!(%handle, ?addresses, "the journal has lost this; the datastore knows it");
+                    self.apply(Record::Assign { handle, addresses, attributes });
+                }
+            }
+        }
+        self.compact();
     }
 
     /// The addresses as they are.
@@ -134,7 +192,8 @@ impl Addresses {
             self.journal.note(Entry::Address(record));
         }
         // Each attachment has two lines at least: only beyond that it is worth counting what is needed.
-        if self.journal.is_long(2 * self.attached.len())
+        if !self.journal.is_damaged()
+            && self.journal.is_long(2 * self.attached.len())
             && self.journal.is_long(self.allocator.compact().len() + self.attached.len())
         {
             self.compact();
@@ -159,12 +218,8 @@ impl Addresses {
     /// Takes up blocks of ours that the journal does not know: the state folder was lost. What does not fit is left
     /// out and logged.
     pub(crate) fn adopt(&mut self, blocks: &[(&IpamBlock, u64)]) {
-        for record in margay_ipam::adopt(blocks) {
-            match self.allocator.apply(&record) {
-                Ok(()) => self.journal.note(Entry::Address(record)),
-                Err(error) => tracing::warn!("taking up this node's blocks: {error}"),
-            }
-        }
+        margay_ipam::adopt(blocks).into_iter().for_each(|record| self.apply(record));
+        self.own_attached();
     }
 
     /// Stops assignments from a block that the datastore says is not ours.
@@ -191,7 +246,7 @@ pub(crate) fn now() -> Seconds {
 
 #[cfg(test)]
 mod tests {
-    use margay_ipam::{Attributes, Family, RangeSet};
+    use margay_ipam::{Family, RangeSet};
 
     use super::*;
 
@@ -258,6 +313,42 @@ mod tests {
         assert_eq!(assign(&mut second, "a"), a, "the same handle keeps its address");
         let c = assign(&mut second, "c");
         assert!(c != a && c != b, "a released address rests behind the unused ones");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// A bad sector, or a field that only the next version knows.
+    #[test]
+    fn a_whole_line_that_cannot_be_read_frees_no_address() {
+        let folder = std::env::temp_dir().join(format!("margay-journal-damage-{}", std::process::id()));
+        let block: IpNet = "10.65.1.0/24".parse().unwrap();
+        let mut first = Addresses::open(&folder).unwrap();
+        first.add_block(block, 7).unwrap();
+        let [a, b, c] = ["a", "b", "c"].map(|id| assign(&mut first, id));
+        attach(&mut first, "b", &b);
+        let mirror = first.allocator().to_block_resource(&block, "n1", None).unwrap();
+        first.release(&handle_of(&attachment("c")));
+        drop(first);
+        let path = folder.join("journal.jsonl");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let spoilt = |line: &str| match line {
+            line if line.contains("assign") && !line.contains(".c.") => "?".repeat(line.len()),
+            line => line.to_owned(),
+        };
+        let text: String = text.lines().map(|line| spoilt(line) + "\n").collect();
+        std::fs::write(&path, text).unwrap();
+        // However often it starts before it hears of the datastore.
+        for _ in 0..2 {
+            let addresses = Addresses::open(&folder).unwrap();
+            assert_eq!(addresses.allocator().owner_of(b[0]), Some(&handle_of(&attachment("b"))), "attached");
+        }
+        let mut second = Addresses::open(&folder).unwrap();
+        second.mend(&[(&mirror, 8)]);
+        drop(second);
+        let mut third = Addresses::open(&folder).unwrap();
+        assert_eq!(third.allocator().owner_of(a[0]), Some(&handle_of(&attachment("a"))));
+        let d = assign(&mut third, "d");
+        assert!(![&a, &b, &c].contains(&&d), "{d:?}");
+        third.mend(&[]);
         std::fs::remove_dir_all(folder).unwrap();
     }
 

@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 
 /// Addresses, as a JSON list.
 const ADDRESSES: &str = "cni.projectcalico.org/ipAddrs";
-/// Addresses that no pool has: not ours to give.
-const FOREIGN: &str = "cni.projectcalico.org/ipAddrsNoIpam";
+/// Addresses that are nobody's to give, where the CNI configuration allows it: it is for who writes them that no other has them.
+pub(crate) const UNMANAGED: &str = "cni.projectcalico.org/ipAddrsNoIpam";
 /// Names or CIDRs of IPPools, as JSON lists, of the Pod or else of its Namespace.
 const POOLS: [&str; 2] = ["cni.projectcalico.org/ipv4pools", "cni.projectcalico.org/ipv6pools"];
 /// Networks that a pod may send from besides its own addresses, as a JSON list.
@@ -21,6 +21,8 @@ const MAC: &str = "cni.projectcalico.org/hwAddr";
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) addresses: Vec<IpAddr>,
+    /// Instead of any from a pool.
+    pub(crate) unmanaged: Vec<IpAddr>,
     pub(crate) pools: Vec<String>,
     pub(crate) mac: Option<String>,
 }
@@ -32,10 +34,14 @@ type Annotations = BTreeMap<String, String>;
 /// # Errors
 /// A sentence that names the annotation.
 pub(crate) fn asked(pod: &Annotations, namespace: &Annotations) -> Result<Asked, String> {
-    if pod.contains_key(FOREIGN) {
-        return Err(format!(
-            "annotation {FOREIGN} is not supported: use {ADDRESSES}, with addresses of an IPPool"
-        ));
+    if pod.contains_key(UNMANAGED) && pod.contains_key(ADDRESSES) {
+        return Err(format!("annotations {ADDRESSES} and {UNMANAGED} exclude each other: leave out one"));
+    }
+    let unmanaged: Vec<IpAddr> = list(pod, UNMANAGED)?;
+    let unusable =
+        |address: &&IpAddr| address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    if let Some(address) = unmanaged.iter().find(unusable) {
+        return Err(format!("annotation {UNMANAGED} has {address}, which no interface of a pod can have"));
     }
     let mut pools: Vec<String> = Vec::new();
     for key in POOLS {
@@ -48,7 +54,7 @@ pub(crate) fn asked(pod: &Annotations, namespace: &Annotations) -> Result<Asked,
     {
         return Err(format!("annotation {MAC} is {mac:?}: must be an Ethernet address"));
     }
-    Ok(Asked { addresses: list(pod, ADDRESSES)?, pools, mac })
+    Ok(Asked { addresses: list(pod, ADDRESSES)?, unmanaged, pools, mac })
 }
 
 /// The networks that a pod may send from besides its own addresses, where workloads may ask for that.
@@ -86,6 +92,7 @@ mod tests {
         let pod = of(&[(POOLS[0], r#"["c"]"#), (ADDRESSES, r#"["10.0.0.1"]"#), (MAC, "02:00:00:00:00:01")]);
         let expected = Asked {
             addresses: vec!["10.0.0.1".parse().unwrap()],
+            unmanaged: Vec::new(),
             pools: vec!["c".into(), "b".into()],
             mac: Some("02:00:00:00:00:01".into()),
         };
@@ -105,9 +112,19 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_named() {
-        for pair in [(ADDRESSES, "10.0.0.1"), (POOLS[1], "{}"), (MAC, "zz"), (FOREIGN, "[]")] {
+        for pair in [
+            (ADDRESSES, "10.0.0.1"),
+            (POOLS[1], "{}"),
+            (MAC, "zz"),
+            (UNMANAGED, "10.0.0.1"),
+            (UNMANAGED, r#"["::1"]"#),
+        ] {
             let error = asked(&of(&[pair]), &of(&[])).unwrap_err();
             assert!(error.contains(pair.0), "{error}");
         }
+        let both = of(&[(ADDRESSES, r#"["10.0.0.1"]"#), (UNMANAGED, r#"["10.0.0.2"]"#)]);
+        assert!(asked(&both, &of(&[])).unwrap_err().contains("exclude"));
+        let one = asked(&of(&[(UNMANAGED, r#"["192.0.2.9", "2001:db8::9"]"#)]), &of(&[])).unwrap();
+        assert_eq!((one.unmanaged.len(), one.addresses.len()), (2, 0));
     }
 }

@@ -10,6 +10,7 @@ use margay_api::types::Protocol;
 use margay_api::{Key, Kind, Metadata, Pod, WorkloadEndpoint};
 
 use margay_control::cni::Attachment;
+use margay_ipam::Handle;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -42,6 +43,10 @@ pub(crate) struct Attached {
     pub(crate) foreign: bool,
 }
 
+/// Labels that every endpoint has beside the pod's.
+const OWN_LABELS: [&str; 3] =
+    ["projectcalico.org/namespace", "projectcalico.org/orchestrator", "projectcalico.org/serviceaccount"];
+
 /// The WorkloadEndpoint of an attachment, with labels and ports of its Pod object when there is one. It may send from
 /// `sources`, too.
 pub(crate) fn endpoint(
@@ -55,11 +60,7 @@ pub(crate) fn endpoint(
     let account =
         pod.and_then(|pod| pod.spec.service_account_name.clone()).unwrap_or_else(|| "default".to_owned());
     metadata.labels = pod.map_or_else(|| attached.labels.clone(), |pod| pod.metadata.labels.clone());
-    let own = [
-        ("projectcalico.org/namespace", attached.namespace.as_str()),
-        ("projectcalico.org/orchestrator", "k8s"),
-        ("projectcalico.org/serviceaccount", account.as_str()),
-    ];
+    let own = OWN_LABELS.into_iter().zip([attached.namespace.as_str(), "k8s", account.as_str()]);
     metadata.labels.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
     let ports = pod.map(workload_ports).unwrap_or_default();
     WorkloadEndpoint::new(
@@ -83,6 +84,30 @@ pub(crate) fn endpoint(
             ..WorkloadEndpointSpec::default()
         },
     )
+}
+
+/// The attachment that an endpoint was made from, as far as it says so, whose addresses this owner has: the namespace's path and the
+/// labels of a CNI call that Pod objects have replaced are lost.
+pub(crate) fn from_endpoint(endpoint: &WorkloadEndpoint, owner: &Handle) -> Option<Attached> {
+    let spec = &endpoint.spec;
+    let [network, container_id, ifname] = owner.attachment()?;
+    if spec.container_id.as_ref() != Some(&container_id) || spec.endpoint.as_ref() != Some(&ifname) {
+        return None;
+    }
+    let mut labels = endpoint.metadata.labels.clone();
+    labels.retain(|key, _| !OWN_LABELS.contains(&key.as_str()));
+    Some(Attached {
+        attachment: Attachment { container_id, ifname, network },
+        namespace: endpoint.metadata.namespace.clone()?,
+        pod: spec.pod.clone()?,
+        labels,
+        addresses: spec.ip_networks.iter().map(IpNet::addr).collect(),
+        interface: spec.interface_name.clone(),
+        mac: spec.mac.as_ref()?.to_string(),
+        netns: String::new(),
+        leaving: false,
+        foreign: false,
+    })
 }
 
 /// Its key: the name is `<node>-k8s-<pod>-<ifname>` with every `-` of a part doubled
@@ -153,6 +178,9 @@ mod tests {
                 foreign: false,
             };
             let endpoint = endpoint("node-1", &attached, None, Vec::new());
+            let owner = Handle::pod("pods", "c", ifname);
+            assert_eq!(from_endpoint(&endpoint, &owner), Some(attached), "it says all of it");
+            assert_eq!(from_endpoint(&endpoint, &Handle::pod("pods", "d", ifname)), None);
             endpoint.validate().unwrap_or_else(|error| panic!("{pod}: {error}"));
             endpoint.metadata.name
         };

@@ -36,6 +36,9 @@ pub(crate) struct Cluster {
     pub(crate) unreadable: BTreeMap<Key, String>,
 }
 
+/// Annotation of a mirror pod: the UID that its node gave the pod of the file.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// What a change touches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Touched {
@@ -164,6 +167,16 @@ impl Cluster {
         }
     }
 
+    /// Whether the Pod object of this name is known, that of `uid` if it is told: the next pod of a StatefulSet has the name of the last.
+    /// A mirror pod (one that the kubelet has from a file) has two.
+    pub(crate) fn knows_pod(&self, pod: &(String, String), uid: Option<&str>) -> bool {
+        self.pods.get(pod).is_some_and(|known| {
+            let own = known.metadata.uid.as_deref().into_iter();
+            let mut uids = own.chain(known.metadata.annotations.get(MIRROR).map(String::as_str)).peekable();
+            uid.is_none() || uids.peek().is_none() || uids.any(|known| Some(known) == uid)
+        })
+    }
+
     /// Whether the node is a reflector: then blocks say what others may announce to it.
     fn reflects(&self, node: &str) -> bool {
         let bgp = self.bgp.nodes.get(node).and_then(|node| node.spec.bgp.as_ref());
@@ -207,7 +220,7 @@ fn outline(block: &IpamBlock) -> IpamBlock {
     let spec = IpamBlockSpec {
         cidr: block.spec.cidr,
         affinity: block.spec.affinity.clone(),
-        affinity_claim_time: None,
+        affinity_claim_time: block.spec.affinity_claim_time.clone(),
         allocations: Vec::new(),
         attributes: Vec::new(),
         unallocated: Vec::new(),
@@ -250,5 +263,25 @@ mod tests {
             assert_eq!((kept.spec.affinity.as_ref(), *fence), (Some(&affinity), revision));
             assert_eq!((kept.spec.allocations.len(), kept.spec.unallocated.len()), (addresses, addresses));
         }
+    }
+
+    #[test]
+    fn a_pod_of_the_same_name_is_another() {
+        let mut cluster = Cluster::default();
+        let name = ("default".to_owned(), "web-0".to_owned());
+        assert!(!cluster.knows_pod(&name, None));
+        let mut metadata = Metadata::namespaced("default", "web-0");
+        let told = |cluster: &mut Cluster, metadata: &Metadata| {
+            cluster.put("n1", &Pod::new(metadata.clone(), margay_api::kinds::PodSpec::default()).into(), 1);
+        };
+        told(&mut cluster, &metadata);
+        assert!(cluster.knows_pod(&name, Some("u-1")), "an object without a UID says nothing");
+        metadata.uid = Some("u-1".to_owned());
+        told(&mut cluster, &metadata);
+        assert!(cluster.knows_pod(&name, Some("u-1")) && cluster.knows_pod(&name, None));
+        assert!(!cluster.knows_pod(&name, Some("u-2")), "the last pod of that name");
+        metadata.annotations.insert(MIRROR.to_owned(), "hash".to_owned());
+        told(&mut cluster, &metadata);
+        assert!(cluster.knows_pod(&name, Some("hash")));
     }
 }

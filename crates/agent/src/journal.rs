@@ -50,16 +50,19 @@ pub(crate) struct Journal {
     torn: bool,
     /// What happened and is not written yet: it comes before anything else.
     late: Vec<Entry>,
+    /// A line that was written wholly cannot be read: what it said is lost, and may be in force.
+    damaged: bool,
 }
 
 impl Journal {
-    /// Opens (or begins) the journal in `folder` and returns what it says. A line that cannot be read, as the last
-    /// one may be after a crash, is reported and left out.
+    /// Opens (or begins) the journal in `folder` and returns what it says. A line that cannot be read is reported and left out. The
+    /// last one may be such a one after a crash, and nobody was told what it says; any other is damage.
     pub(crate) fn open(folder: &Path) -> io::Result<(Self, Vec<Entry>)> {
         std::fs::create_dir_all(folder)?;
         let path = folder.join("journal.jsonl");
         let file = OpenOptions::new().read(true).create(true).append(true).open(&path)?;
-        let mut journal = Self { path, file, lines: 0, length: 0, torn: true, late: Vec::new() };
+        let mut journal =
+            Self { path, file, lines: 0, length: 0, torn: true, late: Vec::new(), damaged: false };
         let mut entries = Vec::new();
         let mut reader = BufReader::new(&journal.file);
         let mut line = Vec::new();
@@ -68,6 +71,7 @@ impl Journal {
             match serde_json::from_slice(&line) {
                 Ok(entry) => entries.push(entry),
                 Err(error) => {
+                    journal.damaged |= line.ends_with(b"\n");
                     tracing::warn!("{}: line {}: {error}; left out", journal.path.display(), journal.lines);
                 }
             }
@@ -117,6 +121,11 @@ impl Journal {
         Ok(())
     }
 
+    /// Something of it is lost: until that is made up for it must not be rewritten, or the next start would not know.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
     /// Writes to another file from now on.
     #[cfg(test)]
     pub(crate) fn swap_file(&mut self, file: File) -> File {
@@ -149,7 +158,7 @@ impl Journal {
         })?;
         self.lines = entries.len();
         self.length = u64::try_from(text.len()).unwrap_or_default();
-        self.torn = false;
+        (self.torn, self.damaged) = (false, false);
         self.late.clear();
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Writes to the datastore that nobody waits for: retried until they succeed, the newest per object wins.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,7 +47,8 @@ impl Writer {
     pub(crate) fn spawn(store: Store) -> Self {
         let pending = Pending::default();
         let (wake, woken) = mpsc::channel(1);
-        tokio::spawn(run(store, Arc::clone(&pending), woken));
+        let perform = async move |key: &Key, write: &Write| perform(&store, key, write).await;
+        tokio::spawn(run(Arc::clone(&pending), woken, perform));
         Self { pending, wake }
     }
 
@@ -62,24 +64,41 @@ fn lock(pending: &Pending) -> MutexGuard<'_, BTreeMap<Key, Write>> {
     pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn run(store: Store, pending: Pending, mut woken: mpsc::Receiver<()>) {
+async fn run(
+    pending: Pending,
+    mut woken: mpsc::Receiver<()>,
+    mut perform: impl AsyncFnMut(&Key, &Write) -> Result<(), Error>,
+) {
     while woken.recv().await == Some(()) {
         let mut wait = MIN_WAIT;
-        loop {
-            let Some((key, write)) = lock(&pending).pop_first() else { break };
-            match perform(&store, &key, &write).await {
+        let mut last = None;
+        while let Some((key, write)) = next(&pending, last.as_ref()) {
+            match perform(&key, &write).await {
                 Ok(()) => wait = MIN_WAIT,
-                Err(error) if error.is_retryable() => {
-                    tracing::debug!("writing {key}: {error}; trying again");
+                Err(error @ Error::Invalid(_)) => tracing::error!("cannot write {key}: {error}"),
+                Err(error) => {
+                    // Without access, too: credentials are renewed, and nobody else would write it then.
+                    match error.is_retryable() {
+                        true => tracing::debug!("writing {key}: {error}; trying again"),
+                        false => tracing::warn!("cannot write {key}: {error}; trying again"),
+                    }
                     // A newer write of the same object replaces this one.
-                    lock(&pending).entry(key).or_insert(write);
+                    lock(&pending).entry(key.clone()).or_insert(write);
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(MAX_WAIT);
                 }
-                Err(error) => tracing::error!("cannot write {key}: {error}"),
             }
+            last = Some(key);
         }
     }
+}
+
+/// The next one behind the last, all around: one that cannot be done keeps no other waiting.
+fn next(pending: &Pending, last: Option<&Key>) -> Option<(Key, Write)> {
+    let mut pending = lock(pending);
+    let behind = pending.range((last.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)).next();
+    let key = behind.or_else(|| pending.iter().next()).map(|(key, _)| key.clone())?;
+    pending.remove_entry(&key)
 }
 
 async fn perform(store: &Store, key: &Key, write: &Write) -> Result<(), Error> {
@@ -120,5 +139,39 @@ async fn perform(store: &Store, key: &Key, write: &Write) -> Result<(), Error> {
             }
         }
         Write::OwnNode(own) => register(store, own).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_api::Kind;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_write_that_is_refused_is_done_later_and_keeps_no_other_waiting() {
+        let pending = Pending::default();
+        let (wake, woken) = mpsc::channel(1);
+        let writer = Writer { pending: Arc::clone(&pending), wake };
+        let named = |name: &str| Key::namespaced(Kind::WorkloadEndpoint, "default", name);
+        for name in ["a", "b", "broken", "c"] {
+            writer.push(named(name), Write::Delete);
+        }
+        drop(writer);
+        let (mut refused, mut done) = (0, Vec::new());
+        let perform = async |key: &Key, _: &Write| match key.name.as_str() {
+            "a" if refused < 3 => {
+                refused += 1;
+                Err(Error::Denied("the certificate has expired".to_owned()))
+            }
+            "broken" => Err(Error::Invalid("no name".to_owned())),
+            name => {
+                done.push(name.to_owned());
+                Ok(())
+            }
+        };
+        run(Arc::clone(&pending), woken, perform).await;
+        assert_eq!(done, ["b", "c", "a"]);
+        assert!(lock(&pending).is_empty());
     }
 }

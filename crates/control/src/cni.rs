@@ -27,6 +27,9 @@ pub struct AddRequest {
     pub pod_namespace: Option<String>,
     /// `K8S_POD_NAME` of `CNI_ARGS`; absent outside Kubernetes (the agent uses the container's id).
     pub pod_name: Option<String>,
+    /// `K8S_POD_UID` of `CNI_ARGS`: tells the pod from one of the same name before it.
+    #[serde(default)]
+    pub pod_uid: Option<String>,
     /// Labels from `args.cni.labels`, for clusters without a Pod object to take them from.
     #[serde(default)]
     pub labels: std::collections::BTreeMap<String, String>,
@@ -42,6 +45,9 @@ pub struct AddRequest {
     /// Addresses that another IPAM plugin has given; empty: the agent assigns them.
     #[serde(default)]
     pub assigned: Vec<IpAddr>,
+    /// The pod's annotation `cni.projectcalico.org/ipAddrsNoIpam` may name addresses that no IPAM gave (`ip_addrs_no_ipam`).
+    #[serde(default)]
+    pub may_bypass_ipam: bool,
     /// Host side of the veth pair that another plugin has made, and will remove: only policy is wanted for it.
     #[serde(default)]
     pub interface: Option<String>,

@@ -13,17 +13,17 @@ use serde::{Deserialize, Serialize};
 pub struct Handle(String);
 
 impl Handle {
-    /// One interface of one container: `<network>.<containerID>.<ifname>`.
+    /// One interface of one container: `<network>.<containerID>.<ifname>`, with `%2E` for a dot within one of them.
     pub fn pod(network: &str, container_id: &str, interface: &str) -> Self {
-        Self(format!("{network}.{container_id}.{interface}"))
+        let parts = [network, container_id, interface];
+        Self(parts.map(|part| part.replace('%', "%25").replace('.', "%2E")).join("."))
     }
 
-    /// The container of a handle that [`Handle::pod`] made of this network and interface; absent when it was not, or when that is
-    /// not certain, as all parts may contain dots.
-    pub fn container(&self, network: &str, interface: &str) -> Option<&str> {
-        let rest = self.0.strip_prefix(network)?.strip_prefix('.')?;
-        let id = rest.strip_suffix(interface)?.strip_suffix('.')?;
-        (!id.is_empty() && !id.contains('.')).then_some(id)
+    /// Network, container and interface of a handle that [`Handle::pod`] made.
+    pub fn attachment(&self) -> Option<[String; 3]> {
+        let parts: Vec<String> =
+            self.0.split('.').map(|part| part.replace("%2E", ".").replace("%25", "%")).collect();
+        parts.try_into().ok()
     }
 
     /// The VXLAN tunnel address of a node: `vxlan-tunnel-addr-<node>`.
@@ -133,13 +133,11 @@ mod tests {
     fn handles_have_the_known_forms() {
         assert_eq!(Handle::pod("margay", "abc", "eth0").as_str(), "margay.abc.eth0");
         assert_eq!(Handle::vxlan_tunnel("n1").as_str(), "vxlan-tunnel-addr-n1");
-        let container = |handle: &str| {
-            let handle = Handle::from_text(handle);
-            handle.container("pods", "eth0").map(str::to_owned)
-        };
-        assert_eq!(container("pods.abc.eth0").as_deref(), Some("abc"));
-        for other in ["pods.x.abc.eth0", "pods.abc.net1", "pods2.abc.eth0", "pods..eth0", "pods.eth0"] {
-            assert_eq!(container(other), None, "{other}");
+        for parts in [["pods", "x.y", "eth0"], ["pods.x", "y", "eth0"], ["a%2Eb", "%25", "e.%"]] {
+            let [network, container, interface] = parts;
+            let handle = Handle::pod(network, container, interface);
+            assert_eq!(handle.attachment(), Some(parts.map(str::to_owned)), "{handle}");
         }
+        assert_eq!(Handle::vxlan_tunnel("n1").attachment(), None);
     }
 }

@@ -57,6 +57,9 @@ pub struct BorrowQuery<'a> {
 /// last. Create [`Claim::resource`]; then the lender answers.
 pub fn plan_borrow(query: &BorrowQuery<'_>) -> Option<(Claim, String)> {
     let known: BTreeSet<IpNet> = query.blocks.iter().map(|block| block.spec.cidr).collect();
+    let mine = Affinity::Host(query.node.to_owned());
+    let own = query.blocks.iter().filter(|block| block.spec.affinity.as_ref() == Some(&mine));
+    let own = RangeSet::new(own.map(|block| &block.spec.cidr));
     let free = |block: &IpamBlock| -> Vec<IpNet> {
         let addresses = block.spec.unallocated.iter().filter_map(|at| address_at(&block.spec.cidr, *at));
         let open = addresses.filter(|address| match query.containing {
@@ -64,7 +67,8 @@ pub fn plan_borrow(query: &BorrowQuery<'_>) -> Option<(Claim, String)> {
             None => !query.reserved.contains(*address),
         });
         let open = open.map(IpNet::from);
-        open.filter(|one| !known.contains(one) && !query.refused.contains(one)).collect()
+        let elsewhere = open.filter(|one| !own.overlaps(one));
+        elsewhere.filter(|one| !known.contains(one) && !query.refused.contains(one)).collect()
     };
     let lenders = query.blocks.iter().filter_map(|block| {
         let Some(Affinity::Host(owner)) = &block.spec.affinity else { return None };

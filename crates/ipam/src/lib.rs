@@ -24,6 +24,7 @@ mod range;
 mod scan;
 #[cfg(test)]
 mod simulation;
+mod told;
 
 pub use allocator::{Allocator, Assigned, Owned, Request, Usage};
 pub use audit::{Allocation, Finding, View, allocations, audit};
@@ -36,3 +37,4 @@ pub use mirror::adopt;
 pub use pool::{Eligible, PoolError, PoolQuery, Purpose, eligible_pools};
 pub use range::{Family, RangeSet, address_at, ordinal_of};
 pub use scan::{block_name, next_block};
+pub use told::{GivenBack, Unknown, yields_to};

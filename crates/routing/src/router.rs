@@ -137,7 +137,13 @@ impl Router {
         }
     }
 
-    /// A block that is not in the datastore any more.
+    /// A range of this node's that is no block, under a name that no block has: it is treated like one.
+    pub fn set_own_range(&mut self, name: &str, range: IpNet) {
+        self.block_names.insert(name.to_owned(), range);
+        self.set_owner(range, Some(Some(self.context.node.clone())));
+    }
+
+    /// A block that is not in the datastore any more, or a range of [`Self::set_own_range`].
     pub fn remove_block(&mut self, name: &str) {
         if let Some(cidr) = self.block_names.remove(name) {
             self.set_owner(cidr, None);

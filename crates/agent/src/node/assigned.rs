@@ -1,9 +1,11 @@
-//! Pods whose addresses another IPAM plugin gave (`ipam.type` of the conflist), or whose interface another plugin of the list
-//! made: the first get wiring, routes and policy, the others policy alone.
+//! Pods whose addresses another IPAM plugin gave (`ipam.type` of the conflist) or an annotation names (`ipAddrsNoIpam`), or whose
+//! interface another plugin of the list made: the first get wiring, routes and policy, the others policy alone.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use felix_rs::model::workload_prefixes;
+use ipnet::IpNet;
 use margay_api::kinds::FelixConfigurationSpec;
 use margay_control::cni::{AddReply, AddRequest, PodCidrs};
 use margay_daemon::server::Failure;
@@ -12,6 +14,7 @@ use margay_ipam::Handle;
 use super::cni::{NO_ADDRESS, interface_name, names};
 use super::{Node, Reserved};
 use crate::addresses::handle_of;
+use crate::annotations::Asked;
 
 /// CNI error code of ours: packets of the interface would pass no policy.
 const NOT_POLICED: u32 = 105;
@@ -34,28 +37,56 @@ impl Node {
         PodCidrs { cidrs: cidrs.filter_map(|cidr| cidr.parse().ok()).collect() }
     }
 
+    /// What of this node's pods is in no block: the ranges of [`Self::pod_cidrs`] that another IPAM plugin gives addresses out of, which
+    /// are the node's like a block, and addresses beside all of these.
+    pub(super) fn beside_blocks(&self) -> (BTreeSet<IpNet>, BTreeSet<IpNet>) {
+        let pods = self.addresses.attached().values().filter(|attached| !attached.foreign);
+        let in_block =
+            |address: &IpAddr| self.addresses.allocator().blocks().any(|own| own.contains(address));
+        let addresses = pods.flat_map(|attached| attached.addresses.iter().copied());
+        let addresses: Vec<IpAddr> = addresses.filter(|address| !in_block(address)).collect();
+        if addresses.is_empty() {
+            return Default::default();
+        }
+        let overlaps = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
+        let is_free =
+            |range: &IpNet| !self.cluster.blocks.values().any(|(block, _)| overlaps(&block.spec.cidr, range));
+        let ranges = self.pod_cidrs().cidrs.into_iter().map(|range| range.trunc());
+        let ranges: BTreeSet<IpNet> = ranges
+            .filter(|range| addresses.iter().any(|address| range.contains(address)) && is_free(range))
+            .collect();
+        let single = addresses.iter().filter(|address| !ranges.iter().any(|range| range.contains(*address)));
+        let single = single.map(|address| IpNet::from(*address)).collect();
+        (ranges, single)
+    }
+
     /// Phase one of ADD for what others gave. It is kept in memory only: an agent that ends before phase two knows nothing of it,
     /// and the shim gives it back.
-    pub(super) fn take_assigned(&mut self, request: &AddRequest) -> Result<AddReply, Failure> {
+    pub(super) fn take_assigned(&mut self, request: &AddRequest, asked: Asked) -> Result<AddReply, Failure> {
         let handle = handle_of(&request.attachment);
+        let addresses = if asked.unmanaged.is_empty() {
+            request.assigned.clone()
+        } else {
+            may_bypass_ipam(request).map_err(|message| Failure::refused(NO_ADDRESS, message))?;
+            asked.unmanaged
+        };
         if let Some(interface) = &request.interface {
             self.is_policed(interface)?;
         }
-        for address in &request.assigned {
+        for address in &addresses {
             self.is_free(*address)?;
         }
         let (namespace, pod) = names(request);
-        let asked = self.asked(&namespace, &pod).map_err(|message| Failure::refused(NO_ADDRESS, message))?;
-        let addresses = request.assigned.clone();
+        let mtu = self.router.tunnels().pod_mtu;
         let reply = AddReply {
             addresses: addresses.iter().copied().map(Into::into).collect(),
             host_ifname: request.interface.clone().unwrap_or_else(|| interface_name(&handle)),
             mac: asked.mac.or_else(|| request.mac.clone()),
-            mtu: self.router.tunnels().pod_mtu,
+            mtu,
         };
         let assigned = Assigned { namespace, pod, addresses, foreign: request.interface.is_some() };
         let (labels, netns) = (request.labels.clone(), request.netns.clone());
-        self.reserved.insert(handle, Reserved { labels, netns, assigned: Some(assigned) });
+        self.reserved.insert(handle, Reserved { labels, netns, mtu, assigned: Some(assigned) });
         Ok(reply)
     }
 
@@ -93,16 +124,33 @@ impl Node {
         let refused = |message: String| Err(Failure::refused(NO_ADDRESS, message));
         if let Some(block) = self.addresses.allocator().blocks().find(|block| block.contains(&address)) {
             return refused(format!(
-                "{address} was given by another plugin and is in block {block}, which the agent gives out: take its \
-                 range out of the IPPools, or out of the conflist"
+                "{address} was not given by the agent and is in block {block}, out of which the agent gives addresses: take its \
+                 range out of the IPPools, or have another address given"
             ));
         }
         match self.addresses.attached().values().find(|attached| attached.addresses.contains(&address)) {
             Some(other) => refused(format!(
-                "{address} was given by another plugin and is that of pod {}/{}: delete one of the two",
+                "{address} was not given by the agent and is that of pod {}/{}: delete one of the two",
                 other.namespace, other.pod
             )),
             None => Ok(()),
         }
     }
+}
+
+/// The annotation can be heeded.
+fn may_bypass_ipam(request: &AddRequest) -> Result<(), String> {
+    let name = crate::annotations::UNMANAGED;
+    if !request.assigned.is_empty() {
+        return Err(format!(
+            "annotation {name} is not for networks whose conflist names another IPAM plugin"
+        ));
+    }
+    if !request.may_bypass_ipam {
+        return Err(format!(
+            "annotation {name} is not allowed here: set feature_control.ip_addrs_no_ipam of the conflist, where whoever may write \
+             Pods may choose any address"
+        ));
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! BGP as part of the node: sessions follow the topology, routes feed the forwarding.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -87,9 +88,10 @@ impl Node {
         self.cluster.bgp.set_secrets(found)
     }
 
-    /// Advertises this node's blocks, and what it serves of services. That a pool is not exported is for the sessions to
-    /// say, after their filters.
+    /// Advertises this node's blocks, ranges and addresses of pods in no block, and what it serves of services. That a pool is not
+    /// exported is for the sessions to say, after their filters.
     pub(super) async fn originate(&mut self) {
+        let (ranges, single) = self.follow_ranges();
         let own = self.cluster.bgp.nodes.get(&self.config.node).and_then(|node| node.spec.bgp.as_ref());
         let next_hop = |block: &IpNet| -> Option<IpAddr> {
             match block {
@@ -110,6 +112,8 @@ impl Node {
         // One that was lost to another node is that node's to advertise, whoever of ours still lives in it.
         let blocks =
             self.addresses.allocator().blocks().filter(|block| !self.is_others(block)).filter(in_force);
+        // A range is announced whether a pool has it or not, as by Calico with USE_POD_CIDR; an address if a pool has it.
+        let blocks = blocks.chain(ranges).chain(single.into_iter().filter(in_force));
         let services = service_routes(&self.config.node, &self.cluster.bgp);
         let services = services.into_iter().filter(|route| next_hop(route).is_some());
         let routes = blocks
@@ -127,6 +131,23 @@ impl Node {
         if let Err(error) = self.speaker.originate(routes).await {
             self.health.set("bgp", false, error.to_string());
         }
+    }
+
+    /// What is to be announced beside blocks; of a range what no pod has must not go back to where it came from.
+    fn follow_ranges(&mut self) -> (BTreeSet<IpNet>, BTreeSet<IpNet>) {
+        if !self.speaks_bgp() {
+            return Default::default();
+        }
+        let (ranges, single) = self.beside_blocks();
+        let name = |range: &IpNet| format!("podcidr-{}", margay_ipam::block_name(range));
+        for range in self.own_ranges.difference(&ranges) {
+            self.router.remove_block(&name(range));
+        }
+        for range in ranges.difference(&self.own_ranges) {
+            self.router.set_own_range(&name(range), *range);
+        }
+        self.own_ranges.clone_from(&ranges);
+        (ranges, single)
     }
 
     /// Takes what the speaker reports.

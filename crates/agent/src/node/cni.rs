@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use margay_api::{Key, Kind};
-use margay_cni::spool::Spool;
 use margay_cni::wiring::Wired;
 use margay_control::cni::{AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest};
 use margay_daemon::server::Failure;
@@ -114,17 +113,17 @@ impl Node {
             );
             return Outcome::Done(Err(Failure::refused(NOT_RESERVED, message)));
         }
-        if !request.assigned.is_empty() {
-            return Outcome::Done(self.take_assigned(request));
-        }
         let (namespace, pod) = names(request);
         let namespace_labels = self.cluster.namespace_labels(&namespace);
         let node_labels = self.own_labels();
-        let pools = self.cluster.bgp.pools_in_force();
         let asked = match self.asked(&namespace, &pod) {
             Ok(asked) => asked,
             Err(message) => return Outcome::Done(Err(Failure::refused(NO_ADDRESS, message))),
         };
+        if !request.assigned.is_empty() || !asked.unmanaged.is_empty() {
+            return Outcome::Done(self.take_assigned(request, asked));
+        }
+        let pools = self.cluster.bgp.pools_in_force();
         let query = PoolQuery {
             node: &node_labels,
             purpose: Purpose::Workload { namespace: &namespace_labels },
@@ -167,13 +166,14 @@ impl Node {
         match self.addresses.assign(&wanted) {
             Ok(addresses) => {
                 let (labels, netns) = (request.labels.clone(), request.netns.clone());
-                let reserved = Reserved { labels, netns, assigned: None };
+                let mtu = self.router.tunnels().pod_mtu;
+                let reserved = Reserved { labels, netns, mtu, assigned: None };
                 self.reserved.insert(handle_of(&request.attachment), reserved);
                 Outcome::Done(Ok(AddReply {
                     addresses: addresses.into_iter().map(Into::into).collect(),
                     host_ifname: interface_name(&handle_of(&request.attachment)),
                     mac: asked.mac.or_else(|| request.mac.clone()),
-                    mtu: self.router.tunnels().pod_mtu,
+                    mtu,
                 }))
             }
             Err(AddressError::Assign(AssignError::NeedBlock { family, pools })) => {
@@ -194,7 +194,7 @@ impl Node {
         // What phase one said is not in the journal: a pod whose labels are not known would be policed by other rules.
         let held = self.reserved.remove(&handle).filter(|_| !self.leaving.contains_key(&handle));
         let held = held.and_then(|reserved| Some((self.held(&handle, &reserved)?, reserved)));
-        let Some((held, Reserved { labels, netns, .. })) = held else {
+        let Some((held, Reserved { labels, netns, mtu, assigned })) = held else {
             let message = "nothing is reserved for this attachment: ADD must be asked for first";
             return reply(answer, Err(Failure::refused(NOT_RESERVED, message)));
         };
@@ -212,6 +212,13 @@ impl Node {
         };
         if let Err(error) = self.addresses.attach(attached.clone()) {
             return reply(answer, Err(Failure::try_later(error.to_string())));
+        }
+        if assigned.is_some() {
+            self.originate().await;
+        }
+        let now = self.router.tunnels().pod_mtu;
+        if mtu != now && !attached.foreign && !set_mtu(&attached, now) {
+            self.pod_mtu = None;
         }
         let endpoint = self.endpoint(&attached);
         if self.sources(&attached).is_err() {
@@ -247,7 +254,7 @@ impl Node {
     }
 
     /// Wants the routes to a pod, unless another plugin has made them; returns their destinations.
-    fn add_routes(&mut self, attached: &Attached) -> Vec<IpNet> {
+    pub(super) fn add_routes(&mut self, attached: &Attached) -> Vec<IpNet> {
         if attached.foreign {
             return Vec::new();
         }
@@ -277,75 +284,6 @@ impl Node {
         });
     }
 
-    /// After a start: every endpoint of the journal whose interface is still there is one again; the others are gone.
-    pub(super) async fn restore_endpoints(&mut self) {
-        // Not knowing is no reason to release anything.
-        let interfaces =
-            interfaces().map_err(|error| tracing::warn!("looking for pods' interfaces: {error}")).ok();
-        for attached in self.attached_by_age().into_iter().cloned().collect::<Vec<_>>() {
-            let handle = handle_of(&attached.attachment);
-            if interfaces.as_ref().is_none_or(|all| all.contains(&attached.interface)) {
-                let endpoint = self.endpoint(&attached);
-                self.tell_engine(Input::SetLocal(Box::new(endpoint), None)).await;
-                self.add_routes(&attached);
-                if attached.leaving {
-                    self.leave_or_warn(&handle);
-                }
-            } else {
-                tracing::info!(interface = attached.interface, "its interface is gone: releasing {handle}");
-                self.addresses.release(&handle);
-            }
-        }
-        // The agent ended between the two phases of an ADD, which the shim then undid, or was to. Who has an interface lives.
-        let reserved = self.addresses.reserved().filter(|(handle, _)| {
-            interfaces.as_ref().is_some_and(|all| !all.contains(&interface_name(handle)))
-        });
-        let reserved: Vec<Handle> = reserved.map(|(handle, _)| handle.clone()).collect();
-        reserved.iter().for_each(|handle| self.leave_or_warn(handle));
-        self.replay_spool();
-    }
-
-    /// Releases what the shim could not tell while the agent was down.
-    pub(super) fn replay_spool(&mut self) {
-        let spool = Spool::new(&self.config.spool_dir);
-        let records = match spool.pending() {
-            Ok(records) => records,
-            Err(error) => return tracing::warn!("cannot read {}: {error}", self.config.spool_dir.display()),
-        };
-        for record in records {
-            match &record.request {
-                Ok(request) => {
-                    let handle = handle_of(&request.attachment);
-                    tracing::info!("releasing {handle}, deleted while the agent was down");
-                    if self.leave(&handle).is_err() {
-                        continue;
-                    }
-                }
-                Err(error) => tracing::warn!("{}: {error}; the file is removed", record.path.display()),
-            }
-            if let Err(error) = spool.done(&record) {
-                tracing::warn!("cannot remove {}: {error}", record.path.display());
-            }
-        }
-    }
-
-    /// Endpoints of this node in the datastore that nobody here knows are left-overs.
-    pub(super) fn sweep_endpoints(&self) {
-        let known: Vec<Key> = self
-            .addresses
-            .attached()
-            .values()
-            .map(|attached| attachments::endpoint_key(&self.config.node, attached))
-            .collect();
-        for key in self.cluster.own_endpoints.iter().filter(|key| !known.contains(key)) {
-            self.writer.push(key.clone(), Write::Delete);
-        }
-        for attached in self.attached_by_age() {
-            let endpoint = self.endpoint(attached);
-            self.writer.push(endpoint.key(), Write::Apply(Box::new(endpoint.into())));
-        }
-    }
-
     /// What the annotations of a pod ask for.
     pub(super) fn asked(&self, namespace: &str, pod: &str) -> Result<Asked, String> {
         let none = BTreeMap::new();
@@ -364,19 +302,11 @@ impl Node {
         if !self.in_sync || known.is_none() || self.pod_mtu == Some(mtu) {
             return;
         }
-        self.pod_mtu = Some(mtu);
-        for attached in self.addresses.attached().values().filter(|attached| !attached.foreign) {
-            let wired = Wired {
-                host_ifname: &attached.interface,
-                ifname: &attached.attachment.ifname,
-                mac: attached.mac.parse().ok(),
-            };
-            // A namespace that cannot be reached from here keeps its own side as it is.
-            let pod = Netns::open(&attached.netns).ok();
-            if let Err(error) = wired.set_mtu(pod.as_ref(), mtu) {
-                tracing::warn!("MTU {mtu} for pod {}/{}: {error}", attached.namespace, attached.pod);
-            }
-        }
+        let pods = self.addresses.attached().values();
+        let pods = pods.filter(|attached| !attached.foreign && !attached.leaving);
+        let failed = pods.filter(|attached| !set_mtu(attached, mtu)).count();
+        // What failed is tried again.
+        self.pod_mtu = (failed == 0).then_some(mtu);
     }
 
     /// Labels of this node's Node object.
@@ -384,6 +314,22 @@ impl Node {
         let node = self.cluster.bgp.nodes.get(&self.config.node);
         node.map(|node| node.metadata.labels.clone()).unwrap_or_default()
     }
+}
+
+/// Both ends of a pod's veth pair; false if one cannot be set.
+fn set_mtu(attached: &Attached, mtu: u32) -> bool {
+    let wired = Wired {
+        host_ifname: &attached.interface,
+        ifname: &attached.attachment.ifname,
+        mac: attached.mac.parse().ok(),
+    };
+    // A namespace that cannot be reached from here keeps its own side as it is.
+    let pod = Netns::open(&attached.netns).ok();
+    let set = wired.set_mtu(pod.as_ref(), mtu);
+    if let Err(error) = &set {
+        tracing::warn!("MTU {mtu} for pod {}/{}: {error}", attached.namespace, attached.pod);
+    }
+    set.is_ok()
 }
 
 /// Names of all interfaces.

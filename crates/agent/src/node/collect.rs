@@ -13,7 +13,7 @@ use margay_api::{IpamBlock, Key, Kind, Resource};
 use margay_control::status::{ReleaseRequest, Released};
 use margay_daemon::server::Failure;
 use margay_datastore::{Error, Revision, Store};
-use margay_ipam::{Family, Handle};
+use margay_ipam::{Family, GivenBack, Handle};
 
 use super::cni::{interface_name, interfaces};
 use super::{Internal, Node};
@@ -31,17 +31,13 @@ const TURN: Duration = Duration::from_secs(5);
 /// Time between two looks at the pods' interfaces: what is missing in both is gone.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// Wait before a deletion whose outcome is unknown is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
-
 /// What may be given back soon.
 #[derive(Debug, Default)]
 pub(super) struct Leftovers {
     /// Blocks without an address in use.
     empty_since: BTreeMap<IpNet, Instant>,
-    /// Blocks given back, each with the revision that was deleted: what is heard of it as of then is late, and no reason to
-    /// take it up again. Another node may have it by now.
-    given_back: BTreeMap<IpNet, Revision>,
+    /// Blocks given back, of which late news is no reason to take one up again.
+    pub(super) given_back: GivenBack,
     /// Nodes with blocks and without a Node object.
     dead_since: BTreeMap<String, Instant>,
     /// A task clears up after this one.
@@ -49,13 +45,6 @@ pub(super) struct Leftovers {
     /// Attachments, and what was reserved for some, without an interface.
     gone: BTreeSet<Handle>,
     looked: Option<Instant>,
-}
-
-impl Leftovers {
-    /// This is not news of a block that was given back.
-    pub(super) fn is_current(&self, block: &IpNet, revision: u64) -> bool {
-        self.given_back.get(block).is_none_or(|deleted| Revision(revision) > *deleted)
-    }
 }
 
 impl Node {
@@ -130,7 +119,7 @@ impl Node {
             // The datastore has not been told yet of the last release.
             return;
         }
-        let (key, revision) = (block.key(), Revision(*revision));
+        let (key, revision) = (block.key(), *revision);
         if let Err(error) = self.addresses.drop_block(cidr) {
             return tracing::warn!("giving back {cidr}: {error}");
         }
@@ -138,8 +127,7 @@ impl Node {
         self.leftovers.empty_since.remove(&cidr);
         self.leftovers.given_back.insert(cidr, revision);
         self.originate().await;
-        let store = self.store.clone();
-        tokio::spawn(async move { delete(&store, &key, revision).await });
+        self.deletions.begin(key, Revision(revision));
     }
 
     /// What nodes left that do not exist any more.
@@ -232,61 +220,94 @@ impl Node {
     }
 }
 
-/// Deletes the object unless it was changed meanwhile. Returns once that is certain: a deletion that arrives late must not
-/// meet an object in use again.
-pub(super) async fn delete(store: &Store, key: &Key, revision: Revision) {
-    loop {
-        match store.delete(key, Some(revision)).await {
-            Err(error) if error.is_retryable() => tokio::time::sleep(AGAIN).await,
-            Ok(_) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => return,
-            Err(error) => return tracing::warn!("deleting {key}: {error}"),
-        }
-    }
-}
-
 /// Removes the endpoints and blocks of a node, if there is none of that name. Endpoints first: whoever gets one of these
 /// addresses next must not be taken for the dead.
 async fn clear(store: &Store, node: &str) -> Result<usize, Error> {
-    if store.get(&Key::cluster(Kind::Node, node)).await?.is_some() {
-        return Ok(0);
-    }
-    let mut count = 0;
+    let left = left_by(store, node).await?;
+    if exists(store, node).await? { Ok(0) } else { remove(store, &left).await }
+}
+
+/// What a node has, each with the revision of its last change.
+async fn left_by(store: &Store, node: &str) -> Result<Vec<(Key, Revision)>, Error> {
+    let mut left = Vec::new();
     for kind in [Kind::WorkloadEndpoint, Kind::IpamBlock] {
-        for stored in store.list(&[kind.into()]).await?.items {
-            let of_node = match stored.resource.as_deref() {
-                Ok(Resource::WorkloadEndpoint(endpoint)) => endpoint.spec.node == node,
-                Ok(Resource::IpamBlock(block)) => is_of(block, node),
-                _ => false,
-            };
-            if !of_node {
-                continue;
-            }
-            match store.delete(&stored.key, Some(stored.revision)).await {
-                Ok(_) => count += 1,
-                Err(Error::NotFound { .. } | Error::Conflict { .. }) => {}
-                Err(error) => return Err(error),
-            }
+        let stored = store.list(&[kind.into()]).await?.items.into_iter();
+        let of_node = stored.filter(|stored| match stored.resource.as_deref() {
+            Ok(Resource::WorkloadEndpoint(endpoint)) => endpoint.spec.node == node,
+            Ok(Resource::IpamBlock(block)) => is_of(block, node),
+            _ => false,
+        });
+        left.extend(of_node.map(|stored| (stored.key, stored.revision)));
+    }
+    Ok(left)
+}
+
+/// To be asked after [`left_by`], not before: a node that comes back makes its Node object first and then changes its blocks
+/// (`comeback.rs`), so whoever has seen the blocks changed sees the Node, too, and whoever has not cannot delete them.
+async fn exists(store: &Store, node: &str) -> Result<bool, Error> {
+    Ok(store.get(&Key::cluster(Kind::Node, node)).await?.is_some())
+}
+
+/// Deletes what has not changed.
+async fn remove(store: &Store, left: &[(Key, Revision)]) -> Result<usize, Error> {
+    let mut count = 0;
+    for (key, revision) in left {
+        match store.delete(key, Some(*revision)).await {
+            Ok(_) => count += 1,
+            Err(Error::NotFound { .. } | Error::Conflict { .. }) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(count)
 }
 
-fn is_of(block: &IpamBlock, node: &str) -> bool {
+pub(super) fn is_of(block: &IpamBlock, node: &str) -> bool {
     block.spec.affinity == Some(Affinity::Host(node.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
+    use margay_api::kinds::NodeSpec;
+    use margay_api::{Metadata, Node as NodeResource};
+    use margay_datastore::StoreConfig;
+
+    use super::super::comeback::touch;
     use super::*;
 
-    /// The answer to a deletion and the notice of it come by ways of their own: between them the block looks like ours.
-    #[test]
-    fn a_block_that_was_given_back_is_taken_up_only_when_it_was_made_again() {
-        let block = "10.65.0.0/26".parse().unwrap();
-        let mut leftovers = Leftovers::default();
-        assert!(leftovers.is_current(&block, 7));
-        leftovers.given_back.insert(block, Revision(7));
-        assert!(!leftovers.is_current(&block, 6) && !leftovers.is_current(&block, 7), "late news");
-        assert!(leftovers.is_current(&block, 8), "claimed again, or changed before it was deleted");
+    /// One node clears up after another, which comes back meanwhile: between any two of the steps.
+    #[tokio::test]
+    async fn who_comes_back_keeps_what_it_uses() {
+        let folder = std::env::temp_dir().join(format!("margay-comeback-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let store = Store::connect(&StoreConfig::embedded(folder.join("margay.db"))).await.unwrap();
+        let cidr: IpNet = "10.65.0.0/30".parse().unwrap();
+        let spec = serde_json::json!({
+            "cidr": cidr, "affinity": "host:n1", "allocations": [null, null, null, null], "unallocated": [0, 1, 2, 3],
+        });
+        let block = IpamBlock::new(Metadata::named("10-65-0-0-30"), serde_json::from_value(spec).unwrap());
+        let key = block.key();
+        store.create(block.into()).await.unwrap();
+        let come_back = async || {
+            let own = NodeResource::new(Metadata::named("n1"), NodeSpec::default());
+            store.apply(own.into()).await.unwrap();
+            assert!(touch(&store, &key, "n1").await.unwrap());
+        };
+        let go = async || store.delete(&Key::cluster(Kind::Node, "n1"), None).await.unwrap();
+
+        let left = left_by(&store, "n1").await.unwrap();
+        come_back().await;
+        assert!(exists(&store, "n1").await.unwrap());
+        let _gone = go().await;
+        assert_eq!(remove(&store, &left).await.unwrap(), 0, "it was changed");
+
+        let left = left_by(&store, "n1").await.unwrap();
+        assert!(!exists(&store, "n1").await.unwrap());
+        come_back().await;
+        assert_eq!(remove(&store, &left).await.unwrap(), 0, "it was changed, within the same second");
+        assert_eq!(clear(&store, "n1").await.unwrap(), 0, "it is there");
+        let _gone = go().await;
+        assert_eq!(clear(&store, "n1").await.unwrap(), 1);
+        assert!(!touch(&store, &key, "n1").await.unwrap(), "too late");
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

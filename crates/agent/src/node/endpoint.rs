@@ -47,10 +47,11 @@ impl Node {
         sources(annotations, self.may_spoof)
     }
 
-    /// The Pod object of an ADD that nobody has told of yet, in a cluster that has such objects: the runtime may hear of a pod sooner.
+    /// The Pod object of an ADD that nobody has told of yet, in a cluster that has such objects: the runtime may hear of a pod sooner. So it
+    /// does of the next one of the same name.
     pub(super) fn unheard_pod(&self, request: &AddRequest) -> Option<Key> {
         let pod = (request.pod_namespace.clone()?, request.pod_name.clone()?);
-        let unheard = self.cluster.has_pods && !self.cluster.pods.contains_key(&pod);
+        let unheard = self.cluster.has_pods && !self.cluster.knows_pod(&pod, request.pod_uid.as_deref());
         unheard.then(|| Key::namespaced(Kind::Pod, pod.0, pod.1))
     }
 

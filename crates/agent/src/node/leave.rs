@@ -120,6 +120,9 @@ impl Node {
             for address in &attached.addresses {
                 self.router.remove_pod(*address, &attached.interface);
             }
+            if addresses.is_empty() {
+                self.originate().await;
+            }
         }
         self.mirror_blocks(&addresses);
     }
@@ -144,7 +147,7 @@ impl Node {
         ready.into_iter().for_each(|waiting| self.give(waiting, None));
     }
 
-    /// GC: what the runtime does not know any more ends. Stops at the first failure: the runtime asks again.
+    /// GC: what the runtime does not know any more ends, as much of it as can.
     pub(super) fn collect(&mut self, request: &GcRequest) -> Result<(), Failure> {
         let valid = |known: &Attachment| {
             let same =
@@ -155,19 +158,17 @@ impl Node {
         let of_network = attached.filter(|(_, attached)| attached.attachment.network == request.network);
         let gone = of_network.filter(|(_, attached)| !valid(&attached.attachment)).map(|(handle, _)| handle);
         // Of an ADD that ended between its phases only the handle is left.
-        let reserved = self.addresses.reserved().filter(|(handle, owned)| {
-            let ifname = owned.attributes.interface.clone().unwrap_or_default();
-            let container_id = handle.container(&request.network, &ifname);
-            container_id.is_some_and(|id| {
-                let (container_id, network) = (id.to_owned(), request.network.clone());
-                !valid(&Attachment { container_id, ifname, network })
+        let reserved = self.addresses.reserved().filter(|(handle, _)| {
+            handle.attachment().is_some_and(|[network, container_id, ifname]| {
+                network == request.network && !valid(&Attachment { container_id, ifname, network })
             })
         });
         let gone: Vec<Handle> = gone.chain(reserved.map(|(handle, _)| handle)).cloned().collect();
+        let mut outcome = Ok(());
         for handle in gone {
             tracing::info!("GC: releasing {handle}");
-            self.leave(&handle)?;
+            outcome = outcome.and(self.leave(&handle));
         }
-        Ok(())
+        outcome
     }
 }

@@ -7,7 +7,6 @@ use margay_datastore::Revision;
 use margay_ipam::{LendQuery, RangeSet, borrower};
 
 use super::Node;
-use super::collect::delete;
 use crate::addresses::now;
 use crate::writer::Write;
 
@@ -51,8 +50,7 @@ impl Node {
     /// Deletes the block as it was seen.
     pub(super) fn delete_block(&self, name: &str) {
         let Some((block, revision)) = self.cluster.blocks.get(name) else { return };
-        let (store, key, revision) = (self.store.clone(), block.key(), Revision(*revision));
-        tokio::spawn(async move { delete(&store, &key, revision).await });
+        self.deletions.begin(block.key(), Revision(*revision));
     }
 
     /// Requests of this node's that nobody waits for any more.

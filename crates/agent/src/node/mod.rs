@@ -3,23 +3,29 @@
 
 mod assigned;
 mod bgp;
+mod claim_task;
 mod claims;
 mod cni;
 mod collect;
+mod comeback;
+mod deletions;
 mod endpoint;
 mod leave;
 mod lend;
 mod register;
+mod restore;
 mod routes;
+mod tunnel_addresses;
 mod tunnels;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use margay_api::{IpamBlock, Key, Kind, Resource};
+use ipnet::IpNet;
+use margay_api::{Key, Kind, Resource, WorkloadEndpoint};
 use margay_cni::install::Conflist;
 use margay_control::cni::{
     AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest, DelRequest, GcRequest,
@@ -36,8 +42,10 @@ use margay_routing::{RouteTrace, Router, Settings};
 use tokio::sync::{mpsc, oneshot};
 
 use self::assigned::Assigned;
+use self::claim_task::Made;
 use self::claims::Wanted;
 use self::collect::Leftovers;
+use self::deletions::Deletions;
 use self::leave::Leaving;
 use crate::addresses::Addresses;
 use crate::cluster::{Cluster, Touched};
@@ -91,8 +99,10 @@ pub(crate) enum Request {
 /// What tasks started by the node's task come back with.
 #[derive(Debug)]
 enum Internal {
-    /// A claim ended: the block and its fence, or why there is none.
-    Claimed(Wanted, Box<Result<(IpamBlock, u64), String>>),
+    /// A claim ended: the block, or why there is none.
+    Claimed(Wanted, Box<Result<Made, String>>),
+    /// Blocks are safe from who took this node for dead, but for these.
+    CameBack(Vec<String>),
     /// The Pod object of an ADD, or why it cannot be read.
     Pod(Box<Waiting>, Result<Option<Versioned>, String>),
     /// What a dead node left is deleted.
@@ -115,6 +125,8 @@ struct Waiting {
 struct Reserved {
     labels: BTreeMap<String, String>,
     netns: String,
+    /// What the interface was made with.
+    mtu: u32,
     /// What another plugin gave: none when the addresses are of this node's blocks.
     assigned: Option<Assigned>,
 }
@@ -139,6 +151,8 @@ pub(crate) struct Node {
     next_hops: BTreeMap<IpAddr, Option<u32>>,
     /// Communities of this node's own routes.
     advertisements: Vec<Advertisement>,
+    /// Ranges of another IPAM plugin's that are announced.
+    own_ranges: BTreeSet<IpNet>,
     /// For a block.
     waiting: Vec<Waiting>,
     /// For attachments that end.
@@ -155,6 +169,11 @@ pub(crate) struct Node {
     mtu_interfaces: mtu::Interfaces,
     /// MTU that the pods' interfaces were given last.
     pod_mtu: Option<u32>,
+    /// WorkloadEndpoints of this node's in the datastore that are none of the journal's, until all are known.
+    strangers: Vec<WorkloadEndpoint>,
+    deletions: Deletions,
+    /// It is not certain yet which blocks are still this node's.
+    coming_back: bool,
     claiming: Vec<Family>,
     claim_problems: BTreeMap<Family, String>,
     /// The conflist is there, or nobody wants it there.
@@ -187,6 +206,7 @@ impl Node {
         let removal = Removal::spawn(move |batch| {
             let _stopping = done.blocking_send(Internal::Removed(batch));
         })?;
+        let deletions = Deletions::new(parts.store.clone());
         Ok(Self {
             router: Router::new(
                 &parts.config.node,
@@ -210,6 +230,7 @@ impl Node {
             speaker: parts.speaker,
             next_hops: BTreeMap::new(),
             advertisements: Vec::new(),
+            own_ranges: BTreeSet::new(),
             waiting: Vec::new(),
             deferred: Vec::new(),
             leaving: BTreeMap::new(),
@@ -219,6 +240,9 @@ impl Node {
             reserved: BTreeMap::new(),
             mtu_interfaces: mtu::Interfaces::default(),
             pod_mtu: None,
+            strangers: Vec::new(),
+            deletions,
+            coming_back: false,
             claiming: Vec::new(),
             claim_problems: BTreeMap::new(),
             leftovers: Leftovers::default(),
@@ -251,7 +275,8 @@ impl Node {
                 }
                 done = self.internal.1.recv() => {
                     match done {
-                        Some(Internal::Claimed(wanted, outcome)) => self.on_claimed(&wanted, *outcome).await,
+                        Some(Internal::Claimed(wanted, outcome)) => self.on_claimed(wanted, *outcome).await,
+                        Some(Internal::CameBack(lost)) => self.on_came_back(lost).await,
                         Some(Internal::Pod(waiting, found)) => self.on_pod(*waiting, found).await,
                         Some(Internal::Cleared(node)) => self.on_cleared(&node),
                         Some(Internal::Removed(outcomes)) => self.on_removed(outcomes).await,
@@ -316,6 +341,7 @@ impl Node {
                         Resource::FelixConfiguration(_) => self.follow_spoofing().await,
                         Resource::Node(_) if versioned.key == self.own_key() => self.follow_spoofing().await,
                         Resource::IpamBlock(block) => self.router.set_block(block),
+                        Resource::WorkloadEndpoint(endpoint) if !self.in_sync => self.remember(endpoint),
                         _ => {}
                     }
                     self.tell_engine(policy::Input::Put(resource)).await;
@@ -338,10 +364,12 @@ impl Node {
                     Kind::IpamBlock => self.router.remove_block(&key.name),
                     Kind::FelixConfiguration => self.follow_spoofing().await,
                     Kind::Pod => self.report_sources(),
+                    Kind::WorkloadEndpoint => self.put_back(&key),
                     _ => {}
                 }
                 if key == self.own_key() && self.in_sync {
                     // Somebody took us for dead.
+                    self.come_back();
                     self.register().await;
                 }
                 self.tell_engine(policy::Input::Delete(key)).await;
@@ -353,6 +381,11 @@ impl Node {
             SyncEvent::InSync => {
                 self.in_sync = true;
                 self.health.set("datastore", true, "in sync");
+                self.adopt_blocks();
+                self.restore_from_datastore().await;
+                if !self.cluster.bgp.nodes.contains_key(&self.config.node) {
+                    self.come_back();
+                }
                 self.register().await;
                 self.sweep_endpoints();
                 self.tell_engine(policy::Input::InSync).await;
@@ -398,6 +431,7 @@ impl Node {
     async fn on_tick(&mut self) {
         self.replay_spool();
         self.remove_again();
+        self.follow_mtu();
         if self.in_sync {
             if self.speaks_bgp() && (self.read_secrets() || !self.speaker.is_running()) {
                 self.update_sessions().await;

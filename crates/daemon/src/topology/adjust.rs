@@ -17,11 +17,14 @@ use crate::secrets::NoPassword;
 
 impl<'a> Builder<'a> {
     /// A reflector accepts from a node what the datastore says is the node's, and little more than so many prefixes.
-    pub(super) fn restrict(&self, config: &mut PeerConfig, name: &str) {
+    pub(super) fn restrict(&self, config: &mut PeerConfig, name: &str, there: &Node) {
         let blocks = self.cluster.blocks.get(name);
         let services = service_ranges(self.cluster);
         config.max_prefix = Some(limits::of_node(blocks.map_or(0, BTreeSet::len), &services));
-        config.authorised_origins = Some(blocks.into_iter().flatten().copied().chain(services).collect());
+        // Where another IPAM plugin gives the addresses a node announces its range as a whole.
+        let ranges = there.status.pod_cidrs.iter().filter_map(|range| range.parse().ok());
+        let blocks = blocks.into_iter().flatten().copied();
+        config.authorised_origins = Some(blocks.chain(services).chain(ranges).collect());
     }
 
     /// And what the BGPFilters of its BGPPeer let a node tell besides: of workloads that speak BGP, of routers. That is

@@ -341,7 +341,7 @@ impl<'a> Builder<'a> {
         config.families = families(self.me, there);
         if own_id.is_some() {
             if their_id.is_none() {
-                self.restrict(&mut config, name);
+                self.restrict(&mut config, name, there);
                 self.authorise(&mut config, name, there, rule);
                 config.expected = rule.is_some() || self.reflectors.serves(self.name, name);
             }

@@ -39,6 +39,9 @@ fn nodes_find_reflectors_and_reflectors_serve_nodes() {
     assert_eq!(n3.authorised_origins, Some(Vec::new().into()), "a node without blocks may announce nothing");
     let limit = |peer: &PeerConfig| peer.max_prefix.map(|max| max.limit);
     assert_eq!((limit(n1), limit(n3), limit(rr2)), (Some(1280), Some(1024), None));
+    cluster.nodes.get_mut("n3").unwrap().status.pod_cidrs = vec!["10.244.3.0/24".to_owned()];
+    let n3 = peer_named(&topology("rr1", &cluster), "n3").unwrap().authorised_origins.clone();
+    assert_eq!(n3, Some(vec!["10.244.3.0/24".parse().unwrap()].into()), "host-local's");
 }
 
 #[test]

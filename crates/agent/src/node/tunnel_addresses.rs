@@ -1,0 +1,103 @@
+//! Addresses of the node's tunnel devices: one of its own blocks for each.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use margay_api::{IpPool, Node as NodeResource};
+use margay_ipam::{
+    AssignError, Attributes, Family, Handle, PoolQuery, Purpose, RangeSet, Request as AddressRequest,
+    eligible_pools,
+};
+use margay_routing::{Encapsulation, tunnels_needed, with_tunnel_address};
+
+use super::Node;
+use super::claims::Wanted;
+use crate::addresses::{AddressError, now};
+use crate::writer::Write;
+
+/// Longest wait for tunnel devices before the cluster is told of them.
+const DEVICE_TIME: Duration = Duration::from_secs(10);
+
+impl Node {
+    /// The node's tunnel devices take addresses of its own blocks.
+    pub(super) fn update_tunnel_addresses(&mut self) {
+        let pools: Vec<IpPool> = self.cluster.bgp.pools_in_force().into_iter().cloned().collect();
+        let pools: Vec<&IpPool> = pools.iter().collect();
+        for (encapsulation, family) in tunnels_needed(self.router.settings(), &pools) {
+            let family = match family {
+                margay_routing::Family::V4 => Family::V4,
+                margay_routing::Family::V6 => Family::V6,
+            };
+            if let Some(address) = self.tunnel_address(&pools, encapsulation, family)
+                && let Some(node) = self.cluster.bgp.nodes.get(&self.config.node)
+                && let Some(changed) = with_tunnel_address(node, encapsulation, address)
+            {
+                self.write_own_node(changed);
+            }
+        }
+    }
+
+    /// Uses the node's own object at once, and writes it once its tunnels are there: when others hear of them, they send.
+    pub(super) fn write_own_node(&mut self, node: NodeResource) {
+        self.cluster.bgp.nodes.insert(self.config.node.clone(), Box::new(node.clone()));
+        self.cluster_changed();
+        let generation = self.update_routes();
+        let (mut reached, writer, key) = (self.forwarding.reached(), self.writer.clone(), self.own_key());
+        tokio::spawn(async move {
+            let made = reached.wait_for(|reached| reached.has(generation, &[]));
+            // A kernel that refuses is said to be so elsewhere.
+            let _late = tokio::time::timeout(DEVICE_TIME, made).await;
+            writer.push(key, Write::OwnNode(Box::new(node)));
+        });
+    }
+
+    fn tunnel_address(
+        &mut self,
+        pools: &[&IpPool],
+        encapsulation: Encapsulation,
+        family: Family,
+    ) -> Option<IpAddr> {
+        let labels = self.own_labels();
+        let query = PoolQuery { node: &labels, purpose: Purpose::Tunnel, requested: &[] };
+        let eligible = eligible_pools(pools, &query).ok()?;
+        let cidrs = eligible.cidrs();
+        let reserved = self.cluster.reserved();
+        let node = &self.config.node;
+        let (handle, kind) = match (encapsulation, family) {
+            (Encapsulation::Vxlan, Family::V4) => (Handle::vxlan_tunnel(node), "vxlanTunnelAddress"),
+            (Encapsulation::Vxlan, Family::V6) => (Handle::vxlan_v6_tunnel(node), "vxlanV6TunnelAddress"),
+            (Encapsulation::Ipip, Family::V4) => (Handle::ipip_tunnel(node), "ipipTunnelAddress"),
+            (Encapsulation::Wireguard, Family::V4) => {
+                (Handle::wireguard_tunnel(node), "wireguardTunnelAddress")
+            }
+            (Encapsulation::Wireguard, Family::V6) => {
+                (Handle::wireguard_v6_tunnel(node), "wireguardV6TunnelAddress")
+            }
+            (Encapsulation::Ipip, Family::V6) | (Encapsulation::None, _) => return None,
+        };
+        let request = AddressRequest {
+            handle,
+            attributes: Attributes {
+                node: Some(self.config.node.clone()),
+                kind: Some(kind.to_owned()),
+                ..Attributes::default()
+            },
+            families: &[family],
+            addresses: &[],
+            pools: &cidrs,
+            reserved: &RangeSet::new(&reserved),
+            now: now(),
+            cooldown: 0,
+        };
+        match self.addresses.assign(&request) {
+            Ok(addresses) => addresses.first().copied(),
+            Err(error) => {
+                tracing::debug!("no tunnel address yet: {error}");
+                if let AddressError::Assign(AssignError::NeedBlock { pools, .. }) = error {
+                    self.claim(Wanted { family, pools, containing: None });
+                }
+                None
+            }
+        }
+    }
+}
