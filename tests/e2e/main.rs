@@ -30,6 +30,7 @@ mod live;
 mod look;
 mod offload;
 mod others;
+mod phases;
 mod policy;
 mod pools;
 mod racks;
@@ -89,6 +90,11 @@ const CASES: &[(&str, Place)] = &[
     ("cni::two_interfaces", Inside(cni::two_interfaces)),
     ("cni::annotated", Inside(cni::annotated)),
     ("cni::gc_and_status_by_hand", Inside(cni::gc_and_status_by_hand)),
+    ("phases::of_an_add", Inside(phases::of_an_add)),
+    ("phases::spooled_before_an_add", Inside(phases::spooled_before_an_add)),
+    ("phases::of_two_sandboxes", Inside(phases::of_two_sandboxes)),
+    ("phases::a_lost_journal", Inside(phases::a_lost_journal)),
+    ("phases::addresses_of_nobody", Inside(phases::addresses_of_nobody)),
     ("cni::agent_down", Inside(cni::agent_down)),
     ("cni::killed_right_after_del", Inside(cni::killed_right_after_del)),
     ("runtimes::podman", Inside(runtimes::podman)),
@@ -123,6 +129,7 @@ const CASES: &[(&str, Place)] = &[
     ("ipam::annotations_choose_pools", Inside(ipam::annotations_choose_pools)),
     ("ipam::pools_for_some", Inside(ipam::pools_for_some)),
     ("ipam::lost_interfaces_are_collected", Inside(ipam::lost_interfaces_are_collected)),
+    ("others::a_range_of_host_local", Inside(others::a_range_of_host_local)),
     ("others::addresses_of_host_local", Inside(others::addresses_of_host_local)),
     ("others::policy_beside_ptp", Inside(others::policy_beside_ptp)),
     ("others::installed_when_ready", Inside(others::installed_when_ready)),

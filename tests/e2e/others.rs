@@ -57,6 +57,47 @@ fn leases(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Canal's way with our BGP in place of flannel: the range that `host-local` gives addresses of is announced while it does, and what no
+/// pod of it has goes nowhere.
+pub(crate) fn a_range_of_host_local(labs: &mut Labs) -> Result<()> {
+    plugin("host-local")?;
+    let mut cluster = labs.alone(TWO_NODES, Datastore::Embedded)?;
+    let ranges = "apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: node1}\n\
+                  spec: {bgp: {ipv4Address: 172.30.1.11/24}}\nstatus: {podCIDRs: [10.244.3.0/24]}\n---\n\
+                  apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: node2}\n\
+                  spec: {bgp: {ipv4Address: 172.30.1.12/24}}\nstatus: {podCIDRs: [10.244.4.0/24]}\n";
+    applied(&cluster, ranges)?;
+    let pool = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: pods}\n\
+                spec: {cidr: 10.244.0.0/16, assignmentMode: Manual, natOutgoing: true}\n";
+    applied(&cluster, pool)?;
+    // Each knows of the other and waits for it.
+    for node in ["node1", "node2"] {
+        cluster.start(node)?;
+    }
+    for node in ["node1", "node2"] {
+        cluster.wait_ready(node, PATIENCE)?;
+    }
+    let data = |node: &str| cluster.folder(node).join("host-local");
+    let local = |node: &str| {
+        let data = data(node);
+        move |config: &mut Value| {
+            config["ipam"] = json!({"type": "host-local", "subnet": "usePodCidr", "dataDir": data});
+        }
+    };
+    let near = cluster.runtime("node1")?.add_with("shop", "near", local("node1"))?;
+    let far = cluster.runtime("node2")?.add_with("shop", "far", local("node2"))?;
+    wait_answered(&near, &far)?;
+    wait_answered(&far, &near)?;
+    let routes = || cluster.run_in("node2", "ip", &["route", "show"]);
+    let text = routes()?;
+    ensure!(text.contains("10.244.3.0/24 ") && text.contains("blackhole 10.244.4.0/24"), "{text}");
+    ensure!(!text.contains(&format!("{} ", near.address)), "one route is enough: {text}");
+    cluster.runtime("node1")?.delete_with(near, local("node1"))?;
+    wait(PATIENCE, || Ok(!routes()?.contains("10.244.3.0/24"))).with_context(|| format!("{:?}", routes()))?;
+    cluster.runtime("node2")?.delete_with(far, local("node2"))?;
+    ["node1", "node2"].iter().try_for_each(|node| no_pods(&cluster, node))
+}
+
 /// Canal's way: `host-local` gives addresses of the node's range, we do all else, and nobody speaks BGP.
 pub(crate) fn addresses_of_host_local(labs: &mut Labs) -> Result<()> {
     plugin("host-local")?;

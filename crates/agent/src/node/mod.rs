@@ -359,12 +359,13 @@ impl Node {
             },
             SyncEvent::Delete(key) => {
                 let was_unreadable = self.cluster.unreadable.contains_key(&key);
+                let was_own_endpoint = self.cluster.own_endpoints.contains(&key);
                 let touched = self.cluster.delete(&self.config.node, &key);
                 match key.kind {
                     Kind::IpamBlock => self.router.remove_block(&key.name),
                     Kind::FelixConfiguration => self.follow_spoofing().await,
                     Kind::Pod => self.report_sources(),
-                    Kind::WorkloadEndpoint => self.put_back(&key),
+                    Kind::WorkloadEndpoint if was_own_endpoint => self.put_back(&key),
                     _ => {}
                 }
                 if key == self.own_key() && self.in_sync {
