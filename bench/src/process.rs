@@ -1,5 +1,6 @@
 //! What a process under test costs, its children included.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -15,14 +16,45 @@ fn members(group: u32) -> Vec<u32> {
 
 /// The numeric fields of `/proc/<pid>/stat` behind the name, from the state on; the state reads as 0.
 fn fields(process: u32) -> Vec<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    fields_of(&format!("/proc/{process}/stat"))
+}
+
+fn fields_of(path: &str) -> Vec<u64> {
+    let text = fs::read_to_string(path).unwrap_or_default();
     let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
     rest.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect()
 }
 
+/// utime and stime, fields 14 and 15 of the whole line.
+fn used(fields: &[u64]) -> u64 {
+    fields.iter().skip(11).take(2).sum()
+}
+
 fn ticks(process: u32) -> u64 {
-    // utime and stime, fields 14 and 15 of the whole line.
-    fields(process).iter().skip(11).take(2).sum()
+    used(&fields(process))
+}
+
+/// Processor time of each thread of a process group so far.
+#[derive(Debug)]
+pub(crate) struct Threads(BTreeMap<u32, u64>);
+
+impl Threads {
+    pub(crate) fn of(group: u32) -> Self {
+        let threads = members(group).into_iter().flat_map(|process| {
+            let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+            tasks.filter_map(move |task| {
+                let number = task.file_name().to_str()?.parse().ok()?;
+                Some((number, used(&fields_of(&format!("/proc/{process}/task/{number}/stat")))))
+            })
+        });
+        Self(threads.collect())
+    }
+
+    /// What the thread that worked most has used since.
+    pub(crate) fn busiest_since(&self, before: &Self) -> Duration {
+        let since = |(thread, now): (&u32, &u64)| now - before.0.get(thread).copied().unwrap_or(0).min(*now);
+        Duration::from_millis(self.0.iter().map(since).max().unwrap_or(0) * 1000 / TICKS)
+    }
 }
 
 /// Processor time of a process group so far.
@@ -74,8 +106,11 @@ mod tests {
         let group = u32::try_from(nix::unistd::getpgrp().as_raw()).unwrap();
         assert!(super::members(group).contains(&std::process::id()));
         assert!(super::peak_kib(group) > 500);
-        while super::own_cpu().is_zero() {
-            std::hint::spin_loop();
+        let before = super::Threads::of(group);
+        let mut busiest = std::time::Duration::ZERO;
+        while super::own_cpu().is_zero() || busiest.is_zero() {
+            busiest = super::Threads::of(group).busiest_since(&before);
         }
+        assert!(busiest <= super::cpu(group), "a thread is a part of its process");
     }
 }

@@ -99,11 +99,13 @@ pub(crate) struct Figures {
     /// Processor time of the convergence: the reflector's, the generator's.
     pub(crate) cpu: Option<f64>,
     pub(crate) cpu_generator: Option<f64>,
+    /// Of it, the part of the reflector's thread that worked most: what more processors could not shorten.
+    pub(crate) cpu_busiest: Option<f64>,
 }
 
 impl Figures {
     /// Every figure with its name.
-    pub(crate) fn each(&mut self) -> [&mut Option<f64>; 15] {
+    pub(crate) fn each(&mut self) -> [&mut Option<f64>; 16] {
         [
             &mut self.sessions,
             &mut self.refused,
@@ -120,6 +122,7 @@ impl Figures {
             &mut self.peak_mib,
             &mut self.cpu,
             &mut self.cpu_generator,
+            &mut self.cpu_busiest,
         ]
     }
 }
@@ -222,17 +225,19 @@ impl Run<'_> {
             swarm.state.change(route);
         }
         swarm.settle();
-        let (cpu, own) = (process::cpu(self.running.group()), process::own_cpu());
+        let group = self.running.group();
+        let (cpu, own, threads) = (process::cpu(group), process::own_cpu(), process::Threads::of(group));
         let start = Instant::now();
         for (client, message) in messages.iter().enumerate() {
             swarm.send(client, message)?;
         }
         let outcome = complete(swarm);
         let time = start.elapsed();
-        let (cpu, own) =
-            (process::cpu(self.running.group()).saturating_sub(cpu), process::own_cpu().saturating_sub(own));
+        let busiest = process::Threads::of(group).busiest_since(&threads);
+        let (cpu, own) = (process::cpu(group).saturating_sub(cpu), process::own_cpu().saturating_sub(own));
         self.figures.cpu = Some(cpu.as_secs_f64());
         self.figures.cpu_generator = Some(own.as_secs_f64());
+        self.figures.cpu_busiest = Some(busiest.as_secs_f64());
         outcome?;
         self.figures.convergence = Some(time.as_secs_f64());
         Ok(())
