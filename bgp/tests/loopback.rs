@@ -2,7 +2,7 @@
 #![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
-use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig, StopMode};
+use margay_bgp::transport::{BgpHandle, BgpService, Change, ServiceConfig, StopMode};
 use margay_bgp::{
     Event, Originated, PeerConfig, PeerKind, PeerState, RouteInfo, RouteQuery, RouteSource, SpeakerConfig,
 };
@@ -180,6 +180,29 @@ async fn a_reflector_that_restarts_costs_no_route() {
             assert!(changes.iter().all(|change| !change.next_hops.is_empty()), "{changes:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn who_watches_goes_on_when_nobody_took_over() {
+    let net = Net(7);
+    let (reflector, nodes) = cluster(net, 2).await;
+    eventually("the route", || route(&nodes[1].handle, "10.1.2.0/24")).await;
+    let mut changes = reflector.handle.watch().await.unwrap();
+    let frozen = reflector.handle.freeze().await.unwrap().unwrap();
+    reflector.handle.thaw(frozen).await.unwrap();
+    nodes[0].handle.set_originated(Vec::new()).await.unwrap();
+    let gone = "10.1.2.0/24".parse().unwrap();
+    let said = async {
+        loop {
+            let change = changes.recv().await.unwrap();
+            if let Change::Routes(routes) = &*change
+                && routes.iter().any(|(prefix, paths)| *prefix == gone && paths.is_empty())
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), said).await.expect("the withdrawal is told");
 }
 
 #[tokio::test]

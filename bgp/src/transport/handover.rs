@@ -7,7 +7,7 @@ use super::keys::Listeners;
 use super::service::{BgpService, ServiceConfig};
 use super::stations::Monitoring;
 use crate::handover::{Handover, RestoreError};
-use crate::io::ConnId;
+use crate::io::{ConnId, Input};
 use crate::status::Event;
 use std::collections::BTreeMap;
 use std::io;
@@ -187,6 +187,10 @@ impl BgpService {
         let start = |(id, stream)| (id, Conn::start(id, stream, self.io.clone(), self.ahead.clone()));
         self.conns = streams.into_iter().map(start).collect();
         self.start();
+        if self.changes.watched() {
+            // The speaker is another one, and who watches is the same.
+            self.input(Input::Watch(true));
+        }
         self.work();
     }
 }
