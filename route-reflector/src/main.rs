@@ -3,6 +3,7 @@
 mod config;
 mod reflector;
 
+use std::num::NonZero;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -37,7 +38,9 @@ const KINDS: [Kind; 7] = [
 ];
 
 fn main() -> ExitCode {
-    process::run(PROGRAM, Config::of_process, run)
+    // One decides; all of them write to clients, and each has memory of its own.
+    let workers = std::thread::available_parallelism().map_or(2, NonZero::get).clamp(2, 8);
+    process::run(PROGRAM, workers, Config::of_process, run)
 }
 
 async fn run(config: Config, mut stop: Stop) -> Result<()> {

@@ -16,6 +16,11 @@ use std::time::Duration;
 const TRIM: Duration = Duration::from_secs(1);
 /// Route changes in one event.
 const EVENT_ROUTES: usize = 4096;
+/// What one more peer adds to the shortest wait between flushes: about what a system call costs, so that changes that
+/// trickle in take half a processor at the most.
+const PER_PEER: Duration = Duration::from_micros(5);
+/// Changes in one flush from which on it is worth to wait longer for more of them.
+const BULK: usize = 64;
 
 /// When the next flush is allowed.
 #[derive(Debug, Default)]
@@ -43,14 +48,13 @@ impl Speaker {
     pub(super) fn flush_if_due(&mut self) {
         if self.rib.is_dirty() && self.now >= self.pace.not_before {
             let limits = self.config.egress;
-            // Changes that had to wait mean that it is busy: wait longer for more of them.
+            let (changes, peers) = self.flush();
+            let peers = u32::try_from(peers).unwrap_or(u32::MAX);
+            let least = limits.batch_min.max(PER_PEER.saturating_mul(peers)).min(limits.batch_max);
+            // Many changes that had to wait mean that it is busy: wait longer for more of them.
             let waited = self.now.since(self.pace.not_before) < limits.batch_min;
-            self.pace.wait = if waited && !self.pace.wait.is_zero() {
-                (self.pace.wait * 2).min(limits.batch_max)
-            } else {
-                limits.batch_min
-            };
-            self.flush();
+            let busy = waited && changes >= BULK && !self.pace.wait.is_zero();
+            self.pace.wait = if busy { (self.pace.wait * 2).clamp(least, limits.batch_max) } else { least };
             self.pace.not_before = self.now + self.pace.wait;
         }
         if self.pace.trim_at.is_some_and(|at| at <= self.now) {
@@ -60,10 +64,10 @@ impl Speaker {
         }
     }
 
-    /// Settles and distributes every change now.
-    pub(super) fn flush(&mut self) {
+    /// Settles and distributes every change now. Returns how many there were, and for how many peers.
+    pub(super) fn flush(&mut self) -> (usize, usize) {
         if !self.rib.is_dirty() {
-            return;
+            return (0, 0);
         }
         let settled = self.rib.settle();
         self.tell_forwarding(&settled);
@@ -78,6 +82,7 @@ impl Speaker {
         self.pace.trim_at.get_or_insert(self.now + TRIM);
         let up = self.peers.values().filter(|peer| peer.is_up()).map(|peer| peer.id);
         self.to_pump.extend(up);
+        (settled.len(), self.to_pump.len())
     }
 
     fn tell_forwarding(&mut self, settled: &[EntryId]) {

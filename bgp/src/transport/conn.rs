@@ -34,6 +34,8 @@ pub(super) enum IoEvent {
     /// With the room that it takes until it is handled.
     Received(ConnId, Bytes, Room),
     Written(ConnId, usize),
+    /// What came of writing to several.
+    Shared(Vec<(ConnId, io::Result<usize>)>),
     Closed(ConnId, String),
     Station(StationId, StationInput),
 }
@@ -80,6 +82,8 @@ impl Shared {
 #[derive(Debug, Default)]
 struct Queue {
     data: VecDeque<Bytes>,
+    /// Somebody has it in hand to write.
+    handed: bool,
     /// The task that waits for the socket to take more.
     drain: Option<AbortHandle>,
     /// Nothing is read or written any more.
@@ -92,7 +96,6 @@ pub(super) struct Conn {
     id: ConnId,
     shared: Arc<Shared>,
     reader: AbortHandle,
-    events: mpsc::Sender<IoEvent>,
 }
 
 impl Conn {
@@ -104,9 +107,9 @@ impl Conn {
     ) -> Self {
         super::socket::tune(&stream);
         let shared = Arc::new(Shared { stream, queue: Mutex::default(), turn: Semaphore::new(1) });
-        let task = read(id, Arc::clone(&shared), events.clone(), ahead);
+        let task = read(id, Arc::clone(&shared), events, ahead);
         let reader = tokio::spawn(task).abort_handle();
-        Self { id, shared, reader, events }
+        Self { id, shared, reader }
     }
 
     pub(super) fn local(&self) -> io::Result<SocketAddr> {
@@ -136,20 +139,15 @@ impl Conn {
         auth::change(self.shared.stream.as_fd(), auth::Kind::Connection, remote.into(), old, new)
     }
 
-    /// Writes what the socket takes at once; the rest goes out by itself and is reported as events. Returns the octets
-    /// taken now.
-    pub(super) fn write(&self, data: impl IntoIterator<Item = Bytes>) -> io::Result<usize> {
+    /// Queues octets. Returns their writing, unless somebody does that already.
+    pub(super) fn queue(&self, data: impl IntoIterator<Item = Bytes>) -> Option<Writing> {
         let mut queue = self.shared.locked();
         queue.data.extend(data);
-        if queue.drain.is_some() || queue.frozen {
-            return Ok(0);
+        if queue.handed || queue.drain.is_some() || queue.frozen {
+            return None;
         }
-        let taken = write_some(&self.shared.stream, &mut queue.data)?;
-        if !queue.data.is_empty() {
-            let task = drain(self.id, Arc::clone(&self.shared), self.events.clone());
-            queue.drain = Some(tokio::spawn(task).abort_handle());
-        }
-        Ok(taken)
+        queue.handed = true;
+        Some(Writing { id: self.id, shared: Arc::clone(&self.shared) })
     }
 
     /// Leaves the socket alone from now on. All that was read has been reported when this returns.
@@ -185,6 +183,39 @@ impl Conn {
             let _ended = tokio::time::timeout(LINGER, finish(&shared)).await;
         })
     }
+}
+
+/// What was queued for a connection and nobody has tried to write.
+#[derive(Debug)]
+pub(super) struct Writing {
+    id: ConnId,
+    shared: Arc<Shared>,
+}
+
+impl Writing {
+    /// Writes what the socket takes at once; the rest goes out by itself and is reported as events. Returns the octets
+    /// taken now.
+    pub(super) fn write(self, events: &mpsc::Sender<IoEvent>) -> (ConnId, io::Result<usize>) {
+        let Self { id, shared } = self;
+        let mut queue = shared.locked();
+        queue.handed = false;
+        if queue.frozen {
+            return (id, Ok(0));
+        }
+        let taken = write_some(&shared.stream, &mut queue.data);
+        if taken.is_ok() && !queue.data.is_empty() {
+            let task = drain(id, Arc::clone(&shared), events.clone());
+            queue.drain = Some(tokio::spawn(task).abort_handle());
+        }
+        (id, taken)
+    }
+}
+
+/// Writes to several connections, beside the speaker's task.
+pub(super) async fn write_all(several: Vec<Writing>, events: mpsc::Sender<IoEvent>) {
+    let outcomes = several.into_iter().map(|one| one.write(&events)).collect();
+    // The service has ended if nobody listens.
+    let _ended = events.send(IoEvent::Shared(outcomes)).await;
 }
 
 /// Writes as much as the socket takes.
@@ -336,10 +367,11 @@ mod tests {
         let deaf = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let (events, _inbox) = mpsc::channel(1);
-        let conn = Conn::start(ConnId::accepted(0), stream, events, ReadAhead::default());
+        let conn = Conn::start(ConnId::accepted(0), stream, events.clone(), ReadAhead::default());
         let more_than_buffers_hold = Bytes::from(vec![0; 32 << 20]);
-        let taken = conn.write([more_than_buffers_hold.clone()]).unwrap();
+        let taken = conn.queue([more_than_buffers_hold.clone()]).unwrap().write(&events).1.unwrap();
         assert!(taken < more_than_buffers_hold.len());
+        assert!(conn.queue([Bytes::from_static(b"more")]).is_none(), "a task waits to write already");
         let shared = Arc::downgrade(&conn.shared);
         conn.close().await.unwrap();
         let closed = async {

@@ -10,6 +10,7 @@ mod handover;
 mod keys;
 mod links;
 mod outbox;
+mod outputs;
 mod pages;
 mod protect;
 mod service;

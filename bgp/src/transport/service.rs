@@ -2,22 +2,19 @@
 
 use super::bfd::BfdSessions;
 use super::changes::Changes;
-use super::conn::{Conn, IoEvent, ReadAhead};
+use super::conn::{Conn, IoEvent, ReadAhead, Writing};
 use super::handle::{BgpHandle, Command};
 use super::handover::Frozen;
 use super::keys::Listeners;
 use super::outbox::Outbox;
 use super::socket;
 use super::stations::{Monitoring, Station};
-use super::trace;
 use crate::config::SpeakerConfig;
 use crate::io::{ConnId, Input, Output, StopMode};
-use crate::monitor::StationId;
 use crate::speaker::Speaker;
 use crate::status::Event;
 use crate::time::Time;
 use bytes::Bytes;
-use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -48,12 +45,14 @@ pub struct BgpService {
     pub(super) accepted: u64,
     pub(super) io: mpsc::Sender<IoEvent>,
     pub(super) ahead: ReadAhead,
-    outbox: Outbox,
+    /// What nobody has begun to write.
+    pub(super) writings: Vec<Writing>,
+    pub(super) outbox: Outbox,
     pub(super) listeners: Listeners,
     pub(super) bfd: BfdSessions,
     acceptors: Vec<JoinHandle<()>>,
-    stations: Vec<Station>,
-    records: Option<mpsc::Sender<Bytes>>,
+    pub(super) stations: Vec<Station>,
+    pub(super) records: Option<mpsc::Sender<Bytes>>,
     pub(super) monitoring: Monitoring,
     pub(super) changes: Changes,
 }
@@ -125,6 +124,7 @@ impl BgpService {
             accepted: 0,
             io,
             ahead: ReadAhead::default(),
+            writings: Vec::new(),
             outbox: Outbox::default(),
             listeners,
             bfd: BfdSessions::default(),
@@ -295,6 +295,7 @@ impl BgpService {
                 self.input(Input::Received { conn, data });
             }
             IoEvent::Written(conn, bytes) => self.input(Input::Written { conn, bytes }),
+            IoEvent::Shared(outcomes) => self.written(outcomes),
             IoEvent::Closed(conn, reason) => {
                 // What came in before the end is answered before the end: a NOTIFICATION still goes out to a peer
                 // that has only finished sending.
@@ -319,112 +320,14 @@ impl BgpService {
         }
     }
 
-    fn lost(&mut self, conn: ConnId, reason: String) {
+    pub(super) fn lost(&mut self, conn: ConnId, reason: String) {
         if let Some(gone) = self.conns.remove(&conn) {
             drop(gone.close());
             self.input(Input::Closed { conn, reason });
         }
     }
 
-    /// Does what the speaker says until it is silent.
-    pub(super) fn work(&mut self) {
-        let mut waiting: Option<Write> = None;
-        let mut closes = Vec::new();
-        loop {
-            match self.speaker.poll_output() {
-                // What one connection is sent comes together.
-                Some(Output::Write { conn, data }) => match &mut waiting {
-                    Some((last, pieces)) if *last == conn => pieces.push(data),
-                    _ => {
-                        if let Some(write) = waiting.replace((conn, SmallVec::from_iter([data]))) {
-                            self.write(write);
-                        }
-                    }
-                },
-                Some(Output::Close { conn }) => closes.push(conn),
-                Some(output) => self.carry_out(output),
-                None => match waiting.take() {
-                    Some(write) => self.write(write),
-                    None if closes.is_empty() => return,
-                    None => closes.drain(..).for_each(|id| drop(self.close(id))),
-                },
-            }
-        }
-    }
-
-    fn write(&mut self, (id, data): Write) {
-        let Some(conn) = self.conns.get(&id) else { return };
-        match conn.write(data) {
-            Ok(0) => {}
-            Ok(bytes) => self.input(Input::Written { conn: id, bytes }),
-            Err(error) => self.lost(id, error.to_string()),
-        }
-    }
-
-    fn carry_out(&mut self, output: Output) {
-        match output {
-            // The caller's.
-            Output::Write { .. } | Output::Close { .. } => {}
-            Output::Dial { conn, remote, local, options } => {
-                let io = self.io.clone();
-                let task = tokio::spawn(async move {
-                    let result = socket::dial(remote, local, options).await;
-                    // The service has ended if nobody listens.
-                    let _ended = io.send(IoEvent::Dialled(conn, result)).await;
-                });
-                self.dials.insert(conn, task.abort_handle());
-            }
-            Output::Protect { conn, remote, options } => {
-                let result = self.conns.get(&conn).map(|conn| conn.protect(remote, &options));
-                if let Some(Err(error)) = result {
-                    tracing::error!(peer = %remote, %error, "BGP connection cannot be protected: closed");
-                    self.lost(conn, error.to_string());
-                }
-            }
-            Output::Rekey { conn, remote, old, new } => {
-                let held = self.conns.get(&conn);
-                let result = held.map(|conn| conn.rekey(remote, old.as_ref(), new.as_ref()));
-                if let Some(Err(error)) = result {
-                    tracing::error!(peer = %remote, %error, "BGP connection cannot change its keys: closed");
-                    self.lost(conn, error.to_string());
-                }
-            }
-            Output::Station { station, data } => self.station(station, data),
-            Output::Record { data } => self.record(data),
-            Output::Changed(prefixes) if self.changes.watched() => {
-                self.changes.routes(&self.speaker, &prefixes);
-            }
-            Output::Changed(_) => self.input(Input::Watch(false)),
-            Output::Authenticate { from, password } => self.listeners.authenticate(from, password),
-            Output::Bfd { remote, interface, session } => self.bfd.set(remote, interface, session),
-            Output::Event(event) => {
-                trace::event(&event);
-                if let Event::PeerChanged { remote, .. } = &event {
-                    self.changes.peer(&self.speaker, *remote);
-                }
-                self.outbox.push(event);
-            }
-            Output::Log(log) => trace::log(&log),
-        }
-    }
-
-    fn station(&mut self, station: StationId, data: Option<Bytes>) {
-        let Some(station) = self.stations.get_mut(station) else { return };
-        match data {
-            Some(data) => station.send(data),
-            None => station.cut(),
-        }
-    }
-
-    fn record(&mut self, data: Bytes) {
-        if let Some(Err(mpsc::error::TrySendError::Full(_))) =
-            self.records.as_ref().map(|to| to.try_send(data))
-        {
-            tracing::warn!("MRT records come faster than they are written: some are missing");
-        }
-    }
-
-    fn close(&mut self, id: ConnId) -> Option<JoinHandle<()>> {
+    pub(super) fn close(&mut self, id: ConnId) -> Option<JoinHandle<()>> {
         if let Some(dial) = self.dials.remove(&id) {
             dial.abort();
         }
@@ -450,11 +353,8 @@ impl BgpService {
             }
         }
         for (id, data) in writes {
-            if let Some(conn) = self.conns.get(&id)
-                && let Err(error) = conn.write([data])
-            {
-                tracing::debug!(%error, "connection lost while stopping");
-            }
+            // Written before the connection is closed, below.
+            let _writing = self.conns.get(&id).and_then(|conn| conn.queue([data]));
         }
         for station in std::mem::take(&mut self.stations) {
             station.finish().await;
@@ -475,9 +375,6 @@ impl Drop for BgpService {
         self.stop_accepting();
     }
 }
-
-/// Octets for one connection.
-type Write = (ConnId, SmallVec<[Bytes; 2]>);
 
 async fn accept(listener: Arc<TcpListener>, io: mpsc::Sender<IoEvent>) {
     loop {

@@ -48,6 +48,9 @@ use crate::offload::Offload;
 /// Name of the program, and of its claim on the node.
 const PROGRAM: &str = "margay-agent";
 
+/// Threads of the runtime: one for the node's task, one for the speaker's.
+const WORKERS: usize = 2;
+
 /// Requests that may wait for the node's task.
 const REQUESTS: usize = 256;
 
@@ -59,7 +62,7 @@ fn main() -> ExitCode {
     let flags = Flags::of_process();
     match flags.cleanup() {
         Some(cleanup) => cleanup.main(),
-        None => process::run(PROGRAM, || Config::of(flags), run),
+        None => process::run(PROGRAM, WORKERS, || Config::of(flags), run),
     }
 }
 

@@ -17,9 +17,10 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 /// Resolves when the process is asked to stop (SIGTERM or SIGINT).
 pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Runs `body` with the configuration. `load` returns none if there is nothing to run.
+/// Runs `body` with the configuration on so many threads. `load` returns none if there is nothing to run.
 pub fn run<C, F>(
     program: &'static str,
+    workers: usize,
     load: impl FnOnce() -> Result<Option<C>, ConfigError>,
     body: impl FnOnce(C, Stop) -> F,
 ) -> ExitCode
@@ -27,7 +28,7 @@ where
     C: Deref<Target = Common>,
     F: Future<Output = Result<()>>,
 {
-    match start(load, body) {
+    match start(workers, load, body) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The log may not have been started yet, and systemd keeps standard error.
@@ -41,6 +42,7 @@ where
 }
 
 fn start<C, F>(
+    workers: usize,
     load: impl FnOnce() -> Result<Option<C>, ConfigError>,
     body: impl FnOnce(C, Stop) -> F,
 ) -> Result<()>
@@ -52,7 +54,7 @@ where
     let Some(config) = load()? else { return Ok(()) };
     log::init(config.log_format, &config.log_level).map_err(|error| anyhow!(error))?;
     limits::raise_open_files();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     let outcome = runtime.block_on(async move { body(config, asked_to_stop()?).await });
     runtime.shutdown_timeout(LAST_WAIT);
     outcome

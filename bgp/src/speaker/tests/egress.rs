@@ -83,6 +83,30 @@ fn what_changes_while_it_is_busy_is_told_once() {
 }
 
 #[test]
+fn changes_that_trickle_in_wait_the_shortest_time_and_floods_longer() {
+    let mut rig = Rig::new(vec![client(1), client(2)]);
+    let (source, sink) = (rig.up(1), rig.up(2));
+    rig.pass(SECOND);
+    rig.said(sink);
+    let shortest = EgressLimits::default().batch_min;
+    let with = |med| PathAttributes { med: Some(med), ..plain() };
+    for med in 1..=50 {
+        rig.send(source, &announce(1, &["10.1.1.0/24"], with(med)));
+        rig.pass(shortest);
+        assert_eq!(announced(&rig.said(sink)), ["10.1.1.0/24"], "change {med} waits for nothing");
+    }
+    let prefixes: Vec<String> = (0..100).map(|n| format!("10.2.{n}.0/24")).collect();
+    let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
+    let mut flushes = 0;
+    for med in 1..=200 {
+        rig.send(source, &announce(1, &prefixes, with(med)));
+        rig.pass(Duration::from_millis(1));
+        flushes += usize::from(!rig.said(sink).is_empty());
+    }
+    assert!((2..=12).contains(&flushes), "{flushes} in 200 ms");
+}
+
+#[test]
 fn a_refresh_request_brings_everything_between_its_markers() {
     let mut rig = Rig::new(vec![client(1), client(2)]);
     let (source, asks) = (rig.up(1), rig.up(2));
