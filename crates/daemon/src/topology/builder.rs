@@ -1,6 +1,5 @@
 //! One node's sessions, each from the two Nodes it joins and the objects that concern all.
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use margay_control::status::Problem;
 
 use super::assign::Reflectors;
 use super::cluster::Workload;
+use super::selecting::Selecting;
 use super::settings::Settings;
 use super::{
     Cluster, Peer, Way, addresses, as_of, cluster_id, concerns, families, filters, matches, node_addresses,
@@ -79,6 +79,7 @@ pub(super) struct Builder<'a> {
     name: &'a str,
     pub(super) cluster: &'a Cluster,
     reflectors: &'a Reflectors,
+    selecting: &'a Selecting,
     pub(super) me: &'a Node,
     pub(super) forwards: bool,
     pub(super) settings: Settings<'a>,
@@ -90,8 +91,6 @@ pub(super) struct Builder<'a> {
     export_reflected: Arc<Policy>,
     /// BGPFilters compiled, by BGPPeer and by whether for a router, and what is wrong with them.
     pub(super) compiled: BTreeMap<(&'a str, bool), (Policies, Vec<String>)>,
-    /// BGPPeers that select nodes beside reflectors, found out when first asked.
-    selecting_nodes: OnceCell<BTreeSet<&'a str>>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -100,7 +99,7 @@ impl<'a> Builder<'a> {
         name: &'a str,
         me: &'a Node,
         cluster: &'a Cluster,
-        reflectors: &'a Reflectors,
+        (reflectors, selecting): (&'a Reflectors, &'a Selecting),
         forwards: bool,
     ) -> Self {
         let settings = Settings::of(name, cluster);
@@ -126,6 +125,7 @@ impl<'a> Builder<'a> {
             name,
             cluster,
             reflectors,
+            selecting,
             me,
             forwards,
             settings,
@@ -141,7 +141,6 @@ impl<'a> Builder<'a> {
                 service_ranges(cluster),
             )),
             compiled: BTreeMap::new(),
-            selecting_nodes: OnceCell::new(),
             problems,
         }
     }
@@ -282,26 +281,10 @@ impl<'a> Builder<'a> {
         self.cluster.peers.iter().any(|(peer_name, peer)| {
             peer.spec.peer_selector.as_ref().is_some_and(|selector| {
                 let auto = peer.spec.reverse_peering.unwrap_or_default() == ReversePeering::Auto;
-                concerns(peer, name, node) && (!reflector || self.selects_nodes(peer_name))
+                concerns(peer, name, node) && (!reflector || self.selecting.contains(peer_name))
                     || auto && !reflector && matches(selector, node)
             })
         })
-    }
-
-    /// Whether a BGPPeer selects a node that is no reflector.
-    fn selects_nodes(&self, peer_name: &str) -> bool {
-        let selects = |peer: &BgpPeer| {
-            let nodes = || self.cluster.nodes.values().filter(|node| cluster_id(node).is_none());
-            peer.spec
-                .peer_selector
-                .as_ref()
-                .is_some_and(|selector| nodes().any(|node| matches(selector, node)))
-        };
-        let selecting = || {
-            let peers = self.cluster.peers.iter().filter(|(_, peer)| selects(peer));
-            peers.map(|(name, _)| name.as_str()).collect()
-        };
-        self.selecting_nodes.get_or_init(selecting).contains(peer_name)
     }
 
     fn session(&mut self, name: &str, there: &Node, rule: Option<Rule<'a>>) -> Outcome {

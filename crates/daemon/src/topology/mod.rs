@@ -17,6 +17,7 @@ mod limits;
 mod outside;
 mod planner;
 mod ranges;
+mod selecting;
 mod services;
 mod sessions;
 mod settings;

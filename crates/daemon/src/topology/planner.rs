@@ -9,6 +9,7 @@ use margay_control::status::Problem;
 
 use super::assign::Reflectors;
 use super::builder::{Builder, Outcome};
+use super::selecting::Selecting;
 use super::settings::Settings;
 use super::{Changes, Cluster, Peer, Topology, as_of, cluster_id, node_addresses, problem, router_id};
 
@@ -30,6 +31,7 @@ pub struct Planner {
     /// The node forwards packets and may have workloads.
     forwards: bool,
     reflectors: Reflectors,
+    selecting: Selecting,
     topology: Topology,
     /// Problems of the objects that concern all, and what comes of each Node.
     general: Vec<Problem>,
@@ -64,6 +66,7 @@ impl Planner {
             name: name.to_owned(),
             forwards: true,
             reflectors: Reflectors::default(),
+            selecting: Selecting::default(),
             topology,
             general: Vec::new(),
             of_nodes: BTreeMap::new(),
@@ -106,7 +109,9 @@ impl Planner {
             }
         }
         let touched = changes.nodes.keys().chain(&changes.blocks);
-        let out = match cluster.nodes.get(&self.name).filter(|_| !self.concerns_all(cluster, changes)) {
+        let all = self.concerns_all(cluster, changes);
+        let all = self.selecting.update(cluster, changes, all) || all;
+        let out = match cluster.nodes.get(&self.name).filter(|_| !all) {
             Some(me) => self.update_some(me, cluster, touched),
             None => self.update_all(cluster),
         };
@@ -149,7 +154,9 @@ impl Planner {
         touched: impl Iterator<Item = &'a String>,
     ) -> BTreeMap<IpAddr, Change> {
         let (own_name, reflectors) = (self.name.clone(), std::mem::take(&mut self.reflectors));
-        let mut builder = Builder::new(&own_name, me, cluster, &reflectors, self.forwards);
+        let selecting = std::mem::take(&mut self.selecting);
+        let decisive = (&reflectors, &selecting);
+        let mut builder = Builder::new(&own_name, me, cluster, decisive, self.forwards);
         // Of objects: known since the beginning.
         builder.problems.clear();
         let mut out = BTreeMap::new();
@@ -163,7 +170,7 @@ impl Planner {
             note_node(&mut self.of_nodes, name, cluster.nodes.get(name).map(Box::as_ref), found);
             contested |= self.place(name, outcome, cluster, &mut out);
         }
-        self.reflectors = reflectors;
+        (self.reflectors, self.selecting) = (reflectors, selecting);
         if contested {
             out.extend(self.update_all(cluster));
         }
@@ -250,7 +257,8 @@ impl Planner {
                 let peering = peering.filter_map(|v4| settings.workload_peering(v4));
                 topology.bind = node_addresses(me).chain(peering).collect();
             }
-            let mut builder = Builder::new(&self.name, me, cluster, &reflectors, self.forwards);
+            let decisive = (&reflectors, &self.selecting);
+            let mut builder = Builder::new(&self.name, me, cluster, decisive, self.forwards);
             let mut wanted = |name: Option<&String>, outcome: Outcome| match (outcome, name) {
                 (Outcome::None, _) | (Outcome::Unusable, None) => {}
                 (Outcome::Unusable, Some(name)) => drop(unusable.insert(name.clone())),

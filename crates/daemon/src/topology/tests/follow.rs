@@ -60,18 +60,19 @@ fn step() -> impl Strategy<Value = Step> {
         (0u16..8).prop_map(Step::Relabel),
         (0u16..8).prop_map(Step::Delete),
         (0u8..3, any::<bool>()).prop_map(|(number, there)| Step::Reflector(number, there)),
-        (0u8..6, any::<bool>()).prop_map(|(number, there)| Step::Peer(number, there)),
+        (0u8..7, any::<bool>()).prop_map(|(number, there)| Step::Peer(number, there)),
         (0u8..4, 0u16..8).prop_map(|(block, owner)| Step::Block(block, owner)),
     ]
 }
 
-const PEERS: [&str; 6] = [
+const PEERS: [&str; 7] = [
     "{nodeSelector: has(rack), peerSelector: has(rack)}",
     "{peerIP: 10.1.0.3, asNumber: 65000, reachableBy: 10.0.0.7}",
     "{node: n2, peerSelector: \"!has(rack)\", keepaliveTime: 9s}",
     "{peerIP: 10.9.9.9, asNumber: 65000}",
-    "{node: n1, peerSelector: has(rack), filters: [none-such], keepaliveTime: 8s}",
+    "{peerSelector: has(rack), filters: [none-such], keepaliveTime: 8s}",
     "{nodeSelector: has(rack), peerSelector: all(), password: {secretKeyRef: {name: none, key: such}}}",
+    "{node: n1, peerSelector: has(rack), keepaliveTime: 7s}",
 ];
 
 proptest! {
@@ -124,6 +125,45 @@ proptest! {
             agrees(&mut second.0, names[1], &mut cluster, &mut second.1);
         }
     }
+}
+
+/// A BGPPeer says whom a reflector peers with as long as it selects nodes: the first and the last of them are about its
+/// sessions with all.
+#[test]
+fn the_last_node_that_is_selected_frees_a_reflectors_sessions() {
+    let text = "\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: racks}
+spec: {nodeSelector: has(reflects), peerSelector: has(rack)}
+";
+    let mut cluster = cluster(THREE, text);
+    let labelled = |mut node: Node, label: &str| {
+        node.metadata.labels.insert(label.into(), "a".into());
+        node
+    };
+    cluster.put(&labelled(node("rr0", "10.0.0.11/32", true), "reflects").into());
+    let mut planner = Planner::new("rr0");
+    let mut told = BTreeMap::new();
+    let mut sessions = |cluster: &mut Cluster| {
+        agrees(&mut planner, "rr0", cluster, &mut told);
+        told.len()
+    };
+    assert_eq!(sessions(&mut cluster), 3, "it selects nobody");
+    let plain = cluster.nodes["n3"].clone();
+    let racked = labelled((*plain).clone(), "rack");
+    cluster.put(&racked.clone().into());
+    assert_eq!(sessions(&mut cluster), 1, "it says whom");
+    cluster.put(&labelled((*cluster.nodes["n2"]).clone(), "rack").into());
+    cluster.put(&(*plain).into());
+    assert_eq!(sessions(&mut cluster), 1, "one for another");
+    cluster.put(&racked.into());
+    cluster.delete(&Key::cluster(Kind::Node, "n2"));
+    assert_eq!(sessions(&mut cluster), 1);
+    cluster.delete(&Key::cluster(Kind::Node, "n3"));
+    assert_eq!(sessions(&mut cluster), 1, "n1 alone is left, and the reflector serves it");
+    cluster.put(&numbered(9, 1).into());
+    assert_eq!(sessions(&mut cluster), 2);
 }
 
 /// What was wrong with one Node is said as long as it is.
