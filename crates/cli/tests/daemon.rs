@@ -168,6 +168,14 @@ fn bgp_while_it_changes() {
     let out = watch(&lab, &["bgp", "peers"], &[peer(one, "Active")], &changes);
     let removed: Vec<&str> = out.lines().filter(|line| line.ends_with("removed")).collect();
     assert!(removed.len() == 1 && removed[0].contains(two), "{out}");
+    let out = watch(&lab, &["bgp", "summary"], &[peer(one, "Active")], &changes);
+    assert!(out.starts_with("0 of 1 sessions established"), "{out}");
+    let rows: Vec<Vec<&str>> = out
+        .lines()
+        .map(|line| line.split("  ").map(str::trim).collect())
+        .filter(|row: &Vec<_>| row[0] == two)
+        .collect();
+    assert_eq!(rows, [[two, "64512", "0", "0", "2h03m", "2", "1", "rr1"]], "a row of the summary: {out}");
     let out = watch(&lab, &["bgp", "summary", "-o", "json"], &[peer(one, "Active")], &changes);
     let last: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
     assert_eq!(last, serde_json::json!({ "address": two, "removed": true }));
@@ -190,6 +198,13 @@ fn bgp_sessions_and_routes() {
     assert!(out.starts_with("1 of 2 sessions established, 4 prefixes received, 2 of them stale"), "{out}");
     let (_, out, _) = ask(&lab, &["bgp", "peers", "-o", "wide"], &peers);
     assert!(out.contains("route-refresh,graceful-restart"), "{out}");
+
+    let (_, out, _) = ask(&lab, &["bgp", "summary", "-o", "wide"], &peers);
+    assert!(out.contains("LAST RESET") && out.contains("hold timer expired"), "{out}");
+    for words in [["route", "10.65.2.0/24"], ["explain", "10.65.2.0/24"], ["neighbor", "172.20.0.11"]] {
+        let (status, _, error) = lab.bare(&[&["bgp"], words.as_slice(), &["-o", "wide"]].concat(), None, &[]);
+        assert!(status != Some(0) && error.contains("no wide form"), "{words:?}: {error}");
+    }
 
     let never = bgp::Peer { established_count: 0, ..peer("172.20.0.13", "Active") };
     let (_, out, _) = ask(&lab, &["bgp", "summary"], &[&never]);

@@ -15,7 +15,7 @@ use margay_control::bgp::{Explanation, Peer};
 
 use super::daemon;
 use crate::config::GlobalArgs;
-use crate::output::{OutputArgs, Report, comma, dash, duration, dynamic_table, render};
+use crate::output::{Format, OutputArgs, Report, comma, dash, duration, dynamic_table, render};
 use routes::RouteArgs;
 
 #[derive(Debug, Subcommand)]
@@ -66,8 +66,11 @@ impl BgpCommand {
     pub(crate) fn run(&self, global: &GlobalArgs) -> anyhow::Result<Report> {
         let client = daemon(global)?;
         let text = match self {
-            Self::Peers { output, watch: true } | Self::Summary { output, watch: true } => {
-                return watch::peers(&client, output.output);
+            Self::Peers { output, watch: true } => {
+                return watch::peers(&client, output.output, peers_table, peer_row);
+            }
+            Self::Summary { output, watch: true } => {
+                return watch::peers(&client, output.output, summary, summary_row);
             }
             Self::Peers { output, .. } => {
                 let peers: Vec<Peer> = client.get("/v1/bgp/peers")?;
@@ -75,14 +78,17 @@ impl BgpCommand {
             }
             Self::Summary { output, .. } => {
                 let peers: Vec<Peer> = client.get("/v1/bgp/peers")?;
-                render(output.output, &peers, |_| summary(&peers))?
+                render(output.output, &peers, |wide| summary(&peers, wide))?
             }
             Self::Routes(args) => return args.run(&client),
-            Self::Route { prefix, output } => return routes::one(&client, prefix, output.output),
+            Self::Route { prefix, output } => {
+                return routes::one(&client, prefix, undivided(*output)?);
+            }
             Self::Neighbor(args) => return args.run(&client),
             Self::Explain { prefix, output } => {
+                let format = undivided(*output)?;
                 let found: Explanation = client.get(&format!("/v1/bgp/explain?prefix={}", escape(prefix)))?;
-                render(output.output, &found, |_| explanation(&found))?
+                render(format, &found, |_| explanation(&found))?
             }
             Self::Dump { mrt } => {
                 if mrt.as_os_str() == "-" {
@@ -98,6 +104,13 @@ impl BgpCommand {
         };
         Ok(Report::text(text))
     }
+}
+
+/// The form of what has no columns.
+fn undivided(output: OutputArgs) -> anyhow::Result<Format> {
+    let wide = output.output == Format::Wide;
+    anyhow::ensure!(!wide, "there is no wide form of this, it shows everything: leave out `-o wide`");
+    Ok(output.output)
 }
 
 /// What a person wrote, as part of a query: everything that means something there is escaped.
@@ -155,31 +168,45 @@ fn peer_row(peer: &Peer, wide: bool) -> Vec<String> {
     cells
 }
 
+const SUMMARY_HEADS: [&str; 8] =
+    ["NEIGHBOR", "AS", "MSGRCVD", "OUTQ", "UP/DOWN", "STATE/PFXRCD", "PFXSNT", "NAME"];
+const MORE_SUMMARY_HEADS: [&str; 5] = ["FILTERED", "STALE", "RESYNCS", "GROUP", "LAST RESET"];
+
 /// As `show bgp summary` of FRR.
-fn summary(peers: &[Peer]) -> String {
+fn summary(peers: &[Peer], wide: bool) -> String {
     let up = peers.iter().filter(|peer| peer.state == "Established").count();
     let received: u64 = peers.iter().map(|peer| peer.received).sum();
     let stale: u64 = peers.iter().map(|peer| peer.stale).sum();
-    let rows = peers.iter().map(|peer| {
-        let up = peer.state == "Established";
-        vec![
-            peer.address.to_string(),
-            peer.remote_as.to_string(),
-            peer.messages.received.to_string(),
-            peer.lag_bytes.to_string(),
-            since(peer),
-            if up { peer.received.to_string() } else { peer.state.clone() },
-            peer.advertised.to_string(),
-            peer.name.clone(),
-        ]
-    });
-    let heads = ["NEIGHBOR", "AS", "MSGRCVD", "OUTQ", "UP/DOWN", "STATE/PFXRCD", "PFXSNT", "NAME"];
+    let mut heads = SUMMARY_HEADS.to_vec();
+    if wide {
+        heads.extend(MORE_SUMMARY_HEADS);
+    }
     let mut text = format!("{up} of {} sessions established, {received} prefixes received", peers.len());
     if stale > 0 {
         text.push_str(&format!(", {stale} of them stale"));
     }
     text.push_str("\n\n");
-    text + &dynamic_table(&heads, rows.collect())
+    text + &dynamic_table(&heads, peers.iter().map(|peer| summary_row(peer, wide)).collect())
+}
+
+fn summary_row(peer: &Peer, wide: bool) -> Vec<String> {
+    let up = peer.state == "Established";
+    let mut cells = vec![
+        peer.address.to_string(),
+        peer.remote_as.to_string(),
+        peer.messages.received.to_string(),
+        peer.lag_bytes.to_string(),
+        since(peer),
+        if up { peer.received.to_string() } else { peer.state.clone() },
+        peer.advertised.to_string(),
+        peer.name.clone(),
+    ];
+    if wide {
+        cells.extend([peer.filtered, peer.stale, peer.resyncs].map(|count| count.to_string()));
+        cells.push(dash(peer.group));
+        cells.push(dash(peer.last_reset.as_ref()));
+    }
+    cells
 }
 
 fn explanation(found: &Explanation) -> String {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use margay_control::Client;
 use margay_control::bgp::Peer;
 
-use super::routes;
+use super::{routes, undivided};
 use crate::output::{OutputArgs, Report, dash, duration, dynamic_table, render};
 
 #[derive(Debug, clap::Args)]
@@ -42,8 +42,9 @@ impl NeighborArgs {
     }
 
     fn session(&self, client: &Client) -> anyhow::Result<Report> {
+        let format = undivided(self.output)?;
         let peers: Vec<Peer> = client.get(&format!("/v1/bgp/peers?address={}", self.address))?;
-        Ok(Report::text(render(self.output.output, &peers, |_| peers.iter().map(details).collect())?))
+        Ok(Report::text(render(format, &peers, |_| peers.iter().map(details).collect())?))
     }
 }
 

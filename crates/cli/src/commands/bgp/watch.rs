@@ -7,7 +7,6 @@ use margay_control::bgp::{Change, Peer, Route};
 use margay_control::{Client, Lines};
 
 use super::routes::{Printer, RouteArgs};
-use super::{peer_row, peers_table};
 use crate::output::{Format, Report, render};
 
 /// Begins to watch, so that nothing is missed between what is shown first and what follows.
@@ -34,7 +33,13 @@ fn document<T: serde::Serialize>(
     })
 }
 
-pub(super) fn peers(client: &Client, format: Format) -> anyhow::Result<Report> {
+/// The sessions as `table` shows them, then a `row` for each that changes; both are told whether to be wide.
+pub(super) fn peers(
+    client: &Client,
+    format: Format,
+    table: fn(&[Peer], bool) -> String,
+    row: fn(&Peer, bool) -> Vec<String>,
+) -> anyhow::Result<Report> {
     let mut changes = changes(client)?;
     let mut out = Printer::new(format);
     let all: Vec<Peer> = client.get("/v1/bgp/peers")?;
@@ -42,7 +47,7 @@ pub(super) fn peers(client: &Client, format: Format) -> anyhow::Result<Report> {
     let wide = format == Format::Wide;
     let mut text = String::new();
     match format {
-        Format::Table | Format::Wide => text = peers_table(&all, wide),
+        Format::Table | Format::Wide => text = table(&all, wide),
         _ => {
             for peer in &all {
                 text.push_str(&document(format, peer, String::new)?);
@@ -60,7 +65,7 @@ pub(super) fn peers(client: &Client, format: Format) -> anyhow::Result<Report> {
             Change::Removed { .. } => true,
             Change::Peer(peer) => {
                 shown.insert(peer.address);
-                let text = document(format, &peer, || peer_row(&peer, wide).join("  ") + "\n")?;
+                let text = document(format, &peer, || row(&peer, wide).join("  ") + "\n")?;
                 out.print(&text)?
             }
             Change::Lost { batches } => out.print(&lost(format, batches)?)?,
