@@ -94,6 +94,8 @@ impl Default for PendingLimits {
 pub struct EgressLimits {
     /// Bytes of encoded changes kept for clients that lag; one further behind is resynchronised.
     pub log_bytes: usize,
+    /// The smallest share of these that a group of clients gets, however many groups there are.
+    pub log_min: usize,
     /// Bytes handed to one connection and not yet taken by its socket.
     pub window: usize,
     /// Shortest wait for more changes while changes keep coming.
@@ -106,6 +108,7 @@ impl Default for EgressLimits {
     fn default() -> Self {
         Self {
             log_bytes: 8 << 20,
+            log_min: 256 << 10,
             window: 64 << 10,
             batch_min: Duration::from_millis(5),
             batch_max: Duration::from_millis(50),

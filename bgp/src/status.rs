@@ -397,8 +397,6 @@ pub struct RouteChange {
     pub next_hops: Vec<ForwardingHop>,
     /// Every next hop comes from a peer that is restarting.
     pub stale: bool,
-    /// LOCAL_PREF of the best path, where it has one.
-    pub local_pref: Option<u32>,
 }
 
 /// What a speaker reports by itself.

@@ -3,14 +3,12 @@
 use super::encode;
 use super::group::{Group, GroupId};
 use super::profile::{EgressProfile, Identity};
+use crate::config::EgressLimits;
 use crate::family::Family;
 use crate::rib::{EntryId, Rib, SourceId};
 use crate::wire::{FamilySet, RefreshKind};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-
-/// Smallest share of the log budget that a group gets.
-const MIN_LOG: usize = 256 << 10;
 
 /// What a member can be sent next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,17 +52,17 @@ pub(crate) struct Egress {
     by_profile: HashMap<EgressProfile, GroupId>,
     members: BTreeMap<SourceId, Member>,
     next: u32,
-    log_bytes: usize,
+    limits: EgressLimits,
 }
 
 impl Egress {
-    pub(crate) fn new(log_bytes: usize) -> Self {
+    pub(crate) fn new(limits: EgressLimits) -> Self {
         Self {
             groups: BTreeMap::new(),
             by_profile: HashMap::new(),
             members: BTreeMap::new(),
             next: 1,
-            log_bytes,
+            limits,
         }
     }
 
@@ -248,7 +246,7 @@ impl Egress {
             let position = oldest.entry(member.group).or_insert(u64::MAX);
             *position = member.position.min(*position);
         }
-        let budget = (self.log_bytes / self.groups.len().max(1)).max(MIN_LOG);
+        let budget = (self.limits.log_bytes / self.groups.len().max(1)).max(self.limits.log_min);
         for (id, group) in &mut self.groups {
             let head = group.log.head();
             group.trim(oldest.get(id).copied().unwrap_or(head).min(head), budget);

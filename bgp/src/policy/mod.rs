@@ -104,7 +104,8 @@ pub enum Operation {
     AddCommunity(AnyCommunity),
     /// Put these AS numbers in front of AS_PATH, in this order.
     PrependAsPath(Vec<u32>),
-    /// Set the priority (metric units, lower is better): LOCAL_PREF becomes 2147483647 minus it.
+    /// Set the priority (metric units, lower is better): LOCAL_PREF becomes 2147483647 minus it. It decides
+    /// between routes; their metric in the kernel is the node's own.
     SetPriority(u32),
     /// Set LOCAL_PREF.
     SetLocalPref(u32),

@@ -51,6 +51,8 @@ struct Uplink {
     hold: Option<Time>,
     keepalive: Option<Time>,
     known: Vec<u8>,
+    /// The reflector has told everything once since the session came up.
+    end_of_rib: bool,
     established: u32,
     dialled: u64,
     last_error: String,
@@ -93,6 +95,7 @@ impl Thin {
                 hold: None,
                 keepalive: None,
                 known: vec![0; count],
+                end_of_rib: false,
                 established: 0,
                 dialled: 0,
                 last_error: String::new(),
@@ -279,6 +282,7 @@ impl Thin {
     fn session_up(&mut self, at: usize) {
         let Some(uplink) = self.uplinks.get_mut(at) else { return };
         uplink.established += 1;
+        uplink.end_of_rib = false;
         uplink.wait = uplink.peer.timers.connect_retry;
         if !uplink.session.as_ref().is_some_and(|session| survives_open(session, Family::Ipv4, false)) {
             drop_marked(&mut uplink.known, STALE);
@@ -341,8 +345,11 @@ impl Thin {
                 }
                 Change::EndOfRib => {
                     updates = true;
+                    uplink.end_of_rib = true;
                     drop_marked(known, STALE);
                 }
+                // RFC 7313 section 4: before End-of-RIB nothing is old.
+                Change::Refresh(RefreshKind::BeginOfRefresh) if !uplink.end_of_rib => {}
                 Change::Refresh(RefreshKind::BeginOfRefresh) => {
                     known
                         .iter_mut()

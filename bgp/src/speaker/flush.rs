@@ -35,7 +35,7 @@ pub(super) struct Pace {
 
 fn fingerprint(change: &RouteChange) -> u64 {
     // 0 stands for nothing.
-    stable(&(&change.next_hops, change.stale, change.local_pref)).max(1)
+    stable(&(&change.next_hops, change.stale)).max(1)
 }
 
 impl Speaker {
@@ -129,12 +129,8 @@ impl Speaker {
             next_hops.extend(first);
             next_hops.sort_unstable();
         }
-        let local_pref = entry
-            .best()
-            .filter(|_| !local)
-            .and_then(|path| self.rib.attrs.get(path.attrs).attributes.local_pref);
         let stale = !next_hops.is_empty() && paths.iter().all(|path| path.stale);
-        RouteChange { prefix: entry.prefix, next_hops, stale, local_pref }
+        RouteChange { prefix: entry.prefix, next_hops, stale }
     }
 
     fn forwarding_hop(&self, path: &Path) -> Option<ForwardingHop> {

@@ -130,7 +130,7 @@ impl Speaker {
             rib,
             originated: BTreeSet::new(),
             told: Vec::new(),
-            egress: Egress::new(config.egress.log_bytes),
+            egress: Egress::new(config.egress),
             to_pump: BTreeSet::new(),
             pace: Pace::default(),
             timers: BTreeSet::new(),

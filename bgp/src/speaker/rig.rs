@@ -77,6 +77,8 @@ pub(super) struct Rig {
     pub(super) bfd: Vec<(IpAddr, Option<crate::bfd::SessionConfig>)>,
     /// Report octets as written at once.
     pub(super) reading: bool,
+    /// Connections whose ends read nothing, with the octets that wait for them.
+    pub(super) deaf: BTreeMap<ConnId, usize>,
     accepted: u64,
     config: SpeakerConfig,
     /// Of a speaker that takes over.
@@ -110,6 +112,7 @@ impl Rig {
             rekeyed: Vec::new(),
             bfd: Vec::new(),
             reading: true,
+            deaf: BTreeMap::new(),
             monitor: MonitorConfig::default(),
             accepted: 0,
         };
@@ -144,7 +147,9 @@ impl Rig {
                     let wire = self.wires.entry(conn).or_default();
                     assert!(!wire.closed, "write after close");
                     wire.sent.extend_from_slice(&data);
-                    if self.reading {
+                    if let Some(waiting) = self.deaf.get_mut(&conn) {
+                        *waiting += data.len();
+                    } else if self.reading {
                         self.speaker.handle(self.now, Input::Written { conn, bytes: data.len() });
                     }
                 }
@@ -162,6 +167,13 @@ impl Rig {
                 Output::Rekey { conn, .. } => self.rekeyed.push(conn),
                 Output::Bfd { remote, session, .. } => self.bfd.push((remote, session)),
             }
+        }
+    }
+
+    /// A connection's end reads again.
+    pub(super) fn hears(&mut self, conn: ConnId) {
+        if let Some(bytes) = self.deaf.remove(&conn) {
+            self.input(Input::Written { conn, bytes });
         }
     }
 

@@ -2,7 +2,7 @@ use super::rig::*;
 use crate::config::{EgressLimits, MaxPrefix, PeerConfig, PeerKind, PendingLimits, SpeakerConfig, Timers};
 use crate::family::Family;
 use crate::io::{Input, Log, StopMode};
-use crate::policy::{Action, Filter, Policy, Rule};
+use crate::policy::{Action, CidrMatch, CidrOperator, Filter, Policy, Rule};
 use crate::status::{Event, MessageTypes, PeerState};
 use crate::wire::{
     AsPath, Capability, CeaseSubcode, Community, Message, Notification, NotificationCode, OpenSubcode,
@@ -15,6 +15,7 @@ mod bfd;
 mod differential;
 mod egress;
 mod restart;
+mod table;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -72,7 +72,6 @@ mod tests {
             prefix: format!("10.0.{third}.0/24").parse().unwrap(),
             next_hops: vec![IpAddr::from([192, 0, 2, next_hop]).into()],
             stale: false,
-            local_pref: None,
         }
     }
 
