@@ -1,7 +1,9 @@
 //! What `margay bgp` shows of a real reflector and real agents.
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use margay_control::bgp::Route;
@@ -77,6 +79,68 @@ pub(crate) fn at_sessions_and_routes(labs: &mut Labs) -> Result<()> {
         ensure!(!output.status.success() && said(&output).contains(arguments[1]), "{}", said(&output));
     }
     Ok(())
+}
+
+/// `margay bgp … --watch` on a node's daemon, with what it prints in a file; ends with it.
+struct Watch {
+    child: Child,
+    file: PathBuf,
+}
+
+impl Watch {
+    fn begin(cluster: &Cluster, node: &str, name: &str, arguments: &[&str]) -> Result<Self> {
+        let file = cluster.folder(node).join(name);
+        let mut command = Command::new(cluster.program("margay")?);
+        command.arg("bgp").args(arguments).arg("--watch").arg("--socket").arg(cluster.socket(node));
+        let child = command.stdin(Stdio::null()).stdout(File::create(&file)?).spawn()?;
+        Ok(Self { child, file })
+    }
+
+    /// Waits until what it has printed from an octet on is as it should be; how much that is.
+    fn until(&self, from: usize, says: impl Fn(&str) -> bool) -> Result<usize> {
+        let printed = || Ok::<_, anyhow::Error>(std::fs::read_to_string(&self.file)?);
+        wait(PATIENCE, || Ok(printed()?.get(from..).is_some_and(&says)))
+            .with_context(|| format!("{} after {from}: {:?}", self.file.display(), printed()))?;
+        Ok(printed()?.len())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A node that goes and comes back, as those see it who watch its reflector.
+pub(crate) fn at_what_changes(labs: &mut Labs) -> Result<()> {
+    settled(labs)?;
+    let cluster = &mut labs.demo(Datastore::Embedded)?.cluster;
+    let node2 = cluster.address("node2")?.to_string();
+    let own = routes(cluster, "rr1", &["neighbor", &node2, "received"])?;
+    let [own] = own.as_slice() else { anyhow::bail!("one block: {own:#?}") };
+    let block = format!("\"prefix\":\"{}\"", own.prefix);
+    let paths = Watch::begin(cluster, "rr1", "routes.watch", &["routes", "-o", "json", "--peer", &node2])?;
+    let peers = Watch::begin(cluster, "rr1", "summary.watch", &["summary"])?;
+    let row = |line: &str, state: &str| {
+        let cells: Vec<&str> = line.split_whitespace().collect();
+        cells.first() == Some(&&*node2) && cells.get(5) == Some(&state)
+    };
+    let (mut path, mut peer) = (
+        paths.until(0, |text| text.contains(&block))?,
+        peers.until(0, |text| {
+            text.starts_with("4 of 4 sessions established") && text.lines().any(|line| row(line, "1"))
+        })?,
+    );
+    cluster.kill("node2")?;
+    peer = peers.until(peer, |text| text.lines().any(|line| line.starts_with(&node2) && !row(line, "1")))?;
+    path = paths.until(path, |text| text.contains(&block) && text.contains("\"stale\":true"))?;
+    cluster.start("node2")?;
+    peers.until(peer, |text| text.lines().any(|line| row(line, "1")))?;
+    paths.until(path, |text| {
+        text.lines().any(|line| line.contains(&block) && line.contains("\"stale\":false"))
+    })?;
+    settled(labs).map(drop)
 }
 
 pub(crate) fn at_the_table_as_others_read_it(labs: &mut Labs) -> Result<()> {

@@ -107,6 +107,7 @@ const CASES: &[(&str, Place)] = &[
     ("bgp::half_open_connections", Inside(bgp::half_open_connections)),
     ("bgp::a_router_that_attacks", Inside(bgp::a_router_that_attacks)),
     ("look::at_sessions_and_routes", Inside(look::at_sessions_and_routes)),
+    ("look::at_what_changes", Inside(look::at_what_changes)),
     ("look::at_the_table_as_others_read_it", Inside(look::at_the_table_as_others_read_it)),
     ("restart::a_second_agent_refuses", Inside(restart::a_second_agent_refuses)),
     ("restart::a_killed_agent_loses_nothing", Inside(restart::a_killed_agent_loses_nothing)),
