@@ -340,9 +340,9 @@ mod tests {
         let mut heard = false;
         while !heard || !std::fs::read_to_string(&path).unwrap().contains("{\"lost\":") {
             assert!(Instant::now() < deadline, "nothing is missing, or nobody says so");
-            // The thread waits for names, and the kernel's queue overflows.
+            // The thread waits for names, and the queue of 8 MiB overflows.
             let names = lock(&log.known);
-            for _ in 0..20_000 {
+            for _ in 0..200_000 {
                 let _maybe_full = socket.send_to(b"flood", "127.0.0.1:9");
             }
             drop(names);

@@ -88,7 +88,7 @@ mod tests {
         let mut told = |tenths: u32, lagging: &[(IpAddr, u64)]| {
             hearers.have_been_told(begin + TURN * tenths, lagging.iter().copied())
         };
-        assert!(!told(0, &[(slow, 50), (deaf, 50)]));
+        assert!(!told(0, &[(slow, 100), (deaf, 50)]));
         for tenths in 1..50 {
             assert!(!told(tenths, &[(slow, u64::from(100 - tenths)), (deaf, 60)]), "{tenths}");
         }
