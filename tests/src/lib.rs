@@ -10,6 +10,7 @@
 pub mod cluster;
 pub mod demo;
 pub mod foreign;
+pub mod machine;
 pub mod matrix;
 pub mod pods;
 pub mod report;

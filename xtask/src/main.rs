@@ -22,6 +22,7 @@ cargo xtask <chore>
   fuzz [TARGET] [--seconds N] [--minimise]    feed every parser of foreign bytes with mutated input (nightly)
   test [FILTER...]                            every tier of tests that this machine can run
   vm [FILTER]                                 tests that need another kernel, under Debian's in an emulated machine
+  vm bench pod --only traffic                 a benchmark there: the flow table's effect
   lint                                        format, clippy, documentation, who may depend on whom
   dist [--image]                              static release binaries in target/dist, and the container image
   bench rr [--quick] [--check] [--json FILE]  route reflectors under load: ours, others that are installed, a bare mirror

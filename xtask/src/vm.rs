@@ -1,4 +1,5 @@
-//! `cargo xtask vm`: the tests that need what this machine's kernel may lack, under Debian's kernel in an emulated machine.
+//! `cargo xtask vm`: what needs a feature that this machine's kernel may lack, under Debian's kernel in an emulated machine: tests,
+//! and benchmarks, of which ratios mean something there.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,10 +16,29 @@ fn folder() -> PathBuf {
 
 pub(crate) fn run(arguments: &[String]) -> Outcome {
     prepare()?;
+    if let Some((first, rest)) = arguments.split_first()
+        && first == "bench"
+    {
+        return bench(rest);
+    }
     packages::ensure(&[packages::BUILD, packages::NETWORK])?;
     cargo::run(&["build", "--workspace", "--bins"], &[])?;
     let filter = arguments.first().map_or("vm::", String::as_str);
     cargo::run(&["test", "--package=margay-tests", "--test=e2e", "--", filter], &[])
+}
+
+/// A benchmark with optimised programs.
+fn bench(arguments: &[String]) -> Outcome {
+    packages::ensure(&[packages::BUILD, packages::NETWORK, packages::RUNTIMES])?;
+    let packages = ["margay-agent", "margay-bench", "margay-cni", "margay-tests"];
+    let packages = packages.map(|name| format!("--package={name}"));
+    let mut build = vec!["build", "--release", "--bins"];
+    build.extend(packages.iter().map(String::as_str));
+    cargo::run(&build, &[])?;
+    let machine = cargo::release_binaries().join("margay-vm");
+    let status = Command::new(&machine).args(arguments).status();
+    let status = status.map_err(|error| format!("cannot run {}: {error}", machine.display()))?;
+    if status.success() { Ok(()) } else { Err(format!("the benchmark failed ({status})")) }
 }
 
 /// Gets the kernel, once. It is unpacked, not installed.

@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use margay_api::{GlobalNetworkPolicy, IpPool, Metadata};
-use margay_netlink::Netns;
+use felix_rs::apply::FlowTable;
+use margay_api::{FelixConfiguration, GlobalNetworkPolicy, IpPool, Metadata};
+use margay_netlink::{Netlink, Netns};
 use serde_json::json;
 
 use super::plugin::{PATIENCE, Plugin, fill, pool_spec, start_agent};
@@ -22,6 +23,9 @@ const STREAM: Duration = Duration::from_millis(400);
 
 /// Requests and answers of one round.
 const EXCHANGES: usize = 2_000;
+
+/// How the labs' nodes call the interface between them.
+const UPLINK: &str = "eth0";
 
 /// Room for packets inside the tunnel.
 const TUNNEL_MTU: u32 = 1450;
@@ -56,19 +60,36 @@ struct Way<'a> {
 }
 
 pub(super) fn measure(programs: &Programs<'_>, rounds: usize) -> Result<Vec<Line>> {
-    let ours = [Site::margay(programs, Kind::Routed)?, Site::margay(programs, Kind::Vxlan)?];
+    let ours = [Site::margay(programs, Kind::Routed, false)?, Site::margay(programs, Kind::Vxlan, false)?];
+    let offloaded = if has_flow_table()? {
+        vec![Site::margay(programs, Kind::Routed, true)?, Site::margay(programs, Kind::Vxlan, true)?]
+    } else {
+        println!(
+            "  this kernel has no flow table (CONFIG_NF_FLOW_TABLE): `cargo xtask vm bench pod --only traffic`"
+        );
+        Vec::new()
+    };
     let by_hand = [Site::by_hand(Kind::Routed)?, Site::by_hand(Kind::Vxlan)?];
     let flannel = Site::by_hand(Kind::Bridged)?;
     let tracked = Site::by_hand(Kind::Routed)?.tracked()?;
-    let pairs = [
+    let mut pairs = vec![
         ("same node", ours[0].way(1), by_hand[0].way(1), true),
         ("cross node", ours[0].way(2), by_hand[0].way(2), true),
         ("VXLAN", ours[1].way(2), by_hand[1].way(2), true),
+    ];
+    if let [routed, vxlan] = offloaded.as_slice() {
+        pairs.extend([
+            ("flow table, same node", routed.way(1), by_hand[0].way(1), true),
+            ("flow table, cross node", routed.way(2), by_hand[0].way(2), true),
+            ("flow table, VXLAN", vxlan.way(2), by_hand[1].way(2), true),
+        ]);
+    }
+    pairs.extend([
         ("flannel's bridge and VXLAN", flannel.way(2), by_hand[1].way(2), false),
         // No stateful policy costs less: what is beyond it is ours.
         ("conntrack alone, same node", tracked.way(1), by_hand[0].way(1), false),
         ("conntrack alone, cross node", tracked.way(2), by_hand[0].way(2), false),
-    ];
+    ]);
     for (name, ours, theirs, _) in &pairs {
         ours.wait().with_context(|| format!("{name}, ours"))?;
         theirs.wait().with_context(|| format!("{name}, by hand"))?;
@@ -116,10 +137,10 @@ impl Site {
         Ok(([one, other], [Netns::new()?, Netns::new()?, Netns::new()?]))
     }
 
-    /// The real programs, with a policy on all pods.
-    fn margay(programs: &Programs<'_>, kind: Kind) -> Result<Self> {
+    /// The real programs, with a policy on all pods; established flows pass by the flow table if they are to be `offloaded`.
+    fn margay(programs: &Programs<'_>, kind: Kind, offloaded: bool) -> Result<Self> {
         let (nodes, pods) = Self::bare()?;
-        let folder = Folder::new(&format!("traffic-{kind:?}"))?;
+        let folder = Folder::new(&format!("traffic-{kind:?}-{offloaded}"))?;
         let mode = if kind == Kind::Vxlan { "Always" } else { "Never" };
         let pool = pool_spec(json!({ "cidr": "10.0.0.0/16", "blockSize": 24, "vxlanMode": mode }))?;
         let rule = json!({ "action": "Allow", "protocol": "TCP", "destination": { "ports": [PORT] } });
@@ -128,7 +149,13 @@ impl Site {
             "ingress": [rule], "egress": [{ "action": "Allow" }],
         });
         let policy = GlobalNetworkPolicy::new(Metadata::named("bench"), serde_json::from_value(policy)?);
-        fill(&folder.0, vec![IpPool::new(Metadata::named("default"), pool).into(), policy.into()])?;
+        let felix = json!({
+            "nftablesFlowTableOffload": if offloaded { "All" } else { "Disabled" },
+            "nftablesFlowTableDataIfacePattern": format!("^{UPLINK}$"),
+        });
+        let felix = FelixConfiguration::new(Metadata::named("default"), serde_json::from_value(felix)?);
+        let pool = IpPool::new(Metadata::named("default"), pool);
+        fill(&folder.0, vec![pool.into(), policy.into(), felix.into()])?;
         let mut agents = Vec::new();
         let mut plugins = Vec::new();
         for ((node, name), address) in nodes.iter().zip(["n1", "n2"]).zip([AGENT, REFLECTOR]) {
@@ -141,6 +168,9 @@ impl Site {
             plugins[0].attach(1, &pods[1])?,
             plugins[1].attach(2, &pods[2])?,
         ];
+        if offloaded {
+            nodes.iter().try_for_each(wait_offloaded)?;
+        }
         Ok(Self { nodes, pods, addresses, _agents: agents, _folder: Some(folder) })
     }
 
@@ -210,6 +240,26 @@ impl Site {
     /// From the first pod to another.
     fn way(&self, to: usize) -> Way<'_> {
         Way { client: &self.pods[0], server: &self.pods[to], to: self.addresses[to] }
+    }
+}
+
+/// Whether the kernel has flow tables.
+fn has_flow_table() -> Result<bool> {
+    let netns = Netns::new()?;
+    Ok(netns.run(|| FlowTable::new()?.write(&["lo"]))?.is_ok())
+}
+
+/// Until every interface that packets of pods pass is in the node's flow table.
+fn wait_offloaded(node: &Netns) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let links = Netlink::open_in(node)?.links()?;
+        let table = sh(node, "nft list flowtables").unwrap_or_default();
+        if links.iter().filter(|link| !link.loopback).all(|link| table.contains(&link.name)) {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < PATIENCE, "interfaces are missing in the flow table: {table}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
