@@ -15,6 +15,7 @@
 
 mod backend;
 mod bgp;
+mod claims;
 mod cleanup;
 mod cni;
 mod datastore;
@@ -28,6 +29,7 @@ mod ipip;
 mod labs;
 mod live;
 mod look;
+mod mtu;
 mod offload;
 mod others;
 mod phases;
@@ -95,6 +97,8 @@ const CASES: &[(&str, Place)] = &[
     ("phases::of_two_sandboxes", Inside(phases::of_two_sandboxes)),
     ("phases::a_lost_journal", Inside(phases::a_lost_journal)),
     ("phases::addresses_of_nobody", Inside(phases::addresses_of_nobody)),
+    ("phases::collected_as_far_as_can_be", Inside(phases::collected_as_far_as_can_be)),
+    ("claims::one_that_fails_fails_alone", Inside(claims::one_that_fails_fails_alone)),
     ("cni::agent_down", Inside(cni::agent_down)),
     ("cni::killed_right_after_del", Inside(cni::killed_right_after_del)),
     ("runtimes::podman", Inside(runtimes::podman)),
@@ -159,12 +163,14 @@ const CASES: &[(&str, Place)] = &[
     ("topology::a_reflector_that_never_comes_up", Inside(topology::a_reflector_that_never_comes_up)),
     ("cleanup::nothing_stays_behind", Inside(cleanup::nothing_stays_behind)),
     ("health::ready_and_stopping", Inside(health::ready_and_stopping)),
+    ("tunnels::addresses_are_given_back", Inside(tunnels::addresses_are_given_back)),
     ("tunnels::settings_on_a_live_cluster", Inside(tunnels::settings_on_a_live_cluster)),
     ("wireguard::a_kernel_without_it", Inside(wireguard::a_kernel_without_it)),
     ("offload::a_kernel_without_it", Inside(offload::a_kernel_without_it)),
     ("vm::ipip_between_nodes", Virtual(ipip::between_nodes)),
     ("vm::ipip_between_subnets", Virtual(ipip::between_subnets)),
     ("vm::wireguard_between_nodes", Virtual(wireguard::between_nodes)),
+    ("vm::an_mtu_that_is_refused", Virtual(mtu::refused_for_a_while)),
     ("vm::flow_table", Virtual(offload::established_flows)),
 ];
 

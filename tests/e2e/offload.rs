@@ -46,7 +46,7 @@ fn wait_bypass(cluster: &Cluster, stream: &mut std::net::TcpStream, bypasses: bo
     .with_context(|| format!("bypasses: {bypasses}: {}", table(cluster)))
 }
 
-fn interface(cluster: &Cluster, pod: &Pod) -> Result<String> {
+pub(crate) fn interface(cluster: &Cluster, pod: &Pod) -> Result<String> {
     let route = cluster.run_in("node1", "ip", &["route", "get", &pod.address.to_string()])?;
     let mut words = route.split_whitespace().skip_while(|word| *word != "dev");
     Ok(words.nth(1).context("no route")?.to_owned())

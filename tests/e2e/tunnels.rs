@@ -8,8 +8,8 @@ use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{PORT, Pod};
 
 use crate::labs::{
-    Labs, PATIENCE, PROBE_EVERY, TWO_SUBNETS, applied, none_lost, send_more, wait_answered, wait_no_problem,
-    wait_problem,
+    Labs, PATIENCE, PROBE_EVERY, TWO_NODES, TWO_SUBNETS, applied, margay, none_lost, send_more,
+    wait_answered, wait_no_problem, wait_problem,
 };
 use crate::wireguard::{all_reached, felix, v6_of};
 
@@ -57,6 +57,32 @@ fn wait_devices(cluster: &Cluster, vni: u32, port: u16) -> Result<()> {
         .with_context(|| format!("{name} of {node}: {:?}", device(cluster, node, name)))?;
     }
     Ok(())
+}
+
+/// An address that the node's VXLAN device had is free once no pool needs the device and it is gone.
+pub(crate) fn addresses_are_given_back(labs: &mut Labs) -> Result<()> {
+    let mut cluster = labs.alone(TWO_NODES, Datastore::Embedded)?;
+    let pool = POOLS.split_inclusive("---\n").next().context("a pool")?.replace("CrossSubnet", "Always");
+    applied(&cluster, &pool)?;
+    cluster.start("node1")?;
+    cluster.wait_ready("node1", PATIENCE)?;
+    let told = |cluster: &Cluster| -> Result<[bool; 2]> {
+        let node = margay(cluster, &["get", "node", "node1", "-o", "yaml"])?;
+        let block = margay(cluster, &["get", "ipamblocks", "-o", "yaml"])?;
+        Ok([node.contains("ipv4VXLANTunnelAddr"), block.contains("vxlan-tunnel-addr-node1")])
+    };
+    wait(PATIENCE, || Ok(told(&cluster)? == [true; 2])).with_context(|| format!("{:?}", told(&cluster)))?;
+    // As long as the device is there, other nodes may send to it.
+    wait(PATIENCE, || Ok(device(&cluster, "node1", DEVICES[0]).is_ok()))?;
+    cluster.stop("node1")?;
+    applied(&cluster, &pool.replace("Always", "Never"))?;
+    cluster.run_in("node1", "ip", &["link", "delete", DEVICES[0]])?;
+    cluster.start("node1")?;
+    wait(PATIENCE, || Ok(told(&cluster)? == [false; 2])).with_context(|| format!("{:?}", told(&cluster)))?;
+    // And again.
+    applied(&cluster, &pool)?;
+    wait(PATIENCE, || Ok(told(&cluster)? == [true; 2])).with_context(|| format!("{:?}", told(&cluster)))?;
+    wait(PATIENCE, || Ok(device(&cluster, "node1", DEVICES[0]).is_ok()))
 }
 
 /// Devices outlive the agent, an MTU changes without a loss, VNI and port change on all nodes, and a node can be left out.
@@ -127,7 +153,7 @@ pub(crate) fn settings_on_a_live_cluster(labs: &mut Labs) -> Result<()> {
     wait(PATIENCE, || Ok(pod_mtu(&near)? == 1430))?;
 
     let block = |pod: &Pod| -> Result<String> {
-        let text = crate::labs::margay(&cluster, &["ipam", "show", &pod.address.to_string()])?;
+        let text = margay(&cluster, &["ipam", "show", &pod.address.to_string()])?;
         let cidr = text.split_whitespace().find(|word| word.contains('/') && word.starts_with("10.65."));
         Ok(cidr.with_context(|| format!("no block in {text}"))?.to_owned())
     };

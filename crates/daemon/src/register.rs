@@ -27,13 +27,13 @@ pub async fn register(store: &Store, own: &Node) -> Result<(), Error> {
     }
 }
 
-/// Puts what a daemon knows of its own node into the object.
+/// Puts what a daemon knows of its own node into the object. Addresses of tunnels are its alone: those it does not have are gone.
 pub fn merge(stored: &mut Node, own: &Node) {
     if let Some(own_bgp) = &own.spec.bgp {
         let bgp = stored.spec.bgp.get_or_insert_default();
         bgp.ipv4_address = own_bgp.ipv4_address.or(bgp.ipv4_address);
         bgp.ipv6_address = own_bgp.ipv6_address.or(bgp.ipv6_address);
-        bgp.ipv4_ipip_tunnel_addr = own_bgp.ipv4_ipip_tunnel_addr.or(bgp.ipv4_ipip_tunnel_addr);
+        bgp.ipv4_ipip_tunnel_addr = own_bgp.ipv4_ipip_tunnel_addr;
         bgp.route_reflector_cluster_id =
             own_bgp.route_reflector_cluster_id.or(bgp.route_reflector_cluster_id);
     }
@@ -42,13 +42,9 @@ pub fn merge(stored: &mut Node, own: &Node) {
     keep(&own.status.wireguard_public_key, &mut status.wireguard_public_key);
     keep(&own.status.wireguard_public_key_v6, &mut status.wireguard_public_key_v6);
     let (stored, own) = (&mut stored.spec, &own.spec);
-    if let Some(own) = &own.wireguard {
-        let wireguard = stored.wireguard.get_or_insert_default();
-        wireguard.interface_ipv4_address = own.interface_ipv4_address.or(wireguard.interface_ipv4_address);
-        wireguard.interface_ipv6_address = own.interface_ipv6_address.or(wireguard.interface_ipv6_address);
-    }
-    stored.ipv4_vxlan_tunnel_addr = own.ipv4_vxlan_tunnel_addr.or(stored.ipv4_vxlan_tunnel_addr);
-    stored.ipv6_vxlan_tunnel_addr = own.ipv6_vxlan_tunnel_addr.or(stored.ipv6_vxlan_tunnel_addr);
+    stored.wireguard.clone_from(&own.wireguard);
+    stored.ipv4_vxlan_tunnel_addr = own.ipv4_vxlan_tunnel_addr;
+    stored.ipv6_vxlan_tunnel_addr = own.ipv6_vxlan_tunnel_addr;
     stored.vxlan_tunnel_mac_addr = own.vxlan_tunnel_mac_addr.or(stored.vxlan_tunnel_mac_addr);
     stored.vxlan_tunnel_mac_addr_v6 = own.vxlan_tunnel_mac_addr_v6.or(stored.vxlan_tunnel_mac_addr_v6);
 }

@@ -41,7 +41,7 @@ pub use mac::vtep_mac;
 pub use reason::{Reason, Source};
 pub use router::{RouteTrace, Router};
 pub use settings::{Settings, WireguardFamily, WireguardSettings};
-pub use vtep::{tunnels_needed, with_tunnel_address, with_wireguard_keys};
+pub use vtep::{tunnels_needed, with_tunnel_address, with_wireguard_keys, without_tunnel_address};
 
 #[cfg(test)]
 mod tests;

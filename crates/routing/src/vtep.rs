@@ -55,6 +55,29 @@ pub fn with_tunnel_address(node: &Node, encapsulation: Encapsulation, address: I
     (changed != *node).then_some(changed)
 }
 
+/// The node without an address for a tunnel, to be written to the datastore; absent when it has none.
+///
+/// A MAC address stays: it is derived from the node's name.
+pub fn without_tunnel_address(node: &Node, encapsulation: Encapsulation, family: Family) -> Option<Node> {
+    let mut changed = node.clone();
+    let spec = &mut changed.spec;
+    match (encapsulation, family) {
+        (Encapsulation::Vxlan, Family::V4) => spec.ipv4_vxlan_tunnel_addr = None,
+        (Encapsulation::Vxlan, Family::V6) => spec.ipv6_vxlan_tunnel_addr = None,
+        (Encapsulation::Ipip, Family::V4) => {
+            spec.bgp.iter_mut().for_each(|bgp| bgp.ipv4_ipip_tunnel_addr = None);
+        }
+        (Encapsulation::Wireguard, Family::V4) => {
+            spec.wireguard.iter_mut().for_each(|wireguard| wireguard.interface_ipv4_address = None);
+        }
+        (Encapsulation::Wireguard, Family::V6) => {
+            spec.wireguard.iter_mut().for_each(|wireguard| wireguard.interface_ipv6_address = None);
+        }
+        (Encapsulation::Ipip, Family::V6) | (Encapsulation::None, _) => {}
+    }
+    (changed != *node).then_some(changed)
+}
+
 /// The node with these public keys of its WireGuard devices, to be written to the datastore; absent when it says so already.
 ///
 /// A family that is on keeps its key until there is another. One that is off gets an empty one if it had one, as Calico writes it.
@@ -84,6 +107,35 @@ mod tests {
 
     use super::*;
     use crate::settings::WireguardFamily;
+
+    #[test]
+    fn every_tunnel_address_can_be_given_up() {
+        let node = Node::new(
+            Metadata::named("n1"),
+            NodeSpec {
+                bgp: Some(Default::default()),
+                wireguard: Some(Default::default()),
+                ..Default::default()
+            },
+        );
+        let tunnels = [
+            (Encapsulation::Vxlan, "10.65.1.0"),
+            (Encapsulation::Vxlan, "fd65::1"),
+            (Encapsulation::Ipip, "10.65.1.1"),
+            (Encapsulation::Wireguard, "10.65.1.2"),
+            (Encapsulation::Wireguard, "fd65::2"),
+        ];
+        for (encapsulation, address) in tunnels {
+            let address: IpAddr = address.parse().unwrap();
+            let family = Family::of_addr(&address);
+            assert_eq!(without_tunnel_address(&node, encapsulation, family), None);
+            let told = with_tunnel_address(&node, encapsulation, address).unwrap();
+            let mut untold = without_tunnel_address(&told, encapsulation, family).unwrap();
+            let macs = &mut untold.spec;
+            (macs.vxlan_tunnel_mac_addr, macs.vxlan_tunnel_mac_addr_v6) = (None, None);
+            assert_eq!(untold, node, "{encapsulation:?} {family:?}");
+        }
+    }
 
     #[test]
     fn a_node_learns_its_tunnel_address_once() {

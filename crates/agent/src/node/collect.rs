@@ -15,9 +15,10 @@ use margay_daemon::server::Failure;
 use margay_datastore::{Error, Revision, Store};
 use margay_ipam::{Family, GivenBack, Handle};
 
-use super::cni::{interface_name, interfaces};
+use super::cni::interfaces;
 use super::{Internal, Node};
 use crate::addresses::now;
+use crate::attachments::interface_name;
 
 /// How long a block must have been empty: pods that are replaced one by one shall find it again.
 const EMPTY: Duration = Duration::from_secs(20);
@@ -51,6 +52,7 @@ impl Node {
     /// One look at everything.
     pub(super) async fn collect_leftovers(&mut self) {
         self.collect_interfaces();
+        self.collect_tunnel_addresses();
         self.collect_blocks().await;
         self.drop_requests();
         self.collect_nodes();

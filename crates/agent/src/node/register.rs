@@ -1,8 +1,7 @@
 //! This node's own Node object.
 
-use margay_api::kinds::{NodeBgp, NodeSpec};
+use margay_api::kinds::NodeSpec;
 use margay_api::{Metadata, Node as NodeResource};
-use margay_daemon::register::merge;
 
 use super::Node;
 use crate::writer::Write;
@@ -20,18 +19,16 @@ impl Node {
                 tracing::info!(%address, "using the address of the interface with the default route, or the first");
             }
         }
-        let bgp =
-            NodeBgp { ipv4_address: ipv4, ipv6_address: self.config.ipv6_address, ..NodeBgp::default() };
-        let addressed = bgp.ipv4_address.is_some() || bgp.ipv6_address.is_some();
-        let own = NodeResource::new(
-            Metadata::named(self.config.node.clone()),
-            NodeSpec { bgp: addressed.then_some(bgp), ..NodeSpec::default() },
-        );
-        let mut merged = stored.cloned().unwrap_or_else(|| own.clone());
-        merge(&mut merged, &own);
-        if stored != Some(&merged) {
-            self.writer.push(self.own_key(), Write::OwnNode(Box::new(own)));
-            self.cluster.bgp.put(&merged.into());
+        let new = || NodeResource::new(Metadata::named(self.config.node.clone()), NodeSpec::default());
+        let mut own = stored.cloned().unwrap_or_else(new);
+        if ipv4.is_some() || self.config.ipv6_address.is_some() {
+            let bgp = own.spec.bgp.get_or_insert_default();
+            bgp.ipv4_address = ipv4.or(bgp.ipv4_address);
+            bgp.ipv6_address = self.config.ipv6_address.or(bgp.ipv6_address);
+        }
+        if stored != Some(&own) {
+            self.writer.push(self.own_key(), Write::OwnNode(Box::new(own.clone())));
+            self.cluster.bgp.put(&own.into());
         }
     }
 }
