@@ -243,6 +243,21 @@ pub(crate) fn between_nodes(labs: &mut Labs) -> Result<()> {
     cluster.wait_ready("node2", 2 * PATIENCE)?;
     wait(2 * PATIENCE, || Ok(all_reached(&near, &far).is_ok())).context("after a new key")?;
 
+    // Devices that somebody renamed and removed while no agent ran.
+    cluster.stop("node2")?;
+    for command in
+        ["link set wireguard.mgy down", "link set wireguard.mgy name wg-old", "link delete wg-v6.mgy"]
+    {
+        cluster.run_in("node2", "ip", &command.split(' ').collect::<Vec<_>>())?;
+    }
+    cluster.run_in("node2", "ip", &["link", "set", "wg-old", "up"])?;
+    cluster.start("node2")?;
+    cluster.wait_ready("node2", 2 * PATIENCE)?;
+    wait(2 * PATIENCE, || Ok(all_reached(&near, &far).is_ok()))
+        .context("after devices were renamed and removed")?;
+    let links = cluster.run_in("node2", "ip", &["link", "show", "type", "wireguard"])?;
+    ensure!(!links.contains("wg-old"), "{links}");
+
     // A node leaves.
     cluster.runtime("node3")?.delete(away)?;
     cluster.stop("node3")?;

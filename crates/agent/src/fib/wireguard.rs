@@ -72,6 +72,18 @@ impl Encryption {
         handle.device(name).ok()?.private_key
     }
 
+    /// A device of ours under another name, by its key: the setting or somebody renamed it, maybe while no agent ran. As long as it
+    /// is there, it has the port.
+    fn remove_renamed(&mut self, netlink: &mut Netlink, private: &PrivateKey) -> Result<(), Error> {
+        for link in netlink.links()?.iter().filter(|link| link.kind.as_deref() == Some("wireguard")) {
+            if self.key_in_use(&link.name).as_ref() == Some(private) {
+                tracing::info!(device = link.name, "removing the WireGuard device: it has another name now");
+                netlink.delete_link(link.index).ignore_missing()?;
+            }
+        }
+        Ok(())
+    }
+
     fn ensure_device(
         &mut self,
         netlink: &mut Netlink,
@@ -86,6 +98,7 @@ impl Encryption {
             error => format!("WireGuard device {}: {error}", wanted.name),
         };
         if netlink.link(&wanted.name).map_err(explain)?.is_none() {
+            self.remove_renamed(netlink, &private).map_err(explain)?;
             netlink.add_wireguard(&wanted.name, Some(wanted.mtu)).map_err(explain)?;
         }
         let mut bring_up = || -> Result<Option<[u8; 32]>, Error> {
