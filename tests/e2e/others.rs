@@ -17,6 +17,7 @@ use crate::labs::{
     Labs, PATIENCE, TWO_NODES, applied, cni_error, interfaces, margay, no_pods, wait_answered,
     wait_no_endpoint,
 };
+use crate::phases::journal;
 
 /// Long enough for an answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -165,6 +166,15 @@ pub(crate) fn addresses_of_host_local(labs: &mut Labs) -> Result<()> {
     wait_no_endpoint(&cluster, "two")?;
     wait_answered(&closed, &one)?;
     ensure!(!reaches(&one, &closed)?, "policy does not hold after a restart");
+    // Of an agent whose journal is lost the datastore knows.
+    wait_known(&cluster, &["one", "three"])?;
+    cluster.stop("node1")?;
+    std::fs::remove_file(journal(&cluster.folder("node1"))?)?;
+    cluster.start_with("node1", &["--backend", "none"])?;
+    cluster.wait_ready("node1", PATIENCE)?;
+    wait_answered(&closed, &one)?;
+    ensure!(!reaches(&one, &closed)?, "policy does not hold after a lost journal");
+    wait_known(&cluster, &["one", "three"])?;
     let runtime = cluster.runtime("node1")?;
     for pod in [one, closed] {
         runtime.delete_with(pod, local)?;
@@ -172,6 +182,13 @@ pub(crate) fn addresses_of_host_local(labs: &mut Labs) -> Result<()> {
     ensure!(leases(&held)?.is_empty(), "{:?}", leases(&held)?);
     no_pods(&cluster, "node1")?;
     wait(PATIENCE, || Ok(cluster.margay(&["ipam", "check"])?.status.success())).context("ipam check")
+}
+
+/// Waits until the datastore shows WorkloadEndpoints of these pods.
+fn wait_known(cluster: &Cluster, pods: &[&str]) -> Result<()> {
+    let endpoints = || margay(cluster, &["get", "workloadendpoints", "-A", "-o", "json"]);
+    let known = |text: &str| pods.iter().all(|pod| text.contains(&format!("\"{pod}\"")));
+    wait(PATIENCE, || Ok(known(&endpoints()?))).with_context(|| format!("{pods:?}: {:?}", endpoints()))
 }
 
 /// A list of plugins as a runtime walks through it: `main` makes the interface, ours is behind it.

@@ -1,15 +1,19 @@
 //! What happens between the phases of an ADD, between two sandboxes of a pod, and to pods whose agent has lost its journal.
 
-use std::path::Path;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use margay_control::ClientError;
-use margay_control::cni::{AddReply, AddRequest, Attachment, CommitReply, CommitRequest, DelRequest};
+use margay_control::cni::{
+    AddReply, AddRequest, Attachment, CommitReply, CommitRequest, DelRequest, GcRequest,
+};
 use margay_lab::probe::{Outcome, Protocol, Responder, reach};
 use margay_netlink::{Mac, Netlink, Netns};
 use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{PORT, Pod, container_id, said};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
 use crate::labs::{
@@ -219,7 +223,7 @@ pub(crate) fn a_lost_journal(labs: &mut Labs) -> Result<()> {
     no_pods(&cluster, "node1")
 }
 
-fn journal(folder: &Path) -> Result<std::path::PathBuf> {
+pub(crate) fn journal(folder: &Path) -> Result<PathBuf> {
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
         for entry in std::fs::read_dir(&next).with_context(|| next.display().to_string())? {
@@ -269,4 +273,70 @@ pub(crate) fn addresses_of_nobody(labs: &mut Labs) -> Result<()> {
     wait(PATIENCE, || Ok(!routes()?.contains(&address))).with_context(|| format!("{:?}", routes()))?;
     cluster.runtime("node2")?.delete(far)?;
     ["node1", "node2"].iter().try_for_each(|node| no_pods(&cluster, node))
+}
+
+/// A disk of its own under a folder.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some("size=1m"))?;
+        Ok(Self(folder.to_owned()))
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Until nothing fits any more.
+    fn fill(&self) -> Result<()> {
+        let mut file = std::fs::File::create(self.filler())?;
+        loop {
+            match file.write(&[0; 4096]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _gone = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Of what the runtime does not know any more one cannot end, as the disk is full: GC says so, and the rest has ended.
+pub(crate) fn collected_as_far_as_can_be(labs: &mut Labs) -> Result<()> {
+    let mut cluster = labs.alone(TWO_NODES, Datastore::Embedded)?;
+    let disk = Disk::new(&cluster.folder("node1").join("state"))?;
+    applied(&cluster, POOL)?;
+    cluster.start("node1")?;
+    cluster.wait_ready("node1", PATIENCE)?;
+    let kept = cluster.runtime("node1")?.add("default", "kept")?;
+    reserve(&cluster, "left", "")?;
+    disk.fill()?;
+    // The journal's last page has room still.
+    let mut fillers = (0..100).map(|number| format!("filler-{number}"));
+    let refused = fillers.find_map(|id| match reserve(&cluster, &id, "") {
+        Ok(_) => detach(&cluster, &id).err(),
+        Err(error) => Some(error),
+    });
+    let refused = format!("{:#}", refused.context("it is never full")?);
+    ensure!(refused.contains("journal"), "{refused}");
+    let collect = || {
+        let request = GcRequest { network: "margay".to_owned(), valid: Vec::new() };
+        cluster.client("node1").post::<_, Value>("/v1/cni/gc", &request)
+    };
+    let outcome = collect();
+    ensure!(matches!(outcome, Err(ClientError::Refused { .. })), "{outcome:?}");
+    let _settled: Value = cluster.client("node1").post("/v1/cni/settle", &())?;
+    let held = pod_addresses(&cluster, "node1")?;
+    ensure!(held.contains_key("default/kept") && !held.contains_key("default/left"), "{held:?}");
+    reachable(&cluster, &kept)?;
+    std::fs::remove_file(disk.filler())?;
+    let _collected: Value = collect()?;
+    no_pods(&cluster, "node1")
 }

@@ -72,7 +72,7 @@ impl Addresses {
     }
 
     /// Attachments have their addresses, whatever became of the line that says so.
-    fn own_attached(&mut self) {
+    pub(crate) fn own_attached(&mut self) {
         let attached = self.attached.iter().filter(|(_, attached)| !attached.foreign);
         let records: Vec<Record> = attached
             .filter_map(|(handle, attached)| {

@@ -14,6 +14,8 @@ use margay_ipam::Handle;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::addresses::handle_of;
+
 /// An interface that was committed: it exists, its route and policy are to be live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Attached {
@@ -43,6 +45,9 @@ pub(crate) struct Attached {
     pub(crate) foreign: bool,
 }
 
+/// Annotation of an endpoint: the network that its attachment is of.
+const NETWORK: &str = "margay.io/network";
+
 /// Labels that every endpoint has beside the pod's.
 const OWN_LABELS: [&str; 3] =
     ["projectcalico.org/namespace", "projectcalico.org/orchestrator", "projectcalico.org/serviceaccount"];
@@ -62,6 +67,7 @@ pub(crate) fn endpoint(
     metadata.labels = pod.map_or_else(|| attached.labels.clone(), |pod| pod.metadata.labels.clone());
     let own = OWN_LABELS.into_iter().zip([attached.namespace.as_str(), "k8s", account.as_str()]);
     metadata.labels.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    metadata.annotations.insert(NETWORK.to_owned(), attached.attachment.network.clone());
     let ports = pod.map(workload_ports).unwrap_or_default();
     WorkloadEndpoint::new(
         metadata,
@@ -86,18 +92,20 @@ pub(crate) fn endpoint(
     )
 }
 
-/// The attachment that an endpoint was made from, as far as it says so, whose addresses this owner has: the namespace's path and the
-/// labels of a CNI call that Pod objects have replaced are lost.
-pub(crate) fn from_endpoint(endpoint: &WorkloadEndpoint, owner: &Handle) -> Option<Attached> {
+/// The attachment that an endpoint was made from, as far as it says so: the namespace's path and the labels of a CNI call that Pod
+/// objects have replaced are lost.
+pub(crate) fn from_endpoint(endpoint: &WorkloadEndpoint) -> Option<Attached> {
     let spec = &endpoint.spec;
-    let [network, container_id, ifname] = owner.attachment()?;
-    if spec.container_id.as_ref() != Some(&container_id) || spec.endpoint.as_ref() != Some(&ifname) {
-        return None;
-    }
+    let attachment = Attachment {
+        container_id: spec.container_id.clone()?,
+        ifname: spec.endpoint.clone()?,
+        network: endpoint.metadata.annotations.get(NETWORK)?.clone(),
+    };
+    let foreign = interface_name(&handle_of(&attachment)) != spec.interface_name;
     let mut labels = endpoint.metadata.labels.clone();
     labels.retain(|key, _| !OWN_LABELS.contains(&key.as_str()));
     Some(Attached {
-        attachment: Attachment { container_id, ifname, network },
+        attachment,
         namespace: endpoint.metadata.namespace.clone()?,
         pod: spec.pod.clone()?,
         labels,
@@ -106,8 +114,16 @@ pub(crate) fn from_endpoint(endpoint: &WorkloadEndpoint, owner: &Handle) -> Opti
         mac: spec.mac.as_ref()?.to_string(),
         netns: String::new(),
         leaving: false,
-        foreign: false,
+        foreign,
     })
+}
+
+/// Host side of an attachment's veth pair: `mgy` and 11 hexadecimal digits, as long as a name may be. It
+/// depends on the attachment only, so a repeated call finds it again.
+pub(crate) fn interface_name(handle: &Handle) -> String {
+    let digest = Sha256::digest(handle.as_str());
+    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("mgy{}", digits.get(..11).unwrap_or_default())
 }
 
 /// Its key: the name is `<node>-k8s-<pod>-<ifname>` with every `-` of a part doubled
@@ -159,31 +175,35 @@ mod tests {
 
     #[test]
     fn every_container_has_an_endpoint_of_its_own() {
-        let named = |pod: &str, ifname: &str| {
+        let named_on = |pod: &str, ifname: &str, foreign: Option<&str>| {
             let attachment = Attachment {
                 container_id: "c".to_owned(),
                 ifname: ifname.to_owned(),
                 network: "pods".to_owned(),
             };
+            let own = interface_name(&handle_of(&attachment));
+            let interface = foreign.unwrap_or(&own);
             let attached = Attached {
                 attachment,
                 namespace: "default".to_owned(),
                 pod: pod.to_owned(),
                 labels: BTreeMap::new(),
                 addresses: vec!["10.65.0.1".parse().unwrap()],
-                interface: "mgy0123456789a".to_owned(),
+                interface: interface.to_owned(),
                 mac: "02:00:00:00:00:01".to_owned(),
                 netns: String::new(),
                 leaving: false,
-                foreign: false,
+                foreign: foreign.is_some(),
             };
-            let endpoint = endpoint("node-1", &attached, None, Vec::new());
-            let owner = Handle::pod("pods", "c", ifname);
-            assert_eq!(from_endpoint(&endpoint, &owner), Some(attached), "it says all of it");
-            assert_eq!(from_endpoint(&endpoint, &Handle::pod("pods", "d", ifname)), None);
+            let mut endpoint = endpoint("node-1", &attached, None, Vec::new());
+            assert_eq!(from_endpoint(&endpoint), Some(attached), "it says all of it");
             endpoint.validate().unwrap_or_else(|error| panic!("{pod}: {error}"));
+            endpoint.metadata.annotations.clear();
+            assert_eq!(from_endpoint(&endpoint), None, "another program's");
             endpoint.metadata.name
         };
+        let named = |pod: &str, ifname: &str| named_on(pod, ifname, None);
+        assert_eq!(named_on("web-0", "eth0", Some("veth1234")), "node--1-k8s-web--0-eth0");
         assert_eq!(named("web-0", "eth0"), "node--1-k8s-web--0-eth0");
         assert_eq!(named("a.b", "net1"), "node--1-k8s-a.b-net1");
         let strange =

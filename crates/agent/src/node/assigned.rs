@@ -11,10 +11,11 @@ use margay_control::cni::{AddReply, AddRequest, PodCidrs};
 use margay_daemon::server::Failure;
 use margay_ipam::Handle;
 
-use super::cni::{NO_ADDRESS, interface_name, names};
+use super::cni::{NO_ADDRESS, names};
 use super::{Node, Reserved};
 use crate::addresses::handle_of;
 use crate::annotations::Asked;
+use crate::attachments::interface_name;
 
 /// CNI error code of ours: packets of the interface would pass no policy.
 const NOT_POLICED: u32 = 105;

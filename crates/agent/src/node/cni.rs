@@ -10,18 +10,17 @@ use margay_cni::wiring::Wired;
 use margay_control::cni::{AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest};
 use margay_daemon::server::Failure;
 use margay_ipam::{
-    AssignError, Attributes, Eligible, Family, Handle, PoolQuery, Purpose, RangeSet,
+    AssignError, Attributes, Eligible, Family, PoolQuery, Purpose, RangeSet,
     Request as AddressRequest, eligible_pools,
 };
 use margay_netlink::{Netlink, Netns};
-use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::claims::Wanted;
 use super::{Answer, Node, Reserved, Waiting, reply};
 use crate::addresses::{AddressError, handle_of, now};
 use crate::annotations::{Asked, asked};
-use crate::attachments::Attached;
+use crate::attachments::{Attached, interface_name};
 use crate::policy;
 use crate::writer::Write;
 use crate::{attachments, policy::Input};
@@ -348,14 +347,6 @@ pub(super) fn names(request: &AddRequest) -> (String, String) {
 fn families(eligible: &Eligible<'_>) -> Vec<Family> {
     let has = |family| eligible.pools.iter().any(|pool| Family::of(&pool.spec.cidr) == family);
     [Family::V4, Family::V6].into_iter().filter(|family| has(*family)).collect()
-}
-
-/// Host side of an attachment's veth pair: `mgy` and 11 hexadecimal digits, as long as a name may be. It
-/// depends on the attachment only, so a repeated call finds it again.
-pub(super) fn interface_name(handle: &Handle) -> String {
-    let digest = Sha256::digest(handle.as_str());
-    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("mgy{}", digits.get(..11).unwrap_or_default())
 }
 
 impl policy::Snapshot {

@@ -7,9 +7,8 @@ use margay_control::cni::{Attachment, GcRequest};
 use margay_daemon::server::Failure;
 use margay_ipam::Handle;
 
-use super::cni::interface_name;
 use super::{Answer, Node, reply};
-use crate::attachments;
+use crate::attachments::{self, interface_name};
 use crate::policy::Input;
 use crate::removal::{Outcome, Remains};
 use crate::writer::Write;

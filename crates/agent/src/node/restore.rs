@@ -1,6 +1,8 @@
 //! What is taken up after a start: the journal's attachments, releases that wait in the spool, and what the datastore knows of pods that
 //! the journal has lost.
 
+use std::net::IpAddr;
+
 use margay_api::convert::ORCHESTRATOR_KUBERNETES;
 use margay_api::{Key, WorkloadEndpoint};
 use margay_cni::spool::Spool;
@@ -8,9 +10,9 @@ use margay_control::cni::DelRequest;
 use margay_ipam::Handle;
 
 use super::Node;
-use super::cni::{interface_name, interfaces};
+use super::cni::interfaces;
 use crate::addresses::handle_of;
-use crate::attachments::{self, Attached, from_endpoint};
+use crate::attachments::{self, Attached, from_endpoint, interface_name};
 use crate::policy::Input;
 use crate::writer::Write;
 
@@ -71,7 +73,7 @@ impl Node {
     }
 
     /// Pods whose interfaces are there and of which the journal says nothing: it was lost. Their endpoints say nearly all that it
-    /// said, and their blocks, which are taken up by now, whose the addresses are.
+    /// said, and blocks, which are taken up by now, whose those addresses are that no other plugin gave.
     pub(super) async fn restore_from_datastore(&mut self) {
         let strangers = std::mem::take(&mut self.strangers);
         if strangers.is_empty() {
@@ -83,10 +85,13 @@ impl Node {
         };
         for endpoint in strangers.iter().filter(|stranger| interfaces.contains(&stranger.spec.interface_name))
         {
-            let address = endpoint.spec.ip_networks.first().map(ipnet::IpNet::addr);
-            let owner = address.and_then(|address| self.addresses.allocator().owner_of(address));
-            let owner = owner.filter(|handle| interface_name(handle) == endpoint.spec.interface_name);
-            let Some(attached) = owner.and_then(|handle| from_endpoint(endpoint, handle)) else { continue };
+            let Some(attached) = from_endpoint(endpoint) else { continue };
+            let handle = handle_of(&attached.attachment);
+            let owner = |address: &IpAddr| self.addresses.allocator().owner_of(*address);
+            let mut owners = attached.addresses.iter().filter_map(owner);
+            if owners.any(|owner| *owner != handle) {
+                continue;
+            }
             tracing::info!(interface = attached.interface, "taking up a pod that the journal does not know");
             if let Err(error) = self.addresses.attach(attached.clone()) {
                 tracing::warn!("taking up pod {}/{}: {error}", attached.namespace, attached.pod);
@@ -96,6 +101,8 @@ impl Node {
             self.tell_engine(Input::SetLocal(Box::new(endpoint), None)).await;
             self.add_routes(&attached);
         }
+        // The datastore's copy of a block may have lagged behind.
+        self.addresses.own_attached();
     }
 
     /// Somebody deleted the endpoint of a pod that lives.
