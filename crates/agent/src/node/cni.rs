@@ -10,8 +10,8 @@ use margay_cni::wiring::Wired;
 use margay_control::cni::{AddReply, AddRequest, CheckReply, CheckRequest, CommitReply, CommitRequest};
 use margay_daemon::server::Failure;
 use margay_ipam::{
-    AssignError, Attributes, Eligible, Family, PoolQuery, Purpose, RangeSet,
-    Request as AddressRequest, eligible_pools,
+    AssignError, Attributes, Eligible, Family, PoolQuery, Purpose, RangeSet, Request as AddressRequest,
+    eligible_pools,
 };
 use margay_netlink::{Netlink, Netns};
 use tokio::sync::oneshot;
