@@ -16,7 +16,7 @@ use crate::input::{BgpRoute, Family, UnderlayRoute, Uplink};
 use crate::read;
 use crate::settings::Settings;
 use crate::tunnels::{self, Mtus};
-use crate::underlay::cost;
+use crate::underlay::{behind, cost};
 use crate::wireguard;
 
 /// Prefixes by what their routes depend on.
@@ -247,8 +247,8 @@ impl Router {
         self.touch(behind.into_iter().chain([prefix]));
     }
 
-    /// BGP peers (addresses) that are reached by way of a router on the link (`reachableBy`). A route wanted for another
-    /// reason stays.
+    /// BGP peers (addresses) that are reached by way of a router on the link (`reachableBy`), and so is what has one of them
+    /// as next hop. A route wanted for another reason stays.
     pub fn set_gateways(&mut self, gateways: &BTreeMap<IpAddr, IpAddr>) {
         let gateways: BTreeMap<IpNet, IpAddr> =
             gateways.iter().map(|(peer, gateway)| (IpNet::from(*peer), *gateway)).collect();
@@ -256,6 +256,7 @@ impl Router {
             let before = std::mem::replace(&mut self.gateways, gateways);
             let touched: Vec<IpNet> = before.keys().chain(self.gateways.keys()).copied().collect();
             self.touch(touched);
+            self.look_at_underlay();
         }
     }
 
@@ -273,12 +274,16 @@ impl Router {
         self.look_at_underlay();
     }
 
-    /// Takes what counts of the kernel's routes: links of ignored interfaces lead nowhere (`ignoredInterfaces`).
+    /// Takes what counts of the kernel's routes: links of ignored interfaces lead nowhere (`ignoredInterfaces`). Our own to
+    /// peers behind gateways count too.
     fn look_at_underlay(&mut self) {
         let ignored = &self.context.settings.ignored_interfaces;
         let ignores = |dev: &str| ignored.iter().any(|pattern| interface_matches(pattern, dev));
         let counts = |route: &&UnderlayRoute| route.gateway.is_some() || !ignores(&route.dev);
-        let routes: BTreeSet<UnderlayRoute> = self.underlay.iter().filter(counts).cloned().collect();
+        let mut routes: BTreeSet<UnderlayRoute> = self.underlay.iter().filter(counts).cloned().collect();
+        let own = self.gateways.iter().flat_map(|(peer, gateway)| behind(&routes, *peer, *gateway));
+        let own: Vec<UnderlayRoute> = own.collect();
+        routes.extend(own);
         if self.context.underlay != routes {
             self.context.underlay = routes;
             self.dirty = None;

@@ -44,6 +44,23 @@ pub(crate) fn resolve(routes: &BTreeSet<UnderlayRoute>, address: IpAddr) -> Vec<
     ways.into_iter().collect()
 }
 
+/// The routes to `prefix` by way of a gateway on a link.
+pub(crate) fn behind(
+    routes: &BTreeSet<UnderlayRoute>,
+    prefix: IpNet,
+    gateway: IpAddr,
+) -> impl Iterator<Item = UnderlayRoute> {
+    let ways = resolve(routes, gateway).into_iter();
+    let route = move |way: Resolved| UnderlayRoute {
+        prefix,
+        gateway: Some(way.gateway),
+        dev: way.dev,
+        metric: 0,
+        onlink: way.onlink,
+    };
+    ways.map(route)
+}
+
 /// True when `address` is inside the subnet of `own` (address with mask).
 pub(crate) fn same_subnet(own: &IpNet, address: IpAddr) -> bool {
     own.contains(&address)

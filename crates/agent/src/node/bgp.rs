@@ -47,6 +47,7 @@ impl Node {
             self.router.set_gateways(&wanted.gateways);
             self.router.set_workload_peering(&wanted.workload_peering);
             self.update_routes();
+            self.follow_next_hops().await;
         }
         match outcome {
             Ok(()) => {

@@ -40,16 +40,22 @@ fn cluster_routes_are_written_where_either_object_says_so() {
 
 #[test]
 fn routes_have_the_metric_of_their_kind() {
-    let mut cluster = three_nodes("");
-    let bgp = bgp_configuration(json!({ "ipv4NormalRoutePriority": 77 }));
-    let felix = serde_json::from_value(json!({ "ipv4NormalRoutePriority": 88 })).unwrap();
+    let dual = || {
+        let six = three_nodes("").pool("six", "fd00:65::/48", "").block("fd00:65::1:0/122", "n1");
+        six.pod("fd00:65::1:5", "mgyaaa")
+    };
+    let mut cluster = dual();
+    let priorities =
+        |four: u32, six: u32| json!({ "ipv4NormalRoutePriority": four, "ipv6NormalRoutePriority": six });
+    let bgp = bgp_configuration(priorities(77, 66));
+    let felix = serde_json::from_value(priorities(88, 99)).unwrap();
     cluster.settings = cluster.settings.with_felix(&felix).with_bgp(Some(&bgp), BTreeSet::new());
     let metrics =
         cluster.text().iter().map(|route| route.rsplit_once(' ').unwrap().1.to_owned()).collect::<Vec<_>>();
-    assert_eq!(metrics, ["77", "88", "77", "77"]);
+    assert_eq!(metrics, ["77", "88", "77", "77", "66", "99"]);
     assert!(cluster.explain("10.65.2.9").to_string().contains(" metric 77"));
     cluster.settings = cluster.settings.with_felix(&Default::default()).with_bgp(None, BTreeSet::new());
-    assert_eq!(cluster.text(), three_nodes("").text(), "nothing is left of it");
+    assert_eq!(cluster.text(), dual().text(), "nothing is left of it");
 }
 
 #[test]

@@ -22,6 +22,19 @@ fn one_change_is_decided_alone() {
     let text: Vec<String> =
         router.take_changes().routes.values().flatten().map(ToString::to_string).collect();
     assert_eq!(text, ["172.20.9.9/32 via 172.20.0.9 dev eth0 proto 181"]);
+    // What the peer announces is behind the gateway as well, and not where the default route leads.
+    assert_eq!(router.cost(ip("172.20.9.9")), Some(1));
+    router.set_bgp(BgpRoute {
+        prefix: net("192.0.2.0/24"),
+        next_hops: vec![ip("172.20.9.9").into()],
+        stale: false,
+    });
+    router.take_changes();
+    let via = |router: &Router| router.routes()[&net("192.0.2.0/24")].to_string();
+    assert_eq!(via(&router), "192.0.2.0/24 via 172.20.0.9 dev eth0 proto 181");
+    router.set_gateways(&BTreeMap::new());
+    router.take_changes();
+    assert_eq!(via(&router), "192.0.2.0/24 via 172.20.0.254 dev eth0 proto 181");
 }
 
 #[test]
