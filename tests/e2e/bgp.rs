@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -24,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const MARKER: [u8; 16] = [0xff; 16];
 
 /// A message of this type and length field, whatever its body is.
-fn message(length: u16, kind: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn message(length: u16, kind: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = MARKER.to_vec();
     bytes.extend_from_slice(&length.to_be_bytes());
     bytes.push(kind);
@@ -72,27 +71,8 @@ fn nonsense() -> Vec<(String, Vec<u8>)> {
     all
 }
 
-/// UPDATEs of a router of AS 64999 at 172.30.1.1 with these /32s of 20.0.0.0/8.
-fn host_routes(numbers: std::ops::Range<u32>, med: u32) -> Vec<u8> {
-    // ORIGIN IGP, AS_PATH 64999, NEXT_HOP, MULTI_EXIT_DISC.
-    let mut attributes =
-        vec![0x40, 1, 1, 0, 0x40, 2, 6, 2, 1, 0, 0, 0xfd, 0xe7, 0x40, 3, 4, 172, 30, 1, 1, 0x80, 4, 4];
-    attributes.extend_from_slice(&med.to_be_bytes());
-    let mut out = Vec::new();
-    for chunk in numbers.collect::<Vec<_>>().chunks(500) {
-        let mut body = vec![0, 0, 0, 27];
-        body.extend_from_slice(&attributes);
-        for number in chunk {
-            body.push(32);
-            body.extend_from_slice(&(0x1400_0000 + number).to_be_bytes());
-        }
-        out.extend(message(u16::try_from(19 + body.len()).unwrap(), 2, &body));
-    }
-    out
-}
-
 /// Established sessions of a daemon, and how often each has been established.
-fn established(cluster: &Cluster, node: &str) -> Result<BTreeMap<IpAddr, usize>> {
+pub(crate) fn established(cluster: &Cluster, node: &str) -> Result<BTreeMap<IpAddr, usize>> {
     let peers = sessions(cluster, node)?;
     let log = cluster.whole_log(node);
     let up = peers.into_iter().filter(|peer| peer.state == "Established").map(|peer| peer.address);
@@ -102,7 +82,7 @@ fn established(cluster: &Cluster, node: &str) -> Result<BTreeMap<IpAddr, usize>>
 }
 
 /// The same sessions, none of them begun anew.
-fn unharmed(cluster: &Cluster, before: &BTreeMap<&str, BTreeMap<IpAddr, usize>>) -> Result<()> {
+pub(crate) fn unharmed(cluster: &Cluster, before: &BTreeMap<&str, BTreeMap<IpAddr, usize>>) -> Result<()> {
     for (node, sessions) in before {
         let now = established(cluster, node)?;
         ensure!(
@@ -116,7 +96,7 @@ fn unharmed(cluster: &Cluster, before: &BTreeMap<&str, BTreeMap<IpAddr, usize>>)
     Ok(())
 }
 
-fn all_sessions(cluster: &Cluster) -> Result<BTreeMap<&'static str, BTreeMap<IpAddr, usize>>> {
+pub(crate) fn all_sessions(cluster: &Cluster) -> Result<BTreeMap<&'static str, BTreeMap<IpAddr, usize>>> {
     let mut all = BTreeMap::new();
     for (node, count) in [("node1", 2), ("node2", 2), ("node3", 2), ("rr1", 4), ("rr2", 4)] {
         // A node is ready with its first session.
@@ -134,7 +114,7 @@ fn all_sessions(cluster: &Cluster) -> Result<BTreeMap<&'static str, BTreeMap<IpA
 }
 
 /// A connection from a namespace.
-fn connect(from: &Netns, target: IpAddr) -> Result<TcpStream> {
+pub(crate) fn connect(from: &Netns, target: IpAddr) -> Result<TcpStream> {
     let stream = from.run(|| TcpStream::connect_timeout(&SocketAddr::new(target, 179), TIMEOUT))??;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
@@ -193,7 +173,7 @@ fn attack(cluster: &Cluster, from: &str, targets: &[&str]) -> Result<()> {
 }
 
 /// Reads one message: its type and body.
-fn receive(stream: &mut TcpStream) -> Result<(u8, Vec<u8>)> {
+pub(crate) fn receive(stream: &mut TcpStream) -> Result<(u8, Vec<u8>)> {
     let mut header = [0; 19];
     stream.read_exact(&mut header).context("the header of a message")?;
     let mut body = vec![0; usize::from(u16::from_be_bytes([header[16], header[17]])) - header.len()];
@@ -334,98 +314,5 @@ pub(crate) fn half_open_connections(labs: &mut Labs) -> Result<()> {
     drop(held);
     cluster.run_in("node1", "ip", &["route", "del", STRANGE_NET])?;
     cluster.run_in("r1", "ip", &["address", "del", STRANGE_ADDRESS, "dev", "lo"])?;
-    Ok(())
-}
-
-/// A top-of-rack router that changes its routes without end, never reads, and then announces more than it may: the agent
-/// goes on, with a line in its log, in its metrics, and in bounded memory.
-pub(crate) fn a_router_that_attacks(labs: &mut Labs) -> Result<()> {
-    let cluster = &mut labs.demo(Datastore::Embedded)?.cluster;
-    let before = all_sessions(cluster)?;
-    let router: IpAddr = "172.30.1.1".parse()?;
-    let reflector = cluster.address("rr1")?;
-    applied(
-        cluster,
-        "apiVersion: projectcalico.org/v3\nkind: BGPPeer\n\
-         metadata: {name: tor, annotations: {margay.io/max-prefixes: '20000'}}\n\
-         spec: {node: node1, peerIP: 172.30.1.1, asNumber: 64999}\n",
-    )?;
-    let state = |cluster: &Cluster| {
-        let peers = sessions(cluster, "node1")?;
-        Ok::<_, anyhow::Error>(peers.into_iter().find(|peer| peer.address == router).map(|peer| peer.state))
-    };
-    wait(PATIENCE, || Ok(state(cluster)?.is_some())).context("node1 knows the router")?;
-    let used = cluster.resident("node1")?;
-    let mut stream = connect(cluster.node("r1")?.netns(), cluster.address("node1")?)?;
-    // AS 64999, hold time 90 s, IPv4 unicast and 4-octet AS numbers.
-    let capabilities = [2, 12, 1, 4, 0, 1, 0, 1, 65, 4, 0, 0, 0xfd, 0xe7];
-    let mut open = vec![4, 0xfd, 0xe7, 0, 90, 172, 30, 1, 1, 14];
-    open.extend_from_slice(&capabilities);
-    stream.write_all(&[message(43, 1, &open), message(19, 4, &[])].concat())?;
-    wait(PATIENCE, || Ok(state(cluster)?.as_deref() == Some("Established")))
-        .with_context(|| format!("{:#?}", sessions(cluster, "node1")))?;
-
-    let mut flood = stream.try_clone()?;
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let done = &done;
-        let flooding = scope.spawn(move || -> Result<()> {
-            for med in 0.. {
-                if done.load(Ordering::Relaxed) {
-                    break;
-                }
-                flood.write_all(&host_routes(0..500, med))?;
-            }
-            Ok(())
-        });
-        // The router may be on its way while a reflector is lost and found, and a node begins anew.
-        let shown = (|| {
-            wait(PATIENCE, || {
-                Ok(cluster.whole_log("node1").contains("peer changes its routes over and over"))
-            })
-            .context("nobody says who floods")?;
-            cluster.kill("rr1")?;
-            cluster.start("rr1")?;
-            cluster.wait_ready("rr1", PATIENCE)?;
-            wait(PATIENCE, || Ok(established(cluster, "node1")?.len() == 3))
-                .context("both reflectors and the router")
-        })();
-        done.store(true, Ordering::Relaxed);
-        shown?;
-        flooding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })?;
-
-    // It may end in the middle: the session is closed.
-    let _sent = stream.write_all(&host_routes(0..1_000_000, 0));
-    wait(PATIENCE, || Ok(state(cluster)?.as_deref() != Some("Established")))
-        .context("the session goes on")?;
-    wait(PATIENCE, || {
-        Ok(cluster.whole_log("node1").contains("peer exceeds its prefix limit and is cut off"))
-    })
-    .context("the log says nothing of it")?;
-    let metric = format!("margay_bgp_peer_limit_exceeded_total{{peer=\"{router}\"}} 1");
-    let metrics = cluster.client("node1").get_text("/metrics")?;
-    ensure!(metrics.lines().any(|line| line == metric), "no line {metric}:\n{metrics}");
-    let grown = cluster.resident("node1")?.saturating_sub(used);
-    ensure!(grown < 128 << 10, "the agent's memory grew by {grown} KiB");
-    let in_kernel =
-        || Ok(cluster.run_in("node1", "ip", &["route", "show", "root", "20.0.0.0/8"])?.is_empty());
-    wait(PATIENCE, in_kernel).context("routes of the router stay in the kernel")?;
-    // What the loss of rr1 did not touch has not begun anew.
-    let others = before.into_iter().filter(|(node, _)| *node != "rr1").map(|(node, mut peers)| {
-        peers.remove(&reflector);
-        (node, peers)
-    });
-    let others: BTreeMap<_, _> = others.collect();
-    for (node, sessions) in &others {
-        let mut now = established(cluster, node)?;
-        now.remove(&reflector);
-        ensure!(
-            now == *sessions,
-            "{node}: {sessions:?} before, {now:?} now; its log:\n{}",
-            cluster.log(node)
-        );
-    }
-    margay(cluster, &["delete", "bgppeer", "tor"])?;
     Ok(())
 }

@@ -229,6 +229,22 @@ pub(crate) fn sessions(cluster: &Cluster, node: &str) -> Result<Vec<Peer>> {
     Ok(cluster.client(node).get("/v1/bgp/peers")?)
 }
 
+/// Waits until a metric of a daemon, with these labels in this order, has such a value.
+pub(crate) fn wait_metric(
+    cluster: &Cluster,
+    node: &str,
+    name: &str,
+    labels: &[(&str, &str)],
+    is: impl Fn(u64) -> bool,
+) -> Result<()> {
+    let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+    let line = format!("margay_{name}{{{}}} ", labels.join(","));
+    let metrics = || cluster.client(node).get_text("/metrics");
+    let value = |metrics: &str| metrics.lines().find_map(|it| it.strip_prefix(&line)?.parse().ok());
+    wait(PATIENCE, || Ok(value(&metrics()?).is_some_and(&is)))
+        .with_context(|| format!("{line}on {node} in\n{}", metrics().unwrap_or_default()))
+}
+
 /// Waits until the stream has sent so many more probes.
 pub(crate) fn send_more(stream: &Stream, count: u64) -> Result<()> {
     let goal = stream.sent() + count;

@@ -10,7 +10,7 @@ use margay_control::bgp::Route;
 use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::said;
 
-use crate::labs::{Labs, PATIENCE, sessions};
+use crate::labs::{Labs, PATIENCE, sessions, wait_metric};
 
 fn bgp(cluster: &Cluster, node: &str, arguments: &[&str]) -> Result<String> {
     let output = cluster.margay_on(node, &[&["bgp"], arguments].concat())?;
@@ -135,6 +135,8 @@ pub(crate) fn at_what_changes(labs: &mut Labs) -> Result<()> {
     cluster.kill("node2")?;
     peer = peers.until(peer, |text| text.lines().any(|line| line.starts_with(&node2) && !row(line, "1")))?;
     path = paths.until(path, |text| text.contains(&block) && text.contains("\"stale\":true"))?;
+    let labels = [("peer", &*node2), ("family", "ipv4-unicast")];
+    wait_metric(cluster, "rr1", "bgp_peer_stale_prefixes", &labels, |stale| stale == 1)?;
     cluster.start("node2")?;
     peers.until(peer, |text| text.lines().any(|line| row(line, "1")))?;
     paths.until(path, |text| {

@@ -13,8 +13,10 @@
     reason = "tests"
 )]
 
+mod attack;
 mod backend;
 mod bgp;
+mod bird;
 mod claims;
 mod cleanup;
 mod cni;
@@ -32,6 +34,7 @@ mod look;
 mod mtu;
 mod offload;
 mod others;
+mod peers;
 mod phases;
 mod policy;
 mod pools;
@@ -109,7 +112,7 @@ const CASES: &[(&str, Place)] = &[
     ("bgp::bytes_from_a_peers_address", Inside(bgp::bytes_from_a_peers_address)),
     ("bgp::a_peer_that_turns_bad", Inside(bgp::a_peer_that_turns_bad)),
     ("bgp::half_open_connections", Inside(bgp::half_open_connections)),
-    ("bgp::a_router_that_attacks", Inside(bgp::a_router_that_attacks)),
+    ("attack::by_routers", Inside(attack::by_routers)),
     ("look::at_sessions_and_routes", Inside(look::at_sessions_and_routes)),
     ("look::at_what_changes", Inside(look::at_what_changes)),
     ("look::at_the_table_as_others_read_it", Inside(look::at_the_table_as_others_read_it)),
@@ -152,6 +155,7 @@ const CASES: &[(&str, Place)] = &[
     ("fields::a_filter_lets_out_what_a_pool_keeps", Inside(fields::a_filter_lets_out_what_a_pool_keeps)),
     ("fields::filters_match_interfaces", Inside(fields::filters_match_interfaces)),
     ("racks::two_of_one_as", Inside(racks::two_of_one_as)),
+    ("peers::every_way_to_one", Inside(peers::every_way_to_one)),
     ("fields::a_workload_speaks_bgp", Inside(fields::a_workload_speaks_bgp)),
     ("topology::two_reflectors_of_one_cluster", Inside(topology::two_reflectors_of_one_cluster)),
     ("ranges::neighbours_that_no_object_names", Inside(ranges::neighbours_that_no_object_names)),

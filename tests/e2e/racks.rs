@@ -1,12 +1,10 @@
 //! Two top-of-rack routers of one AS: what the fields of a BGPPeer make of a session and BGPFilters of routes, as BIRD
 //! sees them; and the node's kernel uses both routers at once.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
-use margay_lab::Process;
 use margay_tests::cluster::{Cluster, Datastore, wait};
 
+use crate::bird::{Bird, SOON};
 use crate::labs::{Labs, PATIENCE, applied};
 use crate::routers::{LAB, state};
 
@@ -61,49 +59,17 @@ spec:
 const SHARED: &str = "10.97.0.0/24";
 const MARKED: &str = "10.98.0.0/24";
 
-/// BIRD on a machine of the lab.
-struct Rack {
-    machine: &'static str,
-    control: String,
-    process: Process,
-}
-
-impl Rack {
-    fn start(cluster: &Cluster, machine: &'static str, own: &str, node_as: u32, more: &str) -> Result<Self> {
-        let folder = cluster.folder(machine);
-        std::fs::create_dir_all(&folder)?;
-        let (conf, control) = (folder.join("bird.conf"), folder.join("ctl"));
-        std::fs::write(
-            &conf,
-            format!(
-                "router id {own};\nlog stderr all;\nprotocol device {{}}\n\
-                 protocol static {{ ipv4; route {SHARED} blackhole;\n  \
-                 route {MARKED} blackhole {{ bgp_community.add((64513, 1)); }}; }}\n\
-                 protocol bgp node1 {{\n  local {own} as 64513;\n  neighbor 172.30.1.11 as {node_as};\n  \
-                 graceful restart off; connect delay time 1; connect retry time 1; error wait time 1, 2;\n  {more}\n  \
-                 ipv4 {{ import all; export where source = RTS_STATIC; next hop self; }};\n}}\n"
-            ),
-        )?;
-        let mut bird = Command::new("bird");
-        bird.arg("-f").arg("-c").arg(&conf).arg("-s").arg(&control);
-        let process = cluster.node(machine)?.spawn("bird", bird, &folder.join("log"));
-        let control = control.to_string_lossy().into_owned();
-        Ok(Self { machine, control, process: process.context("Debian's bird2")? })
-    }
-
-    fn ask(&self, cluster: &Cluster, question: &str) -> Result<String> {
-        let words = [&["-s", self.control.as_str()], &*question.split(' ').collect::<Vec<_>>()].concat();
-        cluster.run_in(self.machine, "birdc", &words)
-    }
-
-    /// Waits for an answer with all of this in it.
-    fn says(&self, cluster: &Cluster, question: &str, wanted: &[&str]) -> Result<()> {
-        let said = || self.ask(cluster, question);
-        wait(PATIENCE, || Ok(said().is_ok_and(|said| wanted.iter().all(|one| said.contains(one)))))
-            .with_context(|| {
-                format!("{}: {question}: {wanted:?} in {}", self.machine, said().unwrap_or_default())
-            })
-    }
+/// A router at this address, to which the node is of that AS.
+fn rack(cluster: &Cluster, machine: &'static str, own: &str, node_as: u32, more: &str) -> Result<Bird> {
+    let conf = format!(
+        "router id {own};\n\
+         protocol static {{ ipv4; route {SHARED} blackhole;\n  \
+         route {MARKED} blackhole {{ bgp_community.add((64513, 1)); }}; }}\n\
+         protocol bgp node1 {{\n  local {own} as 64513;\n  neighbor 172.30.1.11 as {node_as};\n  \
+         graceful restart off; {SOON}\n  {more}\n  \
+         ipv4 {{ import all; export where source = RTS_STATIC; next hop self; }};\n}}\n"
+    );
+    Bird::start(cluster, machine, machine, &conf)
 }
 
 /// Waits until the node's kernel has the network by these routers, and no other.
@@ -128,8 +94,8 @@ fn racks(cluster: &mut Cluster) -> Result<()> {
     std::fs::create_dir_all(secrets.join("racks"))?;
     std::fs::write(secrets.join("racks/one"), "open sesame\n")?;
     let guarded = "password \"open sesame\"; ttl security on;";
-    let mut first = Rack::start(cluster, "bird", "172.30.1.1", 64_600, guarded)?;
-    let second = Rack::start(cluster, "frr", "172.30.1.2", 64_512, "")?;
+    let mut first = rack(cluster, "bird", "172.30.1.1", 64_600, guarded)?;
+    let second = rack(cluster, "frr", "172.30.1.2", 64_512, "")?;
     cluster.start_with("node1", &[&format!("--secrets-dir={}", secrets.display())])?;
     cluster.wait_ready("node1", PATIENCE)?;
 

@@ -1,13 +1,10 @@
 //! Neighbours that no object names: BIRD out of listen ranges of a reflector's configuration.
 
-use std::path::PathBuf;
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
 use margay_control::bgp::Peer;
-use margay_lab::Process;
 use margay_tests::cluster::{Cluster, Datastore, wait};
 
+use crate::bird::{Bird, SOON};
 use crate::labs::{Labs, PATIENCE, applied, said_on, sessions, wait_no_problem, wait_problem};
 
 const LAB: &str = "tests/labs/reflectors.clab.yml";
@@ -24,37 +21,14 @@ const RACK: &str = "172.30.1.1";
 const HOST: &str = "172.30.1.5";
 
 /// BIRD with one session, of its own address and AS.
-struct Bird {
-    control: PathBuf,
-    process: Process,
-}
-
-impl Bird {
-    fn start(cluster: &Cluster, own: &str, number: u32, announced: &str, more: &str) -> Result<Self> {
-        let folder = cluster.folder(&format!("bird-{own}"));
-        std::fs::create_dir_all(&folder)?;
-        let (conf, control) = (folder.join("bird.conf"), folder.join("ctl"));
-        std::fs::write(
-            &conf,
-            format!(
-                "router id {own};\nlog stderr all;\nprotocol device {{}}\n\
-                 protocol static {{ ipv4; route {announced} blackhole; }}\n\
-                 protocol bgp reflector {{\n  local {own} as {number};\n  neighbor 172.30.1.21 as 64512;\n  \
-                 strict bind yes;\n  connect delay time 1; connect retry time 1; error wait time 1, 2;\n  {more}\n  \
-                 ipv4 {{ import all; export where source = RTS_STATIC; next hop self; }};\n}}\n"
-            ),
-        )?;
-        let mut bird = Command::new("bird");
-        bird.arg("-f").arg("-c").arg(&conf).arg("-s").arg(&control);
-        let process = cluster.node(MACHINE)?.spawn("bird", bird, &folder.join("log"));
-        Ok(Self { control, process: process.context("Debian's bird2")? })
-    }
-
-    fn ask(&self, cluster: &Cluster, question: &str) -> Result<String> {
-        let mut arguments = vec!["-s", self.control.to_str().context("a path")?];
-        arguments.extend(question.split(' '));
-        cluster.run_in(MACHINE, "birdc", &arguments)
-    }
+fn bird(cluster: &Cluster, own: &str, number: u32, announced: &str, more: &str) -> Result<Bird> {
+    let conf = format!(
+        "router id {own};\nprotocol static {{ ipv4; route {announced} blackhole; }}\n\
+         protocol bgp reflector {{\n  local {own} as {number};\n  neighbor 172.30.1.21 as 64512;\n  \
+         strict bind yes; {SOON}\n  {more}\n  \
+         ipv4 {{ import all; export where source = RTS_STATIC; next hop self; }};\n}}\n"
+    );
+    Bird::start(cluster, MACHINE, &format!("bird-{own}"), &conf)
 }
 
 /// The neighbour of that address, if the reflector has it.
@@ -105,19 +79,18 @@ pub(crate) fn neighbours_that_no_object_names(labs: &mut Labs) -> Result<()> {
     cluster.wait_ready("node1", PATIENCE)?;
 
     // A host of the cluster's AS is a client; a router of another needs the password of its range.
-    let stranger = Bird::start(&cluster, RACK, 65_020, "10.94.0.0/24", "")?;
-    let host = Bird::start(&cluster, HOST, 64_512, "10.95.0.0/24", "")?;
+    let stranger = bird(&cluster, RACK, 65_020, "10.94.0.0/24", "")?;
+    let host = bird(&cluster, HOST, 64_512, "10.95.0.0/24", "")?;
     wait_up(&cluster, HOST, true)?;
     wait_route(&cluster, "10.95.0.0/24", HOST)?;
     ensure!(neighbour(&cluster, RACK)?.is_none(), "nobody gets in without the password");
     drop(stranger);
     let password = "password \"open sesame\";";
-    let rack = Bird::start(&cluster, RACK, 65_020, "10.94.0.0/24", password)?;
+    let rack = bird(&cluster, RACK, 65_020, "10.94.0.0/24", password)?;
     wait_up(&cluster, RACK, true)?;
     wait_route(&cluster, "10.94.0.0/24", RACK)?;
-    for (bird, whom) in [(&host, "the host"), (&rack, "the router")] {
-        let told = || bird.ask(&cluster, "show route");
-        wait(PATIENCE, || Ok(told()?.contains("10.65."))).with_context(|| format!("{whom}: {:?}", told()))?;
+    for bird in [&host, &rack] {
+        bird.says(&cluster, "show route", &["10.65."])?;
     }
     for command in ["summary", "peers"] {
         let shown = said_on(&cluster, "rr1", &["bgp", command])?;
@@ -147,6 +120,6 @@ pub(crate) fn neighbours_that_no_object_names(labs: &mut Labs) -> Result<()> {
     configure("")?;
     wait(PATIENCE, || Ok(neighbour(&cluster, HOST)?.is_none() && neighbour(&cluster, RACK)?.is_none()))
         .with_context(|| format!("{:#?}", sessions(&cluster, "rr1")))?;
-    drop((rack.process, host.process));
+    drop((rack, host));
     Ok(())
 }

@@ -141,6 +141,15 @@ spec: {nodeSelector: all(), localWorkloadSelector: role == 'router', asNumber: 6
     let changes = cluster.take_changes();
     let gone = planner.update(&cluster, &changes);
     assert_eq!(gone, BTreeMap::from([("10.65.0.5".parse().unwrap(), Change::End)]));
+
+    assert!(cluster.put_workload(&router));
+    let both = address.replace(".179}", ".179, localWorkloadPeeringIPV6: 'fd00::179'}");
+    cluster.put(&yaml::parse("default.yaml", &both).unwrap()[0].value);
+    let n1 = topology("n1", &cluster);
+    let local6: IpAddr = "fd00::179".parse().unwrap();
+    assert_eq!((&n1.workload_peering, n1.peers.len()), (&[local, local6].into(), 4));
+    let six = &n1.peers[&"fd65::5".parse::<IpAddr>().unwrap()].config;
+    assert_eq!((six.local, &six.families[..]), (Some(local6), &[Family::Ipv6][..]));
 }
 
 #[test]
