@@ -244,7 +244,7 @@ fn start(extent: &Extent, backend: Backend, figures: &mut Figures) -> Result<()>
     figures.add("cold start", seconds, "s", Some(2.0));
     figures.add("bare programs restore the same", floor / 1e3, "s", None);
     // What the start needed for a moment is given back once nothing is left to do.
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(2));
     let process = site.process()?;
     figures.add("memory", current_kib_of(process) as f64 / 1024.0, "MiB", Some(60.0));
     figures.add("memory, peak", peak_kib_of(process) as f64 / 1024.0, "MiB", None);

@@ -288,10 +288,6 @@ impl Thread {
             self.overtaken = 0;
             self.applier.recheck()
         } else if self.sweep_at.is_some_and(|(idle, _)| idle <= now) {
-            if std::mem::take(&mut self.rebuilt) {
-                self.calculator.pack();
-                memory::give_back();
-            }
             sweeping = true;
             self.applier.sweep()
         } else if self.waiting.is_empty() || self.due.is_some() {
@@ -344,6 +340,10 @@ impl Thread {
     fn succeeded(&mut self, report: Report, sweeping: bool) {
         self.due = None;
         let now = Instant::now();
+        if sweeping && !self.applier.is_unswept() && std::mem::take(&mut self.rebuilt) {
+            self.calculator.pack();
+            memory::give_back();
+        }
         self.sweep_at = self.applier.is_unswept().then(|| {
             let latest = self.sweep_at.map_or(now + UNSWEPT, |(_, latest)| latest);
             // A sweep that has begun goes on as soon as nothing else is to do.

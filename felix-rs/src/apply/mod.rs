@@ -363,16 +363,22 @@ impl Applier {
     fn attempt(&mut self, sweep: Sweep) -> Result<Report, ApplyError> {
         let sweep = if self.in_sync { sweep } else { Sweep::Nothing };
         let mut report = self.backend.write(self.compiler.tables(), sweep, &mut self.steps)?;
-        report.unswept |= sweep == Sweep::Nothing && self.unswept;
-        self.unswept = report.unswept;
         report.live = self.compiler.endpoints().cloned().collect();
-        if self.in_sync {
-            // What is wanted is enforced: what others left is tried again with the next write, and holds nobody up.
+        if sweep == Sweep::Nothing {
+            report.unswept |= self.unswept || (self.in_sync && self.may_be_shared());
+        } else if !report.unswept {
+            // Its last step. What others left holds nobody up, and is tried again with the sweep behind the next write.
             if let Err(error) = self.take_over(&mut report) {
                 tracing::warn!("what other backends or Calico's Felix left is still there: {error}");
             }
         }
+        self.unswept = report.unswept;
         Ok(report)
+    }
+
+    /// Whether other backends or Calico's Felix may have left something.
+    fn may_be_shared(&self) -> bool {
+        !(self.alone && self.takeover.is_over())
     }
 
     fn take_over(&mut self, report: &mut Report) -> Result<(), ApplyError> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::ApplyError;
 
-/// A program that takes longer hangs. It waits for the xtables lock for 10 s, and writes 100,000 rules in a few.
+/// A program that takes longer hangs. It waits for the xtables lock for 5 s, and writes 100,000 rules in a few.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Characters of a program's complaint that are kept.
 const MAX_COMPLAINT: usize = 400;

@@ -69,6 +69,11 @@ impl Takeover {
         Ok(())
     }
 
+    /// Whether nothing of Felix's is left.
+    pub(super) fn is_over(&self) -> bool {
+        self.rules_gone && matches!(&self.busy, Some(busy) if busy.is_empty())
+    }
+
     /// A set that rules still refer to (the kernel lets go of a deleted rule's sets a moment later) is tried again
     /// with the next write.
     fn destroy_sets(&mut self, report: &mut Report) -> Result<(), ApplyError> {

@@ -19,8 +19,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// About the programs of both families.
-pub(crate) const IPTABLES: &[Scenario] =
-    &[("families_are_written_at_once_and_fail_alone", families_fail_alone)];
+pub(crate) const IPTABLES: &[Scenario] = &[("families_fail_alone", families_fail_alone)];
 
 /// Pods of these names take TCP on this port, by a policy of this name.
 fn only_port(state: EnforcedState, lab: &Lab, pods: &[&str], name: &str, port: u16) -> EnforcedState {
@@ -130,38 +129,36 @@ fn restart_takes_no_taken_name(backend: BackendChoice) {
     assert!(a.tcp(c.v4, 8080) && a.tcp(c.v6, 8080));
 }
 
-/// The programs of both families run at the same time: one that fails does not undo what the other has done, and the next
-/// attempt writes what is missing only.
+/// A family whose program fails does not keep the other from what it has to have, and the next attempt writes what is
+/// missing only.
 fn families_fail_alone(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b"]);
     let (a, b) = (lab.pod("a"), lab.pod("b"));
     let folder =
         std::env::temp_dir().join(format!("margay-felix-families-{}-{backend:?}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let broken = folder.join("broken");
     let v = crate::infix(backend);
+    let broken = |family: &str| folder.join(format!("{family}-is-broken"));
     for family in ["iptables", "ip6tables"] {
-        for verb in ["save", "restore"] {
-            let name = format!("{family}-{v}-{verb}");
-            let fails = match (family, verb) {
-                ("ip6tables", "restore") => format!("[ ! -e {} ] || exit 1; ", broken.display()),
-                _ => String::new(),
-            };
-            program(&folder, &name, &format!("{fails}exec {name} \"$@\""));
-        }
+        program(&folder, &format!("{family}-{v}-save"), &format!("exec {family}-{v}-save \"$@\""));
+        let restore = format!("{family}-{v}-restore");
+        let fails = format!("[ ! -e {} ] || exit 1; exec {restore} \"$@\"", broken(family).display());
+        program(&folder, &restore, &fails);
     }
     let options = Options { backend, folders: Some(vec![folder.clone()]) };
     let mut node = Node::start_with(&lab, &options);
     let before = open(&lab);
-    node.apply(&before);
-    std::fs::write(&broken, "").unwrap();
     let after = only_port(before.clone(), &lab, &["a", "b"], "both", 80);
-    node.run(|applier| applier.apply_delta(&delta(&before, &after))).unwrap_err();
-    assert!(!a.tcp(b.v4, 8080), "IPv4 has the policy");
-    assert!(a.tcp(b.v6, 8080), "IPv6 has what it had");
-    std::fs::remove_file(&broken).unwrap();
-    let report = node.run(Applier::retry).unwrap();
-    assert_eq!(report.restores, 1, "{report:?}");
-    assert!(!a.tcp(b.v4, 8080) && !a.tcp(b.v6, 8080) && a.tcp(b.v4, 80) && a.tcp(b.v6, 80));
+    for (family, written, unwritten) in [("iptables", b.v6, b.v4), ("ip6tables", b.v4, b.v6)] {
+        node.apply(&before);
+        std::fs::write(broken(family), "").unwrap();
+        node.run(|applier| applier.apply_delta(&delta(&before, &after))).unwrap_err();
+        assert!(!a.tcp(written, 8080), "{written} has the policy");
+        assert!(a.tcp(unwritten, 8080), "{unwritten} has what it had");
+        std::fs::remove_file(broken(family)).unwrap();
+        let report = node.run(Applier::retry).unwrap();
+        assert_eq!(report.restores, 1, "{report:?}");
+        assert!(!a.tcp(b.v4, 8080) && !a.tcp(b.v6, 8080) && a.tcp(b.v4, 80) && a.tcp(b.v6, 80));
+    }
     std::fs::remove_dir_all(&folder).unwrap();
 }

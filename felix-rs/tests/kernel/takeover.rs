@@ -15,6 +15,7 @@ use crate::{Node, Scenario};
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("calicos_rules_go_once_ours_enforce", calicos_rules_go_once_ours_enforce),
     ("calicos_pods_are_closed_unless_known", calicos_pods_are_closed_unless_known),
+    ("calicos_rules_hold_nobody_up", calicos_rules_hold_nobody_up),
 ];
 
 /// A pod that Calico's plugin made runs on: without its WorkloadEndpoint nothing is known of it.
@@ -88,6 +89,27 @@ COMMIT
 -A cali-pi-_abc -m comment --comment \"cali:h\" -m set --match-set cali40s:clients src -j MARK --set-xmark 0x10000/0x10000
 COMMIT
 ";
+
+/// Reading what others may have left takes long: endpoints are live before.
+fn calicos_rules_hold_nobody_up(backend: BackendChoice) {
+    let lab = Lab::new(&["a", "b", "c"]);
+    let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
+    let chains = || lab.node.sh("iptables-nft-save; iptables-legacy-save").matches(":cali-").count();
+    lab.node.sh("iptables-legacy -N cali-FORWARD; iptables-nft -N cali-FORWARD");
+    let mut node = Node::start(&lab, backend);
+    node.applier.sweep_later();
+    let report = node.apply(&guarded_udp(&lab, &["a"]));
+    assert_eq!((report.live.len(), chains()), (3, 2), "ours enforce, and nothing else was done yet");
+    assert!(a.udp(b.v4) && !c.udp(b.v4));
+    let mut steps = 0;
+    while node.applier.is_unswept() {
+        node.run(Applier::sweep).unwrap();
+        steps += 1;
+        assert!(steps < 20, "a sweep ends");
+    }
+    assert_eq!(chains(), 0);
+    assert!(!node.run(Applier::retry).unwrap().unswept, "what is over is not begun anew");
+}
 
 fn calicos_rules_go_once_ours_enforce(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b", "c"]);

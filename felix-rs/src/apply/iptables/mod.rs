@@ -230,14 +230,12 @@ impl Iptables {
         Ok(())
     }
 
-    /// Gives each family's program its input, both at once; says how many were executed.
+    /// Gives each family's program its input, also if the other's fails; says how many were executed.
+    ///
+    /// One after the other: those of the legacy variant wait for one lock, and one of the nft variant begins anew when the
+    /// other has committed since it looked.
     fn restore<'a>(&mut self, inputs: impl Iterator<Item = (Family, &'a str)>) -> Result<usize, ApplyError> {
-        let programs = &self.programs;
-        let results: Vec<_> = std::thread::scope(|scope| {
-            let started: Vec<_> =
-                inputs.map(|(family, input)| scope.spawn(move || programs.restore(family, input))).collect();
-            started.into_iter().map(joined).collect()
-        });
+        let results: Vec<_> = inputs.map(|(family, input)| self.programs.restore(family, input)).collect();
         self.looks_outdated |= !results.is_empty();
         let executed = results.len();
         results.into_iter().collect::<Result<(), _>>().map(|()| executed)

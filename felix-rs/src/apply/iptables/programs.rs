@@ -7,8 +7,8 @@ use crate::apply::error::{ApplyError, program_family};
 use crate::apply::programs;
 use crate::rules::Family;
 
-/// Seconds a program waits for the lock that all iptables programs share.
-const LOCK_WAIT: &str = "10";
+/// Seconds a program waits for the lock that all iptables programs share: those of both families take their turns.
+const LOCK_WAIT: &str = "5";
 
 /// Which kernel interface the iptables programs write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
