@@ -317,7 +317,27 @@ spec: {node: node1, interfaceName: eth1}
 apiVersion: projectcalico.org/v3
 kind: GlobalNetworkPolicy
 metadata: {name: edge}
-spec: {selector: role == 'edge', types: [Ingress], ingress: [{action: Allow, protocol: TCP, destination: {ports: [443]}}]}
+spec: {selector: role == 'edge', order: 1, types: [Ingress], ingress: [{action: Allow, protocol: TCP, destination: {ports: [443]}}]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: edge-untracked}
+spec: {selector: role == 'edge', doNotTrack: true, applyOnForward: true, ingress: [{action: Deny, protocol: UDP, destination: {ports: [99]}}]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: edge-early}
+spec: {selector: role == 'edge', preDNAT: true, applyOnForward: true, ingress: [{action: Deny, protocol: TCP, destination: {ports: [30081]}}]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: edge-forward}
+spec:
+  selector: role == 'edge'
+  order: 2
+  applyOnForward: true
+  types: [Ingress]
+  ingress: [{action: Allow, protocol: TCP, destination: {ports: [9000]}}, {action: Allow, protocol: TCP, destination: {ports: [443]}}]
 ";
     let both = format!("{guard}.host");
     std::fs::write(&both, host)?;
@@ -326,6 +346,7 @@ spec: {selector: role == 'edge', types: [Ingress], ingress: [{action: Allow, pro
     has(edge("tcp/443")?, &["ALLOWED", "host endpoint edge", "rule 0 of GlobalNetworkPolicy edge"])?;
     has(edge("tcp/80")?, &["DENIED", "host endpoint edge", "end of tier default", "passed over"])?;
     has(edge("tcp/22")?, &["ALLOWED", "a failsafe port of the node"])?;
+    through_node(cluster, web)?;
     margay(cluster, &["delete", "-f", &both])?;
 
     // The other way: flows that were dropped lately would be let through.
@@ -340,5 +361,42 @@ spec: {selector: role == 'edge', types: [Ingress], ingress: [{action: Allow, pro
         web.full_name(),
         web.address
     );
+    Ok(())
+}
+
+/// The places of the host endpoint `edge`, whose interface is `eth1`, for packets from outside.
+fn through_node(cluster: &Cluster, web: &Pod) -> Result<()> {
+    let pod = web.address.to_string();
+    let service = format!("{pod}:9000");
+    let by: &[&str] = &["--in-interface", "eth1"];
+    let to_pod: &[&str] = &[by, &["--dnat-to", &service]].concat();
+    let out: &[&str] = &[by, &["--out-interface", "eth0"]].concat();
+    for (to, port, way, words) in [
+        (
+            "node:node1",
+            "udp/99",
+            by,
+            ["DENIED", "edge (doNotTrack): DENIED", "rule 0 of GlobalNetworkPolicy edge-untracked"],
+        ),
+        (
+            "node:node1",
+            "tcp/30081",
+            to_pod,
+            ["DENIED", "edge (preDNAT): DENIED", "rule 0 of GlobalNetworkPolicy edge-early"],
+        ),
+        ("node:node1", "tcp/30080", to_pod, ["DENIED", "edge (applyOnForward): ALLOWED", "(normal): DENIED"]),
+        ("shop/web", "tcp/8080", by, ["DENIED", "edge (applyOnForward): DENIED", "end of tier default"]),
+        ("node:node1", "tcp/443", by, ["ALLOWED", "edge (normal): ALLOWED", "in by eth1, for this node"]),
+        ("172.30.9.9", "tcp/443", out, ["ALLOWED", "edge (applyOnForward): ALLOWED", "out by eth0"]),
+    ] {
+        let arguments = ["explain", "--from", "172.30.1.1", "--to", to, "--port", port];
+        let mut said = String::new();
+        // The node itself is asked: it hears of the policies a moment later.
+        wait(PATIENCE, || {
+            said = told(cluster, &[&arguments, way].concat())?;
+            Ok(words.iter().all(|word| said.contains(word)))
+        })
+        .with_context(|| format!("{to} {port}: {words:?} in {said}"))?;
+    }
     Ok(())
 }

@@ -157,13 +157,20 @@ async fn explain_flow(
     Json(request): Json<ExplainRequest>,
 ) -> Result<Json<ExplainReply>, Failure> {
     let verify = request.verify;
+    let through = request.through.clone();
     let flow = explain::Flow::resolve(api.store()?, request).await?;
-    let trace = trace(&api, flow.destination()).await?;
+    let rewritten = through.as_ref().and_then(|through| through.rewritten);
+    let trace = trace(&api, rewritten.map_or(flow.destination(), |to| to.ip())).await?;
     let counted = policy::snapshot(&api.engine).await;
+    let ended = || Failure::try_later("the policy thread has ended");
+    if let Some(through) = through {
+        let here = counted.ok_or_else(ended)?;
+        return flow.through(&through, &trace, &here).map(Json);
+    }
     let mut reply = flow.explain(&trace, counted.as_deref());
     if verify {
         let namespace = api.ask(|answer| Request::Namespace(flow.source(), answer)).await?;
-        let here = counted.ok_or_else(|| Failure::try_later("the policy thread has ended"))?;
+        let here = counted.ok_or_else(ended)?;
         reply.verified = Some(flow.verify(namespace, &here).await?);
     }
     Ok(Json(reply))

@@ -1,5 +1,7 @@
 //! `margay explain`: the whole cluster's policies calculated for one question, from the datastore as it is now.
 
+mod through;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use felix_rs::apply::first_packet;
 use felix_rs::calc::{Calculator, Scope, node_addresses};
 use felix_rs::model::{EndpointId, EnforcedState};
 use felix_rs::rules::{Origin, Owner};
-use felix_rs::verdict::{self, Decision, Explanation, Packet, Verdict};
+use felix_rs::verdict::{self, Decision, EndpointVerdict, Explanation, Packet, Place, Verdict};
 use margay_api::{HostEndpoint, Kind, Resource, WorkloadEndpoint};
 use margay_control::explain::{
     End, ExplainReply, ExplainRequest, ImpactChange, ImpactReply, ImpactRequest, Party, RuleAt, SeenChange,
@@ -110,19 +112,8 @@ impl Flow {
     pub(crate) fn explain(&self, route: &RouteTrace, counted: Option<&Snapshot>) -> ExplainReply {
         let explanation = verdict::explain(&self.state, &self.packet);
         let text = explanation.to_string();
-        let ends = [(&explanation.source, "egress"), (&explanation.destination, "ingress")];
-        let ends = ends.into_iter().filter_map(|(end, direction)| match end {
-            verdict::End::Endpoint(verdict) => Some(End {
-                direction: direction.to_owned(),
-                endpoint: verdict.endpoint.to_string(),
-                allowed: verdict.verdict == Verdict::Allow,
-                decided_by: verdict.decision.to_string(),
-                steps: verdict.to_string().lines().map(str::to_owned).collect(),
-                packets: packets(&verdict.decision, verdict.direction, counted),
-                source: verdict.rule().and_then(|rule| self.written(&rule)),
-                // Profiles of namespaces are nobody's writing.
-                rule: verdict.rule().filter(|rule| self.written(rule).is_some()).map(rule_at),
-            }),
+        let ends = [&explanation.source, &explanation.destination].into_iter().filter_map(|end| match end {
+            verdict::End::Endpoint(verdict) => Some(self.end(verdict, None, counted)),
             verdict::End::Node | verdict::End::Unknown => None,
         });
         ExplainReply {
@@ -131,6 +122,21 @@ impl Flow {
             ends: ends.collect(),
             route: route.route.as_ref().map(ToString::to_string),
             verified: None,
+        }
+    }
+
+    fn end(&self, verdict: &EndpointVerdict, place: Option<Place>, counted: Option<&Snapshot>) -> End {
+        End {
+            direction: verdict.direction.to_string(),
+            endpoint: verdict.endpoint.to_string(),
+            place: place.map(|place| place.to_string()),
+            allowed: verdict.verdict == Verdict::Allow,
+            decided_by: verdict.decision.to_string(),
+            steps: verdict.to_string().lines().map(str::to_owned).collect(),
+            packets: packets(&verdict.decision, verdict.direction, counted),
+            source: verdict.rule().and_then(|rule| self.written(&rule)),
+            // Profiles of namespaces are nobody's writing.
+            rule: verdict.rule().filter(|rule| self.written(rule).is_some()).map(rule_at),
         }
     }
 }

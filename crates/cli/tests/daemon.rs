@@ -349,6 +349,7 @@ fn explain_says_what_decided() {
         ends: vec![End {
             direction: "ingress".into(),
             endpoint: "shop/web-0".into(),
+            place: None,
             allowed: false,
             decided_by: "tier \"default\" policy NetworkPolicy(shop/web) rule 2 (Deny)".into(),
             steps: vec!["rule 0: source selector does not match".into()],
@@ -389,6 +390,12 @@ fn explain_says_what_decided() {
             "to": { "address": "10.65.1.1" }, "protocol": 6, "port": 80, "verify": false,
         })
     );
+    let mut early = reply.clone();
+    early.ends[0].place = Some("preDNAT".into());
+    let way = ["--in-interface", "eth0", "--dnat-to", "10.65.1.2:8080"];
+    let (_, told, request) = ask(&lab, &[args.as_slice(), &way].concat(), &early);
+    assert!(told.contains("ingress of shop/web-0 (preDNAT): DENIED"), "{told}");
+    assert!(request.contains(r#""through":{"incoming":"eth0","rewritten":"10.65.1.2:8080"}"#), "{request}");
     let (status, out, _) = ask(&lab, &[args.as_slice(), &["--exit-code", "-o", "wide"]].concat(), &reply);
     assert_eq!(status, Some(1), "a denied flow, asked for as exit code");
     assert!(out.contains("- rule 0: source selector does not match"), "{out}");

@@ -1,6 +1,6 @@
 //! `margay explain`: what decides a flow.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,24 @@ pub struct ExplainRequest {
     /// Send the first packet from the source, which must be a pod of this node.
     #[serde(default)]
     pub verify: bool,
+    /// Follow the packet through this node, instead of asking the policies of both ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<Through>,
+}
+
+/// The way of a packet through a node, as far as the node does not know it: of its own addresses and those of its pods it
+/// does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Through {
+    /// Interface it comes in by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incoming: Option<String>,
+    /// Interface it leaves by, where no route of Margay's says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outgoing: Option<String>,
+    /// What destination NAT makes of its destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewritten: Option<SocketAddr>,
 }
 
 /// One end of a flow.
@@ -44,7 +62,8 @@ pub struct ExplainReply {
     pub allowed: bool,
     /// One sentence naming what decided.
     pub summary: String,
-    /// Egress at the source, ingress at the destination; an end without policy is absent.
+    /// Egress at the source, ingress at the destination; an end without policy is absent. Through a node: what decides, in the
+    /// order the packet meets it.
     pub ends: Vec<End>,
     /// The way the packet takes from this node.
     pub route: Option<String>,
@@ -69,6 +88,9 @@ pub struct End {
     pub direction: String,
     /// The endpoint whose policy this is.
     pub endpoint: String,
+    /// Of the places of a host endpoint, on a way through the node: `doNotTrack`, `preDNAT`, `applyOnForward`, or `normal`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
     /// This end allows the flow.
     pub allowed: bool,
     /// What decided, as `tier "default" policy NetworkPolicy(ns/name) rule 2 (Allow)`.

@@ -1,9 +1,9 @@
 //! `explain`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use margay_control::explain::{End, ExplainReply, ExplainRequest, Party, Verified};
+use margay_control::explain::{End, ExplainReply, ExplainRequest, Party, Through, Verified};
 
 use super::daemon;
 use crate::config::GlobalArgs;
@@ -24,6 +24,16 @@ pub(crate) struct ExplainArgs {
     /// Send the packet from the source, a pod of this node, and compare (tcp, udp, sctp, icmp); exit with 1 when the kernel differs
     #[arg(long)]
     verify: bool,
+    /// Follow the packet through this node, which it enters by this interface: host endpoints' policies too (doNotTrack, preDNAT,
+    /// applyOnForward); not needed for what this node and its pods send
+    #[arg(long, value_name = "INTERFACE", conflicts_with = "verify")]
+    in_interface: Option<String>,
+    /// The same, and it leaves by this one; not needed where a route of Margay's leads
+    #[arg(long, value_name = "INTERFACE", conflicts_with = "verify")]
+    out_interface: Option<String>,
+    /// The same, and destination NAT (a service proxy's) makes its destination this
+    #[arg(long, value_name = "IP:PORT", conflicts_with = "verify")]
+    dnat_to: Option<SocketAddr>,
     /// Exit with 1 when the flow is denied
     #[arg(long)]
     exit_code: bool,
@@ -92,12 +102,18 @@ fn port(text: &str) -> Result<Flow, String> {
 
 impl ExplainArgs {
     pub(crate) fn run(&self, global: &GlobalArgs) -> anyhow::Result<Report> {
+        let through = Through {
+            incoming: self.in_interface.clone(),
+            outgoing: self.out_interface.clone(),
+            rewritten: self.dnat_to,
+        };
         let request = ExplainRequest {
             from: self.from.clone(),
             to: self.to.clone(),
             protocol: self.port.protocol,
             port: self.port.port,
             verify: self.verify,
+            through: Some(through).filter(|through| *through != Through::default()),
         };
         let reply: ExplainReply = daemon(global)?.post("/v1/explain", &request)?;
         let files = FileArgs { filename: self.filename.clone(), recursive: false };
@@ -133,8 +149,9 @@ fn show(reply: &ExplainReply, texts: &[(String, String)], wide: bool) -> String 
 }
 
 fn show_end(end: &End, texts: &[(String, String)], wide: bool) -> String {
+    let place = end.place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();
     let mut text = format!(
-        "\n{} of {}: {}\n  by {}\n",
+        "\n{} of {}{place}: {}\n  by {}\n",
         end.direction,
         end.endpoint,
         verdict(end.allowed),
