@@ -42,11 +42,11 @@ const CHUNK: usize = 256;
 /// An element of a set or map.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Element {
-    /// Of a set of addresses with intervals.
+    /// Of a set of addresses; with intervals if it is no single address. So with the others.
     Net(IpNet),
     /// Of a set of address, protocol and port.
     IpPort(IpAddr, u8, u16),
-    /// Of a set of address and interface with intervals.
+    /// Of a set of address and interface.
     NetIface(IpNet, Arc<str>),
     /// Of a map from the same to a chain that is gone to.
     NetIfaceGoto(IpNet, Arc<str>, String),
@@ -57,6 +57,8 @@ pub enum Element {
 pub struct Change {
     /// Name of the set or map.
     pub set: String,
+    /// Whether it has the flag `interval`: each element is told by its ends.
+    pub intervals: bool,
     /// To delete; each has to be there.
     pub deleted: Vec<Element>,
     /// To add.
@@ -89,7 +91,7 @@ impl NftSets {
                 (MSG_NEWSETELEM, NLM_F_CREATE, "add to", &change.added),
             ] {
                 for some in elements.chunks(CHUNK) {
-                    requests.push(request(message, flags, is_ipv6, table, &change.set, some));
+                    requests.push(request(message, flags, is_ipv6, table, change, some));
                     names.push((verb, &change.set));
                 }
             }
@@ -105,13 +107,20 @@ impl NftSets {
     }
 }
 
-fn request(message: u16, flags: u16, is_ipv6: bool, table: &str, set: &str, elements: &[Element]) -> Request {
+fn request(
+    message: u16,
+    flags: u16,
+    is_ipv6: bool,
+    table: &str,
+    change: &Change,
+    elements: &[Element],
+) -> Request {
     let mut body = vec![if is_ipv6 { NFPROTO_IPV6 } else { NFPROTO_IPV4 }, 0, 0, 0];
     push_text(&mut body, LIST_TABLE, table);
-    push_text(&mut body, LIST_SET, set);
+    push_text(&mut body, LIST_SET, &change.set);
     let mut list = Vec::new();
     for element in elements {
-        push_element(&mut list, element);
+        push_element(&mut list, element, change.intervals);
     }
     push_attribute(&mut body, LIST_ELEMENTS | NLA_F_NESTED, &list);
     Request { message_type: (u16::from(SUBSYSTEM) << 8) | message, flags, body }
@@ -131,14 +140,14 @@ fn push_value(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
     push_nested(buffer, kind, &data);
 }
 
-fn push_element(list: &mut Vec<u8>, element: &Element) {
+fn push_element(list: &mut Vec<u8>, element: &Element, intervals: bool) {
     let mut body = Vec::new();
     match element {
         // A tree of ends: the first address of the network, and the first behind it.
         Element::Net(net) => {
             push_value(&mut body, ELEM_KEY, &octets(net.network()));
             push_nested(list, LIST_ELEM, &body);
-            let Some(behind) = behind(net) else { return };
+            let Some(behind) = behind(net).filter(|_| intervals) else { return };
             body.clear();
             push_attribute(&mut body, ELEM_FLAGS, &INTERVAL_END.to_be_bytes());
             push_value(&mut body, ELEM_KEY, &behind);
@@ -148,9 +157,9 @@ fn push_element(list: &mut Vec<u8>, element: &Element) {
             let key = [&octets(*address)[..], &[*protocol, 0, 0, 0], &port, &[0, 0]].concat();
             push_value(&mut body, ELEM_KEY, &key);
         }
-        Element::NetIface(net, interface) => push_range(&mut body, net, interface),
+        Element::NetIface(net, interface) => push_range(&mut body, net, interface, intervals),
         Element::NetIfaceGoto(net, interface, chain) => {
-            push_range(&mut body, net, interface);
+            push_range(&mut body, net, interface, intervals);
             let mut verdict = Vec::new();
             push_attribute(&mut verdict, VERDICT_CODE, &GOTO.to_be_bytes());
             push_text(&mut verdict, VERDICT_CHAIN, chain);
@@ -162,14 +171,16 @@ fn push_element(list: &mut Vec<u8>, element: &Element) {
     push_nested(list, LIST_ELEM, &body);
 }
 
-/// First and last key of a network behind an interface.
-fn push_range(body: &mut Vec<u8>, net: &IpNet, interface: &str) {
+/// Key of an address behind an interface, or first and last key of a network.
+fn push_range(body: &mut Vec<u8>, net: &IpNet, interface: &str, intervals: bool) {
     let mut name = [0; NAME_SIZE];
     for (place, byte) in name.iter_mut().zip(interface.bytes().take(NAME_SIZE - 1)) {
         *place = byte;
     }
     push_value(body, ELEM_KEY, &[&octets(net.network())[..], &name].concat());
-    push_value(body, ELEM_KEY_END, &[&octets(net.broadcast())[..], &name].concat());
+    if intervals {
+        push_value(body, ELEM_KEY_END, &[&octets(net.broadcast())[..], &name].concat());
+    }
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {

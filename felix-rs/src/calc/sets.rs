@@ -111,11 +111,8 @@ impl SetSpec {
         }
     }
 
-    fn kind(&self) -> SetKind {
-        match self {
-            Self::Selected(_) | Self::Nodes(_) | Self::Service { ports: false, .. } => SetKind::Net,
-            Self::Port { .. } | Self::Service { ports: true, .. } => SetKind::IpPort,
-        }
+    fn has_ports(&self) -> bool {
+        matches!(self, Self::Port { .. } | Self::Service { ports: true, .. })
     }
 
     fn selector(&self) -> Option<&Selector> {
@@ -149,8 +146,10 @@ struct Set {
     users: usize,
     /// How many contributions hold each member.
     members: BTreeMap<SetMember, u32>,
-    /// The last flush told of it.
-    told: bool,
+    /// How many of them are networks.
+    networks: usize,
+    /// What the last flush told of it.
+    told: Option<SetKind>,
     /// Members touched since the last flush, if that told of the set: whether it had them.
     touched: BTreeMap<SetMember, bool>,
 }
@@ -158,8 +157,11 @@ struct Set {
 impl Set {
     fn add(&mut self, member: SetMember) {
         let count = self.members.entry(member).or_default();
-        if *count == 0 && self.told {
-            self.touched.entry(member).or_insert(false);
+        if *count == 0 {
+            self.networks += usize::from(member.is_network());
+            if self.told.is_some() {
+                self.touched.entry(member).or_insert(false);
+            }
         }
         *count += 1;
     }
@@ -169,19 +171,28 @@ impl Set {
             *count -= 1;
             if *count == 0 {
                 self.members.remove(&member);
-                if self.told {
+                self.networks -= usize::from(member.is_network());
+                if self.told.is_some() {
                     self.touched.entry(member).or_insert(true);
                 }
             }
         }
     }
 
+    fn kind(&self) -> SetKind {
+        match (self.spec.has_ports(), self.networks) {
+            (true, _) => SetKind::IpPort,
+            (false, 0) => SetKind::Host,
+            (false, _) => SetKind::Net,
+        }
+    }
+
     fn change(&mut self) -> Option<SetChange> {
         let touched = std::mem::take(&mut self.touched);
-        if !self.told {
-            self.told = true;
+        let kind = self.kind();
+        if self.told.replace(kind) != Some(kind) {
             let members = self.members.keys().copied().collect();
-            return Some(SetChange::Create { kind: self.spec.kind(), members });
+            return Some(SetChange::Create { kind, members });
         }
         let mut added = BTreeSet::new();
         let mut removed = BTreeSet::new();
@@ -243,7 +254,8 @@ impl Sets {
             query,
             users: 1,
             members: BTreeMap::new(),
-            told: false,
+            networks: 0,
+            told: None,
             touched: BTreeMap::new(),
         };
         if let Some(query) = query {
@@ -354,7 +366,7 @@ impl Sets {
         for id in std::mem::take(&mut self.dirty) {
             let Some(set) = self.sets.get_mut(&id) else { continue };
             if set.users > 0 {
-                let new = !set.told;
+                let new = set.told.is_none();
                 if let Some(change) = set.change() {
                     if new {
                         delta.set_names.insert(id.clone(), set.spec.words().into());
@@ -377,7 +389,7 @@ impl Sets {
                     }
                 }
             }
-            if set.told {
+            if set.told.is_some() {
                 delta.sets.insert(id, SetChange::Delete);
             }
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use margay_api::{Key, Kind, yaml};
 
 use super::{Calculator, Scope};
-use crate::model::{EndpointId, EnforcedState, SetMember};
+use crate::model::{EndpointId, EnforcedState, SetKind, SetMember};
 use crate::verdict::{Decision, End, Packet, TCP, Verdict, explain};
 
 mod closed;
@@ -118,6 +118,45 @@ spec:
     cluster.delete(&Key::namespaced(Kind::NetworkPolicy, "shop", "db"));
     assert_eq!(cluster.verdict(BOT, DB, 5432), Verdict::Allow);
     assert!(cluster.state.sets.is_empty() && cluster.state.set_names.is_empty());
+}
+
+/// A set of addresses alone is told anew when it gets its first network, and when it loses its last.
+#[test]
+fn a_set_says_whether_it_has_networks() {
+    let mut cluster = Cluster::of(PODS);
+    cluster.apply(
+        "
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec: {selector: app == 'db', ingress: [{action: Allow, source: {selector: app == 'web'}}]}
+",
+    );
+    let kinds =
+        |cluster: &Cluster| -> Vec<SetKind> { cluster.state.sets.values().map(|(kind, _)| *kind).collect() };
+    assert_eq!(kinds(&cluster), [SetKind::Host]);
+    let nets = |name: &str, net: &str| {
+        format!(
+            "
+apiVersion: projectcalico.org/v3
+kind: NetworkSet
+metadata: {{name: {name}, namespace: shop, labels: {{app: web}}}}
+spec: {{nets: [{net}]}}
+"
+        )
+    };
+    for (name, net, kind) in [
+        ("one", "192.0.2.1/32", SetKind::Host),
+        ("two", "192.0.2.0/24", SetKind::Net),
+        ("three", "192.0.2.0/24", SetKind::Net),
+        ("two", "192.0.2.2/32", SetKind::Net),
+        ("three", "192.0.2.2/32", SetKind::Host),
+    ] {
+        cluster.apply(&nets(name, net));
+        assert_eq!(kinds(&cluster), [kind], "{name} {net}");
+    }
+    let members = &cluster.state.sets.values().next().unwrap().1;
+    assert_eq!(members.len(), 3, "{members:?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::{
 /// Change of one set between two flushes of the calculation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum SetChange {
-    /// A set that is new, with all its members.
+    /// A set that is new or of another kind now, with all its members.
     Create {
         /// Kind of its members.
         kind: SetKind,

@@ -41,6 +41,8 @@ pub struct SetId(pub Arc<str>);
 pub enum SetKind {
     /// Addresses and networks (`hash:net`).
     Net,
+    /// Addresses alone, as networks of full length.
+    Host,
     /// Address, protocol and port (`hash:ip,port`), for named ports and services.
     IpPort,
 }
@@ -48,10 +50,17 @@ pub enum SetKind {
 /// A member of a set; both address families live in one set and are split when rendered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum SetMember {
-    /// For [`SetKind::Net`].
+    /// For [`SetKind::Net`] and [`SetKind::Host`].
     Net(IpNet),
     /// For [`SetKind::IpPort`]: address, IP protocol number, port.
     IpPort(IpAddr, u8, u16),
+}
+
+impl SetMember {
+    /// Whether it is more than one address.
+    pub fn is_network(&self) -> bool {
+        matches!(self, Self::Net(net) if net.prefix_len() < net.max_prefix_len())
+    }
 }
 
 /// A port match: one port is `first == last`.

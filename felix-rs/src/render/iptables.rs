@@ -173,8 +173,8 @@ fn write_match(text: &mut String, family: Family, part: &Match) {
         }
         Match::Set { side, set, kind, negated } => {
             let flags = match kind {
-                SetType::Net => pick(*side, "src", "dst"),
-                SetType::IpPort | SetType::NetIface | SetType::Dispatch => pick(*side, "src,src", "dst,dst"),
+                SetType::Net | SetType::Host => pick(*side, "src", "dst"),
+                _ => pick(*side, "src,src", "dst,dst"),
             };
             write!(text, "-m set {}--match-set {} {flags}", not(*negated), set.kernel_name(family))
         }

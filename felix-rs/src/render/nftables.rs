@@ -89,18 +89,16 @@ pub fn set_definition(family: Family, kind: SetType, name: &str) -> String {
         Family::V6 => "ipv6_addr",
     };
     let table = table(family);
-    match kind {
-        SetType::Net => format!("add set {table} {name} {{ type {address}; flags interval; }}"),
-        SetType::IpPort => {
-            format!("add set {table} {name} {{ type {address} . inet_proto . inet_service; }}")
-        }
-        SetType::NetIface => {
-            format!("add set {table} {name} {{ type {address} . ifname; flags interval; }}")
-        }
-        SetType::Dispatch => {
-            format!("add map {table} {name} {{ type {address} . ifname : verdict; flags interval; }}")
-        }
-    }
+    let what = if kind.is_map() { "map" } else { "set" };
+    let key = match kind {
+        SetType::Net | SetType::Host => "",
+        SetType::IpPort => " . inet_proto . inet_service",
+        SetType::NetIface | SetType::HostIface => " . ifname",
+        SetType::Dispatch | SetType::HostDispatch => " . ifname : verdict",
+    };
+    // Without the flag the kernel makes it a hash table.
+    let flags = if kind.has_networks() { " flags interval;" } else { "" };
+    format!("add {what} {table} {name} {{ type {address}{key};{flags} }}")
 }
 
 /// An element of a set or map.
@@ -175,9 +173,9 @@ fn write_match(text: &mut String, family: Family, part: &Match) {
         Match::Set { side, set, kind, negated } => {
             let (address, name) = (address(family, *side), set_name(family, set));
             let key = match kind {
-                SetType::Net => address.to_owned(),
+                SetType::Net | SetType::Host => address.to_owned(),
                 SetType::IpPort => format!("{address} . meta l4proto . {}", port(*side)),
-                SetType::NetIface | SetType::Dispatch => format!("{address} . {}", interface(*side)),
+                _ => format!("{address} . {}", interface(*side)),
             };
             write!(text, "{key} {}@{name}", not(*negated))
         }

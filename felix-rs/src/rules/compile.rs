@@ -13,7 +13,7 @@ use super::fixed;
 use super::group::{self, End, Known, Reference};
 use super::grouping::{Endpoints, Grouping, Name};
 use super::language::{
-    Action, ChainName, DispatchBy, Family, Member, Owner, Rule, Set, SetName, TableId, TableRules,
+    Action, ChainName, DispatchBy, Family, Member, Owner, Rule, Set, SetName, SetType, TableId, TableRules,
 };
 use super::marks::Marks;
 use super::names;
@@ -21,7 +21,7 @@ use super::policy::{self, Context};
 use super::sets::{self, SetKey};
 use crate::model::{
     ActivePolicy, ActiveProfile, Delta, Direction, EndpointId, EndpointPolicy, EnforcedState, LocalEndpoint,
-    NodeSettings, PolicyId, ProfileId, SetChange, SetId, SetKind, SetMember, WriterSettings,
+    NodeSettings, PolicyId, ProfileId, SetChange, SetId, SetMember, WriterSettings,
 };
 
 /// The part of the rules one thing of the state is responsible for.
@@ -48,7 +48,7 @@ pub struct Compiler {
     dispatch_by: DispatchBy,
     started: bool,
     settings: Arc<NodeSettings>,
-    kinds: BTreeMap<SetId, SetKind>,
+    kinds: BTreeMap<SetId, SetType>,
     policies: BTreeMap<PolicyId, Arc<ActivePolicy>>,
     profiles: BTreeMap<ProfileId, Arc<ActiveProfile>>,
     endpoints: Endpoints,
@@ -182,21 +182,26 @@ impl Compiler {
     fn take_sets(&mut self, delta: &Delta, changes: &mut Changes, dirty: &mut BTreeSet<Unit>) {
         let mut kinds_changed = false;
         for (id, change) in &delta.sets {
-            let name = names::address_set(id);
-            let mut record = |family, update| {
-                changes.sets.insert((name.clone(), family), update);
+            let before = self.kinds.get(id).copied();
+            let mut record = |family, kind, update| {
+                changes.sets.insert((names::address_set(id, kind), family), update);
             };
             match change {
                 SetChange::Create { kind, members } => {
-                    kinds_changed |= self.kinds.insert(id.clone(), *kind) != Some(*kind);
+                    let kind = sets::set_type(*kind, self.dispatch_by);
+                    self.kinds.insert(id.clone(), kind);
                     self.wide.remove(id);
                     self.take_wide(id, members, &BTreeSet::new());
-                    let kind = sets::set_type(*kind);
                     for (family, members) in split(members) {
-                        record(family, SetUpdate::Whole { kind, members });
+                        if let Some(before) = before.filter(|before| *before != kind) {
+                            record(family, before, SetUpdate::Gone);
+                        }
+                        record(family, kind, SetUpdate::Whole { kind, members });
                     }
+                    kinds_changed |= before != Some(kind);
                 }
                 SetChange::Update { added, removed } => {
+                    let Some(kind) = before else { continue };
                     let (mut new, mut old) = (split(added), split(removed));
                     let [come, gone] = self.take_wide(id, added, removed);
                     for family in Family::ALL {
@@ -210,22 +215,23 @@ impl Compiler {
                         };
                         let (added, removed) = (of(&mut new, &come), of(&mut old, &gone));
                         if !added.is_empty() || !removed.is_empty() {
-                            record(family, SetUpdate::Change { added, removed });
+                            record(family, kind, SetUpdate::Change { added, removed });
                         }
                     }
                 }
                 SetChange::Delete => {
-                    kinds_changed |= self.kinds.remove(id).is_some();
+                    let Some(kind) = self.kinds.remove(id) else { continue };
                     self.wide.remove(id);
                     for family in Family::ALL {
-                        record(family, SetUpdate::Gone);
+                        record(family, kind, SetUpdate::Gone);
                     }
+                    kinds_changed = true;
                 }
             }
         }
         if kinds_changed {
-            // Rules that refer to a set that came or went: the calculation sends the policy in the same
-            // delta, except where one fails closed because of a set that is missing.
+            // Rules that refer to a set that came or went, or is another now: of the first two the calculation sends the
+            // policy in the same delta, except where one fails closed because of a set that is missing.
             let affected = |rules: &[crate::model::PolicyRule]| {
                 rules.iter().flat_map(|rule| [&rule.source, &rule.destination]).any(|peer| {
                     peer.sets
@@ -349,17 +355,21 @@ impl Compiler {
                 .filter(move |((own, _), group)| *own == direction && group.has(family))
                 .map(|((_, id), _)| id.clone()),
             distinct: self.has_distinct_addresses(family),
+            networks: self.workloads().any(|pod| sets::nets_of(pod, family).any(|net| !sets::is_host(&net))),
         })
+    }
+
+    fn workloads(&self) -> impl Iterator<Item = &Arc<LocalEndpoint>> {
+        self.endpoints.iter().filter(|(id, _)| !is_host(id)).map(|(_, (_, endpoint))| endpoint)
     }
 
     /// Whether each address of a family belongs to one endpoint, and no endpoint may use others.
     fn has_distinct_addresses(&self, family: Family) -> bool {
-        let workloads =
-            || self.endpoints.iter().filter(|(id, _)| !is_host(id)).map(|(_, (_, endpoint))| endpoint);
         let mut seen = BTreeSet::new();
         let own = |endpoint: &Arc<LocalEndpoint>| endpoint.addresses.iter().copied().collect::<Vec<_>>();
-        workloads().all(|endpoint| endpoint.allowed_sources.is_empty())
-            && workloads()
+        self.workloads().all(|endpoint| endpoint.allowed_sources.is_empty())
+            && self
+                .workloads()
                 .flat_map(own)
                 .filter(|address| family.has(*address))
                 .all(|address| seen.insert(address))

@@ -3,7 +3,8 @@
 //! A pod's packet is dispatched by what anti-spoofing has proven, and a packet to an address that is not
 //! behind the interface it leaves by finds no group: unknown ends in DROP. Many groups are searched as a binary tree
 //! over the bits of their hashes, so that the search grows with the logarithm of the number of groups, and never with
-//! the number of endpoints. A backend with maps finds a group at once.
+//! the number of endpoints. A backend with maps finds a group at once: in a hash table, and behind that in a map of networks
+//! if an endpoint may use others' addresses.
 //!
 //! A set of the tree is named by the groups whose endpoints it holds, not by its place: while an endpoint goes from one
 //! group to another it is a member of the sets of both, and the rules before and after the change know one of them
@@ -15,6 +16,10 @@ use super::language::{Action, ChainName, DispatchBy, Family, Match, Rule, SetNam
 use super::names::{self, GroupId};
 use crate::model::Direction;
 
+/// Set of every pod's (source, interface): who may send.
+const SET_PODS: &str = "pods";
+/// The same with networks, where these are apart.
+const SET_NETS: &str = "pod-nets";
 /// Up to this many groups are searched one after the other: one more test decides between two halves.
 const FLAT: usize = 3;
 /// Bits of a hash that are looked at.
@@ -23,8 +28,8 @@ const DEPTH: u8 = 16;
 /// How the groups of a family are searched in one direction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Search {
-    /// In a map.
-    Map(Vec<GroupId>),
+    /// In a map of addresses, and one of networks.
+    Map { groups: Vec<GroupId>, networks: bool },
     /// In a tree.
     Tree { root: Node, kind: SetType },
 }
@@ -47,6 +52,8 @@ pub(super) struct Groups<I> {
     pub(super) groups: I,
     /// No endpoint shares an address with another, or may use others' addresses: the address alone tells which one it is.
     pub(super) distinct: bool,
+    /// An endpoint may use a whole network.
+    pub(super) networks: bool,
 }
 
 const fn side(direction: Direction) -> Side {
@@ -60,11 +67,10 @@ fn in_set(set: SetName, kind: SetType, direction: Direction) -> Match {
     Match::Set { side: side(direction), set, kind, negated: false }
 }
 
-fn map_name(direction: Direction) -> SetName {
-    names::fixed_set(match direction {
-        Direction::Ingress => "to-pods",
-        Direction::Egress => "from-pods",
-    })
+/// What addresses are found in, and networks if there are any.
+fn tables([host, net]: [(&str, SetType); 2], networks: bool) -> Vec<(SetName, SetType)> {
+    let net = networks.then_some(net);
+    [host].into_iter().chain(net).map(|(name, kind)| (names::fixed_set(name), kind)).collect()
 }
 
 impl Node {
@@ -132,10 +138,10 @@ impl Dispatch {
         let mut searches = BTreeMap::new();
         for family in Family::ALL {
             for direction in [Direction::Ingress, Direction::Egress] {
-                let Groups { groups, distinct } = groups(family, direction);
+                let Groups { groups, distinct, networks } = groups(family, direction);
                 let groups: Vec<_> = groups.collect();
                 let search = match by {
-                    DispatchBy::Map => Search::Map(groups),
+                    DispatchBy::Map => Search::Map { groups, networks },
                     DispatchBy::Sets => {
                         let kind = if distinct { SetType::Net } else { SetType::NetIface };
                         Search::Tree { root: Node::of(groups, 0, kind), kind }
@@ -163,17 +169,32 @@ impl Dispatch {
         found.into_iter().map(|(set, kind)| (set.clone(), kind)).chain(own)
     }
 
-    /// The map the endpoints of a family are found in, by the direction of the packet.
-    pub(super) fn map(&self, family: Family, direction: Direction) -> Option<SetName> {
-        let mapped = matches!(self.0.get(&(family, direction)), Some(Search::Map(_)));
-        mapped.then(|| map_name(direction))
+    /// The maps the endpoints of a family are found in, by the direction of the packet. Each is found in the first that
+    /// takes it; so with [`Self::sources`].
+    pub(super) fn maps(&self, family: Family, direction: Direction) -> Vec<(SetName, SetType)> {
+        let Some(Search::Map { networks, .. }) = self.0.get(&(family, direction)) else { return Vec::new() };
+        let [host, net] = match direction {
+            Direction::Ingress => ["to-pods", "to-nets"],
+            Direction::Egress => ["from-pods", "from-nets"],
+        };
+        tables([(host, SetType::HostDispatch), (net, SetType::Dispatch)], *networks)
+    }
+
+    /// The sets of the endpoints' sources, with their interfaces.
+    pub(super) fn sources(&self, family: Family) -> Vec<(SetName, SetType)> {
+        match self.0.get(&(family, Direction::Egress)) {
+            Some(Search::Map { networks, .. }) => {
+                tables([(SET_PODS, SetType::HostIface), (SET_NETS, SetType::NetIface)], *networks)
+            }
+            _ => vec![(names::fixed_set(SET_PODS), SetType::NetIface)],
+        }
     }
 
     /// Chains that only maps lead to.
     pub(super) fn mapped(&self, family: Family) -> impl Iterator<Item = ChainName> {
         [Direction::Ingress, Direction::Egress].into_iter().flat_map(move |direction| {
             let groups = match self.0.get(&(family, direction)) {
-                Some(Search::Map(groups)) => groups.as_slice(),
+                Some(Search::Map { groups, .. }) => groups.as_slice(),
                 _ => &[],
             };
             groups.iter().map(move |group| group.chain(direction))
@@ -189,10 +210,12 @@ impl Dispatch {
         let mut chains = BTreeMap::new();
         let rules = match self.0.get(&(family, direction)) {
             Some(Search::Tree { root, kind }) => root.rules(direction, *kind, "", &mut chains),
-            Some(Search::Map(_)) => vec![
-                Rule::new([], Action::GotoMapped { side: side(direction), map: map_name(direction) }),
-                Rule::new([], Action::Drop).note("unknown endpoint"),
-            ],
+            Some(Search::Map { .. }) => {
+                let maps = self.maps(family, direction).into_iter();
+                maps.map(|(map, _)| Rule::new([], Action::GotoMapped { side: side(direction), map }))
+                    .chain([Rule::new([], Action::Drop).note("unknown endpoint")])
+                    .collect()
+            }
             None => Vec::new(),
         };
         (rules, chains)

@@ -14,8 +14,6 @@ use super::names;
 use crate::model::{Direction, EndpointToHostAction, IcmpMatch, NodeSettings, PortRange, SourceNat};
 use crate::verdict::{IPIP, SCTP, TCP, UDP};
 
-/// Set of every pod's (source, interface): who may send.
-pub(super) const SET_PODS: &str = "pods";
 /// Set of the addresses of all nodes.
 pub(super) const SET_NODES: &str = "nodes";
 /// Set of the pools with natOutgoing.
@@ -112,8 +110,8 @@ pub(super) fn protocol(number: u8) -> Match {
     Match::Protocol { number, negated: false }
 }
 
-fn set(name: &str, kind: SetType, side: Side, negated: bool) -> Match {
-    Match::Set { side, set: names::fixed_set(name), kind, negated }
+fn set(name: &str, side: Side, negated: bool) -> Match {
+    Match::Set { side, set: names::fixed_set(name), kind: SetType::Net, negated }
 }
 
 pub(super) fn conntrack(state: Conntrack) -> Match {
@@ -150,10 +148,10 @@ fn raw(inputs: &Inputs<'_>, family: Family) -> TableRules {
                 rules.push(Rule::new([from_pod.clone(), protocol(ICMPV6), net], Action::Return));
             }
         }
-        rules.push(
-            Rule::new([from_pod, set(SET_PODS, SetType::NetIface, Side::Source, true)], Action::Drop)
-                .note("spoofed source"),
-        );
+        let sources = inputs.dispatch.sources(family).into_iter();
+        let unknown = sources.map(|(set, kind)| Match::Set { side: Side::Source, set, kind, negated: true });
+        let matches: Vec<_> = [from_pod].into_iter().chain(unknown).collect();
+        rules.push(Rule::new(matches, Action::Drop).note("spoofed source"));
     }
     table.chain("PREROUTING", rules);
     table.first(Hook::Prerouting, Rule::new([], jump("PREROUTING")));
@@ -267,8 +265,7 @@ pub(super) fn tunnel_packets(settings: &NodeSettings) -> impl Iterator<Item = (V
 fn tunnels(settings: &NodeSettings) -> Vec<Rule> {
     let local = || Match::Local { side: Side::Destination };
     let rules = tunnel_packets(settings).flat_map(|(packets, name)| {
-        let known =
-            [packets.as_slice(), &[set(SET_NODES, SetType::Net, Side::Source, false), local()]].concat();
+        let known = [packets.as_slice(), &[set(SET_NODES, Side::Source, false), local()]].concat();
         let other = [packets, vec![local()]].concat();
         [
             Rule::new(known, Action::Accept).note(format!("{name} of a node")),
@@ -295,12 +292,9 @@ fn workload_to_host(inputs: &Inputs<'_>, family: Family) -> Vec<Rule> {
 }
 
 fn nat(wanted: &SourceNat, family: Family) -> TableRules {
-    let mut outward = vec![
-        set(SET_NAT_POOLS, SetType::Net, Side::Source, false),
-        set(SET_POOLS, SetType::Net, Side::Destination, true),
-    ];
+    let mut outward = vec![set(SET_NAT_POOLS, Side::Source, false), set(SET_POOLS, Side::Destination, true)];
     if wanted.spares_nodes {
-        outward.push(set(SET_NODES, SetType::Net, Side::Destination, true));
+        outward.push(set(SET_NODES, Side::Destination, true));
     }
     if let Some(name) = &wanted.interface {
         let name = Arc::clone(name);

@@ -126,18 +126,36 @@ impl SetName {
 pub enum SetType {
     /// Addresses and networks.
     Net,
+    /// Addresses alone.
+    Host,
     /// Address, protocol and port.
     IpPort,
     /// Network and the interface on the pod's side of the node.
     NetIface,
-    /// A map from the same to the chain of the endpoint's group, by the direction of the packet.
+    /// Address and that interface.
+    HostIface,
+    /// A map from network and interface to the chain of the endpoint's group, by the direction of the packet.
     Dispatch,
+    /// The same from address and interface.
+    HostDispatch,
+}
+
+impl SetType {
+    /// Whether members may be networks.
+    pub const fn has_networks(self) -> bool {
+        matches!(self, Self::Net | Self::NetIface | Self::Dispatch)
+    }
+
+    /// Whether members lead to chains.
+    pub const fn is_map(self) -> bool {
+        matches!(self, Self::Dispatch | Self::HostDispatch)
+    }
 }
 
 /// A member of a set of one family.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Member {
-    /// Of [`SetType::Net`].
+    /// Of [`SetType::Net`], or of [`SetType::Host`] if it is a single address; so with the others.
     Net(IpNet),
     /// Of [`SetType::IpPort`]: address, IP protocol number, port.
     IpPort(IpAddr, u8, u16),
@@ -165,7 +183,7 @@ impl Member {
 pub enum DispatchBy {
     /// One set per group, searched one after the other.
     Sets,
-    /// One map, whatever the number of groups.
+    /// One map, whatever the number of groups; and what holds no networks is a hash table of its own type.
     Map,
 }
 
@@ -283,7 +301,7 @@ pub enum Action {
     Jump(ChainName),
     /// Run a chain, come back to the caller of this one.
     Goto(ChainName),
-    /// Go on in the chain that a map of type [`SetType::Dispatch`] has for (address, interface), if it has one. Only
+    /// Go on in the chain that a map ([`SetType::is_map`]) has for (address, interface), if it has one. Only
     /// for backends with [`DispatchBy::Map`].
     GotoMapped {
         /// Which address and interface.

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
-use super::language::{ChainName, SetName};
+use super::language::{ChainName, SetName, SetType};
 use crate::model::{Direction, EndpointPolicy, EndpointTier, PolicyId, ProfileId, SetId, TierDefault};
 
 /// Every chain of ours begins so.
@@ -139,9 +139,11 @@ pub(super) fn group_tree_chain(direction: Direction, path: &str) -> ChainName {
     fixed(&format!("t{}-{path}1", letter(direction)))
 }
 
-/// Set of an address set of the calculation.
-pub fn address_set(id: &SetId) -> SetName {
-    SetName(format!("s-{}", short_hash(&id.0)).into())
+/// Set of an address set of the calculation. It is another set when it is of another type: rules go over from the one to
+/// the other when that is complete.
+pub fn address_set(id: &SetId, kind: SetType) -> SetName {
+    let prefix = if kind == SetType::Host { 'h' } else { 's' };
+    SetName(format!("{prefix}-{}", short_hash(&id.0)).into())
 }
 
 /// Set of networks written out in a rule: named by its contents.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::language::{Action, Family, Match, Origin, Owner, Rule, SetName, SetType, Side};
 use super::marks::Marks;
 use super::names;
-use crate::model::{Direction, IcmpMatch, PeerMatch, PolicyRule, PortRange, RuleAction, SetId, SetKind};
+use crate::model::{Direction, IcmpMatch, PeerMatch, PolicyRule, PortRange, RuleAction, SetId};
 
 /// Slots of one port match (`XT_MULTI_PORTS`); a range takes two.
 const PORT_SLOTS: usize = 15;
@@ -28,7 +28,7 @@ pub(super) struct Context<'a> {
     pub(super) family: Family,
     pub(super) marks: Marks,
     /// Types of the sets that exist.
-    pub(super) kinds: &'a BTreeMap<SetId, SetKind>,
+    pub(super) kinds: &'a BTreeMap<SetId, SetType>,
     pub(super) log_prefix: &'a Arc<str>,
     /// Sets of networks written out in rules, found on the way.
     pub(super) net_sets: &'a mut BTreeMap<SetName, Vec<IpNet>>,
@@ -194,11 +194,8 @@ fn nets(context: &mut Context<'_>, side: Side, peer: &PeerMatch, found: &mut Alt
 
 /// A match on a set of the calculation; `None` if there is no such set.
 fn set_match(context: &Context<'_>, side: Side, id: &SetId, negated: bool) -> Option<Match> {
-    let kind = match context.kinds.get(id)? {
-        SetKind::Net => SetType::Net,
-        SetKind::IpPort => SetType::IpPort,
-    };
-    Some(Match::Set { side, set: names::address_set(id), kind, negated })
+    let kind = *context.kinds.get(id)?;
+    Some(Match::Set { side, set: names::address_set(id, kind), kind, negated })
 }
 
 /// Sets the address has to be in or not. A set that doesn't exist fails closed: rules that open match

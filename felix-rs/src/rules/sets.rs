@@ -7,19 +7,25 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::dispatch::Dispatch;
-use super::fixed::{SET_NAT_POOLS, SET_NODES, SET_PODS, SET_POOLS};
-use super::language::{Family, Member, Set, SetName, SetType};
+use super::fixed::{SET_NAT_POOLS, SET_NODES, SET_POOLS};
+use super::language::{DispatchBy, Family, Member, Set, SetName, SetType};
 use super::names::{self, GroupId};
 use crate::model::{Direction, EndpointId, LocalEndpoint, NodeSettings, SetKind, SetMember};
 
 pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
-/// Type of a set of the calculation.
-pub(super) const fn set_type(kind: SetKind) -> SetType {
-    match kind {
-        SetKind::Net => SetType::Net,
-        SetKind::IpPort => SetType::IpPort,
+/// Type of a set of the calculation. An ip set of networks is a hash table itself.
+pub(super) const fn set_type(kind: SetKind, by: DispatchBy) -> SetType {
+    match (kind, by) {
+        (SetKind::IpPort, _) => SetType::IpPort,
+        (SetKind::Host, DispatchBy::Map) => SetType::Host,
+        (SetKind::Net | SetKind::Host, _) => SetType::Net,
     }
+}
+
+/// Whether a network is a single address.
+pub(super) fn is_host(net: &IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
 }
 
 /// A network as members: the kernel's sets know no prefix length 0, so everything is two halves.
@@ -85,13 +91,13 @@ pub(super) fn derived<'a>(
     of_both(names::fixed_set(SET_NODES), SetType::Net, nets(&nodes));
     of_both(names::fixed_set(SET_NAT_POOLS), SetType::Net, nets(&settings.nat_outgoing));
     of_both(names::fixed_set(SET_POOLS), SetType::Net, nets(&settings.pools));
-    of_both(names::fixed_set(SET_PODS), SetType::NetIface, BTreeSet::new());
     for (name, content) in net_sets {
         of_both(name.clone(), SetType::Net, nets(content));
     }
     for family in Family::ALL {
-        for name in DIRECTIONS.into_iter().filter_map(|direction| dispatch.map(family, direction)) {
-            sets.insert((name, family), Set { kind: SetType::Dispatch, members: BTreeSet::new() });
+        let maps = DIRECTIONS.into_iter().flat_map(|direction| dispatch.maps(family, direction));
+        for (name, kind) in dispatch.sources(family).into_iter().chain(maps) {
+            sets.insert((name, family), Set { kind, members: BTreeSet::new() });
         }
     }
     for (groups, endpoint) in
@@ -102,29 +108,37 @@ pub(super) fn derived<'a>(
             if own.is_empty() {
                 continue;
             }
-            let mut add = |name: SetName, kind| {
+            let mut add = |name: SetName, kind, member: Member| {
                 let set =
                     sets.entry((name, family)).or_insert_with(|| Set { kind, members: BTreeSet::new() });
-                set.members.extend(own.iter().map(|net| match kind {
-                    SetType::NetIface => Member::NetIface(*net, Arc::clone(&endpoint.interface)),
-                    _ => Member::Net(*net),
-                }));
+                set.members.insert(member);
             };
-            add(names::fixed_set(SET_PODS), SetType::NetIface);
-            for (direction, group) in groups {
-                dispatch.sets(family, *direction, group).for_each(|(name, kind)| add(name, kind));
-            }
-            for (direction, group) in groups {
-                let Some(map) = dispatch.map(family, *direction) else { continue };
-                let Some(map) = sets.get_mut(&(map, family)) else { continue };
-                let chain = group.chain(*direction);
-                let member =
-                    |net: &IpNet| Member::Dispatch(*net, Arc::clone(&endpoint.interface), chain.clone());
-                map.members.extend(own.iter().map(member));
+            let interface = || Arc::clone(&endpoint.interface);
+            for net in own {
+                if let Some((name, kind)) = first_for(&net, dispatch.sources(family)) {
+                    add(name, kind, Member::NetIface(net, interface()));
+                }
+                for (direction, group) in groups {
+                    for (name, kind) in dispatch.sets(family, *direction, group) {
+                        let member = match kind {
+                            SetType::NetIface => Member::NetIface(net, interface()),
+                            _ => Member::Net(net),
+                        };
+                        add(name, kind, member);
+                    }
+                    if let Some((name, kind)) = first_for(&net, dispatch.maps(family, *direction)) {
+                        add(name, kind, Member::Dispatch(net, interface(), group.chain(*direction)));
+                    }
+                }
             }
         }
     }
     sets
+}
+
+/// The first set that takes a network.
+fn first_for(net: &IpNet, sets: Vec<(SetName, SetType)>) -> Option<(SetName, SetType)> {
+    sets.into_iter().find(|(_, kind)| kind.has_networks() || is_host(net))
 }
 
 /// Networks of one family that an endpoint may send from.

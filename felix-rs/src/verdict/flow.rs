@@ -39,11 +39,14 @@ impl Affected {
             self.addresses.extend(&endpoint.addresses);
         }
         for change in delta.sets.values() {
-            // A set that is new or gone comes with the rules that speak of it.
-            let SetChange::Update { added, removed } = change else { continue };
+            let SetChange::Update { added, removed } = change else {
+                // It comes or goes with the rules that speak of it, or with a network.
+                self.everything = true;
+                break;
+            };
             for member in added.iter().chain(removed) {
                 match member {
-                    SetMember::Net(net) if net.prefix_len() < net.max_prefix_len() => self.everything = true,
+                    network if network.is_network() => self.everything = true,
                     SetMember::Net(net) => drop(self.addresses.insert(net.addr())),
                     SetMember::IpPort(address, ..) => drop(self.addresses.insert(*address)),
                 }

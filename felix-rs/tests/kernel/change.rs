@@ -12,12 +12,12 @@ use felix_rs::model::{
     BackendChoice, Delta, Direction, EnforcedState, PolicyRule, RuleAction, SetChange, SetId, SetMember,
     TierDefault,
 };
-use felix_rs::rules::{Family, Origin, Owner, SetName, names};
+use felix_rs::rules::{Origin, Owner, names};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::lab::{Lab, echo};
 use crate::states::{Build as _, endpoint, endpoint_id, in_set, open, policy, policy_id, ports, rule, tier};
-use crate::{Node, Scenario, assert_same, dump, infix, kernel_chain, lines};
+use crate::{Node, Scenario, assert_same, clients, dump, infix, kernel_chain, lines};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("established_connection_survives_a_change", established_connection_survives_a_change),
@@ -158,7 +158,7 @@ fn damage_is_repaired(backend: BackendChoice) {
     };
     let before = clean(dump(&lab, backend));
     let policy_chain = names::policy(&policy_id("b-in"), Direction::Ingress);
-    let set = names::address_set(&SetId("clients".into())).kernel_name(Family::V4);
+    let set = clients(backend);
     let damages = [
         format!("iptables-{v} -F {policy_chain}"),
         format!("iptables-{v} -F mgy-FORWARD"),
@@ -244,7 +244,7 @@ fn sweep_waits_for_sync(backend: BackendChoice) {
     let mut applier =
         lab.node.netns.run(|| felix_rs::apply::Applier::new(&crate::options(backend))).unwrap().unwrap();
     let chain = kernel_chain(backend, &names::policy(&policy_id("b-in"), Direction::Ingress));
-    let set = names::address_set(&SetId("clients".into())).kernel_name(Family::V4);
+    let set = clients(backend);
     lab.node.netns.run(|| applier.apply(&open(&lab))).unwrap().unwrap();
     assert!(dump(&lab, backend).contains(&chain) && dump(&lab, backend).contains(&set));
     applier.set_in_sync();
@@ -438,8 +438,8 @@ fn failing_program_is_retried(backend: BackendChoice) {
 fn full_set_is_enlarged(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b"]);
     let mut state = guarded(&lab, &["a"]);
-    let set: SetName = names::address_set(&SetId("clients".into()));
-    lab.node.sh(&format!("ipset create {} hash:net maxelem 64", set.kernel_name(Family::V4)));
+    let set = clients(backend);
+    lab.node.sh(&format!("ipset create {set} hash:net maxelem 64"));
     let members = &mut state.sets.get_mut(&SetId("clients".into())).unwrap().1;
     for number in 0..3000u32 {
         let address = std::net::Ipv4Addr::from(0x0a10_0000 + number);
@@ -448,7 +448,7 @@ fn full_set_is_enlarged(backend: BackendChoice) {
     let mut node = Node::start(&lab, backend);
     node.apply(&state);
     assert!(lab.pod("a").tcp(lab.pod("b").v4, 80));
-    let listed = lab.node.sh(&format!("ipset list -t {}", set.kernel_name(Family::V4)));
+    let listed = lab.node.sh(&format!("ipset list -t {set}"));
     assert!(listed.contains("Number of entries: 3001"), "{listed}");
     assert!(!lab.node.sh("ipset list -n").contains("mgy4t"));
     assert!(!node.recheck().wrote());

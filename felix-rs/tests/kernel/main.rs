@@ -25,9 +25,9 @@ mod vectors;
 use std::path::PathBuf;
 
 use felix_rs::apply::{Applier, Failure, Options, Report};
-use felix_rs::model::{BackendChoice, Delta, EnforcedState};
+use felix_rs::model::{BackendChoice, Delta, EnforcedState, SetId};
 use felix_rs::render::nftables::chain_name as nftables_chain;
-use felix_rs::rules::{ChainName, Table};
+use felix_rs::rules::{ChainName, Family, SetType, Table, names};
 use lab::Lab;
 use libtest_mimic::{Arguments, Trial};
 
@@ -91,6 +91,12 @@ fn kernel_chain(backend: BackendChoice, chain: &ChainName) -> String {
         BackendChoice::Nftables => nftables_chain(Table::Filter, chain),
         _ => chain.to_string(),
     }
+}
+
+/// The kernel's name of the IPv4 set `clients`, which holds addresses alone.
+fn clients(backend: BackendChoice) -> String {
+    let kind = if backend == BackendChoice::Nftables { SetType::Host } else { SetType::Net };
+    names::address_set(&SetId("clients".into()), kind).kernel_name(Family::V4)
 }
 
 /// All rules and sets of the node as text, with counters; comments of the tools removed.

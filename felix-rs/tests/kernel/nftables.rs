@@ -1,24 +1,26 @@
 //! What is particular about nftables, and the way between backends.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use felix_rs::apply::Applier;
-use felix_rs::model::{BackendChoice, Direction, EnforcedState, SetId, SetMember};
-use felix_rs::rules::{Family, names};
+use felix_rs::model::{BackendChoice, Delta, Direction, LocalEndpoint, SetChange, SetId, SetKind, SetMember};
+use felix_rs::rules::names;
 
 use crate::change::{guarded, guarded_udp};
 use crate::lab::{Lab, Pod, UDP_PORT};
-use crate::states::policy_id;
-use crate::{Node, Scenario, assert_same, dump, kernel_chain, lines};
+use crate::states::{Build as _, endpoint, endpoint_id, policy_id};
+use crate::{Node, Scenario, assert_same, clients, dump, kernel_chain, lines};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("damage_is_repaired", damage_is_repaired),
     ("foreign_tables_survive_and_cleanup_leaves_nothing", foreign_tables_survive_and_cleanup_leaves_nothing),
     ("nested_networks", nested_networks),
     ("large_sets", large_sets),
+    ("sets_change_their_kind_under_fire", sets_change_their_kind_under_fire),
     ("switching_backends_under_fire", switching_backends_under_fire),
     ("sets_of_another_backend_go_once_they_are_free", sets_of_another_backend_go_once_they_are_free),
 ];
@@ -70,7 +72,7 @@ fn damage_is_repaired(backend: BackendChoice) {
     node.apply(&guarded(&lab, &["a"]));
     let before = clean(&dump(&lab, backend));
     let chain = kernel_chain(backend, &names::policy(&policy_id("b-in"), Direction::Ingress));
-    let set = names::address_set(&SetId("clients".into())).kernel_name(Family::V4);
+    let set = clients(backend);
     let damages = [
         format!("nft flush chain ip margay {chain}"),
         format!("nft insert rule ip margay {chain} accept"),
@@ -83,6 +85,10 @@ fn damage_is_repaired(backend: BackendChoice) {
         format!("nft flush set ip margay {set}"),
         "nft flush map ip margay mgy40to-pods; nft flush set ip6 margay mgy60pods".to_owned(),
         "nft add set ip margay mgy40s-nobody '{ type ipv4_addr; }'".to_owned(),
+        "nft add map ip margay mgy40to-nets '{ type ipv4_addr . ifname : verdict; flags interval; }'
+         nft add chain ip margay filter-nobody; nft add rule ip margay filter-nobody accept
+         nft add element ip margay mgy40to-nets '{ 10.9.0.0/16 . \"mgya\" : goto filter-nobody }'"
+            .to_owned(),
         "nft add chain ip margay nobody; nft add rule ip margay nobody accept".to_owned(),
         format!(
             "nft flush chain ip margay {chain}; nft delete set ip margay {set}
@@ -129,12 +135,8 @@ fn nested_networks(backend: BackendChoice) {
     let lab = Lab::new(&["a", "b", "c"]);
     let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
     let net = |text: &str| SetMember::Net(text.parse().unwrap());
-    let members = |state: &mut EnforcedState, members: &[SetMember]| {
-        state.sets.get_mut(&SetId("clients".into())).unwrap().1 = members.iter().copied().collect();
-    };
     let mut node = Node::start(&lab, backend);
     let own = SetMember::Net(a.v4.into());
-    let mut state = guarded(&lab, &[]);
     let rounds = [
         (vec![net("10.0.0.0/8"), net("10.0.0.0/16"), own], true, true),
         (vec![net("10.0.0.0/16"), own], true, true),
@@ -143,8 +145,7 @@ fn nested_networks(backend: BackendChoice) {
         (vec![], false, false),
     ];
     for (round, from_a, from_c) in rounds {
-        members(&mut state, &round);
-        node.apply(&state);
+        node.apply(&guarded(&lab, &[]).with_members("clients", round.iter().copied().collect()));
         assert_eq!((a.tcp(b.v4, 80), c.tcp(b.v4, 80)), (from_a, from_c), "{round:?}");
         assert!(!node.recheck().wrote(), "{round:?}");
     }
@@ -199,6 +200,62 @@ impl Drop for Ceasefire<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// What holds addresses alone is a hash table; while networks come and go, of a set and of a pod, what is denied is denied
+/// all the time and what is allowed never fails.
+fn sets_change_their_kind_under_fire(backend: BackendChoice) {
+    let lab = Lab::new(&["a", "b", "c"]);
+    let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
+    let mut node = Node::start(&lab, backend);
+    let state = guarded_udp(&lab, &["a"]);
+    node.apply(&state);
+    let mut hosts = state.sets[&SetId("clients".into())].1.clone();
+    hosts.extend(
+        (0..3_000u32)
+            .map(|number| SetMember::Net(IpAddr::from((0x0a10_0000 + 2 * number).to_be_bytes()).into())),
+    );
+    let mut networks = hosts.clone();
+    networks.insert(SetMember::Net("172.16.0.0/12".parse().unwrap()));
+    let mut free = endpoint(a, vec![]);
+    free.allowed_sources = ["172.16.0.0/24".parse().unwrap()].into();
+    let delta = |kind, members: &BTreeSet<SetMember>, pod: &LocalEndpoint| Delta {
+        sets: [(SetId("clients".into()), SetChange::Create { kind, members: members.clone() })].into(),
+        endpoints: [(endpoint_id(a), Some(Arc::new(pod.clone())))].into(),
+        ..Delta::default()
+    };
+    let steps = [
+        (
+            delta(SetKind::Net, &networks, &free),
+            ["mgy40s-", "mgy40pod-nets", "mgy40to-nets", "mgy40from-nets"],
+            "mgy40h-",
+        ),
+        (
+            delta(SetKind::Host, &hosts, &endpoint(a, vec![])),
+            ["mgy40h-", "mgy40pods", "mgy40to-pods", "mgy40from-pods"],
+            "nets",
+        ),
+    ];
+    let stop = AtomicBool::new(false);
+    let (denied, allowed) = std::thread::scope(|scope| {
+        let ceasefire = Ceasefire(&stop);
+        let denied = scope.spawn(|| fire(c, b, DENIED, &stop));
+        let allowed = scope.spawn(|| fire(a, b, ALLOWED, &stop));
+        for (delta, there, gone) in std::iter::repeat_n(&steps, 8).flatten() {
+            node.delta(delta);
+            let listed = lab.node.sh("nft -t list table ip margay");
+            assert!(there.iter().all(|name| listed.contains(name)) && !listed.contains(gone), "{listed}");
+            let intervals = listed.matches("flags interval").count();
+            // Nodes and pools are networks.
+            assert_eq!(intervals, if gone == &"nets" { 3 } else { 7 }, "{listed}");
+        }
+        drop(ceasefire);
+        (denied.join().unwrap(), allowed.join().unwrap())
+    });
+    assert!(denied.0 > 20 && allowed.0 > 20, "{denied:?} {allowed:?}");
+    assert_eq!(denied.1, 0, "denied packets were answered");
+    assert_eq!(allowed.1, allowed.0, "allowed packets were lost");
+    assert!(!node.recheck().wrote());
 }
 
 /// From each backend to each other: what is denied is denied all the time, what is allowed never fails, and nothing

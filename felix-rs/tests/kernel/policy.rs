@@ -186,6 +186,9 @@ fn spoofed_sources_are_dropped(backend: BackendChoice) {
     node.apply(&open(&lab).with_endpoint(free));
     assert!(heard("172.16.0.1".parse().unwrap()), "an allowed prefix");
     assert!(!heard(b.v4), "still not another pod's address");
+    node.apply(&open(&lab));
+    assert!(!heard("172.16.0.1".parse().unwrap()), "no longer");
+    assert!(heard(a.v4) && !node.recheck().wrote());
 }
 
 fn pod_to_node(backend: BackendChoice) {

@@ -1,5 +1,6 @@
 //! Enforced states for the lab, as the calculation would hand them over.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use felix_rs::model::{
@@ -74,6 +75,7 @@ pub(crate) trait Build {
     fn with_endpoint(self, endpoint: LocalEndpoint) -> Self;
     fn with_policy(self, policy: ActivePolicy) -> Self;
     fn with_set(self, name: &str, pods: &[&Pod]) -> Self;
+    fn with_members(self, name: &str, members: BTreeSet<SetMember>) -> Self;
     fn with_settings(self, change: impl FnOnce(&mut NodeSettings)) -> Self;
 }
 
@@ -88,10 +90,15 @@ impl Build for EnforcedState {
         self
     }
 
-    fn with_set(mut self, name: &str, pods: &[&Pod]) -> Self {
+    fn with_set(self, name: &str, pods: &[&Pod]) -> Self {
         let members =
             pods.iter().flat_map(|pod| [pod.v4, pod.v6]).map(|ip| SetMember::Net(ip.into())).collect();
-        self.sets.insert(SetId(name.into()), (SetKind::Net, members));
+        self.with_members(name, members)
+    }
+
+    fn with_members(mut self, name: &str, members: BTreeSet<SetMember>) -> Self {
+        let networks = members.iter().any(SetMember::is_network);
+        self.sets.insert(SetId(name.into()), (if networks { SetKind::Net } else { SetKind::Host }, members));
         self
     }
 

@@ -222,7 +222,10 @@ fn any_state() -> impl Strategy<Value = EnforcedState> {
                 state.profiles.insert(id.clone(), Arc::new(ActiveProfile { id, ingress, egress }));
             }
             for (number, members) in (0..).zip(net_sets) {
-                state.sets.insert(net_set(number), (SetKind::Net, members));
+                let networks = members.iter().any(SetMember::is_network);
+                state
+                    .sets
+                    .insert(net_set(number), (if networks { SetKind::Net } else { SetKind::Host }, members));
             }
             for (number, members) in (0..).zip(port_sets) {
                 state.sets.insert(port_set(number), (SetKind::IpPort, members));
@@ -294,7 +297,14 @@ fn through(packet: Packet, incoming: Arc<str>, outgoing: Arc<str>) -> Passage {
 fn sets(changes: BTreeMap<(SetName, Family), SetUpdate>, family: Family) -> Vec<(String, BTreeSet<Member>)> {
     let own = changes.into_iter().filter(|((_, own), _)| *own == family);
     own.map(|((name, _), update)| {
-        let SetUpdate::Whole { members, .. } = update else { panic!("a new compiler makes whole sets") };
+        let SetUpdate::Whole { kind, members } = update else { panic!("a new compiler makes whole sets") };
+        let is_host = |member: &Member| match member {
+            Member::Net(net) | Member::NetIface(net, _) | Member::Dispatch(net, ..) => {
+                net.prefix_len() == net.max_prefix_len()
+            }
+            Member::IpPort(..) => true,
+        };
+        assert!(kind.has_networks() || members.iter().all(is_host), "{name:?}: {members:?}");
         (name.kernel_name(family), members)
     })
     .collect()

@@ -143,7 +143,7 @@ const fn kernel_type(kind: SetType) -> Option<ipset::SetType> {
         SetType::Net => Some(ipset::SetType::HashNet),
         SetType::IpPort => Some(ipset::SetType::HashIpPort),
         SetType::NetIface => Some(ipset::SetType::HashNetIface),
-        SetType::Dispatch => None,
+        SetType::Host | SetType::HostIface | SetType::Dispatch | SetType::HostDispatch => None,
     }
 }
 

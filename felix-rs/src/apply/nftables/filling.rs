@@ -11,7 +11,7 @@ use super::{ELEMENTS, Nftables};
 use crate::apply::sets::Kernel;
 use crate::apply::{ApplyError, Report};
 use crate::render::nftables as render;
-use crate::rules::{Family, Member, SetType, Table};
+use crate::rules::{Family, Member, Table};
 
 /// What is done with elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Nftables {
             };
             let there = self.elements.entry(name.clone()).or_default();
             let change = match what {
-                Fill::Extend if set.kind == SetType::Dispatch => continue,
+                Fill::Extend if set.kind.is_map() => continue,
                 Fill::Extend => elements::difference(there, &set.wanted, &set.missing, &nothing),
                 Fill::All => elements::difference(there, &set.wanted, &set.missing, &set.stale),
             };
@@ -106,7 +106,9 @@ impl Nftables {
                 }
                 let some: Vec<Element> = elements(&mut added.by_ref().take(room - deleted.len().min(room)));
                 room -= (some.len() + deleted.len()).min(room);
-                batch.push(Change { set: set.clone(), deleted: std::mem::take(&mut deleted), added: some });
+                let intervals = self.sets.tracked.get(set).is_some_and(|set| set.kind.has_networks());
+                let deleted = std::mem::take(&mut deleted);
+                batch.push(Change { set: set.clone(), intervals, deleted, added: some });
                 if added.len() == 0 {
                     break;
                 }

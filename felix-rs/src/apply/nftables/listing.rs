@@ -95,20 +95,25 @@ fn kind(family: Family, set: &Value, is_map: bool) -> Option<SetType> {
         Some(Value::Array(flags)) => flags.iter().any(|flag| flag == "interval"),
         _ => false,
     };
-    match (types.split_first()?, is_map, is_interval) {
-        ((first, []), false, true) if *first == address => Some(SetType::Net),
-        ((first, ["inet_proto", "inet_service"]), false, false) if *first == address => Some(SetType::IpPort),
-        ((first, ["ifname"]), false, true) if *first == address => Some(SetType::NetIface),
-        ((first, ["ifname"]), true, true) if *first == address && text_of(set, "map") == "verdict" => {
-            Some(SetType::Dispatch)
-        }
+    let (first, rest) = types.split_first()?;
+    if *first != address || is_map && text_of(set, "map") != "verdict" {
+        return None;
+    }
+    match (rest, is_map, is_interval) {
+        ([], false, true) => Some(SetType::Net),
+        ([], false, false) => Some(SetType::Host),
+        (["inet_proto", "inet_service"], false, false) => Some(SetType::IpPort),
+        (["ifname"], false, true) => Some(SetType::NetIface),
+        (["ifname"], false, false) => Some(SetType::HostIface),
+        (["ifname"], true, true) => Some(SetType::Dispatch),
+        (["ifname"], true, false) => Some(SetType::HostDispatch),
         _ => None,
     }
 }
 
 fn member(kind: SetType, element: &Value) -> Option<Member> {
     match kind {
-        SetType::Net => Some(Member::Net(net(element)?)),
+        SetType::Net | SetType::Host => Some(Member::Net(net(element)?)),
         SetType::IpPort => match parts(element)? {
             [address, protocol, port] => Some(Member::IpPort(
                 address.as_str()?.parse().ok()?,
@@ -117,11 +122,11 @@ fn member(kind: SetType, element: &Value) -> Option<Member> {
             )),
             _ => None,
         },
-        SetType::NetIface => match parts(element)? {
+        SetType::NetIface | SetType::HostIface => match parts(element)? {
             [address, interface] => Some(Member::NetIface(net(address)?, interface.as_str()?.into())),
             _ => None,
         },
-        SetType::Dispatch => {
+        SetType::Dispatch | SetType::HostDispatch => {
             let [key, verdict] = element.as_array()?.as_slice() else { return None };
             let [address, interface] = parts(key)? else { return None };
             let chain = verdict.get("goto")?.get("target")?.as_str()?;

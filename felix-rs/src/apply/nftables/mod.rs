@@ -185,11 +185,11 @@ impl Nftables {
         let mut now = there.unwrap_or_default();
         if sweep {
             let unwanted: Vec<_> = now.keys().filter(|name| !chains.contains_key(*name)).cloned().collect();
-            for verb in ["flush chain", "delete chain"] {
-                unwanted.iter().for_each(|name| script.line(verb, name));
-            }
-            report.chains_deleted += unwanted.len();
+            unwanted.iter().for_each(|name| script.line("flush chain", name));
+            // Maps lead to chains.
             self.drop_unwanted(family, &mut script, report);
+            unwanted.iter().for_each(|name| script.line("delete chain", name));
+            report.chains_deleted += unwanted.len();
             if self.execute(&mut script, report)? {
                 steps.done(Step::ChainsDeleted(family))?;
             }

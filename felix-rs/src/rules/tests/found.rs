@@ -30,9 +30,9 @@ pub(super) struct Place {
 pub(super) fn places(state: &EnforcedState) -> Vec<Place> {
     let pods = state.endpoints.values().filter(|pod| matches!(pod.id, EndpointId::Workload { .. }));
     let places = pods.flat_map(|pod| {
-        pod.addresses.iter().flat_map(|address| {
-            let (net, family) =
-                (IpNet::from(*address), if address.is_ipv4() { Family::V4 } else { Family::V6 });
+        let own = pod.addresses.iter().copied().map(IpNet::from);
+        own.chain(pod.allowed_sources.iter().copied()).flat_map(|net| {
+            let family = if net.addr().is_ipv4() { Family::V4 } else { Family::V6 };
             let interface = Arc::clone(&pod.interface);
             [Direction::Ingress, Direction::Egress].map(|direction| Place {
                 family,
@@ -57,7 +57,9 @@ pub(super) fn is_of_dispatch(chain: &ChainName) -> bool {
 
 /// Whether a set is of a group, or of the search for it.
 pub(super) fn is_set_of_dispatch(name: &SetName) -> bool {
-    ["g-", "t-", "to-pods", "from-pods"].iter().any(|prefix| name.0.starts_with(prefix))
+    ["g-", "t-", "to-pods", "from-pods", "to-nets", "from-nets"]
+        .iter()
+        .any(|prefix| name.0.starts_with(prefix))
 }
 
 impl Moment {
