@@ -138,6 +138,7 @@ impl SettingsSource {
         if let Scope::Node(node) = scope {
             settings.own_addresses = self.nodes.get(node).cloned().unwrap_or_default();
         }
+        settings.ipvs = interfaces.contains_key(IPVS_INTERFACE);
         settings
     }
 
@@ -163,8 +164,9 @@ impl SettingsSource {
         }
         if interfaces.contains_key(IPVS_INTERFACE) {
             tell(
-                "kube-proxy runs in IPVS mode (kube-ipvs0 is here): what comes by way of a service reaches this node's pods \
-                 without their ingress policy; run kube-proxy with mode iptables or nftables",
+                "kube-proxy runs in IPVS mode (kube-ipvs0 is here): egress policy of pods sees the addresses of services instead \
+                 of those behind them, and defaultEndpointToHostAction holds for services; run kube-proxy with mode iptables \
+                 or nftables",
             );
         }
         all

@@ -92,6 +92,8 @@ pub struct NodeSettings {
     pub pods_send_vxlan: bool,
     /// `allowIPIPPacketsFromWorkloads`.
     pub pods_send_ipip: bool,
+    /// kube-proxy uses IPVS: packets to services reach pods as if the node sent them.
+    pub ipvs: bool,
     /// `disableConntrackInvalidCheck` of FelixConfiguration.
     pub allow_invalid: bool,
     /// `flowLogsLocalReporter` of FelixConfiguration: packets that policy drops are told to the agent.
@@ -205,6 +207,7 @@ impl Default for NodeSettings {
             service_loop_rejects: false,
             pods_send_vxlan: false,
             pods_send_ipip: false,
+            ipvs: false,
             allow_invalid: false,
             flow_log: false,
             log_prefix: "margay-packet".into(),

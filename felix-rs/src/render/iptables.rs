@@ -203,6 +203,7 @@ fn write_match(text: &mut String, family: Family, part: &Match) {
             let value = if *set { *bits } else { 0 };
             write!(text, "-m mark --mark {value:#x}/{bits:#x}")
         }
+        Match::OwnSocket => write!(text, "-m owner --socket-exists"),
         Match::Local { side } => {
             write!(text, "-m addrtype {} LOCAL", pick(*side, "--src-type", "--dst-type"))
         }

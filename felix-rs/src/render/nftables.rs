@@ -209,6 +209,8 @@ fn write_match(text: &mut String, family: Family, part: &Match) {
             let value = if *set { *bits } else { 0 };
             write!(text, "meta mark & {bits:#x} == {value:#x}")
         }
+        // Any owner.
+        Match::OwnSocket => write!(text, "meta skuid 0-{}", u32::MAX),
         Match::Local { side } => write!(text, "fib {} type local", pick(*side, "saddr", "daddr")),
     };
 }

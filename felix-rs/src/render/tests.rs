@@ -12,7 +12,7 @@ fn state() -> EnforcedState {
     let clients = SetId("role == 'web'".into());
     state
         .sets
-        .insert(clients.clone(), (SetKind::Net, [SetMember::Net("10.0.1.9/32".parse().unwrap())].into()));
+        .insert(clients.clone(), (SetKind::Host, [SetMember::Net("10.0.1.9/32".parse().unwrap())].into()));
     let allow = PolicyRule {
         index: 0,
         action: RuleAction::Allow,

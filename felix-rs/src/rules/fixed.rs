@@ -203,12 +203,7 @@ fn filter(inputs: &Inputs<'_>, family: Family) -> TableRules {
         table.0.chains.extend(chains.into_iter().map(shared));
     }
 
-    table.chain(
-        "OUTPUT",
-        workloads(settings, Side::Destination)
-            .map(|pods| Rule::new([pods], Action::Accept).note("node to its own pods"))
-            .collect(),
-    );
+    table.chain("OUTPUT", output(inputs, family));
 
     table.first(Hook::Input, Rule::new([], jump("INPUT")));
     table.first(Hook::Forward, Rule::new([], jump("FORWARD")));
@@ -219,6 +214,30 @@ fn filter(inputs: &Inputs<'_>, family: Family) -> TableRules {
             .note("policy accepted"),
     );
     table.0
+}
+
+/// The node reaches its own pods. What IPVS sends on comes out here, too, but not from a socket.
+fn output(inputs: &Inputs<'_>, family: Family) -> Vec<Rule> {
+    let own = "node to its own pods";
+    let pods = workloads(inputs.settings, Side::Destination);
+    if !inputs.settings.ipvs {
+        return pods.map(|pods| Rule::new([pods], Action::Accept).note(own)).collect();
+    }
+    let accepted = Match::Mark { bits: inputs.marks.accept, set: true };
+    // nftables knows a socket by its owner, and those of the kernel have none.
+    let kinds = if family == Family::V6 { NEIGHBOUR_DISCOVERY.as_slice() } else { &[] };
+    let rules = pods.flat_map(|pods| {
+        let discovery = kinds.iter().map({
+            let pods = pods.clone();
+            move |kind| Rule::new([pods.clone(), protocol(ICMPV6), icmp_type(*kind)], Action::Accept)
+        });
+        discovery.chain([
+            Rule::new([pods.clone(), Match::OwnSocket], Action::Accept).note(own),
+            Rule::new([pods.clone()], jump("to-wl")),
+            Rule::new([pods, accepted.clone()], Action::Accept).note("policy accepted"),
+        ])
+    });
+    rules.collect()
 }
 
 /// A packet to a service has its endpoint's address by now. One that has not would go out to the router it came from, which

@@ -235,6 +235,8 @@ pub enum Match {
         /// Not in it.
         negated: bool,
     },
+    /// A socket of the node sends the packet. Only where packets leave the node.
+    OwnSocket,
     /// In a set.
     Set {
         /// Which end.

@@ -1,17 +1,23 @@
-//! Fields of FelixConfiguration that say how rules are written.
+//! Fields of FelixConfiguration, and what runs beside us, that say how rules are written.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use felix_rs::model::BackendChoice;
 
-use crate::lab::{Lab, OUTSIDE};
+use crate::change::guarded_udp;
+use crate::lab::{Lab, OUTSIDE, Pod};
 use crate::objects::Cluster;
+use crate::states::Build as _;
 use crate::{Node, Scenario, dump, infix};
 
-pub(crate) const SCENARIOS: &[Scenario] =
-    &[("denied_senders_are_told", denied_senders_are_told), ("bits_of_the_mark_move", bits_of_the_mark_move)];
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("denied_senders_are_told", denied_senders_are_told),
+    ("bits_of_the_mark_move", bits_of_the_mark_move),
+    ("packets_of_no_socket", packets_of_no_socket),
+];
 pub(crate) const IPTABLES: &[Scenario] = &[("rules_of_others_may_go_before", rules_of_others_may_go_before)];
 
 fn felix(spec: &str) -> String {
@@ -122,4 +128,36 @@ spec: {types: [Ingress, Egress]}
     assert!(!node.recheck().wrote(), "and stay where they are");
     node.delta(&cluster.take(&felix("chainInsertMode: Insert")));
     assert!(!b.tcp(OUTSIDE, 80));
+}
+
+/// A packet that leaves the node for a pod and was sent by no socket of it is somebody else's, as with IPVS; a copy is one.
+fn packets_of_no_socket(backend: BackendChoice) {
+    let lab = Lab::new(&["a", "b", "c"]);
+    let (a, b, c) = (lab.pod("a"), lab.pod("b"), lab.pod("c"));
+    let v = infix(backend);
+    lab.node.sh(&format!(
+        "iptables-{v} -t mangle -A PREROUTING -p udp --dport 9999 -j TEE --gateway {}
+         iptables-{v} -t mangle -A PREROUTING -p udp --dport 9999 -j DROP",
+        b.v4
+    ));
+    let ear = b.netns.run(|| UdpSocket::bind((b.v4, 9999))).unwrap().unwrap();
+    ear.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let numbers = Cell::new(0u32);
+    let heard = |from: &Pod| {
+        from.asks(|| {
+            let number = numbers.replace(numbers.get() + 1).to_be_bytes();
+            let mouth = from.netns.run(|| UdpSocket::bind((from.v4, 0))).unwrap().unwrap();
+            mouth.send_to(&number, (b.v4, 9999)).unwrap();
+            let mut octets = [0; 4];
+            std::iter::from_fn(|| ear.recv(&mut octets).ok().map(|_| octets)).any(|heard| heard == number)
+        })
+    };
+    let mut node = Node::start(&lab, backend);
+    let state = guarded_udp(&lab, &["a"]);
+    node.apply(&state);
+    assert!(heard(a) && heard(c), "without IPVS everything that leaves the node is the node's");
+    node.apply(&state.with_settings(|settings| settings.ipvs = true));
+    assert!(heard(a), "policy allows it");
+    assert!(!heard(c), "policy denies it");
+    assert!(lab.node.tcp(b.v4, 80) && lab.node.tcp(b.v6, 80), "the node still reaches its pods");
 }

@@ -96,10 +96,10 @@ fn any_node() -> impl Strategy<Value = EnforcedState> {
     ]);
     let hosts = proptest::collection::vec(any_host(), 0..4);
     let mask = proptest::sample::select(vec![0xffff_0000, 0x0000_0a00]);
-    let felix = (to_host, mask, any::<bool>(), any::<bool>(), any::<bool>());
+    let felix = (to_host, mask, any::<[bool; 4]>());
     (any_state(), hosts, failsafes(), failsafes(), felix).prop_map(
         |(mut state, hosts, failsafe_inbound, failsafe_outbound, felix)| {
-            let (endpoint_to_host, mark_mask, rejects, pods_send_vxlan, pods_send_ipip) = felix;
+            let (endpoint_to_host, mark_mask, [rejects, pods_send_vxlan, pods_send_ipip, ipvs]) = felix;
             for (number, mut host) in hosts.into_iter().enumerate() {
                 host.id = EndpointId::Host { name: format!("host-{number}").into() };
                 state.endpoints.insert(host.id.clone(), Arc::new(host));
@@ -110,6 +110,7 @@ fn any_node() -> impl Strategy<Value = EnforcedState> {
             settings.endpoint_to_host = endpoint_to_host;
             settings.iptables = WriterSettings { mark_mask, rejects, appends: false };
             settings.nftables = settings.iptables;
+            settings.ipvs = ipvs;
             settings.pods_send_vxlan = pods_send_vxlan;
             settings.pods_send_ipip = pods_send_ipip;
             settings.host_addresses = (0..2u8)

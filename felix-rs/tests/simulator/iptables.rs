@@ -107,6 +107,10 @@ impl Kernel {
                     continue;
                 }
                 "-j" | "-g" => return Some((word, value, &rule[at + 2..])),
+                "--socket-exists" => {
+                    used = 1;
+                    passing.incoming.is_empty()
+                }
                 "-i" => is_interface(value, passing.incoming),
                 "-o" => is_interface(value, passing.outgoing),
                 "-p" => value.parse::<u8>().unwrap() == packet.protocol,

@@ -130,6 +130,10 @@ impl Nft {
                         skb.mark & bits == rest.number()
                     }
                 }
+                "meta" if rest.takes("skuid") => {
+                    assert_eq!(rest.next(), "0-4294967295");
+                    passing.incoming.is_empty()
+                }
                 "ct" => {
                     let key = rest.next();
                     let negated = rest.takes("!");

@@ -179,6 +179,7 @@ spec: {interfacePrefix: tap, bpfEnabled: true}
     let (_, calicos, problems) = told(&mut cluster, &[("cali1", "169.254.1.1"), ("kube-ipvs0", "10.96.0.1")]);
     assert!(!calicos, "somebody has said whose interfaces are pods'");
     assert!(problems.contains("IPVS") && problems.contains("spec.bpfEnabled has no effect"), "{problems}");
+    assert!(cluster.state.settings.ipvs);
     cluster.apply(
         "
 apiVersion: projectcalico.org/v3
