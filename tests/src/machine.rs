@@ -18,8 +18,9 @@ use self::archive::Archive;
 /// Where `cargo xtask vm` unpacks the kernel, in the target folder.
 const KERNEL: &str = "vm/kernel";
 
-/// What the daemons execute, and labs are made with.
-const TOOLS: [&str; 7] = [
+/// What the daemons execute, and labs are made with; the shell, because busybox's prefers its own `ip`.
+const TOOLS: [&str; 8] = [
+    "/usr/bin/dash",
     "/usr/sbin/bridge",
     "/usr/sbin/ip",
     "/usr/sbin/ipset",
@@ -29,8 +30,8 @@ const TOOLS: [&str; 7] = [
     "/usr/sbin/nft",
 ];
 
-/// Names of busybox, beside `/bin/sh`.
-const APPLETS: [&str; 3] = ["modprobe", "sh", "sysctl"];
+/// Names of busybox.
+const APPLETS: [&str; 2] = ["modprobe", "sysctl"];
 
 /// Modules a network is made of.
 const MODULES: [&str; 5] =
@@ -107,7 +108,7 @@ impl Machine<'_> {
         for name in APPLETS {
             root.link(&format!("/sbin/{name}"), "/bin/busybox")?;
         }
-        root.link("/bin/sh", "/bin/busybox")?;
+        root.link("/bin/sh", "/usr/bin/dash")?;
         let mut libraries = BTreeSet::new();
         for (source, name) in self.programs {
             let small = scratch.join(name);
