@@ -3,7 +3,6 @@
 use std::io::Write as _;
 
 use anyhow::Context;
-use comfy_table::{Table, presets};
 use serde::Serialize;
 
 /// Form of the output.
@@ -84,35 +83,51 @@ pub(crate) fn chain(error: &anyhow::Error) -> String {
     text
 }
 
+/// Columns as wide as the rows that were shown first need. Later cells that are wider only push what is behind them.
+#[derive(Debug, Default)]
+pub(crate) struct Columns(Vec<usize>);
+
+impl Columns {
+    pub(crate) fn of(rows: &[Vec<String>]) -> Self {
+        let mut widths = Vec::new();
+        for row in rows {
+            widths.resize(row.len().max(widths.len()), 0);
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        Self(widths)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn line(&self, row: &[String]) -> String {
+        let cells = row.iter().zip(&self.0).map(|(cell, width)| format!("{cell:<width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        line.trim_end().to_owned() + "\n"
+    }
+}
+
 /// A table as kubectl and calicoctl print them: upper-case heads, no lines. `no` stands for an empty table.
 pub(crate) fn table<const N: usize>(heads: [&str; N], rows: Vec<[String; N]>, no: &str) -> String {
     if rows.is_empty() {
         return format!("No {no} found.\n");
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(heads);
-    table.add_rows(rows);
-    lines(&table)
+    dynamic_table(&heads, rows.into_iter().map(Vec::from).collect())
 }
 
 /// The same with columns that are known only now.
-pub(crate) fn dynamic_table(heads: &[&str], rows: Vec<Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(heads.iter().copied());
-    table.add_rows(rows);
-    lines(&table)
+pub(crate) fn dynamic_table(heads: &[&str], mut rows: Vec<Vec<String>>) -> String {
+    rows.insert(0, owned(heads));
+    let columns = Columns::of(&rows);
+    rows.iter().map(|row| columns.line(row)).collect()
 }
 
-fn lines(table: &Table) -> String {
-    let mut text = String::new();
-    for line in table.to_string().lines() {
-        // The style pads both sides; heads belong to the left edge and nothing to the right one.
-        text.push_str(line.strip_prefix(' ').unwrap_or(line).trim_end());
-        text.push('\n');
-    }
-    text
+/// Heads as a row.
+pub(crate) fn owned(heads: &[&str]) -> Vec<String> {
+    heads.iter().map(|head| (*head).to_owned()).collect()
 }
 
 /// `value` as YAML or JSON, or what `people` makes of it (told whether it is to be wide).

@@ -172,9 +172,12 @@ fn bgp_while_it_changes() {
     assert!(out.starts_with("0 of 1 sessions established"), "{out}");
     let rows: Vec<Vec<&str>> = out
         .lines()
-        .map(|line| line.split("  ").map(str::trim).collect())
-        .filter(|row: &Vec<_>| row[0] == two)
+        .map(|line| line.split_whitespace().collect())
+        .filter(|row: &Vec<_>| row.first() == Some(&two))
         .collect();
+    let place =
+        |begin: &str, word: &str| out.lines().find(|line| line.starts_with(begin)).unwrap().find(word);
+    assert_eq!(place(two, "rr1"), place("NEIGHBOR", "NAME"), "under its head: {out}");
     assert_eq!(rows, [[two, "64512", "0", "0", "2h03m", "2", "1", "rr1"]], "a row of the summary: {out}");
     let out = watch(&lab, &["bgp", "summary", "-o", "json"], &[peer(one, "Active")], &changes);
     let last: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();

@@ -17,6 +17,7 @@ use super::daemon;
 use crate::config::GlobalArgs;
 use crate::output::{Format, OutputArgs, Report, comma, dash, duration, dynamic_table, render};
 use routes::RouteArgs;
+use watch::Sight;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BgpCommand {
@@ -67,10 +68,10 @@ impl BgpCommand {
         let client = daemon(global)?;
         let text = match self {
             Self::Peers { output, watch: true } => {
-                return watch::peers(&client, output.output, peers_table, peer_row);
+                return watch::peers(&client, output.output, &PEERS);
             }
             Self::Summary { output, watch: true } => {
-                return watch::peers(&client, output.output, summary, summary_row);
+                return watch::peers(&client, output.output, &SUMMARY);
             }
             Self::Peers { output, .. } => {
                 let peers: Vec<Peer> = client.get("/v1/bgp/peers")?;
@@ -121,20 +122,23 @@ fn escape(text: &str) -> String {
         .collect()
 }
 
+const PEERS: Sight = Sight { heads: peer_heads, row: peer_row, table: peers_table };
+
 const PEER_HEADS: [&str; 7] = ["PEER ADDRESS", "NAME", "TYPE", "AS", "STATE", "SINCE", "INFO"];
 const MORE_PEER_HEADS: [&str; 7] =
     ["RECEIVED", "FILTERED", "STALE", "ADVERTISED", "LAG", "BFD", "CAPABILITIES"];
+
+fn peer_heads(wide: bool) -> Vec<&'static str> {
+    let more: &[&str] = if wide { &MORE_PEER_HEADS } else { &[] };
+    [&PEER_HEADS, more].concat()
+}
 
 /// As `calicoctl node status`: address, type, state, since, info.
 fn peers_table(peers: &[Peer], wide: bool) -> String {
     if peers.is_empty() {
         return "No BGP peers.\n".to_owned();
     }
-    let mut heads = PEER_HEADS.to_vec();
-    if wide {
-        heads.extend(MORE_PEER_HEADS);
-    }
-    dynamic_table(&heads, peers.iter().map(|peer| peer_row(peer, wide)).collect())
+    dynamic_table(&peer_heads(wide), peers.iter().map(|peer| peer_row(peer, wide)).collect())
 }
 
 /// How long the session is up or down, as FRR says it: one that has never been up is no time down.
@@ -168,25 +172,28 @@ fn peer_row(peer: &Peer, wide: bool) -> Vec<String> {
     cells
 }
 
+const SUMMARY: Sight = Sight { heads: summary_heads, row: summary_row, table: summary };
+
 const SUMMARY_HEADS: [&str; 8] =
     ["NEIGHBOR", "AS", "MSGRCVD", "OUTQ", "UP/DOWN", "STATE/PFXRCD", "PFXSNT", "NAME"];
 const MORE_SUMMARY_HEADS: [&str; 5] = ["FILTERED", "STALE", "RESYNCS", "GROUP", "LAST RESET"];
+
+fn summary_heads(wide: bool) -> Vec<&'static str> {
+    let more: &[&str] = if wide { &MORE_SUMMARY_HEADS } else { &[] };
+    [&SUMMARY_HEADS, more].concat()
+}
 
 /// As `show bgp summary` of FRR.
 fn summary(peers: &[Peer], wide: bool) -> String {
     let up = peers.iter().filter(|peer| peer.state == "Established").count();
     let received: u64 = peers.iter().map(|peer| peer.received).sum();
     let stale: u64 = peers.iter().map(|peer| peer.stale).sum();
-    let mut heads = SUMMARY_HEADS.to_vec();
-    if wide {
-        heads.extend(MORE_SUMMARY_HEADS);
-    }
     let mut text = format!("{up} of {} sessions established, {received} prefixes received", peers.len());
     if stale > 0 {
         text.push_str(&format!(", {stale} of them stale"));
     }
     text.push_str("\n\n");
-    text + &dynamic_table(&heads, peers.iter().map(|peer| summary_row(peer, wide)).collect())
+    text + &dynamic_table(&summary_heads(wide), peers.iter().map(|peer| summary_row(peer, wide)).collect())
 }
 
 fn summary_row(peer: &Peer, wide: bool) -> Vec<String> {

@@ -59,7 +59,12 @@ fn details(peer: &Peer) -> String {
     };
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<14} {value}\n"));
     line("state", format!("{}, {since}", peer.state));
-    line("established", format!("{} times", peer.established_count));
+    let times = if peer.established_count == 1 {
+        "once".to_owned()
+    } else {
+        format!("{} times", peer.established_count)
+    };
+    line("established", times);
     for (name, what, seconds) in [
         ("last reset", &peer.last_reset, peer.last_reset_seconds),
         ("last error", &peer.last_error, peer.last_error_seconds),

@@ -8,7 +8,7 @@ use margay_control::Client;
 use margay_control::bgp::Route;
 
 use super::{escape, watch};
-use crate::output::{Format, OutputArgs, Report, comma, dash, duration, render};
+use crate::output::{Columns, Format, OutputArgs, Report, comma, dash, duration, owned, render};
 
 /// Rows that decide how wide the columns are. Later ones that are wider only push theirs.
 const SAMPLE: usize = 512;
@@ -114,14 +114,14 @@ pub(super) struct Printer {
     format: Format,
     out: std::io::StdoutLock<'static>,
     sample: Vec<Vec<String>>,
-    widths: Vec<usize>,
+    columns: Columns,
     count: usize,
 }
 
 impl Printer {
     pub(super) fn new(format: Format) -> Self {
         let out = std::io::stdout().lock();
-        Self { format, out, sample: Vec::new(), widths: Vec::new(), count: 0 }
+        Self { format, out, sample: Vec::new(), columns: Columns::default(), count: 0 }
     }
 
     /// False if nobody reads any more.
@@ -135,14 +135,14 @@ impl Printer {
             Format::Yaml => render(Format::Yaml, &[route], |_| String::new())?,
             Format::Table | Format::Wide => {
                 let row = row(route, self.format == Format::Wide);
-                if self.widths.is_empty() {
+                if self.columns.is_empty() {
                     self.sample.push(row);
                     if self.sample.len() < SAMPLE {
                         return Ok(true);
                     }
                     self.begin()
                 } else {
-                    self.line(&row)
+                    self.columns.line(&row)
                 }
             }
         };
@@ -150,21 +150,10 @@ impl Printer {
     }
 
     fn begin(&mut self) -> String {
-        let heads = heads(self.format == Format::Wide).iter().map(|head| (*head).to_owned()).collect();
+        let heads = owned(&heads(self.format == Format::Wide));
         let rows: Vec<Vec<String>> = std::iter::once(heads).chain(std::mem::take(&mut self.sample)).collect();
-        for row in &rows {
-            self.widths.resize(row.len(), 0);
-            for (width, cell) in self.widths.iter_mut().zip(row) {
-                *width = cell.chars().count().max(*width);
-            }
-        }
-        rows.iter().map(|row| self.line(row)).collect()
-    }
-
-    fn line(&self, row: &[String]) -> String {
-        let cells = row.iter().zip(&self.widths).map(|(cell, width)| format!("{cell:<width$}"));
-        let line = cells.collect::<Vec<_>>().join("  ");
-        line.trim_end().to_owned() + "\n"
+        self.columns = Columns::of(&rows);
+        rows.iter().map(|row| self.columns.line(row)).collect()
     }
 
     /// What is held back, and what closes the form.
@@ -175,7 +164,7 @@ impl Printer {
             Format::Yaml if self.count == 0 => "[]\n".to_owned(),
             Format::Yaml => String::new(),
             _ if self.count == 0 => "No BGP routes.\n".to_owned(),
-            _ if self.widths.is_empty() => self.begin(),
+            _ if self.columns.is_empty() => self.begin(),
             _ => String::new(),
         };
         self.print(&text).map(drop)
@@ -183,7 +172,7 @@ impl Printer {
 
     /// Rows held back, so that what follows is seen when it comes.
     pub(super) fn flush(&mut self) -> anyhow::Result<bool> {
-        let text = if self.widths.is_empty() { self.begin() } else { String::new() };
+        let text = if self.columns.is_empty() { self.begin() } else { String::new() };
         self.print(&text)
     }
 

@@ -7,7 +7,7 @@ use margay_control::bgp::{Change, Peer, Route};
 use margay_control::{Client, Lines};
 
 use super::routes::{Printer, RouteArgs};
-use crate::output::{Format, Report, render};
+use crate::output::{Columns, Format, Report, owned, render};
 
 /// Begins to watch, so that nothing is missed between what is shown first and what follows.
 fn changes(client: &Client) -> anyhow::Result<Lines> {
@@ -33,21 +33,25 @@ fn document<T: serde::Serialize>(
     })
 }
 
-/// The sessions as `table` shows them, then a `row` for each that changes; both are told whether to be wide.
-pub(super) fn peers(
-    client: &Client,
-    format: Format,
-    table: fn(&[Peer], bool) -> String,
-    row: fn(&Peer, bool) -> Vec<String>,
-) -> anyhow::Result<Report> {
+/// How sessions are shown, wide or not.
+pub(super) struct Sight {
+    pub(super) heads: fn(bool) -> Vec<&'static str>,
+    pub(super) row: fn(&Peer, bool) -> Vec<String>,
+    pub(super) table: fn(&[Peer], bool) -> String,
+}
+
+/// The sessions, then a row for each that changes.
+pub(super) fn peers(client: &Client, format: Format, sight: &Sight) -> anyhow::Result<Report> {
     let mut changes = changes(client)?;
     let mut out = Printer::new(format);
     let all: Vec<Peer> = client.get("/v1/bgp/peers")?;
     let mut shown: BTreeSet<IpAddr> = all.iter().map(|peer| peer.address).collect();
     let wide = format == Format::Wide;
+    let row = |peer: &Peer| (sight.row)(peer, wide);
+    let columns = Columns::of(&[vec![owned(&(sight.heads)(wide))], all.iter().map(row).collect()].concat());
     let mut text = String::new();
     match format {
-        Format::Table | Format::Wide => text = table(&all, wide),
+        Format::Table | Format::Wide => text = (sight.table)(&all, wide),
         _ => {
             for peer in &all {
                 text.push_str(&document(format, peer, String::new)?);
@@ -65,7 +69,7 @@ pub(super) fn peers(
             Change::Removed { .. } => true,
             Change::Peer(peer) => {
                 shown.insert(peer.address);
-                let text = document(format, &peer, || row(&peer, wide).join("  ") + "\n")?;
+                let text = document(format, &peer, || columns.line(&row(&peer)))?;
                 out.print(&text)?
             }
             Change::Lost { batches } => out.print(&lost(format, batches)?)?,
