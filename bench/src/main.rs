@@ -47,8 +47,8 @@ struct Flags {
 enum What {
     /// Reflectors as a whole: ours, the others that are installed, and a mirror that does the least there is to do
     Rr(Rr),
-    /// The wire codec alone, beside the newest decoder of UPDATEs on crates.io
-    Codec,
+    /// The wire codec alone, beside the decoders of UPDATEs on crates.io
+    Codec(Form),
     /// The speaker alone, without sockets: for profilers
     Core(core::Flags),
     /// Policy: what it costs packets, and how long changes take to reach them
@@ -81,7 +81,7 @@ struct Rr {
 fn main() -> ExitCode {
     let outcome = match Flags::parse().what {
         What::Rr(flags) => rr(&flags),
-        What::Codec => codec::run().map(|()| true),
+        What::Codec(form) => codec::run(&form),
         What::Core(flags) => core::run(&flags).map(|()| true),
         What::Policy(flags) => policy::run(&flags),
         What::Calculate(flags) => policy::calculate(&flags).map(|()| true),

@@ -44,3 +44,11 @@ fn policy_reaches_packets_with_every_backend() {
         assert_eq!(text.lines().filter(|line| line.contains("remote pod appears")).count(), 2, "{text}");
     }
 }
+
+#[test]
+fn every_codec_finds_the_same_prefixes() {
+    let text = output(Command::new(env!("CARGO_BIN_EXE_margay-bench")).args(["codec", "--quick"]));
+    for codec in ["margay", "bgpkit-parser", "netgauze-bgp-pkt"] {
+        assert_eq!(text.lines().filter(|line| line.contains(&format!(" {codec} "))).count(), 3, "{text}");
+    }
+}

@@ -27,7 +27,7 @@ cargo xtask <chore>
   dist [--image]                              static release binaries in target/dist, and the container image
   bench rr [--quick] [--check] [--json FILE]  route reflectors under load: ours, others that are installed, a bare mirror
   bench pod [--quick] [--check] [--json FILE] a pod's start and end, beside the plugins of containernetworking
-  bench codec                                 the wire codec beside the newest decoder of UPDATEs on crates.io
+  bench codec [--check] [--json FILE]         the wire codec beside the decoders of UPDATEs on crates.io
   bench core                                  the speaker alone, without sockets, for profilers
   help                                        this text
 
