@@ -77,8 +77,15 @@ fn look_around(scenario: &Scenario, sandbox: Sandbox) -> Result<()> {
     let margay = scenario.cluster.program("margay")?;
     let enter = format!("nsenter -t {} -a", sandbox.outer_pid);
     println!("\nThe lab is up until you press Ctrl-C. From another terminal, as the same user:\n");
-    let socket = scenario.cluster.socket("node1");
-    for command in ["bgp peers", "bgp routes", "ipam show", "endpoints", "policy"] {
+    for (node, command) in [
+        ("rr1", "bgp summary"),
+        ("node1", "bgp peers"),
+        ("node1", "bgp routes"),
+        ("node1", "ipam show"),
+        ("node1", "endpoints"),
+        ("node1", "policy"),
+    ] {
+        let socket = scenario.cluster.socket(node);
         println!("  {enter} {} --socket {} {command}", margay.display(), socket.display());
     }
     println!("\nA shell in a node or pod ({}):\n", names.join(", "));

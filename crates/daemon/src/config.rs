@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
 
 use crate::log::Format;
 
@@ -15,12 +17,12 @@ pub use {ipnet::Ipv4Net, ipnet::Ipv6Net, margay_datastore::StoreConfig};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {}: {source}", .path.display())]
+    #[error("cannot read the configuration {}: {error}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the kernel said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The file's text is wrong; the message has line and column.
     #[error("the configuration {} is wrong: {reason}", .path.display())]
@@ -42,8 +44,24 @@ pub fn load<T: DeserializeOwned + Default>(path: &Path, required: bool) -> Resul
         Ok(text) => serde_saphyr::from_str(&text)
             .map_err(|error| ConfigError::Parse { path: path.to_path_buf(), reason: error.to_string() }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => Ok(T::default()),
-        Err(source) => Err(ConfigError::Read { path: path.to_path_buf(), source }),
+        Err(error) => Err(ConfigError::Read { path: path.to_path_buf(), error }),
     }
+}
+
+/// An address with the mask of its subnet: the parser's own words do not say that the mask is missing.
+#[doc(hidden)]
+pub fn subnet<'de, D: Deserializer<'de>, T: FromStr>(value: D) -> Result<Option<T>, D::Error> {
+    let text = String::deserialize(value)?;
+    let wrong =
+        |_| D::Error::custom(format!("`{text}` is no address with its subnet's mask, as 192.0.2.7/24"));
+    text.parse().map(Some).map_err(wrong)
+}
+
+/// The level of the log, or its directives.
+#[doc(hidden)]
+pub fn log_level(configured: Option<&String>) -> Result<String, ConfigError> {
+    let filter = configured.map_or("info", String::as_str);
+    crate::log::filter(filter).map(|_| filter.to_owned()).map_err(ConfigError::Value)
 }
 
 /// The node's name: as configured, else the host's.
@@ -121,9 +139,11 @@ macro_rules! keys {
             node: Option<String>,
             /// IPv4 address other nodes reach it by, with the mask of its subnet, as 192.0.2.7/24
             #[arg(long, env = "MARGAY_IPV4_ADDRESS", value_name = "CIDR")]
+            #[serde(default, deserialize_with = "margay_daemon::config::subnet")]
             ipv4_address: Option<$crate::config::Ipv4Net>,
             /// IPv6 address other nodes reach it by, with the mask of its subnet
             #[arg(long, env = "MARGAY_IPV6_ADDRESS", value_name = "CIDR")]
+            #[serde(default, deserialize_with = "margay_daemon::config::subnet")]
             ipv6_address: Option<$crate::config::Ipv6Net>,
             #[arg(skip)]
             datastore: Option<$crate::config::StoreConfig>,
@@ -199,7 +219,7 @@ macro_rules! keys {
                     peer_metrics: self.peer_metrics.unwrap_or(true),
                     bmp: $crate::monitor::checked(self.bmp.clone().unwrap_or_default())?,
                     mrt_log: self.mrt_log.clone(),
-                    log_level: self.log_level.clone().unwrap_or_else(|| "info".to_owned()),
+                    log_level: $crate::config::log_level(self.log_level.as_ref())?,
                     log_format: self.log_format.unwrap_or_default(),
                 })
             }
@@ -233,10 +253,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_subnet_is_told_how_to_be_one() {
+        #[derive(Debug, Default, serde::Deserialize)]
+        struct Address {
+            #[serde(default, deserialize_with = "super::subnet")]
+            own: Option<Ipv4Net>,
+        }
+        let of = |text: &str| serde_saphyr::from_str::<Address>(text).map_err(|error| error.to_string());
+        assert_eq!(of("own: 192.0.2.7/24").unwrap().own, Some("192.0.2.7/24".parse().unwrap()));
+        assert_eq!(of("{}").unwrap().own, None);
+        for wrong in ["192.0.2.7", "192.0.2.300/24", "fd00::7/64"] {
+            let said = of(&format!("own: {wrong}")).unwrap_err();
+            assert!(said.contains(wrong) && said.contains("as 192.0.2.7/24"), "{said}");
+        }
+    }
+
+    #[test]
     fn only_a_file_that_was_asked_for_must_exist() {
         let path = Path::new("/nonexistent/margay.yaml");
         assert_eq!(load::<Example>(path, false).unwrap(), Example::default());
-        assert!(load::<Example>(path, true).is_err());
+        let absent = anyhow::Error::from(load::<Example>(path, true).unwrap_err());
+        assert_eq!(format!("{absent:#}").matches("No such file").count(), 1, "{absent:#}");
         let empty = write("empty", "\n");
         assert_eq!(load::<Example>(&empty, true).unwrap(), Example::default());
         std::fs::remove_file(empty).unwrap();
