@@ -7,7 +7,6 @@
 //! Nothing is offered before both sides are known ([`Tracker::learn_all`] and [`Tracker::desired_complete`]): a half-read
 //! datastore must not delete routes, and an unread kernel must not be written over.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One difference between desired and actual.
@@ -52,20 +51,37 @@ impl<'a, K, V> Change<'a, K, V> {
 /// Equality of `V` decides what is right, so a caller normalises what it reads back to what it would have written.
 #[derive(Debug, Clone)]
 pub struct Tracker<K, V> {
-    desired: BTreeMap<K, V>,
-    actual: BTreeMap<K, V>,
-    /// Exactly the keys where `desired` and `actual` differ.
+    /// Both sides in one map, so that a key is searched for once.
+    sides: BTreeMap<K, Sides<V>>,
+    /// How many have an actual side.
+    present: usize,
+    /// Exactly the keys whose sides differ.
     pending: BTreeSet<K>,
     failures: BTreeMap<K, u32>,
     learned: bool,
     complete: bool,
 }
 
+/// What is wanted of a key and what is there: one of them at least.
+#[derive(Debug, Clone)]
+struct Sides<V> {
+    desired: Option<V>,
+    actual: Option<V>,
+}
+
+impl<V: PartialEq> Sides<V> {
+    const NEITHER: Self = Self { desired: None, actual: None };
+
+    fn differ(&self) -> bool {
+        self.desired != self.actual
+    }
+}
+
 impl<K, V> Default for Tracker<K, V> {
     fn default() -> Self {
         Self {
-            desired: BTreeMap::new(),
-            actual: BTreeMap::new(),
+            sides: BTreeMap::new(),
+            present: 0,
             pending: BTreeSet::new(),
             failures: BTreeMap::new(),
             learned: false,
@@ -82,29 +98,24 @@ impl<K: Ord + Clone, V: PartialEq> Tracker<K, V> {
 
     /// Wants `key` to be `value`.
     pub fn set(&mut self, key: K, value: V) {
-        let is_right = self.actual.get(&key) == Some(&value);
-        match self.desired.entry(key.clone()) {
-            Entry::Occupied(wish) if *wish.get() == value => return,
-            Entry::Occupied(mut wish) => drop(wish.insert(value)),
-            Entry::Vacant(wish) => {
-                wish.insert(value);
-            }
+        let sides = self.sides.entry(key.clone()).or_insert(Sides::NEITHER);
+        if sides.desired.as_ref() == Some(&value) {
+            return;
         }
+        let differed = sides.differ();
+        sides.desired = Some(value);
+        let differs = sides.differ();
         // A new wish deserves a fresh start for its retry count.
         self.failures.remove(&key);
-        if is_right {
-            self.pending.remove(&key);
-        } else {
-            self.pending.insert(key);
-        }
+        self.note(&key, differed, differs);
     }
 
     /// Wants `key` gone (if it is ours and there). Returns what was wanted before.
     pub fn unset(&mut self, key: &K) -> Option<V> {
-        let old = self.desired.remove(key);
+        let mut old = None;
+        self.change(key, |sides| old = sides.desired.take());
         if old.is_some() {
             self.failures.remove(key);
-            self.reconsider(key);
         }
         old
     }
@@ -112,7 +123,8 @@ impl<K: Ord + Clone, V: PartialEq> Tracker<K, V> {
     /// Replaces everything wanted, and declares it complete.
     pub fn replace_desired(&mut self, wanted: impl IntoIterator<Item = (K, V)>) {
         let mut wanted: BTreeMap<K, V> = wanted.into_iter().collect();
-        let gone: Vec<K> = self.desired.keys().filter(|k| !wanted.contains_key(k)).cloned().collect();
+        let unwanted = |key: &&K| !wanted.contains_key(*key);
+        let gone: Vec<K> = self.all_wanted().map(|(key, _)| key).filter(unwanted).cloned().collect();
         for key in gone {
             self.unset(&key);
         }
@@ -129,25 +141,27 @@ impl<K: Ord + Clone, V: PartialEq> Tracker<K, V> {
 
     /// Replaces everything known about the kernel by a fresh read-back. Right entries are adopted without a change.
     pub fn learn_all(&mut self, found: impl IntoIterator<Item = (K, V)>) {
-        self.actual = found.into_iter().collect();
+        self.sides.values_mut().for_each(|sides| sides.actual = None);
+        for (key, value) in found {
+            self.sides.entry(key).or_insert(Sides::NEITHER).actual = Some(value);
+        }
+        self.sides.retain(|_, sides| sides.desired.is_some() || sides.actual.is_some());
+        self.present = self.all_present().count();
         self.learned = true;
-        self.pending.clear();
-        let Self { desired, actual, pending, .. } = self;
-        pending.extend(desired.iter().filter(|(k, v)| actual.get(*k) != Some(*v)).map(|(k, _)| k.clone()));
-        pending.extend(actual.keys().filter(|k| !desired.contains_key(*k)).cloned());
+        let differing = self.sides.iter().filter(|(_, sides)| sides.differ());
+        self.pending = differing.map(|(key, _)| key.clone()).collect();
         self.failures.retain(|k, _| self.pending.contains(k));
     }
 
     /// Takes note of one entry seen in the kernel (a notification, or a write by somebody else).
     pub fn learn(&mut self, key: K, value: V) {
-        self.actual.insert(key.clone(), value);
-        self.reconsider(&key);
+        self.sides.entry(key.clone()).or_insert(Sides::NEITHER);
+        self.change(&key, |sides| sides.actual = Some(value));
     }
 
     /// Takes note that an entry is no longer in the kernel.
     pub fn forget(&mut self, key: &K) {
-        self.actual.remove(key);
-        self.reconsider(key);
+        self.change(key, |sides| sides.actual = None);
     }
 
     /// True once both sides are known and changes are offered.
@@ -169,10 +183,11 @@ impl<K: Ord + Clone, V: PartialEq> Tracker<K, V> {
     pub fn changes(&self) -> impl Iterator<Item = Change<'_, K, V>> {
         let offered = if self.is_ready() { Some(&self.pending) } else { None };
         offered.into_iter().flatten().filter_map(|key| {
-            match (self.desired.get_key_value(key), self.actual.get_key_value(key)) {
-                (Some((key, value)), None) => Some(Change::Add { key, value }),
-                (Some((key, to)), Some((_, from))) => Some(Change::Update { key, from, to }),
-                (None, Some((key, value))) => Some(Change::Delete { key, value }),
+            let (key, sides) = self.sides.get_key_value(key)?;
+            match (&sides.desired, &sides.actual) {
+                (Some(value), None) => Some(Change::Add { key, value }),
+                (Some(to), Some(from)) => Some(Change::Update { key, from, to }),
+                (None, Some(value)) => Some(Change::Delete { key, value }),
                 (None, None) => None,
             }
         })
@@ -199,16 +214,8 @@ impl<K: Ord + Clone, V: PartialEq> Tracker<K, V> {
     where
         V: Clone,
     {
-        match self.desired.get(key) {
-            Some(value) => {
-                self.actual.insert(key.clone(), value.clone());
-            }
-            None => {
-                self.actual.remove(key);
-            }
-        }
+        self.change(key, |sides| sides.actual.clone_from(&sides.desired));
         self.failures.remove(key);
-        self.pending.remove(key);
     }
 
     /// Writing `key` failed: it stays pending. Returns how often it failed in a row.
@@ -248,22 +255,53 @@ impl<K: Ord + Clone, V: PartialEq> Tracker<K, V> {
         errors
     }
 
-    /// What is wanted.
-    pub fn desired(&self) -> &BTreeMap<K, V> {
-        &self.desired
+    /// What is wanted of a key.
+    pub fn wanted(&self, key: &K) -> Option<&V> {
+        self.sides.get(key)?.desired.as_ref()
     }
 
-    /// What is known to be there.
-    pub fn actual(&self) -> &BTreeMap<K, V> {
-        &self.actual
+    /// What is known to be there of a key.
+    pub fn present(&self, key: &K) -> Option<&V> {
+        self.sides.get(key)?.actual.as_ref()
     }
 
-    fn reconsider(&mut self, key: &K) {
-        if self.desired.get(key) == self.actual.get(key) {
-            self.pending.remove(key);
+    /// Everything wanted, in key order.
+    pub fn all_wanted(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.sides.iter().filter_map(|(key, sides)| Some((key, sides.desired.as_ref()?)))
+    }
+
+    /// Everything known to be there, in key order.
+    pub fn all_present(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.sides.iter().filter_map(|(key, sides)| Some((key, sides.actual.as_ref()?)))
+    }
+
+    /// How many keys are known to be there.
+    pub const fn present_len(&self) -> usize {
+        self.present
+    }
+
+    /// Changes the sides of a key, if it has any.
+    fn change(&mut self, key: &K, change: impl FnOnce(&mut Sides<V>)) {
+        let Some(sides) = self.sides.get_mut(key) else { return };
+        let (differed, was_there) = (sides.differ(), sides.actual.is_some());
+        change(sides);
+        let (differs, is_there) = (sides.differ(), sides.actual.is_some());
+        if sides.desired.is_none() && !is_there {
+            self.sides.remove(key);
+        }
+        self.present = self.present + usize::from(is_there) - usize::from(was_there);
+        self.note(key, differed, differs);
+    }
+
+    /// Keeps what is to be done in step with the sides of a key.
+    fn note(&mut self, key: &K, differed: bool, differs: bool) {
+        if !differs {
             self.failures.remove(key);
-        } else {
-            self.pending.insert(key.clone());
+        }
+        match (differed, differs) {
+            (false, true) => drop(self.pending.insert(key.clone())),
+            (true, false) => drop(self.pending.remove(key)),
+            _ => {}
         }
     }
 }
@@ -376,13 +414,14 @@ mod tests {
                     }
                 }
                 for key in 0..6u8 {
-                    let differs = tracker.desired().get(&key) != tracker.actual().get(&key);
+                    let differs = tracker.wanted(&key) != tracker.present(&key);
                     prop_assert_eq!(differs, tracker.changes().any(|c| *c.key() == key));
                     prop_assert!(differs || tracker.failures(&key) == 0);
                 }
+                prop_assert_eq!(tracker.present_len(), tracker.all_present().count());
             }
             prop_assert!(tracker.apply(|_| Ok::<(), ()>(())).is_empty());
-            prop_assert_eq!(tracker.desired(), tracker.actual());
+            prop_assert!(tracker.all_wanted().eq(tracker.all_present()));
             prop_assert!(tracker.is_in_sync());
         }
     }

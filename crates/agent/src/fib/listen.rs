@@ -49,7 +49,7 @@ impl Fib {
                 self.routes.learn(route.key(), route);
             }
             Event::RouteSet(route, replaces) => {
-                if replaces && self.routes.actual().contains_key(&route.key()) {
+                if replaces && self.routes.present(&route.key()).is_some() {
                     tracing::warn!(%route, "somebody else replaced a route of ours");
                     self.routes.forget(&route.key());
                 }
@@ -57,7 +57,7 @@ impl Fib {
                 return Ok(true);
             }
             Event::RouteGone(route) if OURS.contains(&route.protocol) => {
-                if self.routes.actual().get(&route.key()) == Some(&route) {
+                if self.routes.present(&route.key()) == Some(&route) {
                     self.routes.forget(&route.key());
                 }
             }
@@ -107,8 +107,7 @@ impl Fib {
     fn device_lost(&mut self, index: u32) {
         let lost: Vec<RouteKey> = self
             .routes
-            .actual()
-            .iter()
+            .all_present()
             .filter(|(_, route)| leads_to(&route.target, index))
             .map(|(key, _)| *key)
             .collect();

@@ -259,7 +259,7 @@ impl Fib {
         if complete {
             let routes = &self.routes;
             let in_use = || {
-                let targets = routes.actual().values().map(|route| &route.target);
+                let targets = routes.all_present().map(|(_, route)| &route.target);
                 targets.filter_map(|target| match target {
                     RouteTarget::Nexthop(id) => Some(*id),
                     _ => None,
@@ -274,8 +274,8 @@ impl Fib {
             let errors = tunnels::sweep_devices(&mut self.netlink, &self.tunnels, &self.former, &self.kernel);
             report.errors.extend(errors.iter().map(ToString::to_string));
         }
-        report.routes = self.routes.actual().len();
-        let missing = self.pods.iter().filter(|key| !self.routes.actual().contains_key(key));
+        report.routes = self.routes.present_len();
+        let missing = self.pods.iter().filter(|key| self.routes.present(key).is_none());
         report.pods_missing = missing.map(|key| key.destination).collect();
         report
     }
@@ -396,7 +396,7 @@ impl Fib {
                 self.routes.succeeded(key);
             }
             // The kernel drops routes together with their interface.
-            Err(error) if error.is_not_found() && !self.routes.desired().contains_key(key) => {
+            Err(error) if error.is_not_found() && self.routes.wanted(key).is_none() => {
                 self.routes.forget(key);
             }
             Err(error) => {

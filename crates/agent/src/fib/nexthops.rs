@@ -70,15 +70,14 @@ impl Nexthops {
 
     /// An object with this id is in the kernel and ours, as far as we know.
     pub(super) fn is_in_kernel(&self, id: u32) -> bool {
-        self.objects.actual().contains_key(&id)
+        self.objects.present(&id).is_some()
     }
 
     /// Some object of ours leads out of this interface.
     pub(super) fn uses_device(&self, index: u32) -> bool {
         self.objects
-            .actual()
-            .values()
-            .any(|target| matches!(target, NexthopTarget::Via { device, .. } | NexthopTarget::Device { device, .. } if *device == index))
+            .all_present()
+            .any(|(_, target)| matches!(target, NexthopTarget::Via { device, .. } | NexthopTarget::Device { device, .. } if *device == index))
     }
 
     /// One more route wants this object to lead to `target`; returns its id. `hint`: the object a route of the kernel
@@ -99,13 +98,12 @@ impl Nexthops {
 
     /// The object itself, or the member of the group, that leads to `target` and stands for nothing yet.
     fn adopt(&self, hint: u32, target: &NexthopTarget) -> Option<u32> {
-        let actual = self.objects.actual();
-        let members = match actual.get(&hint)? {
+        let members = match self.objects.present(&hint)? {
             NexthopTarget::Group(members) => members.as_slice(),
             _ => &[],
         };
         let mut candidates = std::iter::once(hint).chain(members.iter().map(|(member, _)| *member));
-        candidates.find(|id| actual.get(id) == Some(target) && !self.users.contains_key(id))
+        candidates.find(|id| self.objects.present(id) == Some(target) && !self.users.contains_key(id))
     }
 
     fn free_id(&mut self) -> u32 {
@@ -171,13 +169,13 @@ impl Nexthops {
         }
         let mut in_use = in_use();
         unwanted.retain(|id| !in_use.contains(id));
-        for (id, target) in self.objects.actual() {
+        for (id, target) in self.objects.all_present() {
             if let (NexthopTarget::Group(members), false) = (target, unwanted.contains(id)) {
                 in_use.extend(members.iter().map(|(member, _)| *member));
             }
         }
         unwanted.retain(|id| !in_use.contains(id));
-        unwanted.sort_by_key(|id| !self.objects.actual().get(id).is_some_and(is_group));
+        unwanted.sort_by_key(|id| !self.objects.present(id).is_some_and(is_group));
         let changes: Vec<_> = unwanted.into_iter().map(NexthopChange::Delete).collect();
         self.perform(netlink, &changes)
     }

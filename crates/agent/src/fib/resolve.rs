@@ -39,7 +39,7 @@ impl Fib {
                     hops.iter().filter_map(|hop| Some((hop, self.kernel.usable(&hop.dev)?))).collect();
                 match &mut self.nexthops {
                     Some(nexthops) => {
-                        let hint = self.routes.actual().get(&key).and_then(|route| match route.target {
+                        let hint = self.routes.present(&key).and_then(|route| match route.target {
                             RouteTarget::Nexthop(id) => Some(id),
                             _ => None,
                         });
