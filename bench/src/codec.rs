@@ -60,14 +60,14 @@ fn subject<'a, M: 'a>(
     name: &'static str,
     decode: impl Fn() -> Result<Vec<M>> + 'a,
     prefixes: fn(&M) -> usize,
-    encode: impl Fn(&M) -> Result<()> + 'a,
+    encode: impl Fn(&[M]) -> Result<()> + 'a,
 ) -> Result<Subject<'a>> {
     let messages = decode().context(name)?;
     Ok(Subject {
         name,
         prefixes: messages.iter().map(prefixes).sum(),
         decode: Box::new(move || decode().map(|all| drop(black_box(all)))),
-        encode: Box::new(move || messages.iter().try_for_each(&encode)),
+        encode: Box::new(move || encode(&messages)),
         times: Default::default(),
     })
 }
@@ -109,10 +109,13 @@ fn ours(stream: &Bytes) -> Result<Subject<'_>> {
         Message::Update(update) => update.announced().count(),
         _ => 0,
     };
-    let encode = |message: &Message| {
+    let encode = |messages: &[Message]| {
         let mut out = BytesMut::new();
-        message.encode(&SESSION, &mut out)?;
-        black_box(&out);
+        for message in messages {
+            out.clear();
+            message.encode(&SESSION, &mut out)?;
+            black_box(&out);
+        }
         Ok(())
     };
     subject(OURS, decode, prefixes, encode)
@@ -124,8 +127,11 @@ fn bgpkit(messages: &[Bytes]) -> Result<Subject<'_>> {
         BgpkitMessage::Update(update) => update.announced_prefixes.len(),
         _ => 0,
     };
-    let encode = |message: &BgpkitMessage| {
-        black_box(message.encode(AsnLength::Bits32)?);
+    // It makes a buffer for every message.
+    let encode = |messages: &[BgpkitMessage]| {
+        for message in messages {
+            black_box(message.encode(AsnLength::Bits32)?);
+        }
         Ok(())
     };
     subject("bgpkit-parser", move || messages.iter().map(parse).collect(), prefixes, encode)
@@ -142,10 +148,13 @@ fn netgauze(messages: &[Bytes]) -> Result<Subject<'_>> {
         NetgauzeMessage::Update(update) => update.nlri().len(),
         _ => 0,
     };
-    let encode = |message: &NetgauzeMessage| {
-        let mut out = Vec::with_capacity(message.len());
-        message.write(&mut out)?;
-        black_box(&out);
+    let encode = |messages: &[NetgauzeMessage]| {
+        let mut out = Vec::new();
+        for message in messages {
+            out.clear();
+            message.write(&mut out)?;
+            black_box(&out);
+        }
         Ok(())
     };
     subject("netgauze-bgp-pkt", decode, prefixes, encode)
