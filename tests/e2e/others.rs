@@ -68,9 +68,6 @@ pub(crate) fn a_range_of_host_local(labs: &mut Labs) -> Result<()> {
                   apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: node2}\n\
                   spec: {bgp: {ipv4Address: 172.30.1.12/24}}\nstatus: {podCIDRs: [10.244.4.0/24]}\n";
     applied(&cluster, ranges)?;
-    let pool = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: pods}\n\
-                spec: {cidr: 10.244.0.0/16, assignmentMode: Manual, natOutgoing: true}\n";
-    applied(&cluster, pool)?;
     // Each knows of the other and waits for it.
     for node in ["node1", "node2"] {
         cluster.start(node)?;

@@ -4,7 +4,7 @@ use super::Speaker;
 use super::peer::{Conn, Peer, Slot};
 use crate::config::PeerKind;
 use crate::family::Family;
-use crate::rib::SourceId;
+use crate::rib::{Path, SourceId};
 use crate::status::Replacement;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -41,25 +41,23 @@ impl Speaker {
         out
     }
 
-    /// One of `others`, which is up, has told of every prefix that our clients announce. What is filtered here counts, too:
-    /// reflectors of one cluster don't use each other's routes, but hold them.
+    /// Those of `others` that are up have told of every prefix that our clients announce, whichever of them: where nodes are spread,
+    /// each serves some. What is filtered here counts, too: reflectors of one cluster don't use each other's routes, but
+    /// hold them.
     #[must_use]
     pub fn is_covered_by(&self, others: &BTreeSet<IpAddr>) -> bool {
         let known = others.iter().filter_map(|remote| self.by_address.get(remote));
         let is_up = |id: &&SourceId| self.peers.get(id).is_some_and(|peer| told_all(peer));
-        let mut covering: BTreeSet<SourceId> = known.filter(is_up).copied().collect();
+        let covering: BTreeSet<SourceId> = known.filter(is_up).copied().collect();
         let is_client = |id: &SourceId| {
             self.peers.get(id).is_some_and(|peer| peer.config.kind == PeerKind::InternalClient)
         };
-        for (_, entry) in self.rib.iter() {
-            if entry.paths.iter().any(|path| path.filtered.is_none() && is_client(&path.source)) {
-                covering.retain(|id| entry.paths.iter().any(|path| path.source == *id && !path.stale));
-            }
-            if covering.is_empty() {
-                return false;
-            }
-        }
         !covering.is_empty()
+            && self.rib.iter().all(|(_, entry)| {
+                let any = |of: &dyn Fn(&Path) -> bool| entry.paths.iter().any(of);
+                !any(&|path| path.filtered.is_none() && is_client(&path.source))
+                    || any(&|path| !path.stale && covering.contains(&path.source))
+            })
     }
 
     /// Forgets a peer that others have replaced for us. They may not have replaced us for it yet, so its connection
@@ -138,7 +136,13 @@ mod tests {
         let client = |last| passive(last, PeerKind::InternalClient);
         let mut strict = client(3);
         strict.authorised_origins = Some(std::iter::empty::<ipnet::IpNet>().collect());
-        let mut rig = Rig::new(vec![client(1), client(2), strict, passive(4, PeerKind::Internal)]);
+        let mut rig = Rig::new(vec![
+            client(1),
+            client(2),
+            strict,
+            passive(4, PeerKind::Internal),
+            passive(5, PeerKind::Internal),
+        ]);
         let others = set(&[4, 5]);
         for last in [1, 2] {
             let conn = rig.up(last);
@@ -150,9 +154,14 @@ mod tests {
         let other = rig.up(4);
         tell(&mut rig, other, 1, &["10.1.1.0/24", "10.96.0.0/12"]);
         assert!(!rig.speaker.is_covered_by(&others), "10.1.2.0/24 is missing");
+        // Of four reflectors each serves some of the nodes.
+        let fourth = rig.up(5);
+        tell(&mut rig, fourth, 2, &["10.1.2.0/24"]);
+        assert!(rig.speaker.is_covered_by(&others), "each has its part");
+        assert!(!rig.speaker.is_covered_by(&set(&[4])) && !rig.speaker.is_covered_by(&set(&[5])));
         tell(&mut rig, other, 2, &["10.1.2.0/24"]);
-        assert!(rig.speaker.is_covered_by(&others));
-        assert!(!rig.speaker.is_covered_by(&set(&[5])) && !rig.speaker.is_covered_by(&set(&[])));
+        assert!(rig.speaker.is_covered_by(&set(&[4])));
+        assert!(!rig.speaker.is_covered_by(&set(&[6])) && !rig.speaker.is_covered_by(&set(&[])));
     }
 
     #[test]

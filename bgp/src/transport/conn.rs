@@ -88,6 +88,8 @@ struct Queue {
     drain: Option<AbortHandle>,
     /// Nothing is read or written any more.
     frozen: bool,
+    /// Whoever has it in hand no longer writes.
+    abandoned: bool,
 }
 
 /// The speaker's side of a connection.
@@ -159,7 +161,9 @@ impl Conn {
     /// Ends the tasks. The one that writes would keep the socket open for as long as the peer does not read.
     fn abandon(&self) {
         self.reader.abort();
-        if let Some(drain) = self.shared.locked().drain.take() {
+        let mut queue = self.shared.locked();
+        queue.abandoned = true;
+        if let Some(drain) = queue.drain.take() {
             drain.abort();
         }
     }
@@ -199,7 +203,7 @@ impl Writing {
         let Self { id, shared } = self;
         let mut queue = shared.locked();
         queue.handed = false;
-        if queue.frozen {
+        if queue.frozen || queue.abandoned {
             return (id, Ok(0));
         }
         let taken = write_some(&shared.stream, &mut queue.data);
@@ -374,6 +378,27 @@ mod tests {
         assert!(conn.queue([Bytes::from_static(b"more")]).is_none(), "a task waits to write already");
         let shared = Arc::downgrade(&conn.shared);
         conn.close().await.unwrap();
+        let closed = async {
+            while shared.strong_count() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), closed).await.expect("the socket is closed");
+        drop(deaf);
+    }
+
+    #[tokio::test]
+    async fn what_is_in_hand_when_a_connection_closes_does_not_keep_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let deaf = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (events, _inbox) = mpsc::channel(1);
+        let conn = Conn::start(ConnId::accepted(0), stream, events.clone(), ReadAhead::default());
+        let writing = conn.queue([Bytes::from(vec![0; 32 << 20])]).unwrap();
+        let shared = Arc::downgrade(&conn.shared);
+        let closing = conn.close();
+        assert_eq!(writing.write(&events).1.unwrap(), 0, "closing writes the rest");
+        closing.await.unwrap();
         let closed = async {
             while shared.strong_count() > 0 {
                 tokio::task::yield_now().await;

@@ -40,6 +40,7 @@ use margay_datastore::{Store, SyncEvent, Syncer, Versioned};
 use margay_ipam::{Family, Handle};
 use margay_routing::{RouteTrace, Router, Settings};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 use self::assigned::Assigned;
 use self::claim_task::Made;
@@ -145,6 +146,8 @@ pub(crate) struct Node {
     cluster: Cluster,
     /// The datastore was told completely once.
     in_sync: bool,
+    /// Waits with the node's own object until its tunnels are there.
+    own_write: Option<AbortHandle>,
     speaker: Speaker,
     router: Router,
     /// Next hops of BGP routes, and how far the speaker was told that they are.
@@ -227,6 +230,7 @@ impl Node {
             addresses: parts.addresses,
             cluster: Cluster::default(),
             in_sync: false,
+            own_write: None,
             speaker: parts.speaker,
             next_hops: BTreeMap::new(),
             advertisements: Vec::new(),

@@ -82,12 +82,16 @@ impl Node {
         self.cluster_changed();
         let generation = self.update_routes();
         let (mut reached, writer, key) = (self.forwarding.reached(), self.writer.clone(), self.own_key());
-        tokio::spawn(async move {
+        let write = tokio::spawn(async move {
             let made = reached.wait_for(|reached| reached.has(generation, &[]));
             // A kernel that refuses is said to be so elsewhere.
             let _late = tokio::time::timeout(DEVICE_TIME, made).await;
             writer.push(key, Write::OwnNode(Box::new(node)));
         });
+        // What waits is an older state of the whole object: written later, it would take back what this one says.
+        if let Some(older) = self.own_write.replace(write.abort_handle()) {
+            older.abort();
+        }
     }
 
     fn tunnel_address(

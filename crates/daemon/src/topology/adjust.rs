@@ -12,7 +12,7 @@ use margay_bgp::{MaxPrefix, NextHopMode, PeerConfig, PeerKind};
 
 use super::builder::{Builder, Policies, Rule};
 use super::settings::secret_name;
-use super::{bfd, concerns, filters, limits, node_addresses, problem, service_ranges};
+use super::{bfd, concerns, filters, limits, node_addresses, pod_cidrs, problem, service_ranges};
 use crate::secrets::NoPassword;
 
 impl<'a> Builder<'a> {
@@ -22,9 +22,8 @@ impl<'a> Builder<'a> {
         let services = service_ranges(self.cluster);
         config.max_prefix = Some(limits::of_node(blocks.map_or(0, BTreeSet::len), &services));
         // Where another IPAM plugin gives the addresses a node announces its range as a whole.
-        let ranges = there.status.pod_cidrs.iter().filter_map(|range| range.parse().ok());
         let blocks = blocks.into_iter().flatten().copied();
-        config.authorised_origins = Some(blocks.chain(services).chain(ranges).collect());
+        config.authorised_origins = Some(blocks.chain(services).chain(pod_cidrs(there)).collect());
     }
 
     /// And what the BGPFilters of its BGPPeer let a node tell besides: of workloads that speak BGP, of routers. That is

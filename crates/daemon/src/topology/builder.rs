@@ -16,7 +16,7 @@ use super::selecting::Selecting;
 use super::settings::Settings;
 use super::{
     Cluster, Peer, Way, addresses, as_of, cluster_id, concerns, families, filters, matches, node_addresses,
-    problem, service_ranges,
+    pod_cidrs, problem, service_ranges,
 };
 
 /// What comes of two nodes, or of a BGPPeer that names a router.
@@ -133,6 +133,7 @@ impl<'a> Builder<'a> {
             import_all: Arc::default(),
             export_own: Arc::new(filters::export_own(
                 cluster.pools_in_force(),
+                pod_cidrs(me),
                 service_ranges(cluster),
                 cluster_id(me).is_some(),
             )),

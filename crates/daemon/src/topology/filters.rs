@@ -21,16 +21,19 @@ pub(super) struct Compiled {
     pub(super) problems: Vec<String>,
 }
 
-/// What a node may announce when no filter says otherwise: what lies in a pool that is exported, and its own of the
-/// ranges of services. What other nodes announce of services is theirs to tell; a reflector tells it too (`reflects`).
+/// What a node may announce when no filter says otherwise: what lies in a pool that is exported, the ranges another IPAM plugin
+/// gives it addresses out of, and its own of the ranges of services. What other nodes announce of services is theirs to tell; a reflector tells it too (`reflects`).
 pub(super) fn export_own<'a>(
     pools: impl IntoIterator<Item = &'a IpPool>,
+    ranges: impl IntoIterator<Item = IpNet>,
     services: impl IntoIterator<Item = IpNet> + Clone,
     reflects: bool,
 ) -> Policy {
     let pools = pools.into_iter().map(|pool| {
         about(pool.spec.cidr, if pool.spec.disable_bgp_export { Action::Reject } else { Action::Accept })
     });
+    // Behind the pools: one that holds them decides.
+    let pools = pools.chain(ranges.into_iter().map(|range| about(range, Action::Accept)));
     let others = services.clone().into_iter().filter(|_| !reflects);
     let others = others.map(|range| Rule { learned: true, ..about(range, Action::Reject) });
     let services = others.chain(services.into_iter().map(|range| about(range, Action::Accept)));

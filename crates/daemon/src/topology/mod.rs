@@ -106,6 +106,11 @@ pub fn node_addresses(node: &Node) -> impl Iterator<Item = IpAddr> + use<> {
     v4.into_iter().chain(v6)
 }
 
+/// Ranges that another IPAM plugin gives a node's pods addresses out of (`status.podCIDRs`).
+fn pod_cidrs(node: &Node) -> impl Iterator<Item = ipnet::IpNet> {
+    node.status.pod_cidrs.iter().filter_map(|range| range.parse().ok())
+}
+
 /// A node's BGP identifier: its IPv4 address, or one folded from its IPv6 address, never 0.0.0.0.
 #[must_use]
 pub fn router_id(node: &Node) -> Option<Ipv4Addr> {

@@ -291,6 +291,14 @@ spec: {peerIP: 10.0.0.253, asNumber: 65000, filters: [kept]}
     assert_eq!(exports("n1", "tor", &mesh), [true, false, false]);
     assert_eq!(exports("n1", "lab", &mesh), [true, true, true]);
     assert_eq!(exports("n1", "n2", &mesh), [true, false, false]);
+    // What another IPAM plugin gives addresses out of needs no pool, but goes by the one that holds it.
+    let mut ranged = cluster(THREE, "");
+    let ranges = &mut ranged.nodes.get_mut("n1").unwrap().status.pod_cidrs;
+    ranges.extend(["10.65.1.0/24", "10.66.0.0/16"].map(str::to_owned));
+    assert_eq!(exports("n1", "n2", &ranged), [true, true, true]);
+    assert_eq!(exports("n2", "n1", &ranged), [false; 3], "another node's");
+    ranged.pools.insert("kept".to_owned(), mesh.pools["kept"].clone());
+    assert_eq!(exports("n1", "n2", &ranged), [true, false, false]);
     let mut reflected = cluster(&with_reflectors(), text);
     for (node, to) in [("n1", "rr1"), ("rr1", "n1"), ("rr1", "rr2"), ("rr1", "tor")] {
         assert_eq!(exports(node, to, &reflected), [true, false, false], "{node} to {to}");
