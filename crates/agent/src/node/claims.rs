@@ -106,13 +106,14 @@ impl Node {
         !self.is_ours(cidr) && self.cluster.blocks.values().any(|(block, _)| overlaps(&block.spec.cidr))
     }
 
-    /// A node needs a block to be ready, unless no pool is for it.
+    /// A node needs a block to be ready, unless no pool is for it, or there is none and another plugin gives addresses.
     fn report_blocks(&self) {
         let blocks = self.addresses.allocator().blocks().count();
         let families = [Family::V4, Family::V6];
         let offered = families.iter().any(|family| !self.offered(*family).is_empty());
         let pools = !self.cluster.bgp.pools_in_force().is_empty();
-        let elsewhere = !offered && (pools || self.config.backend == Backend::None);
+        let others = self.config.backend == Backend::None || !self.pod_cidrs().cidrs.is_empty();
+        let elsewhere = !offered && (pools || others);
         let message = match self.claim_problems.values().next() {
             Some(problem) if blocks == 0 => problem.clone(),
             _ if blocks == 0 && elsewhere && pools => {
