@@ -15,16 +15,37 @@ pub(super) fn len(nlri: &Nlri, path_id: bool) -> usize {
 
 /// Appends a prefix, with its path identifier (0 when it has none) if the session carries them.
 pub(super) fn put(nlri: &Nlri, path_id: bool, out: &mut BytesMut) {
-    // Put together first: an append to the output costs more than all the rest.
-    let mut octets = [0; MAX_NLRI_LEN];
-    octets[..4].copy_from_slice(&nlri.path_id.unwrap_or(0).to_be_bytes());
-    octets[4] = nlri.prefix.prefix_len();
-    match nlri.prefix {
-        IpNet::V4(prefix) => octets[5..9].copy_from_slice(&prefix.network().octets()),
-        IpNet::V6(prefix) => octets[5..].copy_from_slice(&prefix.network().octets()),
+    let (octets, len) = octets(nlri, path_id);
+    out.put_slice(&octets[..len]);
+}
+
+/// Appends several, many at once: an append to the output costs more than all the rest.
+pub(super) fn put_all<'a>(all: impl IntoIterator<Item = &'a Nlri>, path_id: bool, out: &mut BytesMut) {
+    let (mut several, mut used) = ([0; 32 * MAX_NLRI_LEN], 0);
+    for nlri in all {
+        if used + MAX_NLRI_LEN > several.len() {
+            out.put_slice(&several[..used]);
+            used = 0;
+        }
+        let (octets, len) = octets(nlri, path_id);
+        // What is too much of it the next one takes the place of.
+        several[used..used + MAX_NLRI_LEN].copy_from_slice(&octets);
+        used += len;
     }
-    let start = if path_id { 0 } else { 4 };
-    out.put_slice(&octets[start..start + len(nlri, path_id)]);
+    out.put_slice(&several[..used]);
+}
+
+/// A prefix on the wire, and how many of the octets it is.
+fn octets(nlri: &Nlri, path_id: bool) -> ([u8; MAX_NLRI_LEN], usize) {
+    let mut octets = [0; MAX_NLRI_LEN];
+    let at = if path_id { 4 } else { 0 };
+    octets[..4].copy_from_slice(&nlri.path_id.unwrap_or(0).to_be_bytes());
+    octets[at] = nlri.prefix.prefix_len();
+    match nlri.prefix {
+        IpNet::V4(prefix) => octets[at + 1..at + 5].copy_from_slice(&prefix.network().octets()),
+        IpNet::V6(prefix) => octets[at + 1..at + 17].copy_from_slice(&prefix.network().octets()),
+    }
+    (octets, len(nlri, path_id))
 }
 
 /// Octets of a next hop in MP_REACH_NLRI.

@@ -32,7 +32,7 @@ fn body(update: &Update, negotiated: &Negotiated, out: &mut BytesMut) -> Result<
     let path_ids = negotiated.sends_path_id(AfiSafi::Ipv4Unicast);
     let start = out.len();
     out.put_u16(0);
-    withdrawn.iter().for_each(|nlri| nlri::put(nlri, path_ids, out));
+    nlri::put_all(withdrawn, path_ids, out);
     patch_u16(out, start, out.len() - start - 2);
 
     let start = out.len();
@@ -60,18 +60,17 @@ fn body(update: &Update, negotiated: &Negotiated, out: &mut BytesMut) -> Result<
     if let Some(family) = unreach {
         let at = begin_mp_unreach(family, out);
         let path_ids = negotiated.sends_path_id(family);
-        mp_withdrawn.iter().for_each(|nlri| nlri::put(nlri, path_ids, out));
+        nlri::put_all(mp_withdrawn, path_ids, out);
         end_mp(at, out);
     }
     if update.announces() {
-        let mut attributes = Vec::new();
+        // Room for those of a usual route at once.
+        let mut attributes = Vec::with_capacity(128);
         attributes::put(&update.attributes, next_hop, negotiated.four_octet_as, &mut attributes);
         out.put_slice(&attributes);
     }
     patch_u16(out, start, out.len() - start - 2);
-    for nlri in update.reach.iter().flat_map(|reach| &reach.nlri) {
-        nlri::put(nlri, path_ids, out);
-    }
+    nlri::put_all(update.reach.iter().flat_map(|reach| &reach.nlri), path_ids, out);
     Ok(())
 }
 
@@ -84,7 +83,7 @@ fn put_mp_reach(reach: &Reach, negotiated: &Negotiated, out: &mut BytesMut) -> R
     }
     let at = begin_mp_reach(family, &reach.next_hop, out);
     let path_ids = negotiated.sends_path_id(family);
-    reach.nlri.iter().for_each(|nlri| nlri::put(nlri, path_ids, out));
+    nlri::put_all(&reach.nlri, path_ids, out);
     end_mp(at, out);
     Ok(())
 }
