@@ -342,7 +342,6 @@ impl Run<'_> {
         self.figures.round = percentile(&mut before, 0.5);
         swarm.settle();
         swarm.state.ignore(slow);
-        swarm.shrink(slow)?;
         swarm.set_reading(slow, false)?;
         let mut during = measure(swarm, ROUNDS)?;
         self.figures.round_slow = percentile(&mut during, 0.5);

@@ -472,14 +472,6 @@ impl Swarm {
         self.clients[number].phase == Phase::Established
     }
 
-    /// Makes the kernel hold little for a client that does not read.
-    pub(crate) fn shrink(&mut self, number: usize) -> Result<()> {
-        if let Some(socket) = &self.clients[number].socket {
-            socket2::SockRef::from(socket).set_recv_buffer_size(16 << 10)?;
-        }
-        Ok(())
-    }
-
     /// Ends a client without a word, as a crash does.
     pub(crate) fn crash(&mut self, number: usize) -> Result<()> {
         let client = &mut self.clients[number];
