@@ -15,37 +15,39 @@ pub(super) fn len(nlri: &Nlri, path_id: bool) -> usize {
 
 /// Appends a prefix, with its path identifier (0 when it has none) if the session carries them.
 pub(super) fn put(nlri: &Nlri, path_id: bool, out: &mut BytesMut) {
-    let (octets, len) = octets(nlri, path_id);
+    let mut octets = [0; MAX_NLRI_LEN];
+    let len = write(nlri, path_id, &mut octets);
     out.put_slice(&octets[..len]);
 }
 
 /// Appends several, many at once: an append to the output costs more than all the rest.
 pub(super) fn put_all<'a>(all: impl IntoIterator<Item = &'a Nlri>, path_id: bool, out: &mut BytesMut) {
-    let (mut several, mut used) = ([0; 32 * MAX_NLRI_LEN], 0);
+    let (mut octets, mut used) = ([0; 32 * MAX_NLRI_LEN], 0);
     for nlri in all {
-        if used + MAX_NLRI_LEN > several.len() {
-            out.put_slice(&several[..used]);
+        if octets.len() - used < MAX_NLRI_LEN {
+            out.put_slice(&octets[..used]);
             used = 0;
         }
-        let (octets, len) = octets(nlri, path_id);
-        // What is too much of it the next one takes the place of.
-        several[used..used + MAX_NLRI_LEN].copy_from_slice(&octets);
-        used += len;
+        used += write(nlri, path_id, &mut octets[used..used + MAX_NLRI_LEN]);
     }
-    out.put_slice(&several[..used]);
+    out.put_slice(&octets[..used]);
 }
 
-/// A prefix on the wire, and how many of the octets it is.
-fn octets(nlri: &Nlri, path_id: bool) -> ([u8; MAX_NLRI_LEN], usize) {
-    let mut octets = [0; MAX_NLRI_LEN];
-    let at = if path_id { 4 } else { 0 };
-    octets[..4].copy_from_slice(&nlri.path_id.unwrap_or(0).to_be_bytes());
-    octets[at] = nlri.prefix.prefix_len();
+/// Writes a prefix to where it is to be, room for the longest; what comes behind it means nothing. Returns how many
+/// octets it is. Made elsewhere and copied, the copy would wait for these small stores.
+fn write(nlri: &Nlri, path_id: bool, out: &mut [u8]) -> usize {
+    let at = if path_id {
+        out[..4].copy_from_slice(&nlri.path_id.unwrap_or(0).to_be_bytes());
+        4
+    } else {
+        0
+    };
+    out[at] = nlri.prefix.prefix_len();
     match nlri.prefix {
-        IpNet::V4(prefix) => octets[at + 1..at + 5].copy_from_slice(&prefix.network().octets()),
-        IpNet::V6(prefix) => octets[at + 1..at + 17].copy_from_slice(&prefix.network().octets()),
+        IpNet::V4(prefix) => out[at + 1..at + 5].copy_from_slice(&prefix.network().octets()),
+        IpNet::V6(prefix) => out[at + 1..at + 17].copy_from_slice(&prefix.network().octets()),
     }
-    (octets, len(nlri, path_id))
+    len(nlri, path_id)
 }
 
 /// Octets of a next hop in MP_REACH_NLRI.
