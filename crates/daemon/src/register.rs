@@ -104,7 +104,7 @@ spec:
         wanted.spec.bgp.as_mut().unwrap().route_reflector_cluster_id = Some([192, 0, 2, 1].into());
         assert_eq!(both, wanted);
         // The agent takes back what it does not have any more, and that alone.
-        let bare = NodeSpec { bgp: agents.spec.bgp.clone(), ..NodeSpec::default() };
+        let bare = NodeSpec { bgp: agents.spec.bgp, ..NodeSpec::default() };
         let mut bare = Node::new(Metadata::named("n1"), bare);
         bare.spec.bgp.as_mut().unwrap().ipv4_ipip_tunnel_addr = None;
         merge(&mut both, &bare, Daemon::Agent);

@@ -1,10 +1,11 @@
 //! What a key of a configuration file wants, for who wrote something else: the parser knows types, people know units and ranges.
 
 /// Keys whose numbers have narrower ranges than their types.
-const RANGES: [(&str, u64, u64); 8] = [
+const RANGES: [(&str, u64, u64); 9] = [
     ("bufferKib", 512, U32),
     ("files", 1, U16),
     ("history", 1000, 10_000_000),
+    ("maximumPaths", 1, 64),
     ("maxMib", 1, U32),
     ("maxPeers", 1, u64::MAX),
     ("maxPrefixes", 1, U32),
