@@ -101,6 +101,9 @@ pub(crate) struct PeerState {
     /// When a peer that is Idle is tried again, and how long it will have to wait after the next error.
     #[serde(default)]
     pub(crate) idle: Option<(Time, Duration)>,
+    /// How long a peer of a range may wait for BFD.
+    #[serde(default)]
+    pub(crate) kept_until: Option<Time>,
     pub(crate) counters: MessageCounters,
     pub(crate) bfd: Option<SessionStatus>,
     pub(crate) families: [FamilyState; 2],

@@ -127,3 +127,76 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Key, place, unit and range.
+    #[test]
+    fn a_wrong_value_is_told_what_is_wanted() {
+        let path = std::env::temp_dir().join(format!("margay-rr-config-{}.yaml", std::process::id()));
+        let range = "listenRanges:\n  - prefix: 192.0.2.128/25\n    ";
+        let cases = [
+            (
+                "drainSeconds: abc",
+                "line 2: `drainSeconds` must be a whole number of seconds, from 0 to 65535, not `abc`",
+            ),
+            ("drainSeconds: 70000 # long", "a whole number of seconds, from 0 to 65535, not `70000`"),
+            ("drainSeconds: -1", "from 0 to 65535, not `-1`"),
+            ("drainSeconds: 10s", "not `10s`"),
+            ("clusterId: 7", "line 2: `clusterId` must be an IPv4 address, as 192.0.2.1, not `7`"),
+            ("peerMetrics: maybe", "line 2: `peerMetrics` must be true or false, not `maybe`"),
+            ("metricsListen: 9180", "`metricsListen` must be an address and a port, as 192.0.2.1:9180"),
+            ("node: [a]", "line 2: `node` must be a text, not `[a]`"),
+            ("listenRanges: 5", "line 2: `listenRanges` must be a list, not `5`"),
+            (&format!("{range}maxPeers: x"), "line 4: `maxPeers` must be a whole number, 1 or more, not `x`"),
+            (
+                &format!("{range}maxPrefixes: x"),
+                "line 4: `maxPrefixes` must be a whole number, from 1 to 4294967295",
+            ),
+            (
+                &format!("{range}ttlSecurity: 256"),
+                "line 4: `ttlSecurity` must be a whole number, from 1 to 255",
+            ),
+            (&format!("{range}client: x"), "line 4: `client` must be true or false"),
+            ("listenRanges:\n  - prefix: here", "line 3: `prefix` must be a prefix, as 192.0.2.128/25"),
+            ("bmp:\n  - address: here", "line 3: `address` must be an address and a port"),
+            (
+                "bmp:\n  - address: 192.0.2.1:1\n    bufferKib: x",
+                "a whole number of KiB, from 512 to 4294967295",
+            ),
+            ("mrtLog:\n  path: /x\n  files: none", "line 4: `files` must be a whole number, from 1 to 65535"),
+            (
+                "datastore:\n  type: embedded\n  path: /x\n  history: many",
+                "line 5: `history` must be a whole number, from 1000 to 10000000, not `many`",
+            ),
+            (
+                "datastore:\n  type: etcd\n  endpoints: ['http://192.0.2.1:2379']\n  timeoutMs: 5s",
+                "line 5: `timeoutMs` must be a whole number of milliseconds, from 100 to 600000, not `5s`",
+            ),
+            // These say it themselves.
+            ("ipv4Address: 192.0.2.21", "as 192.0.2.7/24"),
+            ("logFormat: xml", "expected one of text, json"),
+            ("logLevel: loud", "error, warn, info"),
+            ("drainSecond: 1", "drainSeconds"),
+        ];
+        let said: Vec<(&str, &str, String)> = cases
+            .iter()
+            .map(|(text, wanted)| {
+                std::fs::write(&path, format!("ipv6Address: 2001:db8::21/64\n{text}\n")).unwrap();
+                let flags = Flags::parse_from([
+                    "margay-route-reflector".as_ref(),
+                    "--config".as_ref(),
+                    path.as_os_str(),
+                ]);
+                (*text, *wanted, Config::load(flags).unwrap_err().to_string())
+            })
+            .collect();
+        std::fs::remove_file(&path).unwrap();
+        for (text, wanted, said) in said {
+            let place = said.contains("margay-rr-config") || text.starts_with("logLevel");
+            assert!(said.contains(wanted) && place, "{text}: {said}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use margay_bgp::Event;
 use margay_control::status::Problem;
 use margay_daemon::health::Health;
 use margay_daemon::ports::Ports;
-use margay_daemon::register::register;
+use margay_daemon::register::{Daemon, register};
 use margay_daemon::secrets;
 use margay_daemon::speaker::{Speaker, SpeakerError, until};
 use margay_daemon::topology::{Cluster, node_addresses, router_id, unknown_configuration};
@@ -247,7 +247,7 @@ impl Reflector {
     /// Makes sure the datastore knows this reflector: nodes find it there.
     async fn register(&mut self) {
         let own = self.own_node();
-        match register(&self.store, &own).await {
+        match register(&self.store, &own, Daemon::Reflector).await {
             Ok(()) => {
                 self.registered = true;
                 self.health.set("datastore", true, "in sync");

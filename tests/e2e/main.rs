@@ -164,6 +164,7 @@ const CASES: &[(&str, Place)] = &[
         "topology::agents_and_reflectors_share_machines",
         Inside(topology::agents_and_reflectors_share_machines),
     ),
+    ("topology::reflectors_tell_addresses_of_nobody", Inside(topology::reflectors_tell_addresses_of_nobody)),
     ("topology::a_reflector_that_never_comes_up", Inside(topology::a_reflector_that_never_comes_up)),
     ("cleanup::nothing_stays_behind", Inside(cleanup::nothing_stays_behind)),
     ("health::ready_and_stopping", Inside(health::ready_and_stopping)),

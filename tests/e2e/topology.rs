@@ -7,6 +7,7 @@ use margay_control::bgp::Route;
 use margay_lab::probe::{Protocol, Stream};
 use margay_tests::cluster::{Cluster, Datastore, wait};
 use margay_tests::pods::{PORT, Pod};
+use serde_json::json;
 
 use crate::labs::{
     Labs, PATIENCE, PROBE_EVERY, applied, margay, none_lost, send_more, sessions, wait_answered,
@@ -304,6 +305,46 @@ pub(crate) fn a_reflector_that_never_comes_up(labs: &mut Labs) -> Result<()> {
     margay(&cluster, &["delete", "node", "rr1"])?;
     wait_peers(&cluster, mesh)?;
     talk.ends(&cluster)
+}
+
+/// Addresses of a pool that no block has are reached through reflectors: of a pod that was there before them, and of one
+/// that came later.
+pub(crate) fn reflectors_tell_addresses_of_nobody(labs: &mut Labs) -> Result<()> {
+    let mut cluster = begin(labs)?;
+    let fixed = |cluster: &Cluster, name: &str, address: &str| -> Result<Pod> {
+        let pod = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, annotations: {{\
+             cni.projectcalico.org/ipAddrsNoIpam: '[\"{address}\"]'}}}}\nspec: {{nodeName: node1, containers: []}}\n"
+        );
+        applied(cluster, &pod)?;
+        cluster.runtime("node1")?.add_with("shop", name, |config| {
+            config["feature_control"] = json!({"ip_addrs_no_ipam": true});
+        })
+    };
+    let early = fixed(&cluster, "early", "10.65.250.7")?;
+    let far = cluster.runtime("node2")?.add("shop", "far")?;
+    wait_answered(&far, &early)?;
+    let told = Stream::start(&far.netns, early.address, Protocol::Udp(PORT), PROBE_EVERY)?;
+    for reflector in ["rr1", "rr2"] {
+        cluster.start(reflector)?;
+    }
+    wait_peers(&cluster, |_| names(&["rr1", "rr2"]))?;
+    send_more(&told, 50)?;
+    let late = fixed(&cluster, "late", "10.65.250.8")?;
+    wait_answered(&far, &late).context("the reflectors do not tell what came later")?;
+    none_lost(told)?;
+    for reflector in ["rr1", "rr2"] {
+        let refused: u64 = sessions(&cluster, reflector)?.iter().map(|peer| peer.filtered).sum();
+        ensure!(refused == 0, "{reflector}: {:#?}", sessions(&cluster, reflector)?);
+    }
+    for pod in [early, late] {
+        cluster.runtime("node1")?.delete(pod)?;
+    }
+    let routes = || cluster.run_in("node2", "ip", &["route", "show"]);
+    wait(PATIENCE, || Ok(!routes()?.contains("10.65.250."))).with_context(|| format!("{:?}", routes()))?;
+    let node = || margay(&cluster, &["get", "node", "node1", "-o", "yaml"]);
+    wait(PATIENCE, || Ok(!node()?.contains("10.65.250."))).with_context(|| format!("{:?}", node()))?;
+    cluster.runtime("node2")?.delete(far)
 }
 
 /// A top-of-rack router: BIRD of another AS that takes whoever of the subnet comes.

@@ -62,6 +62,7 @@ impl Speaker {
                 last_reset: peer.last_reset.clone(),
                 barred_until: peer.barred_until,
                 idle: peer.idle_until.map(|until| (until, peer.error_wait)),
+                kept_until: peer.kept_until,
                 counters: peer.counters,
                 bfd: peer.bfd,
                 families: peer.families,
@@ -299,6 +300,7 @@ impl Speaker {
                 peer.idle_until = peer.idle_until.max(Some(until));
                 peer.error_wait = error_wait;
             }
+            peer.kept_until = state.kept_until;
             peer.counters = state.counters;
             peer.bfd = state.bfd;
             peer.families = state.families;

@@ -4,7 +4,7 @@ use super::bfd::{BfdHandover, BfdSessions};
 use super::conn::{Conn, IoEvent};
 use super::handle::{BgpHandle, Command};
 use super::keys::Listeners;
-use super::service::{BgpService, ServiceConfig};
+use super::service::{BgpService, IO, ServiceConfig};
 use super::stations::Monitoring;
 use crate::handover::{Handover, RestoreError};
 use crate::io::{ConnId, Input};
@@ -165,8 +165,13 @@ impl BgpService {
         Ok(Frozen { state, bfd, sockets })
     }
 
-    /// Goes on.
-    pub(super) fn thaw(&mut self, frozen: Frozen) -> Result<(), TakeOverError> {
+    /// Goes on. Who reported before reports to nobody now: writes that ended while the state was taken are in the state.
+    pub(super) fn thaw(
+        &mut self,
+        frozen: Frozen,
+        io: &mut mpsc::Receiver<IoEvent>,
+    ) -> Result<(), TakeOverError> {
+        (self.io, *io) = mpsc::channel(IO);
         let streams = streams(&frozen.state, frozen.sockets.connections)?;
         self.restore(frozen.state)?;
         self.resume(streams);
@@ -202,4 +207,26 @@ fn streams(state: &Handover, sockets: Vec<OwnedFd>) -> Result<Vec<(ConnId, TcpSt
     }
     let stream = |(id, fd): (ConnId, OwnedFd)| Ok((id, TcpStream::from_std(fd.into())?));
     ids.into_iter().zip(sockets).map(stream).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SpeakerConfig;
+
+    #[tokio::test]
+    async fn what_is_reported_late_is_not_counted_twice() {
+        let config = SpeakerConfig::new([10, 0, 0, 1].into(), 64512);
+        let (mut service, _handle, _events, mut inbox) =
+            BgpService::new(config, Monitoring::default(), Listeners::new(Vec::new()));
+        // A thread that writes for several connections, and has not reported yet.
+        let late = service.io.clone();
+        let frozen = service.freeze(&mut inbox.io).await.unwrap();
+        service.thaw(frozen, &mut inbox.io).unwrap();
+        let conn = ConnId::accepted(0);
+        let heard = late.send(IoEvent::Shared(vec![(conn, Ok(1))])).await.is_ok();
+        assert!(!heard && inbox.io.try_recv().is_err());
+        service.io.send(IoEvent::Written(conn, 1)).await.unwrap();
+        assert!(matches!(inbox.io.try_recv(), Ok(IoEvent::Written(..))), "those of now are heard");
+    }
 }

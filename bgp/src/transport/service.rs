@@ -69,7 +69,7 @@ const EVENTS: usize = 64;
 /// Requests that may wait.
 const COMMANDS: usize = 64;
 /// Things that connections report and that may wait; readers pause beyond it.
-const IO: usize = 1024;
+pub(super) const IO: usize = 1024;
 /// Of these, handled before anything is sent: what comes in together goes out together.
 const BATCH: usize = IO;
 /// Without a deadline.
@@ -229,7 +229,7 @@ impl BgpService {
             Ok(()) => loop {
                 match inbox.commands.recv().await {
                     Some(Command::Thaw(frozen, answer)) => {
-                        let thawed = self.thaw(*frozen);
+                        let thawed = self.thaw(*frozen, &mut inbox.io);
                         // The asker may have gone.
                         let _gone = answer.send(());
                         break thawed;
@@ -247,7 +247,7 @@ impl BgpService {
                 }
             },
             // The asker has gone.
-            Err(Ok(frozen)) => self.thaw(frozen),
+            Err(Ok(frozen)) => self.thaw(frozen, &mut inbox.io),
             Err(Err(_)) => Ok(()),
         };
         if let Err(error) = thawed {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use margay_api::{IpamBlock, Key, Node, Resource};
-use margay_daemon::register::register;
+use margay_daemon::register::{Daemon, register};
 use margay_datastore::{Error, Store};
 use margay_ipam::borrower;
 use tokio::sync::mpsc;
@@ -28,7 +28,7 @@ pub(crate) enum Write {
     OwnBlock(Box<IpamBlock>),
     /// A request for an address of a block of ours is granted, if it is still the same.
     Grant(Box<IpamBlock>),
-    /// This node's addresses in its own Node object; what others wrote there stays.
+    /// This node's addresses, and its pods' in no block, in its own Node object; what others wrote there stays.
     OwnNode(Box<Node>),
 }
 
@@ -138,7 +138,7 @@ async fn perform(store: &Store, key: &Key, write: &Write) -> Result<(), Error> {
                 Err(error) => Err(error),
             }
         }
-        Write::OwnNode(own) => register(store, own).await,
+        Write::OwnNode(own) => register(store, own, Daemon::Agent).await,
     }
 }
 

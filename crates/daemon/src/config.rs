@@ -8,6 +8,7 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 
 use crate::log::Format;
+use crate::wanted::wanted;
 
 // What `keys!` names in the crates that use it.
 #[doc(hidden)]
@@ -41,8 +42,10 @@ pub enum ConfigError {
 pub fn load<T: DeserializeOwned + Default>(path: &Path, required: bool) -> Result<T, ConfigError> {
     match std::fs::read_to_string(path) {
         Ok(text) if text.trim().is_empty() => Ok(T::default()),
-        Ok(text) => serde_saphyr::from_str(&text)
-            .map_err(|error| ConfigError::Parse { path: path.to_path_buf(), reason: error.to_string() }),
+        Ok(text) => serde_saphyr::from_str(&text).map_err(|error| {
+            let lines = wanted(&text, &error).map(|wanted| format!("{wanted}\n")).unwrap_or_default();
+            ConfigError::Parse { path: path.to_path_buf(), reason: format!("{lines}{error}") }
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => Ok(T::default()),
         Err(error) => Err(ConfigError::Read { path: path.to_path_buf(), error }),
     }

@@ -19,3 +19,4 @@ pub mod speaker;
 pub mod store;
 pub mod topology;
 pub mod upgrade;
+mod wanted;

@@ -141,6 +141,11 @@ impl Lab {
         std::fs::rename(fresh, self.program()).unwrap();
     }
 
+    /// Where a shell would look for it.
+    pub(crate) fn search(&self) -> PathBuf {
+        self.folder.join("bin")
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.join("control.sock")
     }
@@ -151,7 +156,13 @@ impl Lab {
             // As a shell that found it in its PATH.
             command.arg0(self.program().file_name().unwrap());
         }
-        command.env_clear().arg("--datastore-path").arg(self.store()).arg("--socket").arg(self.socket());
+        command
+            .env_clear()
+            .env("PATH", self.search())
+            .arg("--datastore-path")
+            .arg(self.store())
+            .arg("--socket")
+            .arg(self.socket());
         command.args(["--node", "reflector", "--log-level", "info"]);
         command.arg(format!("--ipv4-address={REFLECTOR}/30")).arg("--secrets-dir=/nonexistent");
         command.env("NOTIFY_SOCKET", self.folder.join("notify"));

@@ -1,5 +1,7 @@
 //! The program is replaced while it runs: its clients see nothing.
 
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -157,6 +159,41 @@ fn a_reflector_started_by_its_bare_name_is_upgraded() {
             let now = lab.all();
             (now.len() == 1 && now != before).then_some(())
         });
+        lab.reap();
+    }
+}
+
+/// Releases in folders of their own, the one in use by a link in the search path.
+#[test]
+fn an_upgrade_follows_the_link_that_was_started() {
+    if !possible(&[]) {
+        return;
+    }
+    let mut lab = Lab::new("link", 0);
+    lab.bare = true;
+    let name = lab.program().file_name().unwrap().to_owned();
+    let (old, new) = (lab.program(), lab.folder.join("release-2").join(&name));
+    for folder in [&lab.search(), &lab.folder.join("release-2")] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    std::fs::copy(&old, &new).unwrap();
+    let (fresh, link) = (lab.folder.join("fresh-link"), lab.search().join(&name));
+    let install = |release: &Path| {
+        symlink(release, &fresh).unwrap();
+        std::fs::rename(&fresh, &link).unwrap();
+    };
+    install(&old);
+    lab.start();
+    for release in [&new, &old] {
+        install(release);
+        let before = lab.all();
+        let output = lab.upgrade();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let pid = wait("the old process has ended", PATIENCE, || match lab.all()[..] {
+            [now] if before != [now] => Some(now),
+            _ => None,
+        });
+        assert_eq!(std::fs::read_link(format!("/proc/{pid}/exe")).unwrap(), *release);
         lab.reap();
     }
 }

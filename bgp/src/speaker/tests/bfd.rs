@@ -171,9 +171,11 @@ fn a_strict_peer_of_a_range_has_time_for_bfd() {
     rig.bfd(status(State::Down, 1));
     assert!(rig.speaker.peers().is_empty());
     assert_eq!(rig.bfd.last(), Some(&(address(1), None)));
-    // Where BFD never comes up the place is another's after a time.
+    // Where BFD never comes up the place is another's after a time, of which a successor knows.
     rig.accept(1);
-    rig.pass(wait - SECOND);
+    rig.pass(wait / 2);
+    rig.hand_over();
+    rig.pass(wait / 2 - SECOND);
     assert_eq!(rig.speaker.peers().len(), 1);
     rig.pass(2 * SECOND);
     assert!(rig.speaker.peers().is_empty());

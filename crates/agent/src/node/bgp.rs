@@ -9,7 +9,9 @@ use margay_bgp::{Event, ForwardingHop, NextHopState, Originated};
 use margay_control::status::Problem;
 use margay_daemon::secrets;
 use margay_daemon::speaker::SpeakerError;
-use margay_daemon::topology::{Way, node_addresses, service_routes, unknown_configuration};
+use margay_daemon::topology::{
+    Way, node_addresses, service_routes, unknown_configuration, with_pod_addresses,
+};
 use margay_routing::{Backend, BgpRoute, NextHop, UnderlayRoute};
 
 use super::Node;
@@ -93,7 +95,8 @@ impl Node {
     /// exported is for the sessions to say, after their filters.
     pub(super) async fn originate(&mut self) {
         let (ranges, single) = self.follow_ranges();
-        let own = self.cluster.bgp.nodes.get(&self.config.node).and_then(|node| node.spec.bgp.as_ref());
+        let own_node = self.cluster.bgp.nodes.get(&self.config.node);
+        let own = own_node.and_then(|node| node.spec.bgp.as_ref());
         let next_hop = |block: &IpNet| -> Option<IpAddr> {
             match block {
                 IpNet::V4(_) => own?.ipv4_address.map(|net| net.addr().into()),
@@ -114,7 +117,8 @@ impl Node {
         let blocks =
             self.addresses.allocator().blocks().filter(|block| !self.is_others(block)).filter(in_force);
         // A range is announced whether a pool has it or not, as by Calico with USE_POD_CIDR; an address if a pool has it.
-        let blocks = blocks.chain(ranges).chain(single.into_iter().filter(in_force));
+        let single: BTreeSet<IpNet> = single.into_iter().filter(in_force).collect();
+        let blocks = blocks.chain(ranges).chain(single.iter().copied());
         let services = service_routes(&self.config.node, &self.cluster.bgp);
         let services = services.into_iter().filter(|route| next_hop(route).is_some());
         let routes = blocks
@@ -129,6 +133,11 @@ impl Node {
                 route
             })
             .collect();
+        // Before it is announced: reflectors tell no route of whom they do not know whose it is.
+        let named = own_node.and_then(|own| with_pod_addresses(own, &single));
+        if let Some(named) = named {
+            self.write_own_node(named);
+        }
         if let Err(error) = self.speaker.originate(routes).await {
             self.health.set("bgp", false, error.to_string());
         }

@@ -219,6 +219,8 @@ impl Node {
                 self.claim_problems.remove(&wanted.family);
                 self.add_waiting(None);
                 self.update_tunnel_addresses();
+                // Of addresses of tunnels nobody else tells the datastore.
+                self.mirror_block(&cidr);
                 self.originate().await;
                 self.health.set(
                     "ipam",

@@ -57,7 +57,7 @@ fn lag(peer: &PeerStatus) -> Option<(IpAddr, u64)> {
     (peer.state == PeerState::Established && peer.lag_bytes > 0).then_some((peer.remote, peer.lag_bytes))
 }
 
-/// The peers that lag: by how much when they last took something, and when that was.
+/// The peers that lag: by how much at the last look, and since when that has not become less.
 #[derive(Debug, Default)]
 struct Hearers(BTreeMap<IpAddr, (u64, Instant)>);
 
@@ -66,8 +66,8 @@ impl Hearers {
     fn have_been_told(&mut self, now: Instant, lagging: impl Iterator<Item = (IpAddr, u64)>) -> bool {
         let before = std::mem::take(&mut self.0);
         for (remote, lag) in lagging {
-            let still = before.get(&remote).filter(|(least, _)| lag >= *least);
-            self.0.insert(remote, still.copied().unwrap_or((lag, now)));
+            let still = before.get(&remote).filter(|(last, _)| lag >= *last);
+            self.0.insert(remote, (lag, still.map_or(now, |(_, since)| *since)));
         }
         self.0.values().all(|(_, since)| now.duration_since(*since) >= DEAF)
     }
@@ -97,5 +97,21 @@ mod tests {
         assert!(!told(51, &[(slow, 10), (deaf, 60)]));
         assert!(told(61, &[(slow, 10), (deaf, 60)]));
         assert!(told(62, &[]));
+    }
+
+    /// What is told while it leaves comes on top of what a peer had not read before.
+    #[test]
+    fn who_is_told_more_meanwhile_is_waited_for_as_long_as_it_reads() {
+        let peer = IpAddr::from(Ipv4Addr::new(10, 0, 0, 1));
+        let begin = Instant::now();
+        let mut hearers = Hearers::default();
+        let mut told = |tenths: u32, lag: u64| {
+            hearers.have_been_told(begin + TURN * tenths, std::iter::once((peer, lag)))
+        };
+        assert!(!told(0, 10));
+        for tenths in 1..50 {
+            assert!(!told(tenths, 1000 - u64::from(tenths)), "{tenths}");
+        }
+        assert!(!told(58, 951) && told(59, 951), "a second after it took something last");
     }
 }

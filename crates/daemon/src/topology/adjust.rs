@@ -12,7 +12,9 @@ use margay_bgp::{MaxPrefix, NextHopMode, PeerConfig, PeerKind};
 
 use super::builder::{Builder, Policies, Rule};
 use super::settings::secret_name;
-use super::{bfd, concerns, filters, limits, node_addresses, pod_cidrs, problem, service_ranges};
+use super::{
+    bfd, concerns, filters, limits, node_addresses, pod_addresses, pod_cidrs, problem, service_ranges,
+};
 use crate::secrets::NoPassword;
 
 impl<'a> Builder<'a> {
@@ -20,10 +22,13 @@ impl<'a> Builder<'a> {
     pub(super) fn restrict(&self, config: &mut PeerConfig, name: &str, there: &Node) {
         let blocks = self.cluster.blocks.get(name);
         let services = service_ranges(self.cluster);
-        config.max_prefix = Some(limits::of_node(blocks.map_or(0, BTreeSet::len), &services));
-        // Where another IPAM plugin gives the addresses a node announces its range as a whole.
+        let single: Vec<IpNet> = pod_addresses(there).collect();
+        let own = blocks.map_or(0, BTreeSet::len);
+        config.max_prefix = Some(limits::of_node(own, single.len(), &services));
+        // Where another IPAM plugin gives the addresses a node announces its range as a whole, or each of them.
         let blocks = blocks.into_iter().flatten().copied();
-        config.authorised_origins = Some(blocks.chain(services).chain(pod_cidrs(there)).collect());
+        config.authorised_origins =
+            Some(blocks.chain(services).chain(pod_cidrs(there)).chain(single).collect());
     }
 
     /// And what the BGPFilters of its BGPPeer let a node tell besides: of workloads that speak BGP, of routers. That is

@@ -11,7 +11,7 @@ use margay_bgp::{PeerConfig, PeerKind};
 use margay_control::status::Problem;
 
 use super::assign::Reflectors;
-use super::cluster::Workload;
+use super::cluster::{self, Workload};
 use super::selecting::Selecting;
 use super::settings::Settings;
 use super::{
@@ -198,7 +198,8 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// The ways to next hops: the kernel's, and those to the workloads that BGP is spoken with.
+    /// The ways to next hops: the kernel's, and those to the workloads that BGP is spoken with and by gateways to peers
+    /// (`reachableBy`), which are routes of our own.
     pub(super) fn ways(&self) -> BTreeSet<Way> {
         let workloads = self.rules.iter().flat_map(|rule| self.selected(*rule)).map(|(_, workload)| workload);
         let ways = workloads.flat_map(|workload| {
@@ -208,7 +209,22 @@ impl<'a> Builder<'a> {
                 dev: workload.interface.clone(),
             })
         });
-        self.cluster.ways.iter().cloned().chain(ways).collect()
+        let gateways = self.gateways().into_iter().flat_map(|(peer, gateway)| {
+            let to_peer = move |way: &Way| Way { prefix: peer.into(), metric: 0, dev: way.dev.clone() };
+            cluster::best_ways(&self.cluster.ways, gateway).map(to_peer).collect::<Vec<_>>()
+        });
+        self.cluster.ways.iter().cloned().chain(ways).chain(gateways).collect()
+    }
+
+    /// Peers that are reached by way of a gateway. Of several BGPPeers for one the first counts.
+    fn gateways(&self) -> BTreeMap<IpAddr, IpAddr> {
+        let mut first = BTreeMap::new();
+        for rule in self.rules.iter().filter(|rule| rule.here) {
+            if let Some(peer) = &rule.peer.spec.peer_ip {
+                first.entry(peer.ip).or_insert(rule.peer.spec.reachable_by);
+            }
+        }
+        first.into_iter().filter_map(|(peer, gateway)| Some((peer, gateway?))).collect()
     }
 
     /// The addresses that workloads peer with, if any may.

@@ -1,5 +1,6 @@
 //! What the topology follows from, and what of it has changed.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -244,6 +245,14 @@ impl Cluster {
         }
         true
     }
+}
+
+/// The equally good ones of the ways to an address.
+pub(super) fn best_ways(ways: &BTreeSet<Way>, address: IpAddr) -> impl Iterator<Item = &Way> {
+    let leads = move |way: &&Way| way.prefix.contains(&address);
+    let rank = |way: &Way| (Reverse(way.prefix.prefix_len()), way.metric);
+    let best = ways.iter().filter(leads).map(rank).min();
+    ways.iter().filter(leads).filter(move |way| Some(rank(way)) == best)
 }
 
 fn insert<T: PartialEq + Clone>(map: &mut BTreeMap<String, T>, name: &str, object: &T) -> bool {

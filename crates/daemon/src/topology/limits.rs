@@ -17,13 +17,15 @@ pub(super) const ROUTER: u32 = 100_000;
 /// Of a workload: anybody who may start one decides what it announces.
 pub(super) const WORKLOAD: u32 = 1000;
 
-/// What a node with so many blocks may announce: its blocks, single addresses in them, and blocks that it has claimed
-/// and the datastore has not told yet; and addresses of services, as far as there are so many in their ranges.
-pub(super) fn of_node(blocks: usize, services: &BTreeSet<IpNet>) -> MaxPrefix {
+/// What a node with so many blocks may announce: its blocks, single addresses in them, blocks that it has claimed
+/// and the datastore has not told yet, so many `single` addresses beside them; and addresses of services, as far as there are so many in
+/// their ranges.
+pub(super) fn of_node(blocks: usize, single: usize, services: &BTreeSet<IpNet>) -> MaxPrefix {
     let blocks = u32::try_from(blocks).unwrap_or(u32::MAX).saturating_mul(256);
     let hosts = |range: &IpNet| 1 << (range.max_prefix_len() - range.prefix_len()).min(16);
     let services = services.iter().map(hosts).fold(0, u32::saturating_add);
-    MaxPrefix::new(blocks.saturating_add(1024).saturating_add(services))
+    let single = u32::try_from(single).unwrap_or(u32::MAX);
+    MaxPrefix::new(blocks.saturating_add(1024).saturating_add(single).saturating_add(services))
 }
 
 /// What others than nodes may announce: what their BGPPeer says, or so many.

@@ -9,6 +9,7 @@
 
 mod adjust;
 mod assign;
+mod beside;
 mod bfd;
 mod builder;
 mod cluster;
@@ -33,6 +34,8 @@ use margay_api::{BgpPeer, Node, Selector};
 use margay_bgp::{Family, PeerConfig, PeerRange};
 use margay_control::status::Problem;
 
+pub(crate) use beside::copy_pod_addresses;
+pub use beside::{pod_addresses, with_pod_addresses};
 pub use cluster::{Changes, Cluster, Way};
 pub use planner::{Change, Planner};
 pub use ranges::{ListenRange, ListenRanges};

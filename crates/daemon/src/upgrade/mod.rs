@@ -3,6 +3,7 @@
 //! parent ends. Until that word nothing is lost: whatever goes wrong in the child, the parent goes on.
 
 mod channel;
+mod program;
 
 use std::ffi::OsString;
 use std::io;
@@ -89,10 +90,7 @@ static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
 /// Finds out where this program was started from; once its file has been replaced the kernel no longer says.
 pub(crate) fn remember_program() {
-    PROGRAM.get_or_init(|| {
-        let first = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
-        if first.is_absolute() { first } else { std::env::current_exe().unwrap_or(first) }
-    });
+    PROGRAM.get_or_init(program::of_process);
 }
 
 /// This program as it was started.

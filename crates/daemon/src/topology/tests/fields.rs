@@ -48,6 +48,20 @@ spec: {exportV4: [{action: Reject, interface: 'eth*'}]}
         .map(|(network, _)| network.to_string())
         .collect();
     assert_eq!(meant, ["10.0.0.0/24"], "of two ways to a network the better counts");
+    // By a gateway its next hop is reached otherwise than the kernel's other routes say.
+    let of_peer = |cluster: &Cluster| {
+        let n1 = topology("n1", cluster);
+        let filter = peer_named(&n1, "tor").unwrap().export.filters[0].clone();
+        let networks = filter.rules[0].next_hop.clone().unwrap().networks;
+        networks.into_iter().find(|(network, _)| *network == "10.0.7.254/32".parse::<IpNet>().unwrap())
+    };
+    let tor = peer_spec(&mut cluster, "tor");
+    tor.peer_ip = Some("10.0.7.254".parse().unwrap());
+    assert_eq!(of_peer(&cluster), None, "the default route's");
+    for (gateway, meant) in [("10.0.0.253", true), ("10.0.1.253", false)] {
+        peer_spec(&mut cluster, "tor").reachable_by = Some(gateway.parse().unwrap());
+        assert_eq!(of_peer(&cluster).map(|(_, meant)| meant), Some(meant), "{gateway}");
+    }
     cluster.delete(&Key::cluster(Kind::BgpFilter, "uplinks"));
     assert!(ways(&mut cluster), "nobody asks any more");
     assert!(!ways(&mut cluster));

@@ -42,6 +42,13 @@ fn nodes_find_reflectors_and_reflectors_serve_nodes() {
     cluster.nodes.get_mut("n3").unwrap().status.pod_cidrs = vec!["10.244.3.0/24".to_owned()];
     let n3 = peer_named(&topology("rr1", &cluster), "n3").unwrap().authorised_origins.clone();
     assert_eq!(n3, Some(vec!["10.244.3.0/24".parse().unwrap()].into()), "host-local's");
+    let n3 = cluster.nodes.get_mut("n3").unwrap();
+    n3.metadata.annotations.insert("margay.io/pod-addresses".into(), "10.65.250.7,10.65.0.0/16".into());
+    let n3 = peer_named(&topology("rr1", &cluster), "n3").unwrap().clone();
+    let may = |prefix: &str| n3.authorised_origins.as_ref().unwrap().covers(&prefix.parse().unwrap());
+    assert!(may("10.65.250.7/32") && may("10.244.3.0/24"), "what its agent says its pods have");
+    assert!(!may("10.65.250.8/32") && !may("10.65.1.0/24"), "single addresses alone");
+    assert_eq!(limit(&n3), Some(1025));
 }
 
 #[test]
