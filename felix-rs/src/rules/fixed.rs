@@ -79,8 +79,12 @@ impl Builder {
         chain.push(rule);
     }
 
+    /// Once, however many parts of the rules want it.
     pub(super) fn first(&mut self, hook: Hook, rule: Rule) {
-        self.base(hook).first.push(rule);
+        let first = &mut self.base(hook).first;
+        if !first.contains(&rule) {
+            first.push(rule);
+        }
     }
 
     pub(super) fn last(&mut self, hook: Hook, rule: Rule) {
@@ -139,7 +143,7 @@ pub(super) fn stateful(settings: &NodeSettings) -> Vec<Rule> {
 /// Before connection tracking, so that a spoofed packet can't join somebody else's connection.
 fn raw(inputs: &Inputs<'_>, family: Family) -> TableRules {
     let mut table = Builder::default();
-    let mut rules = Vec::new();
+    let mut rules: Vec<Rule> = untracked(inputs.settings, &[Side::Source, Side::Destination]).collect();
     for from_pod in workloads(inputs.settings, Side::Source) {
         if family == Family::V6 {
             // Neighbour discovery speaks from link-local and unspecified addresses, which are never forwarded.
@@ -155,7 +159,23 @@ fn raw(inputs: &Inputs<'_>, family: Family) -> TableRules {
     }
     table.chain("PREROUTING", rules);
     table.first(Hook::Prerouting, Rule::new([], jump("PREROUTING")));
+    let own: Vec<Rule> = untracked(inputs.settings, &[Side::Destination]).collect();
+    if !own.is_empty() {
+        table.chain("OUTPUT", own);
+        table.first(Hook::Output, Rule::new([], jump("OUTPUT")));
+    }
     table.0
+}
+
+/// VXLAN between nodes is not tracked, as with Calico: its source port differs with every inner connection, so each would have
+/// two entries of which the outer one never sees an answer. The addresses on both `sides` tell it from what a pod
+/// sends or is sent on that port, which stays tracked.
+fn untracked(settings: &NodeSettings, sides: &[Side]) -> impl Iterator<Item = Rule> {
+    settings.vxlan_port.into_iter().map(move |port| {
+        let mut matches = udp_port(port).to_vec();
+        matches.extend(sides.iter().map(|side| set(SET_NODES, *side, false)));
+        Rule::new(matches, Action::NoTrack).note("VXLAN between nodes")
+    })
 }
 
 fn link_local() -> IpNet {

@@ -155,7 +155,7 @@ impl<K: Known> Hosts<'_, K> {
         let mut table = Builder(tables.remove(&Table::Raw).unwrap_or_default());
         table.prepend("PREROUTING", self.clear());
         let used = self.endpoints.iter().any(|endpoint| !endpoint.untracked.tiers.is_empty());
-        let mut output = vec![self.clear()];
+        table.prepend("OUTPUT", self.clear());
         if used {
             for place in [UNTRACKED_IN, UNTRACKED_OUT] {
                 self.place(&mut table, family, place);
@@ -166,10 +166,9 @@ impl<K: Known> Hosts<'_, K> {
             table.append("PREROUTING", pods.collect());
             table.append("PREROUTING", vec![Rule::new([], jump(UNTRACKED_IN.dispatch))]);
             table.append("PREROUTING", untracked().into());
-            output.push(Rule::new([], jump(UNTRACKED_OUT.dispatch)));
-            output.extend(untracked());
+            table.append("OUTPUT", vec![Rule::new([], jump(UNTRACKED_OUT.dispatch))]);
+            table.append("OUTPUT", untracked().into());
         }
-        table.chain("OUTPUT", output);
         table.first(Hook::Output, Rule::new([], jump("OUTPUT")));
         tables.insert(Table::Raw, table.0);
     }

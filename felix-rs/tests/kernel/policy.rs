@@ -9,6 +9,7 @@ use felix_rs::model::{
     EndpointToHostAction, EnforcedState, PeerMatch, PortRange, RuleAction, SourceNat, TierDefault,
 };
 use felix_rs::rules::Owner;
+use margay_netlink::conntrack::{Conntrack, Detail, Flow};
 
 use crate::lab::{Lab, NODE, NODE_UPLINK, OUTSIDE, UDP_PORT};
 use crate::states::{Build as _, endpoint, in_set, open, policy, policy_id, ports, rule, tier};
@@ -377,11 +378,29 @@ fn tunnel_packets(backend: BackendChoice) {
     assert!(rules.contains("WireGuard of a node") && rules.contains("WireGuard of a stranger"), "{rules}");
     assert!(!heard(&lab.outside, NODE_UPLINK), "a stranger's tunnel packet");
     assert!(!heard(a, NODE), "a pod's tunnel packet to its node");
+    // Whoever tracks nothing must be seen to, or the test is of a kernel without connection tracking.
+    let tracked = || {
+        let of_tunnels =
+            |flow: &Flow| matches!(flow.original.detail, Detail::Ports { destination: 4789, .. });
+        lab.node.netns.run(|| Conntrack::open().unwrap().flows(false, of_tunnels).unwrap().len()).unwrap()
+    };
+    node.apply(&state.clone().with_settings(|settings| settings.vxlan_port = None));
+    assert!(heard(&lab.outside, NODE_UPLINK), "nobody's tunnel packet");
+    assert_eq!(tracked(), 1);
+    lab.node.netns.run(|| Conntrack::open().unwrap().forget(false, |_| true).unwrap()).unwrap();
     node.apply(&state.clone().with_settings(|settings| {
-        settings.node_addresses.insert(OUTSIDE);
+        settings.node_addresses.extend([OUTSIDE, NODE_UPLINK]);
     }));
     assert!(heard(&lab.outside, NODE_UPLINK), "a node's tunnel packet");
+    let send = || std::net::UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"vxlan", (OUTSIDE, 4789)).unwrap();
+    lab.node.netns.run(send).unwrap();
+    assert_eq!(tracked(), 0, "neither what comes from a node nor what goes to one");
     assert!(!heard(a, NODE), "still not a pod's");
+    node.apply(&state);
+    assert!(
+        !heard(&lab.outside, NODE_UPLINK),
+        "no node any more, and what was let in has left nothing behind"
+    );
 }
 
 fn many_ports_and_networks(backend: BackendChoice) {

@@ -216,22 +216,23 @@ impl Fib {
     /// Wants these routes instead of what was wanted for their destinations.
     pub(crate) fn want_routes(&mut self, routes: BTreeMap<IpNet, Option<margay_routing::Route>>) {
         for (prefix, route) in routes {
-            let before = self.wanted.remove(&prefix);
-            if let Some(key) = before.as_ref().map(|before| key_of(&before.route)) {
-                self.pods.remove(&key);
-                if route.as_ref().is_none_or(|route| key_of(route) != key) {
-                    self.routes.unset(&key);
-                    self.blocked.remove(&key);
+            let key = route.as_ref().map(key_of);
+            let is_pod = route.as_ref().is_some_and(|route| route.protocol == Protocol::Pods);
+            // It keeps its objects until the new one has them: what both use stays.
+            let before = match route {
+                Some(route) => self.resolve(route),
+                None => self.wanted.remove(&prefix),
+            };
+            if let Some(before) = before {
+                let old = key_of(&before.route);
+                self.pods.remove(&old);
+                if key != Some(old) {
+                    self.routes.unset(&old);
+                    self.blocked.remove(&old);
                 }
+                self.release(&before);
             }
-            if let Some(route) = route {
-                if route.protocol == Protocol::Pods {
-                    self.pods.insert(key_of(&route));
-                }
-                self.resolve(route);
-            }
-            // Only now: an object that both use stays.
-            before.iter().for_each(|before| self.release(before));
+            self.pods.extend(key.filter(|_| is_pod));
         }
     }
 

@@ -4,7 +4,7 @@
 //! a group of such objects. An object lives as long as a route wants it or, in the kernel, refers to it: to delete
 //! it earlier would take the route along.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use margay_netlink::delta::{Change, Tracker};
@@ -15,8 +15,8 @@ use margay_routing::{HopKey, Protocol};
 const IDS: Range<u32> = 1_810_000_000..1_820_000_000;
 
 /// What an object stands for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Key {
+#[derive(Debug)]
+enum Key {
     /// A next hop.
     Hop(HopKey),
     /// Equally good next hops, by their ids, sorted.
@@ -27,7 +27,8 @@ pub(super) enum Key {
 #[derive(Debug)]
 pub(super) struct Nexthops {
     objects: Tracker<u32, NexthopTarget>,
-    ids: BTreeMap<Key, u32>,
+    hops: HashMap<HopKey, u32>,
+    groups: HashMap<Vec<u32>, u32>,
     /// What each id stands for, and how many routes (or groups) want it.
     users: BTreeMap<u32, (Key, usize)>,
     /// Ids in our range that others use.
@@ -47,7 +48,8 @@ impl Nexthops {
         objects.desired_complete();
         Self {
             objects,
-            ids: BTreeMap::new(),
+            hops: HashMap::new(),
+            groups: HashMap::new(),
             users: BTreeMap::new(),
             foreign: BTreeSet::new(),
             next: IDS.start,
@@ -80,18 +82,51 @@ impl Nexthops {
             .any(|(_, target)| matches!(target, NexthopTarget::Via { device, .. } | NexthopTarget::Device { device, .. } if *device == index))
     }
 
-    /// One more route wants this object to lead to `target`; returns its id. `hint`: the object a route of the kernel
-    /// refers to now, which is taken over if it fits, as after a restart.
-    pub(super) fn acquire(&mut self, key: Key, target: NexthopTarget, hint: Option<u32>) -> u32 {
-        let id = match self.ids.get(&key) {
+    /// One more route wants the object of this next hop to lead to `target`; returns its id. `hint`: the object a route of the
+    /// kernel refers to now, which is taken over if it fits, as after a restart.
+    pub(super) fn acquire(
+        &mut self,
+        hop: &HopKey,
+        target: NexthopTarget,
+        hint: impl FnOnce() -> Option<u32>,
+    ) -> u32 {
+        let id = match self.hops.get(hop) {
             Some(id) => *id,
             None => {
-                let id = hint.and_then(|hint| self.adopt(hint, &target)).unwrap_or_else(|| self.free_id());
-                self.ids.insert(key.clone(), id);
+                let id = self.give_out(Key::Hop(hop.clone()), &target, hint());
+                self.hops.insert(hop.clone(), id);
                 id
             }
         };
-        self.users.entry(id).or_insert((key, 0)).1 += 1;
+        self.hold(id, target)
+    }
+
+    /// The same for several next hops at once, by their ids.
+    pub(super) fn acquire_group(&mut self, mut members: Vec<u32>, hint: impl FnOnce() -> Option<u32>) -> u32 {
+        members.sort_unstable();
+        members.dedup();
+        let target = NexthopTarget::Group(members.iter().map(|id| (*id, 1)).collect());
+        let id = match self.groups.get(&members) {
+            Some(id) => *id,
+            None => {
+                let id = self.give_out(Key::Group(members.clone()), &target, hint());
+                self.groups.insert(members, id);
+                id
+            }
+        };
+        self.hold(id, target)
+    }
+
+    fn give_out(&mut self, key: Key, target: &NexthopTarget, hint: Option<u32>) -> u32 {
+        let id = hint.and_then(|hint| self.adopt(hint, target)).unwrap_or_else(|| self.free_id());
+        self.users.insert(id, (key, 0));
+        id
+    }
+
+    fn hold(&mut self, id: u32, target: NexthopTarget) -> u32 {
+        if let Some((_, count)) = self.users.get_mut(&id) {
+            *count += 1;
+        }
         self.objects.set(id, target);
         id
     }
@@ -122,7 +157,10 @@ impl Nexthops {
         let Some((key, count)) = self.users.get_mut(&id) else { return };
         *count -= 1;
         if *count == 0 {
-            self.ids.remove(key);
+            match key {
+                Key::Hop(hop) => self.hops.remove(hop),
+                Key::Group(members) => self.groups.remove(members),
+            };
             self.users.remove(&id);
             self.objects.unset(&id);
         }
@@ -133,7 +171,8 @@ impl Nexthops {
         for id in std::mem::take(&mut self.users).into_keys() {
             self.objects.unset(&id);
         }
-        self.ids.clear();
+        self.hops.clear();
+        self.groups.clear();
     }
 
     /// Makes and changes objects, groups after their members.

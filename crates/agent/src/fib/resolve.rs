@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use margay_netlink::{NexthopTarget, Path, Route, RouteTarget};
 use margay_routing::{Family, Hop, HopKey, Target};
 
-use super::nexthops::{Key, Nexthops};
+use super::nexthops::Nexthops;
 use super::{Fib, Wanted, key_of};
 
 impl Fib {
@@ -21,14 +21,15 @@ impl Fib {
     }
 
     pub(super) fn resolve_again_one(&mut self, prefix: &IpNet) {
-        if let Some(before) = self.wanted.remove(prefix) {
-            self.resolve(before.route.clone());
-            self.release(&before);
+        if let Some(route) = self.wanted.get(prefix).map(|wanted| wanted.route.clone()) {
+            let before = self.resolve(route);
+            before.iter().for_each(|before| self.release(before));
         }
     }
 
-    /// From names to what the kernel takes: interfaces by number, next hops as objects.
-    pub(super) fn resolve(&mut self, route: margay_routing::Route) {
+    /// From names to what the kernel takes: interfaces by number, next hops as objects. Returns what was wanted for the
+    /// destination before, with the objects it still holds.
+    pub(super) fn resolve(&mut self, route: margay_routing::Route) -> Option<Wanted> {
         let key = key_of(&route);
         let mut objects = Vec::new();
         let target = match &route.target {
@@ -39,10 +40,11 @@ impl Fib {
                     hops.iter().filter_map(|hop| Some((hop, self.kernel.usable(&hop.dev)?))).collect();
                 match &mut self.nexthops {
                     Some(nexthops) => {
-                        let hint = self.routes.present(&key).and_then(|route| match route.target {
+                        let routes = &self.routes;
+                        let hint = || match routes.present(&key)?.target {
                             RouteTarget::Nexthop(id) => Some(id),
                             _ => None,
-                        });
+                        };
                         objects = acquire(nexthops, &usable, hint);
                         // The last one is the group, where there are several.
                         objects.last().map(|id| RouteTarget::Nexthop(*id))
@@ -64,7 +66,7 @@ impl Fib {
                 self.routes.unset(&key);
             }
         }
-        self.wanted.insert(route.prefix, Wanted { route, objects, waits });
+        self.wanted.insert(route.prefix, Wanted { route, objects, waits })
     }
 
     /// One of the next hops is a WireGuard device.
@@ -75,21 +77,17 @@ impl Fib {
 }
 
 /// The objects a route with these next hops refers to: one per hop and, if there are several, their group, last.
-fn acquire(nexthops: &mut Nexthops, hops: &[(&Hop, u32)], hint: Option<u32>) -> Vec<u32> {
+fn acquire(nexthops: &mut Nexthops, hops: &[(&Hop, u32)], hint: impl Fn() -> Option<u32>) -> Vec<u32> {
     let mut ids: Vec<u32> = Vec::with_capacity(hops.len());
     for (hop, device) in hops {
         let target = match hop.gateway {
             Some(gateway) => NexthopTarget::Via { gateway, device: *device, onlink: hop.onlink },
             None => NexthopTarget::Device { device: *device, ipv6: is_v6(&hop.key) },
         };
-        ids.push(nexthops.acquire(Key::Hop(hop.key.clone()), target, hint));
+        ids.push(nexthops.acquire(&hop.key, target, &hint));
     }
     if ids.len() > 1 {
-        let mut members = ids.clone();
-        members.sort_unstable();
-        members.dedup();
-        let target = NexthopTarget::Group(members.iter().map(|id| (*id, 1)).collect());
-        ids.push(nexthops.acquire(Key::Group(members), target, hint));
+        ids.push(nexthops.acquire_group(ids.clone(), &hint));
     }
     ids
 }
