@@ -29,6 +29,7 @@ pub(crate) const NETWORK: &[Package] = &[
     package("iproute2", "/usr/sbin/ip|/sbin/ip|/usr/bin/ip", "sets up the lab's addresses and shows routes"),
     package("iptables", "/usr/sbin/iptables-restore|/sbin/iptables-restore", "writes the policy rules"),
     package("ipset", "/usr/sbin/ipset|/sbin/ipset", "shows the address sets of the policy"),
+    package("nftables", "/usr/sbin/nft|/sbin/nft", "is the policy's other backend, and shows what either wrote"),
 ];
 
 /// The other datastore.
@@ -63,9 +64,11 @@ pub(crate) const MACHINE: &[Package] = &[
     package("binutils", "/usr/bin/strip", "makes programs fit into it"),
 ];
 
-/// What else looks at the examples.
-pub(crate) const EXAMPLES: &[Package] =
-    &[package("systemd", "/usr/bin/systemd-analyze", "checks the systemd units")];
+/// What else looks at the examples, and at what the policy lets through.
+pub(crate) const TOOLS: &[Package] = &[
+    package("systemd", "/usr/bin/systemd-analyze", "checks the systemd units"),
+    package("iputils-ping", "/usr/bin/ping|/bin/ping", "asks hosts whether policy lets it through"),
+];
 
 fn is_missing(package: &Package) -> bool {
     !package.file.split('|').any(|file| Path::new(file).exists())

@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         packages::ETCD,
         packages::PEERS,
         packages::RUNTIMES,
-        packages::EXAMPLES,
+        packages::TOOLS,
     ])?;
     if let Err(problem) = vm::prepare() {
         println!("{problem}");
