@@ -23,12 +23,16 @@ use crate::memory;
 /// Inputs that may wait for the thread.
 const QUEUE: usize = 1024;
 
-/// How often the kernel is read back to repair what somebody else changed.
+/// How often the kernel is read back to repair what somebody else changed, and how long that waits for changes to pause:
+/// beside one, both take longer, and a look that a write overtakes says nothing.
 const RECHECK: Duration = Duration::from_secs(30);
+const RECHECK_WAITS: Duration = Duration::from_secs(60);
 
 /// How long nothing has to happen before what nobody wants is removed from the kernel, and how long it may stay at most.
 const IDLE: Duration = Duration::from_millis(200);
 const UNSWEPT: Duration = Duration::from_secs(5);
+/// Between two steps of a sweep where changes never pause: each holds up the next change.
+const BETWEEN_STEPS: Duration = Duration::from_secs(1);
 
 /// Looks at the kernel in a row that may be overtaken by writes.
 const OVERTAKEN: u32 = 3;
@@ -102,6 +106,7 @@ pub(crate) fn spawn(
         live: BTreeSet::new(),
         due: None,
         recheck_at: Instant::now() + RECHECK,
+        changed_at: Instant::now(),
         sweep_at: None,
         seen: None,
         overtaken: 0,
@@ -140,6 +145,8 @@ struct Thread {
     /// When a failed write is to be tried again.
     due: Option<Instant>,
     recheck_at: Instant,
+    /// When a change was written last.
+    changed_at: Instant,
     /// When what nobody wants is to be removed if nothing happens before, and when at the latest.
     sweep_at: Option<(Instant, Instant)>,
     /// A look at the kernel that is to be taken in.
@@ -179,7 +186,7 @@ impl Thread {
         loop {
             let seen = self.seen.as_ref().map(|_| Instant::now());
             let due = [self.due, self.sweep_at.map(|(idle, _)| idle), seen].into_iter().flatten();
-            let deadline = due.fold(self.recheck_at, Instant::min);
+            let deadline = due.fold(self.recheck_due(), Instant::min);
             let wait = deadline.saturating_duration_since(Instant::now());
             match runtime.block_on(async { tokio::time::timeout(wait, inputs.recv()).await }) {
                 Ok(None) => return,
@@ -263,6 +270,7 @@ impl Thread {
         } else if self.is_to_switch(now) {
             self.applier.switch(self.state.settings.backend, &self.state)
         } else if changed {
+            self.changed_at = now;
             overdue = self.sweep_at.is_some_and(|(_, latest)| latest <= now);
             self.applier.apply_delta(&delta)
         } else if self.due.is_some_and(|due| due <= now) {
@@ -280,7 +288,7 @@ impl Thread {
                 }
                 Err(failure) => Err(failure),
             }
-        } else if self.recheck_at <= now {
+        } else if self.recheck_due() <= now {
             self.recheck_at = now + RECHECK;
             if self.look() {
                 return;
@@ -307,12 +315,21 @@ impl Thread {
             Err(failure) => return self.failed(&failure),
         }
         if overdue {
-            // Changes that never end must not keep what nobody wants for ever: a step behind each.
+            // Changes that never end must not keep what nobody wants for ever.
             match self.applier.sweep() {
-                Ok(report) => self.succeeded(report, true),
+                Ok(report) => {
+                    self.succeeded(report, true);
+                    let now = Instant::now();
+                    self.sweep_at = self.sweep_at.map(|_| (now + IDLE, now + BETWEEN_STEPS));
+                }
                 Err(failure) => self.failed(&failure),
             }
         }
+    }
+
+    /// When the kernel is to be read back.
+    fn recheck_due(&self) -> Instant {
+        self.recheck_at.max(self.changed_at + IDLE).min(self.recheck_at + RECHECK_WAITS)
     }
 
     /// Whether another backend is wanted than the one in use, and not just refused.

@@ -164,6 +164,8 @@ pub struct WireguardDevice {
     pub address: Option<IpNet>,
     /// MTU, octets.
     pub mtu: u32,
+    /// Bit of the packet mark that encrypted packets have, so that they are not encrypted again.
+    pub mark: u32,
     /// Other nodes by their keys.
     pub peers: BTreeMap<WireguardKey, WireguardPeer>,
     /// Packets to the peers' own addresses go through it too.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use margay_api::kinds::{BgpConfigurationSpec, FelixConfigurationSpec, ProgramClusterRoutes};
+use margay_api::kinds::{BgpConfigurationSpec, FelixConfigurationSpec, NftablesMode, ProgramClusterRoutes};
 
 use crate::desired::{Encapsulation, Protocol, Route};
 use crate::input::{Backend, Family};
@@ -19,6 +19,23 @@ pub struct WireguardSettings {
     pub keepalive: u16,
     /// Priority of the policy routing rule for packets between nodes (`wireguardRoutingRulePriority`).
     pub rule_priority: u32,
+    /// Bit of the packet mark that encrypted packets have, of the mask the rules of policy are written with (`iptablesMarkMask`,
+    /// `nftablesMarkMask`); absent: policy needs all of the mask.
+    pub mark: Option<u32>,
+}
+
+/// Which bit of the mask it is, from the lowest: behind those that the rules of policy may use. Nodes need not agree.
+const WIREGUARD_BIT: u32 = 4;
+/// Default of `iptablesMarkMask` and `nftablesMarkMask`.
+const MARK_MASK: u32 = 0xffff_0000;
+/// Bits of the mask that policy needs: accept and pass.
+const POLICY_BITS: u32 = 2;
+
+/// The bit of a mask that encrypted packets have: the highest where there are few.
+fn wireguard_mark(mask: u32) -> Option<u32> {
+    let last = mask.count_ones().checked_sub(1).filter(|last| *last >= POLICY_BITS)?;
+    let without_lower = (0..last.min(WIREGUARD_BIT)).fold(mask, |rest, _| rest & rest.wrapping_sub(1));
+    Some(without_lower & without_lower.wrapping_neg())
 }
 
 /// WireGuard for one family, inside and outside.
@@ -34,7 +51,13 @@ pub struct WireguardFamily {
 
 impl Default for WireguardSettings {
     fn default() -> Self {
-        Self { families: BTreeMap::new(), encrypts_nodes: false, keepalive: 0, rule_priority: 99 }
+        Self {
+            families: BTreeMap::new(),
+            encrypts_nodes: false,
+            keepalive: 0,
+            rule_priority: 99,
+            mark: wireguard_mark(MARK_MASK),
+        }
     }
 }
 
@@ -134,6 +157,11 @@ impl Settings {
         };
         let on = [(felix.wireguard_enabled, Family::V4, v4), (felix.wireguard_enabled_v6, Family::V6, v6)];
         let families = on.into_iter().filter(|(on, ..)| *on == Some(true));
+        // As felix-rs chooses: nftables only when told.
+        let mask = match felix.nftables_mode {
+            Some(NftablesMode::Enabled) => felix.nftables_mark_mask,
+            _ => felix.iptables_mark_mask,
+        };
         let keepalive = felix.wireguard_keep_alive.map_or(0, |every| every.0.as_secs());
         let wireguard = WireguardSettings {
             families: families.map(|(_, family, device)| (family, device)).collect(),
@@ -142,6 +170,7 @@ impl Settings {
             rule_priority: felix
                 .wireguard_routing_rule_priority
                 .unwrap_or(WireguardSettings::default().rule_priority),
+            mark: wireguard_mark(mask.unwrap_or(MARK_MASK)),
         };
         Self {
             vxlan_vni: felix.vxlan_vni.unwrap_or(default.vxlan_vni),
@@ -284,10 +313,28 @@ spec:
                 encrypts_nodes: true,
                 keepalive: 25,
                 rule_priority: 99,
+                mark: Some(0x10_0000),
             },
             ..Settings::default()
         };
         assert_eq!(settings, expected);
         assert_eq!(settings.with_felix(&FelixConfigurationSpec::default()), base, "nothing is left of it");
+    }
+
+    #[test]
+    fn encrypted_packets_have_a_bit_of_the_mask_that_policy_does_not_need() {
+        assert_eq!(wireguard_mark(0xffff_0000), Some(0x10_0000), "as Calico has it");
+        assert_eq!(wireguard_mark(0xf0), Some(0x80));
+        assert_eq!(wireguard_mark(0x8000_0005), Some(0x8000_0000));
+        assert_eq!(wireguard_mark(0x30), None, "both are policy's");
+        let mark = |text: &str| {
+            let felix: FelixConfigurationSpec = serde_json::from_str(text).unwrap();
+            Settings::default().with_felix(&felix).wireguard.mark
+        };
+        assert_eq!(mark("{\"iptablesMarkMask\": 65280, \"nftablesMarkMask\": 7}"), Some(0x1000));
+        assert_eq!(
+            mark("{\"iptablesMarkMask\": 65280, \"nftablesMarkMask\": 7, \"nftablesMode\": \"Enabled\"}"),
+            Some(4)
+        );
     }
 }

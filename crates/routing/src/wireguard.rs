@@ -17,6 +17,9 @@ use crate::input::Family;
 use crate::reason::{Reason, Source};
 use crate::tunnels::Mtus;
 
+/// Mark of encrypted packets where the mask of ours has no room: Calico's by default.
+const FOREIGN_MARK: u32 = 0x10_0000;
+
 /// The encrypted way to a prefix, if there is one.
 pub(crate) fn hop(
     cx: &Context,
@@ -102,6 +105,7 @@ pub(crate) fn devices(
             port: device.port,
             address: cx.own.wireguard_addresses.get(family).copied().map(IpNet::from),
             mtu: mtus.wireguard(*family),
+            mark: settings.mark.unwrap_or(FOREIGN_MARK),
             peers: peers.collect(),
             // Only when others can answer in the same way.
             nodes: (settings.encrypts_nodes && cx.own.wireguard.contains_key(family))
@@ -120,7 +124,7 @@ pub(crate) fn used(cx: &Context) -> impl Iterator<Item = (Encapsulation, Family)
         .map(|family| (Encapsulation::Wireguard, *family))
 }
 
-/// The nodes whose packets are not encrypted.
+/// The nodes whose packets are not encrypted, and a mask that is too small.
 pub(crate) fn problems(cx: &Context) -> impl Iterator<Item = Problem> {
     let nodes = cx.peers.iter().flat_map(|(name, peer)| {
         let families = cx.settings.wireguard.families.keys();
@@ -128,12 +132,22 @@ pub(crate) fn problems(cx: &Context) -> impl Iterator<Item = Problem> {
             .filter(|family| peer.addresses.contains_key(family) && !peer.wireguard.contains_key(family));
         plain.map(move |family| (name, family))
     });
-    nodes.map(|(name, family)| Problem {
+    let settings = &cx.settings.wireguard;
+    let narrow = !settings.families.is_empty() && settings.mark.is_none();
+    let narrow = narrow.then(|| Problem {
+        object: "FelixConfiguration".to_owned(),
+        message: format!(
+            "iptablesMarkMask (nftablesMarkMask with nftablesMode: Enabled) has no bit for WireGuard, which marks packets with {FOREIGN_MARK:#x}: \
+             set at least three bits that nobody else uses"
+        ),
+    });
+    let plain = nodes.map(|(name, family)| Problem {
         object: format!("Node({name})"),
         message: format!(
             "has no WireGuard key for {family}: packets between its pods and other nodes are not encrypted; see `margay status` there"
         ),
-    })
+    });
+    narrow.into_iter().chain(plain)
 }
 
 #[cfg(test)]
@@ -251,6 +265,21 @@ mod tests {
         router.set_nodes(&[&renewed[0], &renewed[2]]);
         router.take_changes();
         assert_eq!(router.tunnels().wireguard[&Family::V4].peers.len(), 1);
+    }
+
+    #[test]
+    fn a_mask_without_room_is_told_of() {
+        let mut settings = settings(true);
+        settings.wireguard.mark = Some(0x80);
+        let nodes = [node(1, Some(1)), node(2, Some(2))];
+        let mut router = router(&nodes, settings.clone(), "Never");
+        assert_eq!(router.tunnels().wireguard[&Family::V4].mark, 0x80);
+        assert!(router.problems().is_empty());
+        settings.wireguard.mark = None;
+        router.set_settings(settings);
+        assert!(router.take_changes().tunnels);
+        assert_eq!(router.tunnels().wireguard[&Family::V4].mark, FOREIGN_MARK);
+        assert!(router.problems().iter().any(|problem| problem.message.contains("iptablesMarkMask")));
     }
 
     #[test]

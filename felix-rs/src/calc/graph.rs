@@ -4,6 +4,7 @@
 //! the order, duplication and batching of updates irrelevant. Work is proportional to what changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::repeat;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,6 +22,10 @@ use super::sources::{NodeFacts, Slice};
 use crate::model::{
     ActivePolicy, ActiveProfile, Delta, EndpointId, EndpointPolicy, LocalEndpoint, PolicyId, ProfileId, SetId,
 };
+
+/// `interfaceName` of a host endpoint that is all interfaces: there Felix ignores doNotTrack policies
+/// (`felix/dataplane/linux/endpoint_mgr.go`).
+const ALL_INTERFACES: &str = "*";
 
 #[derive(Debug)]
 struct PolicyState {
@@ -406,6 +411,9 @@ impl Graph {
         };
         let elsewhere = |place| match local.id {
             EndpointId::Workload { .. } => Arc::<EndpointPolicy>::default(),
+            EndpointId::Host { .. } if place == Place::Untracked && &*local.interface == ALL_INTERFACES => {
+                Arc::default()
+            }
             EndpointId::Host { .. } => at(place),
         };
         Some(LocalEndpoint {
@@ -462,6 +470,21 @@ impl Graph {
         let mut keys: Vec<&Key> = states.map(|state| &state.key).collect();
         keys.sort_unstable();
         keys
+    }
+
+    /// doNotTrack policies that select a host endpoint of all interfaces, and its name.
+    pub(super) fn untracked_everywhere(&self) -> impl Iterator<Item = (&Key, &str)> + '_ {
+        self.items.iter().flat_map(|(number, item)| {
+            let name = item.local.as_ref().and_then(|local| match &local.id {
+                EndpointId::Host { name } if &*local.interface == ALL_INTERFACES => Some(&**name),
+                _ => None,
+            });
+            let queries =
+                name.into_iter().flat_map(|name| self.targets.queries_of(*number).zip(repeat(name)));
+            let states = queries.filter_map(|(query, name)| Some((self.policies.get(&query)?, name)));
+            let untracked = states.filter(|(state, _)| state.spec.active.do_not_track);
+            untracked.map(|(state, name)| (&state.key, name))
+        })
     }
 
     /// Profiles that local endpoints name and nobody has.

@@ -227,6 +227,13 @@ impl Calculator {
         for (key, reason) in self.graph.policy_problems() {
             problems.insert(Problem { object: key.to_string(), reason });
         }
+        for (key, endpoint) in self.graph.untracked_everywhere() {
+            let reason = format!(
+                "doNotTrack policies have no effect on HostEndpoint({endpoint}), whose interfaceName is \"*\" (as with Felix): \
+                 make a HostEndpoint for each interface that it is to hold for"
+            );
+            problems.insert(Problem { object: key.to_string(), reason });
+        }
         for id in self.graph.missing_profiles() {
             let reason =
                 "endpoints name this profile and it does not exist: it denies everything that no policy \

@@ -445,6 +445,23 @@ spec: {selector: role == 'node', applyOnForward: true, ingress: [{action: Allow}
     assert_eq!(names(&endpoint.pre_dnat), ["early"]);
     assert_eq!(names(&endpoint.forward), ["forward"]);
     assert_eq!(cluster.state.settings.failsafe_inbound.len(), 9);
+    assert_eq!(cluster.calculator.problems(), []);
+
+    // Felix ignores the one before connection tracking where the endpoint is all interfaces.
+    cluster.apply(
+        "
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: eth0, labels: {role: node}}
+spec: {node: n1, interfaceName: '*'}
+",
+    );
+    let endpoint = &cluster.state.endpoints[&EndpointId::Host { name: "eth0".into() }];
+    assert_eq!(names(&endpoint.untracked), [""; 0]);
+    assert_eq!(names(&endpoint.pre_dnat), ["early"]);
+    let problems = cluster.calculator.problems();
+    assert_eq!(problems[0].object, "GlobalNetworkPolicy(untracked)");
+    assert!(problems[0].reason.contains("HostEndpoint(eth0)"), "{}", problems[0].reason);
 }
 
 #[test]

@@ -16,10 +16,6 @@ use nix::errno::Errno;
 use super::kernel::Kernel;
 use super::tunnels::only_addresses;
 
-/// Mark of encrypted packets, so that they are not encrypted again: Calico's default, a bit of our part of the mark that no rule
-/// uses.
-const MARK: u32 = 0x10_0000;
-
 /// Table for packets to other nodes, where these are encrypted too.
 pub(super) const NODES_TABLE: u32 = 181;
 
@@ -107,8 +103,8 @@ impl Encryption {
                 none => none.insert(Wireguard::open()?),
             };
             let mut actual = handle.device(&wanted.name)?;
-            if (actual.private_key, actual.port, actual.mark) != (Some(private), wanted.port, MARK) {
-                handle.set_device(&wanted.name, &private, wanted.port, MARK)?;
+            if (actual.private_key, actual.port, actual.mark) != (Some(private), wanted.port, wanted.mark) {
+                handle.set_device(&wanted.name, &private, wanted.port, wanted.mark)?;
                 actual = handle.device(&wanted.name)?;
             }
             handle.change_peers(&wanted.name, &changes(wanted, &actual))?;
@@ -175,14 +171,19 @@ fn ensure_rules(netlink: &mut Netlink, wanted: &Tunnels) -> Result<(), Error> {
     let rules = wanted.wireguard.iter().filter_map(|(family, device)| {
         let priority = device.nodes.as_ref()?.rule_priority;
         let protocol = Protocol::Cluster.number();
-        Some(UnmarkedRule { v6: *family == Family::V6, mark: MARK, table: NODES_TABLE, priority, protocol })
+        Some(UnmarkedRule {
+            v6: *family == Family::V6,
+            mark: device.mark,
+            table: NODES_TABLE,
+            priority,
+            protocol,
+        })
     });
     let wanted: BTreeSet<UnmarkedRule> = rules.collect();
     let actual = own_rules(netlink)?;
-    for rule in actual.difference(&wanted) {
-        netlink.delete_unmarked_rule(rule).ignore_missing()?;
-    }
-    wanted.difference(&actual).try_for_each(|rule| netlink.add_unmarked_rule(rule))
+    // Without any rule packets between nodes would leave plain.
+    wanted.difference(&actual).try_for_each(|rule| netlink.add_unmarked_rule(rule))?;
+    actual.difference(&wanted).try_for_each(|rule| netlink.delete_unmarked_rule(rule).ignore_missing())
 }
 
 /// The rules of ours in the kernel.
@@ -292,6 +293,7 @@ mod tests {
                 port: 51820,
                 address: None,
                 mtu: 1440,
+                mark: 0x10_0000,
                 peers: peers.collect(),
                 nodes: None,
             }

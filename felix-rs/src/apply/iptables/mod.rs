@@ -65,6 +65,8 @@ pub(super) struct Iptables {
     dirty: BTreeSet<TableId>,
     /// Tables that may hold what nobody wants.
     unswept: BTreeSet<TableId>,
+    /// The family of which the last step of a sweep took something away.
+    swept_last: Option<Family>,
     /// Calico's Felix may have left something there.
     felix_left: bool,
     /// A look at the kernel's rules that began before now is out of date.
@@ -150,6 +152,7 @@ impl Iptables {
             ipv6_unread: false,
             dirty: BTreeSet::new(),
             unswept: BTreeSet::new(),
+            swept_last: None,
             felix_left: true,
             looks_outdated: true,
         })
@@ -274,8 +277,14 @@ impl Iptables {
                 swept.push((id, step));
             }
         }
-        report.restores += self.restore(inputs.iter().map(|(family, input)| (*family, input.as_str())))?;
+        // One program at a time: a change that comes meanwhile waits for no other. The families take turns, for changes that
+        // never end always leave something.
         let is_over = swept.is_empty();
+        let turn = inputs.keys().copied().find(|family| Some(*family) != self.swept_last);
+        self.swept_last = turn.or_else(|| inputs.keys().copied().next());
+        inputs.retain(|family, _| Some(*family) == self.swept_last);
+        swept.retain(|(id, _)| Some(id.0) == self.swept_last);
+        report.restores += self.restore(inputs.iter().map(|(family, input)| (*family, input.as_str())))?;
         let mut done = BTreeSet::new();
         for (id, swept) in swept {
             let Some(saved) = self.kernel.as_mut().and_then(|kernel| kernel.get_mut(&id)) else { continue };
