@@ -29,7 +29,7 @@ pub(crate) const NETWORK: &[Package] = &[
     package("iproute2", "/usr/sbin/ip|/sbin/ip|/usr/bin/ip", "sets up the lab's addresses and shows routes"),
     package("iptables", "/usr/sbin/iptables-restore|/sbin/iptables-restore", "writes the policy rules"),
     package("ipset", "/usr/sbin/ipset|/sbin/ipset", "shows the address sets of the policy"),
-    package("nftables", "/usr/sbin/nft|/sbin/nft", "is the policy's other backend, and shows what either wrote"),
+    package("nftables", "/usr/sbin/nft|/sbin/nft", "the policy's other backend"),
 ];
 
 /// The other datastore.
