@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -170,8 +171,17 @@ pub(crate) fn watched_cut_and_foretold(labs: &mut Labs) -> Result<()> {
 
     explained(&cluster, web, &yaml)?;
 
-    // Off and on again, on the living agent.
+    // Off and on again, on the living agent. Who waits for a flow that nobody has hears of it.
+    let mut command = std::process::Command::new(cluster.program("margay")?);
+    command.args(["flows", "--pod", "shop/nobody", "--socket"]).arg(cluster.socket("node1"));
+    let mut reader = command.stderr(Stdio::piped()).spawn()?;
     applied(&cluster, &flow_log("Disabled"))?;
+    let ended = wait(PATIENCE, || Ok(reader.try_wait()?.is_some()));
+    let _it_may_have_ended = reader.kill();
+    ended.context("who reads the flow log hears that it goes off")?;
+    let mut said = String::new();
+    reader.stderr.context("piped")?.read_to_string(&mut said)?;
+    ensure!(said.contains("flow log"), "{said}");
     let is_off = || -> Result<bool> { Ok(told(&cluster, &["flows", "--count", "1"])?.contains("is off")) };
     wait(PATIENCE, is_off).context("the flow log goes off")?;
     // What nobody wants goes when nothing else is to do.

@@ -9,7 +9,6 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -47,8 +46,8 @@ struct Known {
 /// Where the control API hears the log.
 #[derive(Debug, Clone)]
 pub(crate) struct Feed {
-    lines: broadcast::Sender<FlowLine>,
-    on: Arc<AtomicBool>,
+    /// Absent while the log is off: who listens then hears that it has ended.
+    lines: Arc<Mutex<Option<broadcast::Sender<FlowLine>>>>,
     /// Packets that were dropped lately, the last ones at the end.
     dropped: Arc<Mutex<VecDeque<Packet>>>,
 }
@@ -56,7 +55,21 @@ pub(crate) struct Feed {
 impl Feed {
     /// The lines from now on; none while the log is off.
     pub(crate) fn listen(&self) -> Option<broadcast::Receiver<FlowLine>> {
-        self.on.load(Ordering::Relaxed).then(|| self.lines.subscribe())
+        lock(&self.lines).as_ref().map(broadcast::Sender::subscribe)
+    }
+
+    fn is_on(&self) -> bool {
+        lock(&self.lines).is_some()
+    }
+
+    fn switch(&self, on: bool) {
+        *lock(&self.lines) = on.then(|| broadcast::Sender::new(WAITING));
+    }
+
+    fn tell(&self, line: FlowLine) {
+        if let Some(lines) = &*lock(&self.lines) {
+            let _nobody_listens = lines.send(line);
+        }
     }
 
     /// The first packets of flows that were dropped lately, as far as the log was on.
@@ -86,8 +99,7 @@ pub(crate) struct FlowLog {
 impl FlowLog {
     /// Off until the settings turn it on; lines go to `file` too.
     pub(crate) fn new(file: Option<PathBuf>) -> Self {
-        let lines = broadcast::Sender::new(WAITING);
-        let feed = Feed { lines, on: Arc::default(), dropped: Arc::default() };
+        let feed = Feed { lines: Arc::default(), dropped: Arc::default() };
         Self { feed, file, known: Arc::default(), thread: None }
     }
 
@@ -96,7 +108,7 @@ impl FlowLog {
     }
 
     fn is_on(&self) -> bool {
-        self.feed.on.load(Ordering::Relaxed)
+        self.feed.is_on()
     }
 
     /// An object of the datastore came or changed.
@@ -132,7 +144,7 @@ impl FlowLog {
                 self.start();
             }
             (false, true) => {
-                self.feed.on.store(false, Ordering::Relaxed);
+                self.feed.switch(false);
                 *lock(&self.known) = Known::default();
                 lock(&self.feed.dropped).clear();
             }
@@ -151,7 +163,7 @@ impl FlowLog {
             Ok(events) => events,
             Err(error) => return failed(&error),
         };
-        self.feed.on.store(true, Ordering::Relaxed);
+        self.feed.switch(true);
         let (known, feed) = (Arc::clone(&self.known), self.feed());
         let output = self.file.as_deref().map(Output::open);
         let spawned = std::thread::Builder::new()
@@ -160,7 +172,7 @@ impl FlowLog {
         match spawned {
             Ok(thread) => self.thread = Some(thread),
             Err(error) => {
-                self.feed.on.store(false, Ordering::Relaxed);
+                self.feed.switch(false);
                 failed(&error);
             }
         }
@@ -173,7 +185,7 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn run(mut events: FlowEvents, known: &Mutex<Known>, feed: &Feed, mut output: Option<Output>) {
-    while feed.on.load(Ordering::Relaxed) {
+    while feed.is_on() {
         let mut lines = Vec::new();
         let read = events.read(PATIENCE, |event| {
             let flow = match event {
@@ -190,14 +202,14 @@ fn run(mut events: FlowEvents, known: &Mutex<Known>, feed: &Feed, mut output: Op
             Err(error @ Error::Lost { .. }) => lines.push(FlowLine::Lost { lost: error.to_string() }),
             Err(error) => {
                 tracing::warn!("the flow log ends: {error}");
-                feed.on.store(false, Ordering::Relaxed);
+                feed.switch(false);
             }
         }
         if let Some(output) = &mut output {
             output.write(&lines);
         }
         for line in lines {
-            let _nobody_listens = feed.lines.send(line);
+            feed.tell(line);
         }
     }
 }
@@ -351,7 +363,7 @@ mod tests {
                 heard |= matches!(line, FlowLine::Lost { .. });
             }
         }
-        log.feed.on.store(false, Ordering::Relaxed);
+        log.feed.switch(false);
         log.thread.take().unwrap().join().unwrap();
         std::fs::remove_file(&path).unwrap();
     }

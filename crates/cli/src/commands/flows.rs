@@ -1,12 +1,13 @@
 //! `flows`.
 
+use anyhow::bail;
 use margay_control::flows::{Action, Flow, FlowLine, Peer};
 
 use super::daemon;
 use crate::config::GlobalArgs;
 use crate::output::{Format, OutputArgs, Report, print_now};
 
-/// The log as it comes, until this command or the daemon is stopped.
+/// The log as it comes, until this command is stopped or the agent ends it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct FlowsArgs {
     /// Only flows that were denied
@@ -26,9 +27,12 @@ impl FlowsArgs {
     pub(crate) fn run(&self, global: &GlobalArgs) -> anyhow::Result<Report> {
         let mut lines = daemon(global)?.lines("/v1/flows")?;
         let mut left = self.count.unwrap_or(usize::MAX);
-        while left > 0
-            && let Some(line) = lines.next_value::<FlowLine>()?
-        {
+        while left > 0 {
+            let Some(line) = lines.next_value::<FlowLine>()? else {
+                bail!(
+                    "the agent has ended the flow log: it was switched off (flowLogsLocalReporter), or the agent stops"
+                );
+            };
             match &line {
                 FlowLine::Flow(flow) if !self.wants(flow) => continue,
                 FlowLine::Flow(_) => left -= 1,
