@@ -1,34 +1,40 @@
 //! How fast a node's agent brings routes from BGP into the kernel, beside what the kernel takes at most.
 //!
 //! A hundred nodes with a hundred blocks each. *Raw*: the nexthop objects and routes as ready messages, in batches, as fast as
-//! netlink goes. *Agent*: the real program with a session to a reflector that announces everything at once; from
-//! the announcement to the last route. Both with one listener for route changes in the namespace.
+//! netlink goes. *Agent*: the real program with a session to a reflector that says everything at once, as ready messages too.
+//! Both from the first octet until a listener in the namespace has heard of the last route.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use bytes::BytesMut;
 use ipnet::{IpNet, Ipv4Net};
 use margay_api::kinds::{IpPoolSpec, NodeBgp, NodeSpec};
 use margay_api::{IpPool, Metadata, Node, Resource};
 use margay_bgp::transport::{BgpHandle, BgpService, ServiceConfig};
+use margay_bgp::wire::{
+    AfiSafi, Capability, Framer, Message, NextHop, Nlri, Open, PathAttributes, UpdateEncoder, decode,
+};
 use margay_bgp::{Originated, PeerConfig, PeerKind, PeerState, SpeakerConfig};
 use margay_netlink::monitor::{Event, Monitor};
 use margay_netlink::{
     Address, AddressOptions, Netlink, Netns, Nexthop, NexthopChange, NexthopTarget, Route, RouteChange,
     RouteFilter, RouteTarget, VethEnd,
 };
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::plan::{AS, SESSION};
 use crate::pod::{fill, start_agent};
 use crate::policy::Folder;
 use crate::scenario::quantile;
 
 /// Protocol of the agent's routes to other nodes.
 const CLUSTER: u8 = 181;
-const AS: u32 = 64512;
 pub(crate) const AGENT: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 1);
 pub(crate) const REFLECTOR: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 2);
 pub(crate) const SUBNET: u8 = 16;
@@ -78,7 +84,7 @@ fn raw(nodes: u32, blocks: u32) -> Result<f64> {
     let (here, _there) = lab()?;
     let mut netlink = Netlink::open_in(&here)?;
     let other = Netlink::open_in(&here)?;
-    let _listener = here.run(|| Monitor::open(&other))??;
+    let mut listener = here.run(|| Monitor::open(&other))??;
     let device = netlink.link_index("eth0")?;
     let objects: Vec<NexthopChange> = (0..nodes)
         .map(|node| {
@@ -93,12 +99,33 @@ fn raw(nodes: u32, blocks: u32) -> Result<f64> {
         })
         .collect();
     let begun = Instant::now();
-    let results = [netlink.apply_nexthops(&objects), netlink.apply_routes(&routes)];
-    let time = begun.elapsed().as_secs_f64();
-    for result in results.into_iter().flatten() {
-        result?;
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| [netlink.apply_nexthops(&objects), netlink.apply_routes(&routes)]);
+        let time = heard_of(routes.len(), &mut listener, begun);
+        let results = writing.join().map_err(|_panic| anyhow!("the writing thread panicked"))?;
+        for result in results.into_iter().flatten() {
+            result?;
+        }
+        time
+    })
+}
+
+/// Seconds until a listener has heard of so many routes to other nodes.
+fn heard_of(wanted: usize, listener: &mut Monitor, begun: Instant) -> Result<f64> {
+    let (mut seen, mut last) = (0, begun);
+    while seen < wanted {
+        ensure!(begun.elapsed() < PATIENCE, "only {seen} of {wanted} routes after {PATIENCE:?}");
+        let before = seen;
+        listener.read(|event| {
+            seen += usize::from(matches!(event, Event::RouteSet(route, _) if route.protocol == CLUSTER));
+        })?;
+        if seen > before {
+            last = Instant::now();
+        } else {
+            std::thread::sleep(Duration::from_micros(200));
+        }
     }
-    Ok(time)
+    Ok((last - begun).as_secs_f64())
 }
 
 /// Ends the agent, however the run ends.
@@ -122,36 +149,66 @@ fn measure(here: &Netns, there: &Netns, folder: &Path, nodes: u32, blocks: u32) 
     fill(folder, objects(nodes, pool))?;
     let _agent = start_agent(here, folder, "n1", AGENT)?;
     let own = Netlink::open_in(here)?;
-    let mut monitor = here.run(|| Monitor::open(&own))??;
-    there.run(|| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let speaker = runtime.block_on(establish())?;
-        let routes = originated(nodes, blocks);
-        let wanted = routes.len();
-        // What is left over from the start is not counted.
-        monitor.read(|_| {})?;
-        let begun = Instant::now();
-        runtime.block_on(speaker.set_originated(routes))?;
-        let (mut seen, mut last) = (0, begun);
-        while seen < wanted {
-            ensure!(begun.elapsed() < PATIENCE, "only {seen} of {wanted} routes after {PATIENCE:?}");
-            let before = seen;
-            monitor.read(|event| {
-                seen += usize::from(matches!(event, Event::RouteSet(route, _) if route.protocol == CLUSTER));
-            })?;
-            if seen > before {
-                last = Instant::now();
-            } else {
-                std::thread::sleep(Duration::from_micros(200));
+    let mut listener = here.run(|| Monitor::open(&own))??;
+    let mut agent = there.run(accept)??;
+    // What is left over from the start is not counted.
+    listener.read(|_| {})?;
+    let (updates, wanted) = (announcement(nodes, blocks)?, (nodes * blocks) as usize);
+    let begun = Instant::now();
+    let time = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| agent.write_all(&updates));
+        let time = heard_of(wanted, &mut listener, begun);
+        writing.join().map_err(|_panic| anyhow!("the writing thread panicked"))?.context("announce")?;
+        time
+    })?;
+    let filter = RouteFilter { protocol: Some(CLUSTER), ..RouteFilter::default() };
+    let found = Netlink::open_in(here)?.routes(filter)?;
+    let of_blocks = |route: &&Route| matches!(route.target, RouteTarget::Nexthop(_));
+    ensure!(found.iter().filter(of_blocks).count() == wanted, "{} routes, {wanted} wanted", found.len());
+    Ok(time)
+}
+
+/// The agent's session with a reflector that has nothing to say yet.
+fn accept() -> Result<TcpStream> {
+    let listener = TcpListener::bind((REFLECTOR, 179)).context("listen as the reflector")?;
+    let patience = PollTimeout::try_from(PATIENCE)?;
+    let dialled = poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], patience)?;
+    ensure!(dialled > 0, "the agent did not dial in {PATIENCE:?}");
+    let (mut agent, _) = listener.accept()?;
+    agent.set_read_timeout(Some(PATIENCE))?;
+    agent.set_nodelay(true)?;
+    let capabilities = vec![Capability::MultiProtocol(AfiSafi::Ipv4Unicast), Capability::FourOctetAs(AS)];
+    let mut hello = BytesMut::new();
+    Message::Open(Open::new(AS, 180, REFLECTOR, capabilities)).encode(&SESSION, &mut hello)?;
+    Message::Keepalive.encode(&SESSION, &mut hello)?;
+    UpdateEncoder::new(SESSION).end_of_rib(AfiSafi::Ipv4Unicast, &mut hello);
+    agent.write_all(&hello)?;
+    let (mut framer, mut buffer) = (Framer::new(), [0; 4096]);
+    loop {
+        let length = agent.read(&mut buffer).context("the agent's table")?;
+        ensure!(length > 0, "the agent closed the session");
+        let mut rest = &buffer[..length];
+        while let Some(frame) = framer.next_frame(&mut rest)? {
+            if matches!(decode(frame, &SESSION)?.message, Message::Update(update) if update.end_of_rib.is_some())
+            {
+                // It knows that it has heard all of ours, nothing, and comes to rest.
+                std::thread::sleep(Duration::from_secs(1));
+                return Ok(agent);
             }
         }
-        let filter = RouteFilter { protocol: Some(CLUSTER), ..RouteFilter::default() };
-        let found = Netlink::open_in(here)?.routes(filter)?;
-        let of_blocks = |route: &&Route| matches!(route.target, RouteTarget::Nexthop(_));
-        ensure!(found.iter().filter(of_blocks).count() == wanted, "{} routes, {wanted} wanted", found.len());
-        runtime.shutdown_background();
-        Ok((last - begun).as_secs_f64())
-    })?
+    }
+}
+
+/// What a reflector tells of these nodes' blocks.
+fn announcement(nodes: u32, blocks: u32) -> Result<BytesMut> {
+    let (mut encoder, mut out) = (UpdateEncoder::new(SESSION), BytesMut::new());
+    let own = PathAttributes { local_pref: Some(100), ..PathAttributes::default() };
+    for node in 0..nodes {
+        let attributes = own.reflected(node_address(node), REFLECTOR);
+        let nlri = (0..blocks).map(|number| Nlri::new(block(node, number, blocks).into()));
+        encoder.announce(&attributes, &NextHop::V4(node_address(node)), nlri, &mut out)?;
+    }
+    Ok(out)
 }
 
 /// What a reflector tells of these nodes.
