@@ -44,6 +44,7 @@ pub(crate) const PEERS: &[Package] = &[
     package("gobgpd", "/usr/bin/gobgpd", "another"),
     package("openbgpd", "/usr/sbin/bgpd", "another"),
     package("exabgp", "/usr/sbin/exabgp", "says what a test wants said"),
+    package("etcd-client", "/usr/bin/etcdctl", "writes what no API would take"),
     package("openssl", "/usr/bin/openssl", "makes certificates for the tests of etcd's TLS"),
 ];
 
