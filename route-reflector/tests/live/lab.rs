@@ -158,7 +158,7 @@ impl Lab {
         }
         command
             .env_clear()
-            .env("PATH", self.search())
+            .env("PATH", format!("{}:/usr/bin:/bin", self.search().display()))
             .arg("--datastore-path")
             .arg(self.store())
             .arg("--socket")
