@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use margay_netlink::Netns;
@@ -26,6 +26,7 @@ pub(crate) const UDP_PORT: u16 = 53;
 pub(crate) struct Host {
     pub(crate) netns: Netns,
     stop: Arc<AtomicBool>,
+    probes: AtomicU16,
 }
 
 impl Drop for Host {
@@ -36,7 +37,7 @@ impl Drop for Host {
 
 impl Host {
     pub(crate) fn new() -> Self {
-        let host = Self { netns: Netns::new().unwrap(), stop: Arc::default() };
+        let host = Self { netns: Netns::new().unwrap(), stop: Arc::default(), probes: AtomicU16::new(0) };
         // Without duplicate address detection an address can be used at once.
         host.sh("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
              ip link set lo up");
@@ -112,7 +113,9 @@ impl Host {
     /// The same with the port.
     pub(crate) fn udp_seen(&self, from: Option<IpAddr>, to: IpAddr, port: u16) -> Option<SocketAddr> {
         let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = self.netns.run(|| UdpSocket::bind((from.unwrap_or(any), 0))).unwrap().unwrap();
+        // A port that an earlier probe had may still be an established flow, which no policy denies.
+        let own = 10_000 + self.probes.fetch_add(1, Ordering::Relaxed) % 20_000;
+        let socket = self.netns.run(|| UdpSocket::bind((from.unwrap_or(any), own))).unwrap().unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.send_to(b"probe", (to, port)).ok()?;
         let mut answer = [0; 64];
