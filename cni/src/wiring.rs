@@ -22,6 +22,9 @@ const PROTOCOL_BOOT: u8 = 3;
 /// Least metric of a default route behind that of another interface; IPv6 calls an unnamed one 1024.
 const SECOND: u32 = 2048;
 
+/// `LOOPBACK_IFINDEX` of `include/net/flow.h`: the kernel makes it first in every namespace.
+const LOOPBACK: u32 = 1;
+
 /// Group of host sides that are being removed: `mgy` in ASCII, where nobody else has anything.
 const LEAVING: u32 = 0x006d_6779;
 
@@ -67,31 +70,49 @@ impl Wiring<'_> {
     /// [`Error::Exists`] when the container has an interface of that name; the kernel's refusal of any step.
     pub fn build(&self, pod: &Netns) -> Result<Mac> {
         let mut host = Netlink::open()?;
-        if Netlink::open_in(pod)?.link(self.ifname)?.is_some() {
-            return Err(Error::Exists {
-                what: format!("make interface {}", self.ifname),
-                detail: String::new(),
-            });
-        }
-        if host.link(self.host_ifname)?.is_some_and(|old| is_veth(&old)) {
-            host.delete_link_named(self.host_ifname).ignore_missing()?;
-        }
-        let near = VethEnd { name: self.host_ifname, mac: Some(Mac::HOST_SIDE), netns: None };
-        let far = VethEnd { name: self.ifname, mac: self.mac, netns: Some(pod.as_fd()) };
-        host.add_veth(&near, &far, Some(self.mtu))?;
-        self.configure(&mut host, pod).inspect_err(|_| {
+        let mut inside = Netlink::open_in(pod)?;
+        self.make_pair(&mut host, &mut inside, pod)?;
+        self.configure(&mut host, &mut inside, pod).inspect_err(|_| {
             // The first error is the one to report; the pair goes with its namespace if this fails too.
             let _ignored = host.delete_link_named(self.host_ifname);
         })
     }
 
-    fn configure(&self, host: &mut Netlink, pod: &Netns) -> Result<Mac> {
-        let index = host.link_index(self.host_ifname)?;
+    /// Every question to the kernel about a link waits for its one lock (RTNL), so what is in the way is looked for only once
+    /// something is.
+    fn make_pair(&self, host: &mut Netlink, inside: &mut Netlink, pod: &Netns) -> Result<()> {
+        let near = VethEnd { name: self.host_ifname, mac: Some(Mac::HOST_SIDE), netns: None };
+        let far = VethEnd { name: self.ifname, mac: self.mac, netns: Some(pod.as_fd()) };
+        match host.add_veth(&near, &far, Some(self.mtu)) {
+            Err(error) if error.is_exists() => {
+                let is_leftover = inside.link(self.ifname)?.is_none()
+                    && host.link(self.host_ifname)?.is_some_and(|old| is_veth(&old));
+                if !is_leftover {
+                    return Err(error);
+                }
+            }
+            made => return made,
+        }
+        host.delete_link_named(self.host_ifname).ignore_missing()?;
+        host.add_veth(&near, &far, Some(self.mtu))
+    }
+
+    fn configure(&self, host: &mut Netlink, inside: &mut Netlink, pod: &Netns) -> Result<Mac> {
+        let link = inside.link(self.ifname)?;
+        let Some((index, mac, peer)) = link.and_then(|link| Some((link.index, link.mac?, link.peer?))) else {
+            return Err(Error::Invalid {
+                what: format!("interface {}", self.ifname),
+                reason: "vanished while it was configured".to_owned(),
+            });
+        };
         self.host_settings()?;
-        host.set_up(index, true)?;
-        let mac = pod.run(|| self.configure_pod())??;
+        host.set_up(peer, true)?;
+        if self.ipv6() {
+            pod.run(|| self.pod_settings())??;
+        }
+        self.configure_pod(inside, index)?;
         for net in self.addresses {
-            host.set_neighbour(index, net.addr(), mac)?;
+            host.set_neighbour(peer, net.addr(), mac)?;
         }
         Ok(mac)
     }
@@ -116,18 +137,17 @@ impl Wiring<'_> {
         Ok(())
     }
 
-    fn configure_pod(&self) -> Result<Mac> {
-        let mut pod = Netlink::open()?;
-        let loopback = pod.link_index("lo")?;
-        pod.set_up(loopback, true)?;
-        if self.ipv6() {
-            for (key, value) in [("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0")] {
-                sysctl::write(&["net", "ipv6", "conf", self.ifname, key], value)?;
-            }
-            // Runtimes often start a namespace with IPv6 switched off as a whole.
-            sysctl::write(&["net", "ipv6", "conf", "lo", "disable_ipv6"], "0")?;
+    /// The same inside, for IPv6; by a thread of the container's namespace.
+    fn pod_settings(&self) -> Result<()> {
+        for (key, value) in [("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0")] {
+            sysctl::write(&["net", "ipv6", "conf", self.ifname, key], value)?;
         }
-        let index = pod.link_index(self.ifname)?;
+        // Runtimes often start a namespace with IPv6 switched off as a whole.
+        sysctl::write(&["net", "ipv6", "conf", "lo", "disable_ipv6"], "0").map(|_| ())
+    }
+
+    fn configure_pod(&self, pod: &mut Netlink, index: u32) -> Result<()> {
+        pod.set_up(LOOPBACK, true)?;
         pod.set_up(index, true)?;
         for net in self.addresses {
             pod.add_address(&Address { index, net: *net }, AddressOptions::default())?;
@@ -143,11 +163,7 @@ impl Wiring<'_> {
             let metric = taken.max().map_or(0, |last| SECOND.max(last.saturating_add(1)));
             pod.replace_route(&Route { metric, ..Route::new(destination, target, PROTOCOL_BOOT) })?;
         }
-        let link = pod.link_by_index(index)?.and_then(|link| link.mac);
-        link.ok_or_else(|| Error::Invalid {
-            what: format!("interface {}", self.ifname),
-            reason: "vanished while it was configured".to_owned(),
-        })
+        Ok(())
     }
 
     /// Everything that differs from what [`build`](Self::build) makes, as sentences; empty when all is well. Additions by
