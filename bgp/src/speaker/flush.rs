@@ -104,8 +104,10 @@ impl Speaker {
                 changes.push(change);
             }
         }
-        for some in changes.chunks(EVENT_ROUTES) {
-            self.outputs.push_back(Output::Event(Event::RouteChanges(some.to_vec())));
+        let mut changes = changes.into_iter().peekable();
+        while changes.peek().is_some() {
+            let some = changes.by_ref().take(EVENT_ROUTES).collect();
+            self.outputs.push_back(Output::Event(Event::RouteChanges(some)));
         }
     }
 

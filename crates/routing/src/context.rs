@@ -75,7 +75,8 @@ pub(crate) struct Pool {
 /// What BGP says of one prefix.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Learned {
-    pub(crate) next_hops: BTreeSet<NextHop>,
+    /// Sorted, each once.
+    pub(crate) next_hops: Vec<NextHop>,
     pub(crate) stale: bool,
 }
 

@@ -31,7 +31,7 @@ impl Decision {
 
     fn via(prefix: IpNet, hops: Vec<(Result<Vec<Hop>, Reason>, Reason)>, max_paths: usize) -> Self {
         let mut reasons = Vec::new();
-        let mut usable = BTreeSet::new();
+        let mut usable = Vec::new();
         for (hop, why) in hops {
             match hop {
                 Ok(hops) => {
@@ -41,11 +41,13 @@ impl Decision {
                 Err(refusal) => reasons.push(refusal),
             }
         }
-        let hops: Vec<Hop> = usable.into_iter().take(max_paths.max(1)).collect();
-        let route = (!hops.is_empty()).then_some(Route {
+        usable.sort_unstable();
+        usable.dedup();
+        usable.truncate(max_paths.max(1));
+        let route = (!usable.is_empty()).then(|| Route {
             prefix,
             protocol: Protocol::Cluster,
-            target: Target::Via(hops),
+            target: Target::Via(usable.into()),
             metric: 0,
         });
         Self { prefix, route, reasons }
@@ -209,7 +211,7 @@ fn direct_hops(cx: &Context, pool: Option<&Pool>, next_hop: IpAddr) -> Result<Ve
 /// To a BGP peer by way of a gateway on one of our links (`reachableBy`).
 pub(crate) fn to_peer(cx: &Context, prefix: IpNet, gateway: IpAddr) -> Option<Route> {
     let hops = direct_hops(cx, None, gateway).ok()?;
-    let route = Route { prefix, protocol: Protocol::Cluster, target: Target::Via(hops), metric: 0 };
+    let route = Route { prefix, protocol: Protocol::Cluster, target: Target::Via(hops.into()), metric: 0 };
     Some(cx.settings.with_metric(route))
 }
 

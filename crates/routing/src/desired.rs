@@ -1,7 +1,9 @@
 //! What the kernel should hold.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -93,7 +95,7 @@ pub enum Target {
         dev: String,
     },
     /// `via …`, several hops for ECMP; never empty, sorted.
-    Via(Vec<Hop>),
+    Via(Arc<[Hop]>),
     /// `blackhole`: unassigned addresses of an own block must not go to the default gateway.
     Blackhole,
 }
@@ -110,6 +112,45 @@ pub struct Route {
     /// Kernel metric (`RTA_PRIORITY`); 0: the kernel's own.
     #[serde(skip_serializing_if = "is_zero")]
     pub metric: u32,
+}
+
+impl Route {
+    /// The same, with next hops that are equal to the last ones shared with them.
+    pub(crate) fn sharing(mut self, last: &mut Option<Arc<[Hop]>>) -> Self {
+        if let Target::Via(hops) = &mut self.target {
+            match last {
+                Some(last) if last == hops => hops.clone_from(last),
+                _ => *last = Some(Arc::clone(hops)),
+            }
+        }
+        self
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.target {
+            Target::Link { dev } => write!(f, "{} dev {dev} scope link", self.prefix)?,
+            Target::Blackhole => write!(f, "blackhole {}", self.prefix)?,
+            Target::Via(hops) => {
+                write!(f, "{}", self.prefix)?;
+                for hop in hops.iter() {
+                    if hops.len() > 1 {
+                        f.write_str(" nexthop")?;
+                    }
+                    if let Some(gateway) = hop.gateway {
+                        write!(f, " via {gateway}")?;
+                    }
+                    write!(f, " dev {}", hop.dev)?;
+                    if hop.onlink {
+                        f.write_str(" onlink")?;
+                    }
+                }
+            }
+        }
+        write!(f, " proto {}", self.protocol.number())?;
+        if self.metric > 0 { write!(f, " metric {}", self.metric) } else { Ok(()) }
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use margay_api::types::interface_matches;
@@ -11,8 +12,8 @@ use serde::Serialize;
 
 use crate::context::{Context, Learned, Peer};
 use crate::decide::{Decision, decide, to_peer};
-use crate::desired::{Changes, NatOutgoing, Problem, Route, Target, Tunnels};
-use crate::input::{BgpRoute, Family, UnderlayRoute, Uplink};
+use crate::desired::{Changes, Hop, NatOutgoing, Problem, Route, Tunnels};
+use crate::input::{BgpRoute, Family, NextHop, UnderlayRoute, Uplink};
 use crate::read;
 use crate::settings::Settings;
 use crate::tunnels::{self, Mtus};
@@ -191,21 +192,31 @@ impl Router {
 
     /// What BGP has chosen for a prefix; without next hops: nothing.
     pub fn set_bgp(&mut self, route: BgpRoute) {
-        let prefix = route.prefix.trunc();
+        let BgpRoute { prefix, mut next_hops, stale } = route;
+        let prefix = prefix.trunc();
         self.doubted.remove(&prefix);
-        let learned = (!route.next_hops.is_empty())
-            .then(|| Learned { next_hops: route.next_hops.into_iter().collect(), stale: route.stale });
-        if self.context.bgp.get(&prefix) == learned.as_ref() {
-            return;
-        }
-        let before = self.context.bgp.remove(&prefix);
-        for next_hop in before.iter().flat_map(|before| &before.next_hops) {
+        next_hops.sort_unstable();
+        next_hops.dedup();
+        let before = if next_hops.is_empty() {
+            let Some(before) = self.context.bgp.remove(&prefix) else { return };
+            before
+        } else {
+            for next_hop in &next_hops {
+                self.by_next_hop.entry(next_hop.address).or_default().insert(prefix);
+            }
+            let learned = self.context.bgp.entry(prefix).or_default();
+            let before = std::mem::replace(learned, Learned { next_hops, stale });
+            if *learned == before {
+                return;
+            }
+            before
+        };
+        let now = self.context.bgp.get(&prefix);
+        let is_used =
+            |hop: &NextHop| now.is_some_and(|now| now.next_hops.iter().any(|new| new.address == hop.address));
+        for next_hop in before.next_hops.iter().filter(|hop| !is_used(hop)) {
             unlink(&mut self.by_next_hop, &next_hop.address, prefix);
         }
-        for next_hop in learned.iter().flat_map(|learned| &learned.next_hops) {
-            self.by_next_hop.entry(next_hop.address).or_default().insert(prefix);
-        }
-        self.context.bgp.extend(learned.map(|learned| (prefix, learned)));
         self.touch([prefix]);
     }
 
@@ -339,8 +350,9 @@ impl Router {
             let known = self.routes.keys().chain(self.route_problems.keys()).chain(self.gateways.keys());
             self.context.prefixes().chain(known.copied()).collect()
         });
+        let mut last = None;
         for prefix in dirty {
-            self.decide_again(prefix, &mut changes);
+            self.decide_again(prefix, &mut last, &mut changes);
         }
         if std::mem::take(&mut self.tunnels_dirty) {
             let tunnels = self.new_tunnels();
@@ -350,7 +362,8 @@ impl Router {
         changes
     }
 
-    fn decide_again(&mut self, prefix: IpNet, changes: &mut Changes) {
+    /// Decides about one destination. `last`: where the route before leads to, which often is a block of the same node.
+    fn decide_again(&mut self, prefix: IpNet, last: &mut Option<Arc<[Hop]>>, changes: &mut Changes) {
         let decision = self.context.knows(&prefix).then(|| decide(&self.context, prefix));
         let mut problems: BTreeSet<String> = decision.iter().flat_map(Decision::problems).collect();
         problems.extend(self.context.pod_problem(&prefix));
@@ -366,12 +379,13 @@ impl Router {
             }
         }
         if self.routes.get(&prefix) != route.as_ref() {
-            let ways = [self.routes.get(&prefix), route.as_ref()];
-            self.tunnels_dirty |= ways.into_iter().any(|way| wireguard::encrypts(&self.context, way));
-            match &route {
+            let route = route.map(|route| route.sharing(last));
+            let before = match &route {
                 Some(route) => self.routes.insert(prefix, route.clone()),
                 None => self.routes.remove(&prefix),
             };
+            let ways = [before.as_ref(), route.as_ref()];
+            self.tunnels_dirty |= ways.into_iter().any(|way| wireguard::encrypts(&self.context, way));
             changes.routes.insert(prefix, route);
         }
     }
@@ -447,32 +461,6 @@ fn unlink<K: Ord>(index: &mut Index<K>, key: &K, prefix: IpNet) {
         if prefixes.is_empty() {
             index.remove(key);
         }
-    }
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.target {
-            Target::Link { dev } => write!(f, "{} dev {dev} scope link", self.prefix)?,
-            Target::Blackhole => write!(f, "blackhole {}", self.prefix)?,
-            Target::Via(hops) => {
-                write!(f, "{}", self.prefix)?;
-                for hop in hops {
-                    if hops.len() > 1 {
-                        f.write_str(" nexthop")?;
-                    }
-                    if let Some(gateway) = hop.gateway {
-                        write!(f, " via {gateway}")?;
-                    }
-                    write!(f, " dev {}", hop.dev)?;
-                    if hop.onlink {
-                        f.write_str(" onlink")?;
-                    }
-                }
-            }
-        }
-        write!(f, " proto {}", self.protocol.number())?;
-        if self.metric > 0 { write!(f, " metric {}", self.metric) } else { Ok(()) }
     }
 }
 

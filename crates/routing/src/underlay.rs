@@ -33,7 +33,7 @@ fn best(routes: &BTreeSet<UnderlayRoute>, address: IpAddr) -> impl Iterator<Item
 
 /// The equally good ways to `address`, in order; none: unreachable.
 pub(crate) fn resolve(routes: &BTreeSet<UnderlayRoute>, address: IpAddr) -> Vec<Resolved> {
-    let ways: BTreeSet<Resolved> = best(routes, address)
+    let mut ways: Vec<Resolved> = best(routes, address)
         .map(|route| Resolved {
             // A host route to the next hop itself through nothing is on the link.
             gateway: route.gateway.unwrap_or(address),
@@ -41,7 +41,9 @@ pub(crate) fn resolve(routes: &BTreeSet<UnderlayRoute>, address: IpAddr) -> Vec<
             onlink: route.onlink,
         })
         .collect();
-    ways.into_iter().collect()
+    ways.sort_unstable();
+    ways.dedup();
+    ways
 }
 
 /// The routes to `prefix` by way of a gateway on a link.

@@ -239,7 +239,7 @@ proptest! {
                     prop_assert!(!hops.is_empty() && hops.is_sorted());
                     let borrowed = cluster.blocks.iter().any(|b| b.spec.cidr == *prefix);
                     prop_assert!(borrowed || !own.iter().any(|block| block.contains(prefix)), "{} overrides", prefix);
-                    for hop in hops {
+                    for hop in hops.iter() {
                         prop_assert_eq!(keys.entry(hop.key.clone()).or_insert_with(|| hop.clone()), hop);
                         let tunnel = hop.dev == "vxlan.mgy";
                         prop_assert!(!tunnel || desired.tunnels().neighbours.iter().any(|n| Some(n.address) == hop.gateway));
