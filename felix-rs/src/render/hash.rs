@@ -1,9 +1,10 @@
 //! Hashes of rules, in their comments: what is right in the kernel is recognised without comparing text.
 //!
-//! A rule carries the comment `mgy:<16 characters>`: a hash over the chain's name and all rules up to
-//! and including this one (Calico's scheme, `felix/generictables/rules.go`). Two chains whose last hashes are
-//! equal are equal. A rule that a backend tells by its text needs no comment: its hash is that of its text alone.
+//! A rule carries the comment `mgy:<16 characters>`: a hash over the chain's name and the rule. Not over the rules before
+//! it, as Calico's (`felix/generictables/rules.go`): one rule more leaves the others what they are, so that it can be
+//! written alone. A rule that a backend tells by its text needs no comment: its hash is that of its text alone.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use base64::Engine as _;
@@ -16,7 +17,7 @@ use crate::rules::{Origin, Owner, Rule, names};
 /// What a comment of ours begins with.
 pub const COMMENT_PREFIX: &str = "mgy:";
 
-/// Hash of a rule and all before it in its chain: 16 characters of base64.
+/// Hash of a rule in its chain: 16 characters of base64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleHash([u8; 16]);
 
@@ -61,14 +62,18 @@ pub(super) fn chain(
     longest: usize,
     body: impl Fn(&Rule) -> Body,
 ) -> Vec<(RuleHash, String, Body)> {
-    let mut state: [u8; 32] = Sha256::digest(name).into();
+    let mut seen = BTreeSet::new();
     rules
         .iter()
         .map(|rule| {
             let note = note(rule);
             let body = body(rule);
             let text = format!("-A {name} {note}{}{}", body.matches, body.action);
-            state = Sha256::new().chain_update(state).chain_update(&text).finalize().into();
+            let mut state: [u8; 32] = Sha256::digest(text).into();
+            // The same rule once more is another one: each has its own counter.
+            while !seen.insert(state) {
+                state = Sha256::digest(state).into();
+            }
             let hash = hash(&state);
             let mut comment = format!("{COMMENT_PREFIX}{hash}");
             if !note.is_empty() {

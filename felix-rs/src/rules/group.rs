@@ -84,8 +84,8 @@ pub(super) fn chain(
             if enforced > 0 && enforced % RETURN_EVERY == 0 && reference != Reference::Staged {
                 rules.push(accepted());
             }
-            let undecided = Match::Mark { bits: marks.decided(), set: false };
-            let matches = if enforced == 0 { Vec::new() } else { vec![undecided] };
+            // The first one too, so that a policy that comes before it leaves its rule as it is.
+            let matches = vec![Match::Mark { bits: marks.decided(), set: false }];
             rules.push(match reference {
                 Reference::Missing => Rule::new(matches, Action::Drop)
                     .note(format!("{} is not known: fail closed", names::policy_text(id))),

@@ -85,12 +85,12 @@ impl Grouping {
         delta: &Delta,
         is_taken: impl Fn(&Name, &EndpointPolicy) -> bool,
     ) -> Regrouped {
+        let changes: Vec<_> = delta.endpoints.iter().map(|(id, new)| Change::of(id, new.as_ref())).collect();
         let mut dirty: BTreeSet<Name> =
-            DIRECTIONS.into_iter().flat_map(|of| self.turn(endpoints, delta, of)).collect();
+            DIRECTIONS.into_iter().flat_map(|of| self.turn(endpoints, &changes, of)).collect();
         let mut before: BTreeMap<Name, Option<[bool; 2]>> = BTreeMap::new();
         let mut structure = false;
-        for (id, endpoint) in &delta.endpoints {
-            let is_host = matches!(id, EndpointId::Host { .. });
+        for Change { id, is_host, new } in changes {
             structure |= is_host;
             if let Some((of, old)) = endpoints.remove(id).filter(|_| !is_host) {
                 for name in of {
@@ -99,8 +99,7 @@ impl Grouping {
                     group.count(&old, false);
                 }
             }
-            let Some(endpoint) = endpoint else { continue };
-            let content = DIRECTIONS.map(|of| (of, GroupId::of(&endpoint.policy, of)));
+            let Some((endpoint, content)) = new else { continue };
             let of = if is_host {
                 content
             } else {
@@ -153,21 +152,18 @@ impl Grouping {
     }
 
     /// Gives groups of one direction whose endpoints all come to share something else, with nobody else, their new policy.
-    fn turn(&mut self, endpoints: &Endpoints, delta: &Delta, direction: Direction) -> Vec<Name> {
+    fn turn(&mut self, endpoints: &Endpoints, changes: &[Change<'_>], direction: Direction) -> Vec<Name> {
         let mut arriving: BTreeMap<GroupId, usize> = BTreeMap::new();
         let mut leaving: BTreeMap<&GroupId, Vec<Option<Shared<'_>>>> = BTreeMap::new();
-        for (id, new) in &delta.endpoints {
-            if matches!(id, EndpointId::Host { .. }) {
-                continue;
-            }
-            let content = new.as_ref().map(|new| GroupId::of(&new.policy, direction));
-            if let Some(content) = &content {
+        for Change { id, new, .. } in changes.iter().filter(|change| !change.is_host) {
+            let content = new.as_ref().and_then(|(_, content)| of_direction(content, direction));
+            if let Some(content) = content {
                 *arriving.entry(content.clone()).or_default() += 1;
             }
             let Some((of, old)) = endpoints.get(id) else { continue };
-            let Some((_, name)) = of.iter().find(|(of, _)| *of == direction) else { continue };
-            let same = new.as_ref().filter(|new| is_at_same_place(old, new));
-            leaving.entry(name).or_default().push(content.zip(same.map(|new| &new.policy)));
+            let Some(name) = of_direction(of, direction) else { continue };
+            let same = new.as_ref().map(|(new, _)| *new).filter(|new| is_at_same_place(old, new));
+            leaving.entry(name).or_default().push(content.cloned().zip(same.map(|new| &new.policy)));
         }
         let mut turned = Vec::new();
         for (name, to) in leaving {
@@ -188,6 +184,26 @@ impl Grouping {
         }
         turned
     }
+}
+
+/// An endpoint that came, changed or went.
+struct Change<'a> {
+    id: &'a EndpointId,
+    is_host: bool,
+    /// With what it shares.
+    new: Option<(&'a Arc<LocalEndpoint>, GroupsOf)>,
+}
+
+impl<'a> Change<'a> {
+    fn of(id: &'a EndpointId, new: Option<&'a Arc<LocalEndpoint>>) -> Self {
+        let shares = |new: &LocalEndpoint| DIRECTIONS.map(|of| (of, GroupId::of(&new.policy, of)));
+        let is_host = matches!(id, EndpointId::Host { .. });
+        Self { id, is_host, new: new.map(|new| (new, shares(new))) }
+    }
+}
+
+fn of_direction(of: &GroupsOf, direction: Direction) -> Option<&GroupId> {
+    of.iter().find(|(own, _)| *own == direction).map(|(_, group)| group)
 }
 
 /// What an endpoint comes to share, where it was.

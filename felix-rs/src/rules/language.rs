@@ -3,6 +3,7 @@
 //! A chain is a list of rules, a rule a conjunction of matches and one action. Sets hold addresses;
 //! chains decide. iptables says this as chains and ip sets, nftables as one table with sets and maps.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -103,6 +104,12 @@ impl Hook {
 /// Name of a chain: `mgy-…`, at most 28 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChainName(pub Arc<str>);
+
+impl Borrow<str> for ChainName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl fmt::Display for ChainName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -13,6 +13,7 @@
 //! refers to; what 3 and 4 remove is needed by neither. The next start finds the rest as a difference.
 //! A change of set members only never executes a program.
 
+mod chain;
 mod ipsets;
 mod plan;
 pub(super) mod programs;
@@ -21,7 +22,6 @@ mod saved;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use margay_netlink::ipset::Ipset;
 
@@ -42,13 +42,6 @@ pub(super) fn read_saved(text: &str) {
     drop((saved::parse(text), saved::counters(text), saved::holdings(text)));
 }
 
-/// Rendered hashes of a chain, kept while its rules are the same.
-#[derive(Debug)]
-struct Hashes {
-    rules: Arc<Vec<Rule>>,
-    hashes: Vec<RuleHash>,
-}
-
 /// One variant of iptables, and ip sets.
 pub(super) struct Iptables {
     programs: Programs,
@@ -56,7 +49,7 @@ pub(super) struct Iptables {
     rules_only: bool,
     connection: Ipset,
     sets: Sets,
-    rendered: BTreeMap<TableId, BTreeMap<ChainName, Hashes>>,
+    rendered: BTreeMap<TableId, Wanted>,
     /// The kernel's tables, `None` when they have to be read.
     kernel: Option<BTreeMap<TableId, SavedTable>>,
     /// What is there of IPv6 could not be read when nobody needed it.
@@ -77,8 +70,8 @@ pub(super) struct Iptables {
 struct Change {
     family: Family,
     input: String,
-    /// The tables in it, and what they hold then.
-    written: Vec<(TableId, Wanted)>,
+    /// The tables in it, and the chains.
+    written: Vec<(TableId, Vec<ChainName>)>,
 }
 
 /// What the kernel has.
@@ -158,26 +151,12 @@ impl Iptables {
         })
     }
 
-    /// Hashes of what a table has to hold, from the cache where the rules are the same.
-    fn hashes(&mut self, wanted: &Tables, id: TableId) -> Wanted {
-        let Some(table) = wanted.get(&id) else {
-            self.rendered.remove(&id);
-            return Wanted::new();
-        };
-        let mut before = self.rendered.remove(&id).unwrap_or_default();
-        let helpers = iptables::helper_chains(table);
-        let mut now = BTreeMap::new();
-        for (name, rules) in table.chains.iter().chain(&helpers) {
-            let hashes =
-                before.remove(name).filter(|hashes| hashes.rules == *rules).unwrap_or_else(|| Hashes {
-                    rules: Arc::clone(rules),
-                    hashes: iptables::chain(id.0, &name.0, rules).into_iter().map(|(hash, _)| hash).collect(),
-                });
-            now.insert(name.clone(), hashes);
+    /// Renders what a table has to hold.
+    fn render(&mut self, tables: &Tables, id: TableId) {
+        let before = self.rendered.remove(&id).unwrap_or_default();
+        if let Some(table) = tables.get(&id) {
+            self.rendered.insert(id, plan::wanted(id.0, table, before));
         }
-        let wanted = now.iter().map(|(name, hashes)| (name.clone(), hashes.hashes.clone())).collect();
-        self.rendered.insert(id, now);
-        wanted
     }
 
     fn ask_for_unknown_sets(&mut self) -> Result<(), ApplyError> {
@@ -196,18 +175,15 @@ impl Iptables {
             if !self.dirty.contains(&id) {
                 continue;
             }
-            let hashes = self.hashes(tables, id);
-            let Some(wanted) = tables.get(&id) else { continue };
+            self.render(tables, id);
+            let (Some(table), Some(wanted)) = (tables.get(&id), self.rendered.get(&id)) else { continue };
             let empty = SavedTable::default();
             let saved = self.kernel.as_ref().and_then(|kernel| kernel.get(&id)).unwrap_or(&empty);
-            let rendered = self.rendered.get(&id);
-            let plan = plan::update(family, id.1, saved, wanted, &hashes, |name| {
-                rendered?.get(name).map(|hashes| Arc::clone(&hashes.rules))
-            });
+            let plan = plan::update(family, id.1, saved, &table.base, wanted);
             if !plan.input.is_empty() {
                 change.input.push_str(&plan.input);
-                report.chains_written += plan.written;
-                change.written.push((id, hashes));
+                report.chains_written += plan.written.len();
+                change.written.push((id, plan.written));
             }
         }
         (!change.input.is_empty()).then_some(change)
@@ -225,8 +201,8 @@ impl Iptables {
         let inputs = changes.iter().map(|change| (change.family, change.input.as_str()));
         report.restores += self.restore(inputs)?;
         for Change { family, written, .. } in changes {
-            for (id, hashes) in written {
-                self.note_written(tables, id, hashes);
+            for (id, chains) in written {
+                self.note_written(tables, id, chains);
             }
             steps.done(Step::RulesWritten(family))?;
         }
@@ -245,16 +221,18 @@ impl Iptables {
     }
 
     /// What the kernel's table holds after a successful write.
-    fn note_written(&mut self, tables: &Tables, id: TableId, hashes: Wanted) {
-        let (Some(kernel), Some(wanted)) = (self.kernel.as_mut(), tables.get(&id)) else {
+    fn note_written(&mut self, tables: &Tables, id: TableId, chains: Vec<ChainName>) {
+        let (Some(kernel), Some(table), Some(wanted)) =
+            (self.kernel.as_mut(), tables.get(&id), self.rendered.get(&id))
+        else {
             return;
         };
         let saved = kernel.entry(id).or_default();
-        for (name, hashes) in hashes {
+        for (name, chain) in chains.iter().filter_map(|name| wanted.get_key_value(name)) {
             saved.emptied.remove(&*name.0);
-            saved.chains.insert(name.0.to_string(), hashes.into_iter().map(Some).collect());
+            saved.chains.insert(name.0.to_string(), chain.hashes.iter().copied().map(Some).collect());
         }
-        for (hook, base) in &wanted.base {
+        for (hook, base) in &table.base {
             let rule =
                 |(hash, text): (RuleHash, String)| SavedRule { hash: Some(hash), text: Some(text.into()) };
             let [first, last] = plan::base_rules(id.0, *hook, base);
@@ -269,9 +247,8 @@ impl Iptables {
         let mut inputs: BTreeMap<Family, String> = BTreeMap::new();
         let mut swept = Vec::new();
         for id in self.unswept.clone() {
-            let hashes = self.hashes(wanted, id);
             let Some(saved) = self.kernel.as_ref().and_then(|kernel| kernel.get(&id)) else { continue };
-            let step = plan::sweep(id.1, saved, wanted.get(&id), &hashes);
+            let step = plan::sweep(id.1, saved, wanted.get(&id), self.rendered.get(&id));
             if !step.input.is_empty() {
                 inputs.entry(id.0).or_default().push_str(&step.input);
                 swept.push((id, step));

@@ -1,16 +1,17 @@
 //! The difference between a table in the kernel and the table that is wanted, as restore input.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
+use super::chain::{Chain, Way};
 use super::saved::{SavedRule, SavedTable};
 use crate::render::hash::RuleHash;
 use crate::render::iptables;
 use crate::rules::names::CHAIN_PREFIX;
-use crate::rules::{BaseRules, ChainName, Family, Hook, Rule, Table, TableRules};
+use crate::rules::{BaseRules, ChainName, Family, Hook, Table, TableRules};
 
-/// Hashes of the chains that are wanted, helper chains included.
-pub(super) type Wanted = BTreeMap<ChainName, Vec<RuleHash>>;
+/// The chains that are wanted, helper chains included.
+pub(super) type Wanted = HashMap<ChainName, Chain>;
 
 /// Restore input for one table, or that nothing has to be done.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub(super) struct Plan {
     /// Input of `iptables-restore --noflush`, empty if the table is right.
     pub(super) input: String,
     /// Chains written.
-    pub(super) written: usize,
+    pub(super) written: Vec<ChainName>,
 }
 
 /// A step of a sweep.
@@ -32,47 +33,44 @@ pub(super) struct Swept {
     pub(super) deleted: BTreeSet<String>,
 }
 
+/// What a table has to hold, from what it had to before where the rules are the same.
+pub(super) fn wanted(family: Family, table: &TableRules, mut before: Wanted) -> Wanted {
+    let helpers = iptables::helper_chains(table);
+    let chains = table.chains.iter().chain(&helpers);
+    let wanted = chains.map(|(name, rules)| {
+        let same = before.remove_entry(name).filter(|(_, before)| before.rules == *rules);
+        same.unwrap_or_else(|| (name.clone(), Chain::new(family, name, rules)))
+    });
+    wanted.collect()
+}
+
 /// Brings chains and base rules up to date; what is unwanted stays, except that our own rules in the base
 /// chains concerned are replaced.
 pub(super) fn update(
     family: Family,
     id: Table,
     saved: &SavedTable,
-    wanted: &TableRules,
-    hashes: &Wanted,
-    rules: impl Fn(&ChainName) -> Option<std::sync::Arc<Vec<Rule>>>,
+    base: &BTreeMap<Hook, BaseRules>,
+    wanted: &Wanted,
 ) -> Plan {
-    let mut changed = Vec::new();
-    for (name, hashes) in hashes {
-        let right = saved.chains.get(&*name.0).is_some_and(|kernel| {
-            kernel.len() == hashes.len()
-                && kernel.iter().zip(hashes).all(|(kernel, own)| *kernel == Some(*own))
-        });
-        if !right {
-            changed.push(name);
-        }
-    }
+    let ways = wanted.iter().map(|(name, chain)| (name, (chain, chain.way(saved.chains.get(&*name.0)))));
+    let changed: BTreeMap<_, _> = ways.filter(|(_, (_, way))| *way != Way::Right).collect();
     let mut lines = String::new();
-    for name in &changed {
+    for (name, _) in changed.iter().filter(|(_, (_, way))| *way == Way::Anew) {
         let _infallible = writeln!(lines, ":{name} - [0:0]");
     }
-    for name in &changed {
-        for (_, rule) in iptables::chain(family, &name.0, &rules(name).unwrap_or_default()) {
-            let _infallible = writeln!(lines, "-A {name} {rule}");
-        }
+    for (name, (chain, way)) in &changed {
+        chain.write(&mut lines, family, name, *way);
     }
-    for (hook, base) in &wanted.base {
+    for (hook, base) in base {
         let there = saved.base.get(hook.name()).map_or(&[][..], Vec::as_slice);
         base_chain(&mut lines, family, *hook, there, base);
     }
-    finish(id, lines, changed.len())
+    Plan { input: input(id, &lines), written: changed.into_keys().cloned().collect() }
 }
 
-fn finish(id: Table, lines: String, written: usize) -> Plan {
-    if lines.is_empty() {
-        return Plan::default();
-    }
-    Plan { input: format!("*{}\n{lines}COMMIT\n", id.name()), written }
+fn input(id: Table, lines: &str) -> String {
+    if lines.is_empty() { String::new() } else { format!("*{}\n{lines}COMMIT\n", id.name()) }
 }
 
 /// Our rules in a base chain, those kept first and those put last: hash and text.
@@ -87,8 +85,11 @@ fn base_chain(lines: &mut String, family: Family, hook: Hook, there: &[SavedRule
         there.iter().map(|rule| rule.hash).eq(own.iter().map(|(hash, _)| Some(*hash)))
     };
     let (top, rest) = there.split_at(first.len().min(there.len()));
-    let ours: Vec<_> = rest.iter().filter(|rule| rule.hash.is_some()).cloned().collect();
-    if same(top, &first) && same(&ours, &last) {
+    // Together, or some of them are still where they were before they were to come last.
+    let is_ours = |rule: &SavedRule| rule.hash.is_some();
+    let from = rest.iter().position(is_ours).unwrap_or(rest.len());
+    let to = rest.iter().rposition(is_ours).map_or(from, |at| at + 1);
+    if same(top, &first) && rest.get(from..to).is_some_and(|ours| same(ours, &last)) {
         return;
     }
     for text in there.iter().filter_map(|rule| rule.text.as_deref()) {
@@ -105,10 +106,15 @@ fn base_chain(lines: &mut String, family: Family, hook: Hook, there: &[SavedRule
 /// The next step towards a table without what is ours in it and nobody wants: rules are taken out of the kernel's own
 /// chains and chains are emptied; those that have been are deleted. Not both at once: iptables-nft can't delete a chain in
 /// the transaction that removes the last jump to it.
-pub(super) fn sweep(id: Table, saved: &SavedTable, wanted: Option<&TableRules>, hashes: &Wanted) -> Swept {
+pub(super) fn sweep(
+    id: Table,
+    saved: &SavedTable,
+    table: Option<&TableRules>,
+    wanted: Option<&Wanted>,
+) -> Swept {
     let mut lines = String::new();
-    let unwanted = || saved.chains.iter().filter(|(name, _)| is_unwanted(name, hashes));
-    let base = saved.base.iter().filter(|(chain, _)| !is_hook(wanted, chain));
+    let unwanted = || saved.chains.iter().filter(|(name, _)| is_unwanted(name, wanted));
+    let base = saved.base.iter().filter(|(chain, _)| !is_hook(table, chain));
     let base = base.flat_map(|(chain, there)| there.iter().map(move |rule| (chain, rule.text.as_deref())));
     for (chain, text) in base.filter_map(|(chain, text)| Some((chain, text?))) {
         let _infallible = writeln!(lines, "-D {chain} {text}");
@@ -119,8 +125,7 @@ pub(super) fn sweep(id: Table, saved: &SavedTable, wanted: Option<&TableRules>, 
         unwanted().map(|(name, _)| name.clone()).partition(|name| all || saved.emptied.contains(name));
     let declare: String = emptied.iter().map(|name| format!(":{name} - [0:0]\n")).collect();
     let delete: String = deleted.iter().map(|name| format!("-X {name}\n")).collect();
-    let plan = finish(id, declare + &lines + &delete, 0);
-    Swept { input: plan.input, emptied, deleted }
+    Swept { input: input(id, &(declare + &lines + &delete)), emptied, deleted }
 }
 
 /// Notes a step that was taken.
@@ -139,6 +144,6 @@ fn is_hook(wanted: Option<&TableRules>, chain: &str) -> bool {
     wanted.is_some_and(|table| table.base.keys().any(|hook| hook.name() == chain))
 }
 
-fn is_unwanted(name: &str, hashes: &Wanted) -> bool {
-    name.starts_with(CHAIN_PREFIX) && !hashes.contains_key(&ChainName(name.into()))
+fn is_unwanted(name: &str, wanted: Option<&Wanted>) -> bool {
+    name.starts_with(CHAIN_PREFIX) && !wanted.is_some_and(|wanted| wanted.contains_key(name))
 }

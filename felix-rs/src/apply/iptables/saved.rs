@@ -1,7 +1,7 @@
 //! What `iptables-save -c` says, as far as it concerns us: our chains by their hashes, and where our rules are
 //! in the kernel's own chains. Foreign rules are counted, never kept.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::apply::Count;
 use crate::render::hash::{COMMENT_PREFIX, RuleHash};
@@ -22,7 +22,7 @@ pub(super) struct SavedRule {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct SavedTable {
     /// Our chains: the hash of each rule, `None` for one that bears somebody else's comment.
-    pub(super) chains: BTreeMap<String, Vec<Option<RuleHash>>>,
+    pub(super) chains: HashMap<String, Vec<Option<RuleHash>>>,
     /// Chains nobody wants that were emptied together with all that led to them.
     pub(super) emptied: BTreeSet<String>,
     /// The other chains that have rules, with all their rules in order.

@@ -5,8 +5,7 @@ use proptest::prelude::*;
 use super::plan::{self, Wanted};
 use super::saved;
 use crate::apply::Count;
-use crate::render::iptables;
-use crate::rules::{Action, BaseRules, ChainName, Family, Hook, Rule, Table, TableRules, names};
+use crate::rules::{Action, BaseRules, Family, Hook, Rule, Table, TableRules, names};
 
 fn wanted() -> TableRules {
     let own = names::fixed("own");
@@ -20,19 +19,15 @@ fn wanted() -> TableRules {
     }
 }
 
-fn hashes(table: &TableRules) -> Wanted {
-    let hashes = |name: &ChainName, rules: &[Rule]| {
-        iptables::chain(Family::V4, &name.0, rules).into_iter().map(|(hash, _)| hash).collect()
-    };
-    table.chains.iter().map(|(name, rules)| (name.clone(), hashes(name, rules))).collect()
+fn rendered(table: &TableRules) -> Wanted {
+    plan::wanted(Family::V4, table, Wanted::new())
 }
 
 /// Restore input for a kernel that shows this text.
 fn update(text: &str) -> String {
     let table = wanted();
     let saved = saved::parse(text).remove(&Table::Filter).unwrap_or_default();
-    let rules = |name: &ChainName| table.chains.get(name).cloned();
-    plan::update(Family::V4, Table::Filter, &saved, &table, &hashes(&table), rules).input
+    plan::update(Family::V4, Table::Filter, &saved, &table.base, &rendered(&table)).input
 }
 
 /// The kernel after the input was restored into an empty table, as `iptables-save -c` shows it.
@@ -66,6 +61,23 @@ fn base_rules_go_back_to_their_places() {
 }
 
 #[test]
+fn base_rules_that_come_last_from_now_on_leave_the_top() {
+    let mut table = wanted();
+    let foreign =
+        right().replacen("[7:420] -A FORWARD -m", "[0:0] -A FORWARD -j foreign\n[7:420] -A FORWARD -m", 1);
+    let saved = saved::parse(&foreign).remove(&Table::Filter).unwrap();
+    let update = |table: &TableRules| {
+        plan::update(Family::V4, Table::Filter, &saved, &table.base, &rendered(table)).input
+    };
+    assert_eq!(update(&table), "");
+    for base in table.base.values_mut() {
+        base.last.splice(..0, std::mem::take(&mut base.first));
+    }
+    let input = update(&table);
+    assert!(input.contains("-D FORWARD -j mgy-own\n") && !input.contains("-I "), "{input}");
+}
+
+#[test]
 fn a_foreign_rule_in_our_chain_makes_it_be_written_again() {
     let tampered = right().replacen("COMMIT", "[0:0] -A mgy-own -j ACCEPT\nCOMMIT", 1);
     let input = update(&tampered);
@@ -83,10 +95,9 @@ fn a_changed_rule_without_a_comment_is_noticed() {
         .into(),
         ..TableRules::default()
     };
-    let rules = |name: &ChainName| table.chains.get(name).cloned();
     let update = |text: &str| {
         let saved = saved::parse(text).remove(&Table::Filter).unwrap_or_default();
-        plan::update(Family::V4, Table::Filter, &saved, &table, &hashes(&table), rules).input
+        plan::update(Family::V4, Table::Filter, &saved, &table.base, &rendered(&table)).input
     };
     let written = update("");
     assert!(written.contains("\n-A mgy-own -j mgy-there\n"), "{written}");
@@ -107,25 +118,24 @@ fn sweep_names_only_what_is_ours() {
         [1:60] -A FORWARD -j mgy-old -m comment --comment \"somebody else's\"\n\
         [1:60] -A mgy-old -j ACCEPT\n[0:0] -A DOCKER -j RETURN\nCOMMIT\n";
     let saved = saved::parse(text).remove(&Table::Filter).unwrap();
-    let nothing = Wanted::new();
     let mut left = saved.clone();
-    let step = plan::sweep(Table::Filter, &left, None, &nothing);
+    let step = plan::sweep(Table::Filter, &left, None, None);
     assert_eq!(
         step.input,
         "*filter\n:mgy-old - [0:0]\n-D FORWARD -m comment --comment \"mgy:AAAAAAAAAAAAAAAA\" -j mgy-old\n\
          -D FORWARD -j mgy-old\nCOMMIT\n"
     );
     plan::note_swept(&mut left, None, step);
-    let step = plan::sweep(Table::Filter, &left, None, &nothing);
+    let step = plan::sweep(Table::Filter, &left, None, None);
     assert_eq!((step.input.as_str(), step.deleted.len()), ("*filter\n-X mgy-old\nCOMMIT\n", 1));
     plan::note_swept(&mut left, None, step);
-    assert_eq!(plan::sweep(Table::Filter, &left, None, &nothing).input, "");
-    let hashes = hashes(&wanted());
-    let step = plan::sweep(Table::Filter, &saved, Some(&wanted()), &hashes);
+    assert_eq!(plan::sweep(Table::Filter, &left, None, None).input, "");
+    let own = rendered(&wanted());
+    let step = plan::sweep(Table::Filter, &saved, Some(&wanted()), Some(&own));
     assert!(!step.input.contains("-D FORWARD"), "base rules of a hook in use are the update's business");
     let mut left = saved;
     plan::note_swept(&mut left, Some(&wanted()), step);
-    assert_eq!(plan::sweep(Table::Filter, &left, Some(&wanted()), &hashes).deleted.len(), 1);
+    assert_eq!(plan::sweep(Table::Filter, &left, Some(&wanted()), Some(&own)).deleted.len(), 1);
 }
 
 /// Chains that become unwanted one after the other do not keep each other from being deleted, and one that has no rules, as
@@ -134,16 +144,15 @@ fn sweep_names_only_what_is_ours() {
 fn what_becomes_unwanted_meanwhile_is_emptied_while_the_rest_is_deleted() {
     let read =
         |chains: &str| saved::parse(&format!("*filter\n{chains}COMMIT\n")).remove(&Table::Filter).unwrap();
-    let nothing = Wanted::new();
     let mut left = read(":mgy-none - [0:0]\n:mgy-one - [0:0]\n[0:0] -A mgy-one -j mgy-none\n");
-    let step = plan::sweep(Table::Filter, &left, None, &nothing);
+    let step = plan::sweep(Table::Filter, &left, None, None);
     assert_eq!(step.input, "*filter\n:mgy-none - [0:0]\n:mgy-one - [0:0]\nCOMMIT\n");
     plan::note_swept(&mut left, None, step);
     left.chains.extend(read(":mgy-two - [0:0]\n[0:0] -A mgy-two -j ACCEPT\n").chains);
-    let step = plan::sweep(Table::Filter, &left, None, &nothing);
+    let step = plan::sweep(Table::Filter, &left, None, None);
     assert_eq!(step.input, "*filter\n:mgy-two - [0:0]\n-X mgy-none\n-X mgy-one\nCOMMIT\n");
     plan::note_swept(&mut left, None, step);
-    let step = plan::sweep(Table::Filter, &left, None, &nothing);
+    let step = plan::sweep(Table::Filter, &left, None, None);
     assert_eq!(step.input, "*filter\n-X mgy-two\nCOMMIT\n");
 }
 

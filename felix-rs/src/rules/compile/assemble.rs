@@ -1,13 +1,13 @@
 //! Whole tables: fixed chains, and the chains of units that are reached from them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::{Compiler, is_host};
 use crate::rules::changes::Changes;
 use crate::rules::fixed::{self, Inputs};
 use crate::rules::hosts::Hosts;
-use crate::rules::language::{Action, ChainName, Family, Rule, Table, TableRules};
+use crate::rules::language::{Action, ChainName, Rule, Table, TableRules};
 use crate::rules::{group, names};
 
 impl Compiler {
@@ -24,11 +24,16 @@ impl Compiler {
         };
         let mut tables = BTreeMap::new();
         for family in fixed::families(&self.settings) {
+            let units = self.units.values().flat_map(|unit| &unit.chains);
+            let units = units
+                .filter(|((own, _), _)| *own == family)
+                .map(|((_, name), rules)| (name, rules))
+                .collect();
             let mut own = fixed::tables(&inputs, family);
             hosts.extend(family, &mut own);
             for (id, mut table) in own {
                 let mapped = dispatch.mapped(family).filter(|_| id == Table::Filter);
-                self.link(family, &mut table, mapped);
+                link(&mut table, &units, mapped);
                 if self.writer().rejects {
                     deny_loudly(id, &mut table);
                 }
@@ -43,34 +48,36 @@ impl Compiler {
         changes.tables.extend(ids.into_iter().filter(|id| tables.get(id) != self.tables.get(id)));
         self.tables = tables;
     }
+}
 
-    /// Adds the chains of units that a table's chains or its maps lead to: a chain nobody goes to is not written.
-    fn link(&self, family: Family, table: &mut TableRules, mapped: impl Iterator<Item = ChainName>) {
-        let pool: BTreeMap<&ChainName, &Arc<Vec<Rule>>> = self
-            .units
-            .values()
-            .flat_map(|unit| &unit.chains)
-            .filter(|((own, _), _)| *own == family)
-            .map(|((_, name), rules)| (name, rules))
-            .collect();
-        for name in mapped {
-            if let Some(target) = pool.get(&name) {
-                table.chains.insert(name, Arc::clone(target));
-            }
-        }
-        let mut open: Vec<Arc<Vec<Rule>>> = table.chains.values().cloned().collect();
-        while let Some(rules) = open.pop() {
-            for rule in rules.iter() {
-                if let Action::Jump(name) | Action::Goto(name) = &rule.action
-                    && !table.chains.contains_key(name)
-                    && let Some(target) = pool.get(name)
-                {
-                    table.chains.insert(name.clone(), Arc::clone(target));
-                    open.push(Arc::clone(target));
-                }
-            }
+/// Adds the chains of units that a table's chains or its maps lead to: a chain nobody goes to is not written.
+fn link(
+    table: &mut TableRules,
+    units: &HashMap<&ChainName, &Arc<Vec<Rule>>>,
+    mapped: impl Iterator<Item = ChainName>,
+) {
+    let mut reached: HashMap<&ChainName, &Arc<Vec<Rule>>> = HashMap::new();
+    let find = |name: &ChainName| units.get_key_value(name).map(|(name, rules)| (*name, *rules));
+    let mut open: Vec<(&ChainName, &Arc<Vec<Rule>>)> = mapped
+        .filter_map(|name| find(&name))
+        .chain(table.chains.values().flat_map(|rules| targets(rules)).filter_map(find))
+        .collect();
+    while let Some((name, rules)) = open.pop() {
+        if reached.insert(name, rules).is_none() {
+            open.extend(targets(rules).filter_map(find));
         }
     }
+    let reached = reached.into_iter().map(|(name, rules)| (name.clone(), Arc::clone(rules)));
+    // Collected, not extended: what is sorted already is put together at once.
+    table.chains = std::mem::take(&mut table.chains).into_iter().chain(reached).collect();
+}
+
+/// Chains that rules lead to.
+fn targets(rules: &[Rule]) -> impl Iterator<Item = &ChainName> {
+    rules.iter().filter_map(|rule| match &rule.action {
+        Action::Jump(name) | Action::Goto(name) => Some(name),
+        _ => None,
+    })
 }
 
 /// With `FilterDenyAction: Reject` the table of policies tells senders, wherever Felix does; the kernel knows no `REJECT` before routing.
