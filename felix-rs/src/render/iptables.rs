@@ -70,19 +70,19 @@ fn is_plain_interface(name: &str) -> bool {
 
 /// Chains the text of a table needs besides its own: what iptables can't say in one rule.
 pub fn helper_chains(table: &TableRules) -> BTreeMap<ChainName, Arc<Vec<Rule>>> {
-    let marks: BTreeSet<u32> = table
-        .chains
-        .values()
-        .flat_map(|rules| rules.iter())
-        .filter_map(|rule| match rule.action {
-            Action::MarkAndReturn(bits) => Some(bits),
-            _ => None,
-        })
-        .collect();
-    marks
-        .into_iter()
-        .map(|bits| (mark_chain(bits), Arc::new(vec![Rule::new([], Action::SetMark(bits))])))
-        .collect()
+    mark_chains(table.chains.values().flat_map(|rules| marks(rules)).collect())
+}
+
+/// Marks that rules return with.
+pub fn marks(rules: &[Rule]) -> BTreeSet<u32> {
+    let mark = |rule: &Rule| if let Action::MarkAndReturn(bits) = rule.action { Some(bits) } else { None };
+    rules.iter().filter_map(mark).collect()
+}
+
+/// The chains that rules need which return with these marks.
+pub fn mark_chains(marks: BTreeSet<u32>) -> BTreeMap<ChainName, Arc<Vec<Rule>>> {
+    let rules = |bits| Arc::new(vec![Rule::new([], Action::SetMark(bits))]);
+    marks.into_iter().map(|bits| (mark_chain(bits), rules(bits))).collect()
 }
 
 /// Setting a mark and returning is a `goto` to a chain that sets it and ends.

@@ -167,8 +167,10 @@ impl Compiler {
         if structure || !delta.endpoints.is_empty() {
             let dispatch = self.find_dispatch();
             // Whether addresses are distinct depends on endpoints that change no group too.
-            structure |= dispatch != self.dispatch;
-            self.dispatch = dispatch;
+            if dispatch != self.dispatch {
+                structure = true;
+                self.dispatch = dispatch;
+            }
         }
         if !dirty.is_empty() || structure {
             self.assemble(&mut changes);

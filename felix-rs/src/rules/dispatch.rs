@@ -10,7 +10,9 @@
 //! group to another it is a member of the sets of both, and the rules before and after the change know one of them
 //! for certain. So it is found in either.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::language::{Action, ChainName, DispatchBy, Family, Match, Rule, SetName, SetType, Side};
 use super::names::{self, GroupId};
@@ -42,9 +44,22 @@ enum Node {
     Fork { bit: u8, set: SetName, ones: Box<Self>, zeros: Box<Self> },
 }
 
+/// Rules at the end of a dispatch chain, and the chains they need.
+type Rules = (Vec<Rule>, BTreeMap<ChainName, Arc<Vec<Rule>>>);
+
 /// How groups are found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Dispatch(BTreeMap<(Family, Direction), Search>);
+#[derive(Debug, Default)]
+pub(super) struct Dispatch {
+    searches: BTreeMap<(Family, Direction), Search>,
+    /// Made when first asked for: most changes leave them as they are.
+    rules: OnceCell<BTreeMap<(Family, Direction), Rules>>,
+}
+
+impl PartialEq for Dispatch {
+    fn eq(&self, other: &Self) -> bool {
+        self.searches == other.searches
+    }
+}
 
 /// The groups to find.
 pub(super) struct Groups<I> {
@@ -150,7 +165,7 @@ impl Dispatch {
                 searches.insert((family, direction), search);
             }
         }
-        Self(searches)
+        Self { searches, rules: OnceCell::new() }
     }
 
     /// The sets an endpoint of the group is a member of.
@@ -162,7 +177,7 @@ impl Dispatch {
     ) -> impl Iterator<Item = (SetName, SetType)> {
         let mut found = Vec::new();
         let mut own = None;
-        if let Some(Search::Tree { root, kind }) = self.0.get(&(family, direction)) {
+        if let Some(Search::Tree { root, kind }) = self.searches.get(&(family, direction)) {
             root.sets(group, *kind, &mut found);
             own = Some((group.set(), SetType::NetIface));
         }
@@ -172,7 +187,9 @@ impl Dispatch {
     /// The maps the endpoints of a family are found in, by the direction of the packet. Each is found in the first that
     /// takes it; so with [`Self::sources`].
     pub(super) fn maps(&self, family: Family, direction: Direction) -> Vec<(SetName, SetType)> {
-        let Some(Search::Map { networks, .. }) = self.0.get(&(family, direction)) else { return Vec::new() };
+        let Some(Search::Map { networks, .. }) = self.searches.get(&(family, direction)) else {
+            return Vec::new();
+        };
         let [host, net] = match direction {
             Direction::Ingress => ["to-pods", "to-nets"],
             Direction::Egress => ["from-pods", "from-nets"],
@@ -182,7 +199,7 @@ impl Dispatch {
 
     /// The sets of the endpoints' sources, with their interfaces.
     pub(super) fn sources(&self, family: Family) -> Vec<(SetName, SetType)> {
-        match self.0.get(&(family, Direction::Egress)) {
+        match self.searches.get(&(family, Direction::Egress)) {
             Some(Search::Map { networks, .. }) => {
                 tables([(SET_PODS, SetType::HostIface), (SET_NETS, SetType::NetIface)], *networks)
             }
@@ -193,7 +210,7 @@ impl Dispatch {
     /// Chains that only maps lead to.
     pub(super) fn mapped(&self, family: Family) -> impl Iterator<Item = ChainName> {
         [Direction::Ingress, Direction::Egress].into_iter().flat_map(move |direction| {
-            let groups = match self.0.get(&(family, direction)) {
+            let groups = match self.searches.get(&(family, direction)) {
                 Some(Search::Map { groups, .. }) => groups.as_slice(),
                 _ => &[],
             };
@@ -202,13 +219,15 @@ impl Dispatch {
     }
 
     /// Rules at the end of the dispatch chain of a direction, and the chains they need.
-    pub(super) fn rules(
-        &self,
-        family: Family,
-        direction: Direction,
-    ) -> (Vec<Rule>, BTreeMap<ChainName, Vec<Rule>>) {
+    pub(super) fn rules(&self, family: Family, direction: Direction) -> Option<&Rules> {
+        let all =
+            self.rules.get_or_init(|| self.searches.keys().map(|key| (*key, self.search(*key))).collect());
+        all.get(&(family, direction))
+    }
+
+    fn search(&self, (family, direction): (Family, Direction)) -> Rules {
         let mut chains = BTreeMap::new();
-        let rules = match self.0.get(&(family, direction)) {
+        let rules = match self.searches.get(&(family, direction)) {
             Some(Search::Tree { root, kind }) => root.rules(direction, *kind, "", &mut chains),
             Some(Search::Map { .. }) => {
                 let maps = self.maps(family, direction).into_iter();
@@ -218,6 +237,6 @@ impl Dispatch {
             }
             None => Vec::new(),
         };
-        (rules, chains)
+        (rules, chains.into_iter().map(|(name, rules)| (name, Arc::new(rules))).collect())
     }
 }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::dispatch::Dispatch;
 use super::language::{
-    Action, BaseRules, ChainName, Conntrack, Family, Hook, Match, Rule, SetType, Side, Table, TableRules,
+    Action, BaseRules, Conntrack, Family, Hook, Match, Rule, SetType, Side, Table, TableRules,
 };
 use super::marks::Marks;
 use super::names;
@@ -217,10 +217,11 @@ fn filter(inputs: &Inputs<'_>, family: Family) -> TableRules {
                 }));
         }
         rules.push(Rule::new([], Action::ClearMark(inputs.marks.decided())));
-        let (search, chains) = inputs.dispatch.rules(family, direction);
-        rules.extend(search);
+        if let Some((search, chains)) = inputs.dispatch.rules(family, direction) {
+            rules.extend(search.iter().cloned());
+            table.0.chains.extend(chains.clone());
+        }
         table.chain(name, rules);
-        table.0.chains.extend(chains.into_iter().map(shared));
     }
 
     table.chain("OUTPUT", output(inputs, family));
@@ -286,10 +287,6 @@ fn not_workload(table: &mut Builder, inputs: &Inputs<'_>) -> Rule {
     rules.push(Rule::new([], clear));
     table.chain("not-wl", rules);
     Rule::new([], jump("not-wl"))
-}
-
-fn shared((name, rules): (ChainName, Vec<Rule>)) -> (ChainName, Arc<Vec<Rule>>) {
-    (name, Arc::new(rules))
 }
 
 /// Packets of the tunnels in use, by name.

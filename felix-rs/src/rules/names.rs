@@ -73,7 +73,8 @@ impl GroupId {
             write_tier(&mut text, tier, direction);
         }
         for profile in &policy.profiles {
-            let _infallible = writeln!(text, "profile {:?}", profile.0);
+            text.push_str("profile ");
+            write_name(&mut text, &profile.0);
         }
         Self(short_hash(&text).into())
     }
@@ -114,10 +115,18 @@ fn write_tier(text: &mut String, tier: &EndpointTier, direction: Direction) {
     if policies.is_empty() {
         return;
     }
-    let _infallible = writeln!(text, "tier {:?} {default}", tier.name);
+    write_name(text, &tier.name);
+    let _infallible = writeln!(text, "{default} {}", policies.len());
     for policy in policies {
-        let _infallible = writeln!(text, "{policy:?}");
+        write_name(text, &policy.kind);
+        write_name(text, policy.namespace.as_deref().unwrap_or_default());
+        write_name(text, &policy.name);
     }
+}
+
+/// With its length before it, so that no two lists of names make the same text.
+fn write_name(text: &mut String, name: &str) {
+    let _infallible = writeln!(text, "{} {name}", name.len());
 }
 
 /// Set of the endpoints of several groups, by address only or with the interface.

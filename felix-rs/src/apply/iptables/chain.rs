@@ -1,5 +1,6 @@
 //! From the rules a chain of ours has to those it has to have.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ const EDIT: usize = 3;
 pub(super) struct Chain {
     pub(super) rules: Arc<Vec<Rule>>,
     pub(super) hashes: Vec<RuleHash>,
+    /// Marks that its rules return with.
+    pub(super) marks: BTreeSet<u32>,
 }
 
 /// How a chain becomes what it has to be.
@@ -32,7 +35,7 @@ pub(super) enum Way {
 impl Chain {
     pub(super) fn new(family: Family, name: &ChainName, rules: &Arc<Vec<Rule>>) -> Self {
         let hashes = iptables::chain(family, &name.0, rules).into_iter().map(|(hash, _)| hash).collect();
-        Self { rules: Arc::clone(rules), hashes }
+        Self { rules: Arc::clone(rules), hashes, marks: iptables::marks(rules) }
     }
 
     /// From what the kernel's chain holds, if it is there.

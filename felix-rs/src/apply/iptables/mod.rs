@@ -153,9 +153,9 @@ impl Iptables {
 
     /// Renders what a table has to hold.
     fn render(&mut self, tables: &Tables, id: TableId) {
-        let before = self.rendered.remove(&id).unwrap_or_default();
-        if let Some(table) = tables.get(&id) {
-            self.rendered.insert(id, plan::wanted(id.0, table, before));
+        match tables.get(&id) {
+            Some(table) => plan::render(id.0, table, self.rendered.entry(id).or_default()),
+            None => drop(self.rendered.remove(&id)),
         }
     }
 

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use super::chain::{Chain, Way};
 use super::saved::{SavedRule, SavedTable};
 use crate::render::hash::RuleHash;
 use crate::render::iptables;
 use crate::rules::names::CHAIN_PREFIX;
-use crate::rules::{BaseRules, ChainName, Family, Hook, Table, TableRules};
+use crate::rules::{BaseRules, ChainName, Family, Hook, Rule, Table, TableRules};
 
 /// The chains that are wanted, helper chains included.
 pub(super) type Wanted = HashMap<ChainName, Chain>;
@@ -33,15 +34,29 @@ pub(super) struct Swept {
     pub(super) deleted: BTreeSet<String>,
 }
 
-/// What a table has to hold, from what it had to before where the rules are the same.
-pub(super) fn wanted(family: Family, table: &TableRules, mut before: Wanted) -> Wanted {
-    let helpers = iptables::helper_chains(table);
-    let chains = table.chains.iter().chain(&helpers);
-    let wanted = chains.map(|(name, rules)| {
-        let same = before.remove_entry(name).filter(|(_, before)| before.rules == *rules);
-        same.unwrap_or_else(|| (name.clone(), Chain::new(family, name, rules)))
-    });
-    wanted.collect()
+/// Brings up to date what a table has to hold: the rules of most chains are the same.
+pub(super) fn render(family: Family, table: &TableRules, wanted: &mut Wanted) {
+    let mut marks = BTreeSet::new();
+    for (name, rules) in &table.chains {
+        marks.extend(put(family, wanted, name, rules).marks.iter().copied());
+    }
+    let helpers = iptables::mark_chains(marks);
+    for (name, rules) in &helpers {
+        put(family, wanted, name, rules);
+    }
+    if wanted.len() > table.chains.len() + helpers.len() {
+        wanted.retain(|name, _| table.chains.contains_key(name) || helpers.contains_key(name));
+    }
+}
+
+fn put<'a>(family: Family, wanted: &'a mut Wanted, name: &ChainName, rules: &Arc<Vec<Rule>>) -> &'a Chain {
+    let chain = wanted.entry(name.clone()).or_insert_with(|| Chain::new(family, name, rules));
+    if chain.rules == *rules {
+        chain.rules = Arc::clone(rules);
+    } else {
+        *chain = Chain::new(family, name, rules);
+    }
+    chain
 }
 
 /// Brings chains and base rules up to date; what is unwanted stays, except that our own rules in the base

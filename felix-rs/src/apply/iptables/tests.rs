@@ -20,7 +20,9 @@ fn wanted() -> TableRules {
 }
 
 fn rendered(table: &TableRules) -> Wanted {
-    plan::wanted(Family::V4, table, Wanted::new())
+    let mut wanted = Wanted::new();
+    plan::render(Family::V4, table, &mut wanted);
+    wanted
 }
 
 /// Restore input for a kernel that shows this text.

@@ -7,7 +7,7 @@ use super::{Compiler, is_host};
 use crate::rules::changes::Changes;
 use crate::rules::fixed::{self, Inputs};
 use crate::rules::hosts::Hosts;
-use crate::rules::language::{Action, ChainName, Rule, Table, TableRules};
+use crate::rules::language::{Action, ChainName, Family, Rule, Table, TableRules};
 use crate::rules::{group, names};
 
 impl Compiler {
@@ -24,11 +24,7 @@ impl Compiler {
         };
         let mut tables = BTreeMap::new();
         for family in fixed::families(&self.settings) {
-            let units = self.units.values().flat_map(|unit| &unit.chains);
-            let units = units
-                .filter(|((own, _), _)| *own == family)
-                .map(|((_, name), rules)| (name, rules))
-                .collect();
+            let units = self.chains_of_units(family);
             let mut own = fixed::tables(&inputs, family);
             hosts.extend(family, &mut own);
             for (id, mut table) in own {
@@ -48,23 +44,42 @@ impl Compiler {
         changes.tables.extend(ids.into_iter().filter(|id| tables.get(id) != self.tables.get(id)));
         self.tables = tables;
     }
+
+    fn chains_of_units(&self, family: Family) -> HashMap<&ChainName, Chain<'_>> {
+        let chains = self.units.iter().flat_map(|(unit, rendered)| {
+            let leads_on = matches!(unit, super::Unit::Group(_));
+            rendered.chains.iter().map(move |(key, rules)| (key, rules, leads_on))
+        });
+        chains
+            .filter(|((own, _), ..)| *own == family)
+            .map(|((_, name), rules, leads_on)| (name, Chain { name, rules, leads_on }))
+            .collect()
+    }
+}
+
+/// A chain of a unit.
+#[derive(Clone, Copy)]
+struct Chain<'a> {
+    name: &'a ChainName,
+    rules: &'a Arc<Vec<Rule>>,
+    /// Those of policies and profiles lead to no other.
+    leads_on: bool,
 }
 
 /// Adds the chains of units that a table's chains or its maps lead to: a chain nobody goes to is not written.
 fn link(
     table: &mut TableRules,
-    units: &HashMap<&ChainName, &Arc<Vec<Rule>>>,
+    units: &HashMap<&ChainName, Chain<'_>>,
     mapped: impl Iterator<Item = ChainName>,
 ) {
-    let mut reached: HashMap<&ChainName, &Arc<Vec<Rule>>> = HashMap::new();
-    let find = |name: &ChainName| units.get_key_value(name).map(|(name, rules)| (*name, *rules));
-    let mut open: Vec<(&ChainName, &Arc<Vec<Rule>>)> = mapped
-        .filter_map(|name| find(&name))
-        .chain(table.chains.values().flat_map(|rules| targets(rules)).filter_map(find))
-        .collect();
-    while let Some((name, rules)) = open.pop() {
-        if reached.insert(name, rules).is_none() {
-            open.extend(targets(rules).filter_map(find));
+    let find = |name: &ChainName| units.get(name).copied();
+    let mapped = mapped.filter_map(|name| find(&name));
+    let mut open: Vec<Chain<'_>> =
+        table.chains.values().flat_map(|rules| targets(rules)).filter_map(find).chain(mapped).collect();
+    let mut reached = HashMap::with_capacity(units.len());
+    while let Some(unit) = open.pop() {
+        if reached.insert(unit.name, unit.rules).is_none() && unit.leads_on {
+            open.extend(targets(unit.rules).filter_map(find));
         }
     }
     let reached = reached.into_iter().map(|(name, rules)| (name.clone(), Arc::clone(rules)));
