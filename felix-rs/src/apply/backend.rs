@@ -1,13 +1,13 @@
 //! What a way of writing rules and sets into the kernel has to be able to do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
 
 use super::iptables::programs::Variant;
 use super::sets::Sets;
 use super::{ApplyError, Count, Report, Step, iptables, nftables};
-use crate::rules::{ChainName, DispatchBy, Origin, Rule, TableId, TableRules};
+use crate::rules::{ChainName, DispatchBy, Origin, Rule, TableId, TableRules, Touched};
 
 /// What every table has to hold.
 pub(super) type Tables = BTreeMap<TableId, TableRules>;
@@ -71,8 +71,8 @@ pub(super) trait Backend: fmt::Debug + Send {
     /// The sets that are wanted.
     fn sets(&mut self) -> &mut Sets;
 
-    /// These tables have to be compared with the kernel.
-    fn compare(&mut self, tables: BTreeSet<TableId>);
+    /// So much of these tables has to be compared with the kernel.
+    fn compare(&mut self, tables: BTreeMap<TableId, Touched>);
 
     /// Whether the kernel was read.
     fn is_known(&self) -> bool;

@@ -33,7 +33,7 @@ pub use offload::FlowTable;
 use takeover::Takeover;
 
 use crate::model::{BackendChoice, Delta, EndpointId, EnforcedState};
-use crate::rules::{Compiler, DispatchBy, Family, Origin};
+use crate::rules::{Compiler, DispatchBy, Family, Origin, Touched};
 
 /// How often sets that are in use are tried again when their backend is not.
 const BUSY: u8 = 20;
@@ -232,7 +232,7 @@ impl Applier {
         let (compiler, changes) =
             Compiler::beside(by, state, &|chain, rules| backend.has_other(chain, rules));
         let tables = self.compiler.tables().keys().chain(compiler.tables().keys());
-        self.backend.compare(tables.copied().collect());
+        self.backend.compare(tables.map(|id| (*id, Touched::All)).collect());
         self.compiler = compiler;
         self.backend.sets().replace(changes.sets);
         self.go_on(known)

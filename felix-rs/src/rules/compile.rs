@@ -11,14 +11,14 @@ use super::changes::{Changes, SetUpdate};
 use super::dispatch::{Dispatch, Groups};
 use super::fixed;
 use super::group::{self, End, Known, Reference};
-use super::grouping::{Endpoints, Grouping, Name};
+use super::grouping::{Endpoints, Grouping, Name, Regrouped};
 use super::language::{
     Action, ChainName, DispatchBy, Family, Member, Owner, Rule, Set, SetName, SetType, TableId, TableRules,
 };
 use super::marks::Marks;
 use super::names;
 use super::policy::{self, Context};
-use super::sets::{self, SetKey};
+use super::sets::{self, DIRECTIONS, SetKey};
 use crate::model::{
     ActivePolicy, ActiveProfile, Delta, Direction, EndpointId, EndpointPolicy, EnforcedState, LocalEndpoint,
     NodeSettings, PolicyId, ProfileId, SetChange, SetId, SetMember, WriterSettings,
@@ -30,6 +30,21 @@ enum Unit {
     Policy(PolicyId),
     Profile(ProfileId),
     Group(Name),
+}
+
+impl Unit {
+    /// Chains of groups lead to those of policies and profiles, and these to none.
+    const fn leads_on(&self) -> bool {
+        matches!(self, Self::Group(_))
+    }
+
+    fn chains(&self) -> Vec<ChainName> {
+        match self {
+            Self::Policy(id) => DIRECTIONS.map(|direction| names::policy(id, direction)).into(),
+            Self::Profile(id) => DIRECTIONS.map(|direction| names::profile(id, direction)).into(),
+            Self::Group((direction, id)) => vec![id.chain(*direction)],
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -158,13 +173,13 @@ impl Compiler {
             dirty.extend(self.profiles.keys().cloned().map(Unit::Profile));
             dirty.extend(self.groups.iter().map(|(name, _)| Unit::Group(name.clone())));
         }
-        let mut structure = regrouped || delta.settings.is_some() || !self.started;
+        let mut structure = regrouped.structure || delta.settings.is_some() || !self.started;
         self.started = true;
         if dirty.is_empty() && !structure && delta.endpoints.is_empty() {
             return changes;
         }
         let net_sets_changed = self.render(&dirty);
-        if structure || !delta.endpoints.is_empty() {
+        if structure || regrouped.moved {
             let dispatch = self.find_dispatch();
             // Whether addresses are distinct depends on endpoints that change no group too.
             if dispatch != self.dispatch {
@@ -172,10 +187,12 @@ impl Compiler {
                 self.dispatch = dispatch;
             }
         }
-        if !dirty.is_empty() || structure {
+        if structure || !self.is_fixed_apart() {
             self.assemble(&mut changes);
+        } else {
+            self.relink(&dirty, &mut changes);
         }
-        if net_sets_changed || structure || !delta.endpoints.is_empty() {
+        if net_sets_changed || structure || regrouped.moved {
             self.derive_sets(&mut changes);
         }
         changes
@@ -317,16 +334,20 @@ impl Compiler {
         }
     }
 
-    /// Whether a group came or went.
-    fn take_endpoints(&mut self, delta: &Delta, is_taken: IsTaken<'_>, dirty: &mut BTreeSet<Unit>) -> bool {
+    fn take_endpoints(
+        &mut self,
+        delta: &Delta,
+        is_taken: IsTaken<'_>,
+        dirty: &mut BTreeSet<Unit>,
+    ) -> Regrouped {
         let (mut groups, mut endpoints) =
             (std::mem::take(&mut self.groups), std::mem::take(&mut self.endpoints));
-        let regrouped = groups.take(&mut endpoints, delta, |name, policy| {
+        let mut regrouped = groups.take(&mut endpoints, delta, |name, policy| {
             is_taken(&name.1.chain(name.0), &self.group_chain(policy, name.0))
         });
         (self.groups, self.endpoints) = (groups, endpoints);
-        dirty.extend(regrouped.dirty.into_iter().map(Unit::Group));
-        regrouped.structure
+        dirty.extend(std::mem::take(&mut regrouped.dirty).into_iter().map(Unit::Group));
+        regrouped
     }
 
     fn group_chain(&self, policy: &EndpointPolicy, direction: Direction) -> Vec<Rule> {

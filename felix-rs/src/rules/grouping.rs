@@ -58,6 +58,8 @@ pub(super) struct Regrouped {
     pub(super) dirty: BTreeSet<Name>,
     /// A group came or went.
     pub(super) structure: bool,
+    /// An endpoint is in another group or at another place.
+    pub(super) moved: bool,
 }
 
 /// All groups.
@@ -90,21 +92,27 @@ impl Grouping {
             DIRECTIONS.into_iter().flat_map(|of| self.turn(endpoints, &changes, of)).collect();
         let mut before: BTreeMap<Name, Option<[bool; 2]>> = BTreeMap::new();
         let mut structure = false;
+        let mut moved = false;
         for Change { id, is_host, new } in changes {
             structure |= is_host;
-            if let Some((of, old)) = endpoints.remove(id).filter(|_| !is_host) {
+            let old = endpoints.remove(id);
+            if let Some((of, old)) = old.as_ref().filter(|_| !is_host) {
                 for name in of {
-                    let Some(group) = self.groups.get_mut(&name) else { continue };
-                    before.entry(name).or_insert_with(|| Some(group.shape()));
-                    group.count(&old, false);
+                    let Some(group) = self.groups.get_mut(name) else { continue };
+                    before.entry(name.clone()).or_insert_with(|| Some(group.shape()));
+                    group.count(old, false);
                 }
             }
-            let Some((endpoint, content)) = new else { continue };
+            let Some((endpoint, content)) = new else {
+                moved |= old.is_some();
+                continue;
+            };
             let of = if is_host {
                 content
             } else {
                 content.map(|content| self.join(content, endpoint, &mut before, &is_taken))
             };
+            moved |= old.is_none_or(|(old_of, old)| old_of != of || !is_at_same_place(&old, endpoint));
             endpoints.insert(id.clone(), (of, Arc::clone(endpoint)));
         }
         let gone: Vec<_> = self.groups.extract_if(.., |_, group| group.endpoints == 0).collect();
@@ -116,7 +124,7 @@ impl Grouping {
         let changed: Vec<_> = changed.map(|(name, _)| name).collect();
         structure |= !changed.is_empty();
         dirty.extend(changed);
-        Regrouped { dirty, structure }
+        Regrouped { dirty, structure, moved }
     }
 
     /// Counts an endpoint into the group of those that share this with it; the name of the group.

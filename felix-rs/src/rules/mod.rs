@@ -17,7 +17,7 @@ pub mod names;
 mod policy;
 mod sets;
 
-pub use changes::{Changes, SetUpdate};
+pub use changes::{Changes, SetUpdate, Touched};
 pub use compile::{Compiler, IsTaken};
 pub use language::{
     Action, BaseRules, ChainName, Conntrack, DispatchBy, FLOW_LOG_GROUP, Family, Hook, Match, Member, Origin,

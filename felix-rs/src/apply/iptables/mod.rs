@@ -21,6 +21,7 @@ mod saved;
 #[cfg(test)]
 mod tests;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use margay_netlink::ipset::Ipset;
@@ -35,7 +36,7 @@ use super::sets::{Found, Scope, Sets};
 use super::{ApplyError, Count, Report, Step, takeover};
 use crate::render::hash::RuleHash;
 use crate::render::iptables;
-use crate::rules::{ChainName, DispatchBy, Family, Origin, Rule, Table, TableId};
+use crate::rules::{ChainName, DispatchBy, Family, Origin, Rule, Table, TableId, Touched};
 
 /// See [`super::read_saved`].
 pub(super) fn read_saved(text: &str) {
@@ -54,8 +55,8 @@ pub(super) struct Iptables {
     kernel: Option<BTreeMap<TableId, SavedTable>>,
     /// What is there of IPv6 could not be read when nobody needed it.
     ipv6_unread: bool,
-    /// Tables to compare with the kernel.
-    dirty: BTreeSet<TableId>,
+    /// What is to be compared with the kernel.
+    dirty: BTreeMap<TableId, Touched>,
     /// Tables that may hold what nobody wants.
     unswept: BTreeSet<TableId>,
     /// The family of which the last step of a sweep took something away.
@@ -143,20 +144,12 @@ impl Iptables {
             rendered: BTreeMap::new(),
             kernel: None,
             ipv6_unread: false,
-            dirty: BTreeSet::new(),
+            dirty: BTreeMap::new(),
             unswept: BTreeSet::new(),
             swept_last: None,
             felix_left: true,
             looks_outdated: true,
         })
-    }
-
-    /// Renders what a table has to hold.
-    fn render(&mut self, tables: &Tables, id: TableId) {
-        match tables.get(&id) {
-            Some(table) => plan::render(id.0, table, self.rendered.entry(id).or_default()),
-            None => drop(self.rendered.remove(&id)),
-        }
     }
 
     fn ask_for_unknown_sets(&mut self) -> Result<(), ApplyError> {
@@ -172,14 +165,16 @@ impl Iptables {
     fn plan(&mut self, tables: &Tables, family: Family, report: &mut Report) -> Option<Change> {
         let mut change = Change { family, input: String::new(), written: Vec::new() };
         for id in Table::ALL.map(|table| (family, table)) {
-            if !self.dirty.contains(&id) {
+            let Some(touched) = self.dirty.get(&id) else { continue };
+            let Some(table) = tables.get(&id) else {
+                self.rendered.remove(&id);
                 continue;
-            }
-            self.render(tables, id);
-            let (Some(table), Some(wanted)) = (tables.get(&id), self.rendered.get(&id)) else { continue };
+            };
+            let wanted = self.rendered.entry(id).or_default();
+            let touched = plan::render(family, table, wanted, touched);
             let empty = SavedTable::default();
             let saved = self.kernel.as_ref().and_then(|kernel| kernel.get(&id)).unwrap_or(&empty);
-            let plan = plan::update(family, id.1, saved, &table.base, wanted);
+            let plan = plan::update(family, id.1, saved, &table.base, wanted, &touched);
             if !plan.input.is_empty() {
                 change.input.push_str(&plan.input);
                 report.chains_written += plan.written.len();
@@ -313,8 +308,13 @@ impl Backend for Iptables {
         &mut self.sets
     }
 
-    fn compare(&mut self, tables: BTreeSet<TableId>) {
-        self.dirty.extend(tables);
+    fn compare(&mut self, tables: BTreeMap<TableId, Touched>) {
+        for (id, touched) in tables {
+            match self.dirty.entry(id) {
+                Entry::Occupied(mut there) => there.get_mut().add(touched),
+                Entry::Vacant(free) => drop(free.insert(touched)),
+            }
+        }
     }
 
     fn is_known(&self) -> bool {
@@ -352,7 +352,7 @@ impl Backend for Iptables {
         self.ipv6_unread = reading.ipv6_unread;
         let scope = if self.kernel.is_none() { Scope::All } else { Scope::Untouched };
         self.sets.learn(&reading.sets, scope);
-        self.dirty.extend(reading.tables.keys().chain(wanted.keys()));
+        self.dirty.extend(reading.tables.keys().chain(wanted.keys()).map(|id| (*id, Touched::All)));
         self.kernel = Some(reading.tables);
         true
     }
@@ -368,7 +368,7 @@ impl Backend for Iptables {
             steps.done(Step::SetsExtended)?;
         }
         self.write_rules(wanted, &mut report, steps)?;
-        self.unswept.append(&mut self.dirty);
+        self.unswept.extend(std::mem::take(&mut self.dirty).into_keys());
         if !self.sets.settled() {
             ipsets::shrink(&mut self.sets, &mut self.connection, &mut report)?;
             steps.done(Step::SetsShrunk)?;
@@ -408,7 +408,7 @@ impl Backend for Iptables {
         self.sets.replace(BTreeMap::new());
         self.rendered.clear();
         self.read(&nothing, steps)?;
-        self.unswept.append(&mut self.dirty);
+        self.unswept.extend(std::mem::take(&mut self.dirty).into_keys());
         let mut report = Report::default();
         while self.sweep(&nothing, &mut report, steps)? {}
         Ok(report)

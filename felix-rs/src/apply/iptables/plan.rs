@@ -9,7 +9,7 @@ use super::saved::{SavedRule, SavedTable};
 use crate::render::hash::RuleHash;
 use crate::render::iptables;
 use crate::rules::names::CHAIN_PREFIX;
-use crate::rules::{BaseRules, ChainName, Family, Hook, Rule, Table, TableRules};
+use crate::rules::{BaseRules, ChainName, Family, Hook, Rule, Table, TableRules, Touched};
 
 /// The chains that are wanted, helper chains included.
 pub(super) type Wanted = HashMap<ChainName, Chain>;
@@ -34,19 +34,33 @@ pub(super) struct Swept {
     pub(super) deleted: BTreeSet<String>,
 }
 
-/// Brings up to date what a table has to hold: the rules of most chains are the same.
-pub(super) fn render(family: Family, table: &TableRules, wanted: &mut Wanted) {
+/// Brings up to date what a table has to hold, where it may differ; the chains to compare with the kernel's.
+pub(super) fn render(
+    family: Family,
+    table: &TableRules,
+    wanted: &mut Wanted,
+    touched: &Touched,
+) -> BTreeSet<ChainName> {
+    let mut names: BTreeSet<ChainName> = match touched {
+        Touched::All => {
+            let helpers = iptables::helper_chains(table);
+            wanted.retain(|name, _| table.chains.contains_key(name) || helpers.contains_key(name));
+            table.chains.keys().cloned().collect()
+        }
+        Touched::Chains(names) => names.clone(),
+    };
     let mut marks = BTreeSet::new();
-    for (name, rules) in &table.chains {
-        marks.extend(put(family, wanted, name, rules).marks.iter().copied());
+    for name in &names {
+        match table.chains.get(name) {
+            Some(rules) => marks.extend(put(family, wanted, name, rules).marks.iter().copied()),
+            None => drop(wanted.remove(name)),
+        }
     }
-    let helpers = iptables::mark_chains(marks);
-    for (name, rules) in &helpers {
-        put(family, wanted, name, rules);
+    for (name, rules) in iptables::mark_chains(marks) {
+        put(family, wanted, &name, &rules);
+        names.insert(name);
     }
-    if wanted.len() > table.chains.len() + helpers.len() {
-        wanted.retain(|name, _| table.chains.contains_key(name) || helpers.contains_key(name));
-    }
+    names
 }
 
 fn put<'a>(family: Family, wanted: &'a mut Wanted, name: &ChainName, rules: &Arc<Vec<Rule>>) -> &'a Chain {
@@ -67,8 +81,10 @@ pub(super) fn update(
     saved: &SavedTable,
     base: &BTreeMap<Hook, BaseRules>,
     wanted: &Wanted,
+    touched: &BTreeSet<ChainName>,
 ) -> Plan {
-    let ways = wanted.iter().map(|(name, chain)| (name, (chain, chain.way(saved.chains.get(&*name.0)))));
+    let touched = touched.iter().filter_map(|name| wanted.get_key_value(name));
+    let ways = touched.map(|(name, chain)| (name, (chain, chain.way(saved.chains.get(&*name.0)))));
     let changed: BTreeMap<_, _> = ways.filter(|(_, (_, way))| *way != Way::Right).collect();
     let mut lines = String::new();
     for (name, _) in changed.iter().filter(|(_, (_, way))| *way == Way::Anew) {

@@ -1,11 +1,12 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::plan::{self, Wanted};
-use super::saved;
+use super::saved::{self, SavedTable};
 use crate::apply::Count;
-use crate::rules::{Action, BaseRules, Family, Hook, Rule, Table, TableRules, names};
+use crate::rules::{Action, BaseRules, ChainName, Family, Hook, Rule, Table, TableRules, Touched, names};
 
 fn wanted() -> TableRules {
     let own = names::fixed("own");
@@ -19,17 +20,22 @@ fn wanted() -> TableRules {
     }
 }
 
-fn rendered(table: &TableRules) -> Wanted {
+fn rendered(table: &TableRules) -> (Wanted, BTreeSet<ChainName>) {
     let mut wanted = Wanted::new();
-    plan::render(Family::V4, table, &mut wanted);
-    wanted
+    let names = plan::render(Family::V4, table, &mut wanted, &Touched::All);
+    (wanted, names)
+}
+
+fn input(saved: &SavedTable, table: &TableRules) -> String {
+    let (wanted, names) = rendered(table);
+    plan::update(Family::V4, Table::Filter, saved, &table.base, &wanted, &names).input
 }
 
 /// Restore input for a kernel that shows this text.
 fn update(text: &str) -> String {
     let table = wanted();
     let saved = saved::parse(text).remove(&Table::Filter).unwrap_or_default();
-    plan::update(Family::V4, Table::Filter, &saved, &table.base, &rendered(&table)).input
+    input(&saved, &table)
 }
 
 /// The kernel after the input was restored into an empty table, as `iptables-save -c` shows it.
@@ -68,14 +74,11 @@ fn base_rules_that_come_last_from_now_on_leave_the_top() {
     let foreign =
         right().replacen("[7:420] -A FORWARD -m", "[0:0] -A FORWARD -j foreign\n[7:420] -A FORWARD -m", 1);
     let saved = saved::parse(&foreign).remove(&Table::Filter).unwrap();
-    let update = |table: &TableRules| {
-        plan::update(Family::V4, Table::Filter, &saved, &table.base, &rendered(table)).input
-    };
-    assert_eq!(update(&table), "");
+    assert_eq!(input(&saved, &table), "");
     for base in table.base.values_mut() {
         base.last.splice(..0, std::mem::take(&mut base.first));
     }
-    let input = update(&table);
+    let input = input(&saved, &table);
     assert!(input.contains("-D FORWARD -j mgy-own\n") && !input.contains("-I "), "{input}");
 }
 
@@ -99,7 +102,7 @@ fn a_changed_rule_without_a_comment_is_noticed() {
     };
     let update = |text: &str| {
         let saved = saved::parse(text).remove(&Table::Filter).unwrap_or_default();
-        plan::update(Family::V4, Table::Filter, &saved, &table.base, &rendered(&table)).input
+        input(&saved, &table)
     };
     let written = update("");
     assert!(written.contains("\n-A mgy-own -j mgy-there\n"), "{written}");
@@ -132,7 +135,7 @@ fn sweep_names_only_what_is_ours() {
     assert_eq!((step.input.as_str(), step.deleted.len()), ("*filter\n-X mgy-old\nCOMMIT\n", 1));
     plan::note_swept(&mut left, None, step);
     assert_eq!(plan::sweep(Table::Filter, &left, None, None).input, "");
-    let own = rendered(&wanted());
+    let (own, _) = rendered(&wanted());
     let step = plan::sweep(Table::Filter, &saved, Some(&wanted()), Some(&own));
     assert!(!step.input.contains("-D FORWARD"), "base rules of a hook in use are the update's business");
     let mut left = saved;

@@ -27,7 +27,7 @@ use super::sets::{Found, Kernel, Scope, Sets, Tracked};
 use super::{ApplyError, Count, Report, Step};
 use crate::render::hash::RuleHash;
 use crate::render::nftables::{self as render, BaseChain};
-use crate::rules::{ChainName, DispatchBy, Family, Member, Origin, Rule, Table, TableId};
+use crate::rules::{ChainName, DispatchBy, Family, Member, Origin, Rule, Table, TableId, Touched};
 
 /// Refused transactions in a row after which the table is replaced.
 const REFUSALS: u32 = 2;
@@ -270,8 +270,8 @@ impl Backend for Nftables {
         &mut self.sets
     }
 
-    fn compare(&mut self, tables: BTreeSet<TableId>) {
-        self.dirty.extend(tables.into_iter().map(|(family, _)| family));
+    fn compare(&mut self, tables: BTreeMap<TableId, Touched>) {
+        self.dirty.extend(tables.into_keys().map(|(family, _)| family));
     }
 
     fn is_known(&self) -> bool {

@@ -1,10 +1,10 @@
 //! Whole tables: fixed chains, and the chains of units that are reached from them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Compiler, is_host};
-use crate::rules::changes::Changes;
+use super::{Compiler, Unit, is_host};
+use crate::rules::changes::{Changes, Touched};
 use crate::rules::fixed::{self, Inputs};
 use crate::rules::hosts::Hosts;
 use crate::rules::language::{Action, ChainName, Family, Rule, Table, TableRules};
@@ -41,13 +41,66 @@ impl Compiler {
             }
         }
         let ids: BTreeSet<_> = tables.keys().chain(self.tables.keys()).copied().collect();
-        changes.tables.extend(ids.into_iter().filter(|id| tables.get(id) != self.tables.get(id)));
+        let differ = ids.into_iter().filter(|id| tables.get(id) != self.tables.get(id));
+        changes.tables.extend(differ.map(|id| (id, Touched::All)));
         self.tables = tables;
+    }
+
+    /// Whether chains of units are in the table of policies only, as their units have them.
+    pub(super) fn is_fixed_apart(&self) -> bool {
+        !self.writer().rejects && !self.endpoints.keys().any(is_host)
+    }
+
+    /// Puts chains of units that changed into the tables: all else in them is as it was.
+    pub(super) fn relink(&mut self, dirty: &BTreeSet<Unit>, changes: &mut Changes) {
+        for family in fixed::families(&self.settings) {
+            let id = (family, Table::Filter);
+            let Some(table) = self.tables.get_mut(&id) else { continue };
+            let mut touched = BTreeSet::new();
+            let mut concerned = HashSet::new();
+            for unit in dirty {
+                if !unit.leads_on() {
+                    concerned.extend(unit.chains());
+                    continue;
+                }
+                let new = self.units.get(unit).into_iter().flat_map(|unit| &unit.chains);
+                for ((_, name), new) in new.filter(|((own, _), _)| *own == family) {
+                    // That of a group without endpoints of this family is not there.
+                    let Some(there) = table.chains.get_mut(name).filter(|there| *there != new) else {
+                        continue;
+                    };
+                    concerned.extend(targets(there).chain(targets(new)).cloned());
+                    *there = Arc::clone(new);
+                    touched.insert(name.clone());
+                }
+            }
+            let units =
+                || self.units.iter().flat_map(|(unit, own)| own.chains.iter().map(move |own| (unit, own)));
+            let groups = units().filter(|(unit, _)| unit.leads_on());
+            let led_to: HashSet<ChainName> = groups
+                .filter_map(|(_, ((_, name), _))| table.chains.get(name))
+                .flat_map(|rules| targets(rules))
+                .cloned()
+                .collect();
+            let (wanted, unwanted): (HashSet<_>, HashSet<_>) =
+                concerned.into_iter().partition(|name| led_to.contains(name));
+            let wanted = units().filter(|(_, ((own, name), _))| *own == family && wanted.contains(name));
+            for (_, ((_, name), rules)) in wanted {
+                if table.chains.get(name) != Some(rules) {
+                    table.chains.insert(name.clone(), Arc::clone(rules));
+                    touched.insert(name.clone());
+                }
+            }
+            touched.extend(unwanted.into_iter().filter(|name| table.chains.remove(name).is_some()));
+            if !touched.is_empty() {
+                changes.tables.insert(id, Touched::Chains(touched));
+            }
+        }
     }
 
     fn chains_of_units(&self, family: Family) -> HashMap<&ChainName, Chain<'_>> {
         let chains = self.units.iter().flat_map(|(unit, rendered)| {
-            let leads_on = matches!(unit, super::Unit::Group(_));
+            let leads_on = unit.leads_on();
             rendered.chains.iter().map(move |(key, rules)| (key, rules, leads_on))
         });
         chains
