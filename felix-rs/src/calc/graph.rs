@@ -474,7 +474,9 @@ impl Graph {
 
     /// doNotTrack policies that select a host endpoint of all interfaces, and its name.
     pub(super) fn untracked_everywhere(&self) -> impl Iterator<Item = (&Key, &str)> + '_ {
-        self.items.iter().flat_map(|(number, item)| {
+        // Items are many, such policies few.
+        let any = self.policies.values().any(|state| state.spec.active.do_not_track);
+        any.then(|| self.items.iter()).into_iter().flatten().flat_map(|(number, item)| {
             let name = item.local.as_ref().and_then(|local| match &local.id {
                 EndpointId::Host { name } if &*local.interface == ALL_INTERFACES => Some(&**name),
                 _ => None,

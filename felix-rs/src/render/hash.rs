@@ -55,35 +55,32 @@ pub(super) struct Body {
     pub(super) action: String,
 }
 
-/// Hash, comment (of at most `longest` bytes) and body of each rule of a chain.
-pub(super) fn chain(
-    name: &str,
-    rules: &[Rule],
-    longest: usize,
-    body: impl Fn(&Rule) -> Body,
-) -> Vec<(RuleHash, String, Body)> {
+/// Hash and body of each rule of a chain.
+pub(super) fn chain(name: &str, rules: &[Rule], body: impl Fn(&Rule) -> Body) -> Vec<(RuleHash, Body)> {
     let mut seen = BTreeSet::new();
-    rules
-        .iter()
-        .map(|rule| {
-            let note = note(rule);
-            let body = body(rule);
-            let text = format!("-A {name} {note}{}{}", body.matches, body.action);
-            let mut state: [u8; 32] = Sha256::digest(text).into();
-            // The same rule once more is another one: each has its own counter.
-            while !seen.insert(state) {
-                state = Sha256::digest(state).into();
-            }
-            let hash = hash(&state);
-            let mut comment = format!("{COMMENT_PREFIX}{hash}");
-            if !note.is_empty() {
-                comment.push(' ');
-                comment.push_str(&note);
-            }
-            comment.truncate(longest);
-            (hash, comment, body)
-        })
-        .collect()
+    let hashed = rules.iter().map(|rule| {
+        let body = body(rule);
+        let text = format!("-A {name} {}{}{}", note(rule), body.matches, body.action);
+        let mut state: [u8; 32] = Sha256::digest(text).into();
+        // The same rule once more is another one: each has its own counter.
+        while !seen.insert(state) {
+            state = Sha256::digest(state).into();
+        }
+        (hash(&state), body)
+    });
+    hashed.collect()
+}
+
+/// The comment of a rule, of at most `longest` bytes.
+pub(super) fn comment(hash: RuleHash, rule: &Rule, longest: usize) -> String {
+    let mut comment = format!("{COMMENT_PREFIX}{hash}");
+    let note = note(rule);
+    if !note.is_empty() {
+        comment.push(' ');
+        comment.push_str(&note);
+    }
+    comment.truncate(longest);
+    comment
 }
 
 fn hash(state: &[u8; 32]) -> RuleHash {

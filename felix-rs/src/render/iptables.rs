@@ -18,23 +18,45 @@ const MAX_COMMENT: usize = 255;
 /// Longest prefix of a LOG rule without its NUL.
 const MAX_LOG_PREFIX: usize = 29;
 
-/// Hash and text (without `-A CHAIN`) of each rule of a chain. The comment is a match of the kernel's, which a packet pays
-/// for as much as for two rules: it comes last, where only packets get to that the rule is for, and rules that lead most
-/// packets on have none.
+/// Hash and text (without `-A CHAIN`) of each rule of a chain.
 pub fn chain(family: Family, name: &str, rules: &[Rule]) -> Vec<(RuleHash, String)> {
-    let is_own = name.starts_with(CHAIN_PREFIX);
-    let bodies = hash::chain(name, rules, MAX_COMMENT, |rule| body(family, rule));
-    rules
-        .iter()
-        .zip(bodies)
-        .map(|(rule, (hash, comment, Body { matches, action }))| {
-            let text = format!("{matches}{action}");
-            if is_plain(rule) && (is_own || is_own_jump(&text)) {
-                return (RuleHash::of_text(&text), text);
-            }
-            (hash, format!("{matches}-m comment --comment \"{comment}\" {action}"))
-        })
-        .collect()
+    let hashed = rules.iter().zip(hashed(family, name, rules));
+    hashed.map(|(rule, (hash, body))| (hash, text(name, rule, hash, &body))).collect()
+}
+
+/// Hashes of the rules of a chain.
+pub fn hashes(family: Family, name: &str, rules: &[Rule]) -> Vec<RuleHash> {
+    hashed(family, name, rules).into_iter().map(|(hash, _)| hash).collect()
+}
+
+/// Text (without `-A CHAIN`) of a rule with this hash.
+pub fn rule(family: Family, name: &str, rule: &Rule, hash: RuleHash) -> String {
+    text(name, rule, hash, &body(family, rule))
+}
+
+fn hashed(family: Family, name: &str, rules: &[Rule]) -> Vec<(RuleHash, Body)> {
+    let hashed = hash::chain(name, rules, |rule| body(family, rule)).into_iter().zip(rules);
+    let of_text = |(hash, body): (RuleHash, Body), rule| match own_text(name, rule, &body) {
+        Some(text) => (RuleHash::of_text(&text), body),
+        None => (hash, body),
+    };
+    hashed.map(|(hashed, rule)| of_text(hashed, rule)).collect()
+}
+
+/// The comment is a match of the kernel's, which a packet pays for as much as for two rules: it comes last, where only
+/// packets get to that the rule is for, and rules that lead most packets on have none.
+fn text(name: &str, rule: &Rule, hash: RuleHash, body: &Body) -> String {
+    own_text(name, rule, body).unwrap_or_else(|| {
+        let comment = hash::comment(hash, rule, MAX_COMMENT);
+        format!("{}-m comment --comment \"{comment}\" {}", body.matches, body.action)
+    })
+}
+
+/// Text of a rule that is told by it.
+fn own_text(name: &str, rule: &Rule, Body { matches, action }: &Body) -> Option<String> {
+    let text = || format!("{matches}{action}");
+    let is_own = |text: &String| name.starts_with(CHAIN_PREFIX) || is_own_jump(text);
+    is_plain(rule).then(text).filter(is_own)
 }
 
 /// Whether a rule (without `-A CHAIN`) in a chain of the kernel's is ours without a comment: a jump and nothing else.

@@ -69,12 +69,11 @@ impl BaseChain {
 
 /// Hash and text of each rule of a chain, by its name in nftables.
 pub fn chain(family: Family, table: Table, name: &str, rules: &[Rule]) -> Vec<(RuleHash, String)> {
-    hash::chain(name, rules, MAX_COMMENT, |rule| body(family, table, rule))
-        .into_iter()
-        .map(|(hash, comment, Body { matches, action })| {
-            (hash, format!("{matches}{action} comment \"{comment}\""))
-        })
-        .collect()
+    let hashed = hash::chain(name, rules, |rule| body(family, table, rule)).into_iter().zip(rules);
+    let text = |hash, rule, Body { matches, action }| {
+        format!("{matches}{action} comment \"{}\"", hash::comment(hash, rule, MAX_COMMENT))
+    };
+    hashed.map(|((hash, body), rule)| (hash, text(hash, rule, body))).collect()
 }
 
 /// All rules of a base chain: nobody else's are between the first and the last.

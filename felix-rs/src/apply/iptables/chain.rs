@@ -34,7 +34,7 @@ pub(super) enum Way {
 
 impl Chain {
     pub(super) fn new(family: Family, name: &ChainName, rules: &Arc<Vec<Rule>>) -> Self {
-        let hashes = iptables::chain(family, &name.0, rules).into_iter().map(|(hash, _)| hash).collect();
+        let hashes = iptables::hashes(family, &name.0, rules);
         Self { rules: Arc::clone(rules), hashes, marks: iptables::marks(rules) }
     }
 
@@ -56,20 +56,21 @@ impl Chain {
 
     /// Adds restore lines; the chain is there, and empty if it is written anew.
     pub(super) fn write(&self, lines: &mut String, family: Family, name: &ChainName, way: Way) {
-        let rules = || iptables::chain(family, &name.0, &self.rules).into_iter().map(|(_, rule)| rule);
+        let rules = self.rules.iter().zip(&self.hashes);
+        let text = |(rule, hash): (&Rule, &RuleHash)| iptables::rule(family, &name.0, rule, *hash);
         match way {
             Way::Right => {}
             Way::Edit { kept, gone, come } => {
                 for _ in 0..gone {
                     let _infallible = writeln!(lines, "-D {name} {}", kept + 1);
                 }
-                for (number, rule) in (1..).zip(rules()).skip(kept).take(come) {
-                    let _infallible = writeln!(lines, "-I {name} {number} {rule}");
+                for (number, rule) in (kept + 1..).zip(rules.skip(kept).take(come)) {
+                    let _infallible = writeln!(lines, "-I {name} {number} {}", text(rule));
                 }
             }
             Way::Anew => {
-                for rule in rules() {
-                    let _infallible = writeln!(lines, "-A {name} {rule}");
+                for rule in rules {
+                    let _infallible = writeln!(lines, "-A {name} {}", text(rule));
                 }
             }
         }

@@ -325,7 +325,7 @@ impl Backend for Iptables {
         Family::ALL.into_iter().any(|family| {
             let table = self.kernel.as_ref().and_then(|kernel| kernel.get(&(family, Table::Filter)));
             let there = table.and_then(|table| table.chains.get(&*chain.0));
-            let own = || iptables::chain(family, &chain.0, rules).into_iter().map(|(hash, _)| Some(hash));
+            let own = || iptables::hashes(family, &chain.0, rules).into_iter().map(Some);
             there.is_some_and(|there| !there.iter().copied().eq(own()))
         })
     }
@@ -393,7 +393,7 @@ impl Backend for Iptables {
                 if rules.iter().all(|rule| rule.origin.is_none()) {
                     continue;
                 }
-                for (rule, (hash, _)) in rules.iter().zip(iptables::chain(family, &name.0, rules)) {
+                for (rule, hash) in rules.iter().zip(iptables::hashes(family, &name.0, rules)) {
                     let Some(origin) = &rule.origin else { continue };
                     let count = counts.get(&(Table::Filter, name.0.to_string(), hash));
                     *totals.entry(origin.clone()).or_default() += count.copied().unwrap_or_default();

@@ -69,7 +69,9 @@ impl Compiler {
                     let Some(there) = table.chains.get_mut(name).filter(|there| *there != new) else {
                         continue;
                     };
-                    concerned.extend(targets(there).chain(targets(new)).cloned());
+                    let [old, new_targets] =
+                        [&*there, new].map(|rules| targets(rules).collect::<HashSet<_>>());
+                    concerned.extend(old.symmetric_difference(&new_targets).copied().cloned());
                     *there = Arc::clone(new);
                     touched.insert(name.clone());
                 }
@@ -77,13 +79,11 @@ impl Compiler {
             let units =
                 || self.units.iter().flat_map(|(unit, own)| own.chains.iter().map(move |own| (unit, own)));
             let groups = units().filter(|(unit, _)| unit.leads_on());
-            let led_to: HashSet<ChainName> = groups
-                .filter_map(|(_, ((_, name), _))| table.chains.get(name))
-                .flat_map(|rules| targets(rules))
-                .cloned()
-                .collect();
+            let groups = groups.filter_map(|(_, ((_, name), _))| table.chains.get(name));
+            let led_to: HashSet<&ChainName> =
+                groups.flat_map(|rules| targets(rules)).filter(|name| concerned.contains(*name)).collect();
             let (wanted, unwanted): (HashSet<_>, HashSet<_>) =
-                concerned.into_iter().partition(|name| led_to.contains(name));
+                concerned.iter().cloned().partition(|name| led_to.contains(name));
             let wanted = units().filter(|(_, ((own, name), _))| *own == family && wanted.contains(name));
             for (_, ((_, name), rules)) in wanted {
                 if table.chains.get(name) != Some(rules) {
