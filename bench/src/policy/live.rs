@@ -111,12 +111,19 @@ pub(super) fn policy(site: &Site, apps: u32, times: usize) -> Result<Times> {
         let name = format!("new-{time}");
         let key = Key::cluster(Kind::GlobalNetworkPolicy, name.as_str());
         packets.until(from, true)?;
+        let others = site.enforced();
         let begun = Instant::now();
         runtime.block_on(site.store.create(new_policy(&name, apps)?))?;
         let written = begun.elapsed();
         figures.add(written, packets.until(from, false)?);
         runtime.block_on(site.store.delete(&key, None))?;
         packets.until(from, true)?;
+        // Packets feel a change a while before the program that writes it has ended: the next one is not to wait for that.
+        let begun = Instant::now();
+        while site.enforced() != others {
+            ensure!(begun.elapsed() < PATIENCE, "the agent does not say that {name} is gone");
+            std::thread::sleep(PAUSE);
+        }
     }
     Ok(figures)
 }

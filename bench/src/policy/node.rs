@@ -235,14 +235,21 @@ impl Site {
         Ok(())
     }
 
+    /// What the agent says of policy, once it is in the kernel.
+    pub(super) fn enforced(&self) -> Option<String> {
+        let status: DaemonStatus = self.client().get("/v1/status").ok()?;
+        status
+            .components
+            .into_iter()
+            .find(|part| part.name == "policy" && part.ready)
+            .map(|part| part.message)
+    }
+
     /// Waits until policy is in the kernel; seconds it took from now.
     pub(super) fn wait_ready(&mut self) -> Result<f64> {
         let begun = Instant::now();
-        let client = self.client();
         loop {
-            if let Ok(status) = client.get::<DaemonStatus>("/v1/status")
-                && status.components.iter().any(|part| part.name == "policy" && part.ready)
-            {
+            if self.enforced().is_some() {
                 return Ok(begun.elapsed().as_secs_f64());
             }
             let exited = self.agent.as_mut().is_none_or(|agent| !matches!(agent.try_wait(), Ok(None)));
