@@ -44,10 +44,7 @@ impl BgpService {
                 self.input(Input::SetOriginated(routes));
                 answer!(answer, ());
             }
-            Command::SetNextHops(states, answer) => {
-                self.input(Input::SetNextHops(states));
-                answer!(answer, ());
-            }
+            Command::SetNextHops(states) => self.input(Input::SetNextHops(states)),
             Command::PruneStale(remote, answer) => {
                 self.input(Input::PruneStale(remote));
                 answer!(answer, ());

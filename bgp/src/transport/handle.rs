@@ -31,7 +31,7 @@ pub(crate) enum Command {
     IsCovered(BTreeSet<IpAddr>, oneshot::Sender<bool>),
     SetRanges(Vec<PeerRange>, oneshot::Sender<()>),
     SetOriginated(Vec<Originated>, oneshot::Sender<()>),
-    SetNextHops(Vec<NextHopState>, oneshot::Sender<()>),
+    SetNextHops(Vec<NextHopState>),
     PruneStale(IpAddr, oneshot::Sender<()>),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Routes(RouteQuery, oneshot::Sender<Vec<RouteInfo>>),
@@ -113,9 +113,10 @@ impl BgpHandle {
         self.ask(|answer| Command::SetOriginated(routes, answer)).await
     }
 
-    /// How far next hops are that [`crate::Event::NextHops`] named.
+    /// How far next hops are that [`crate::Event::NextHops`] named. Does not wait until that is taken in: the speaker may have a
+    /// table to read, of which the first routes are told by then.
     pub async fn set_next_hops(&self, states: Vec<NextHopState>) -> Result<(), ServiceStopped> {
-        self.ask(|answer| Command::SetNextHops(states, answer)).await
+        self.commands.send(Command::SetNextHops(states)).await.map_err(|_closed| ServiceStopped)
     }
 
     /// Drops the stale routes of a peer that is known to be gone, before their timers expire.

@@ -114,7 +114,11 @@ impl Forwarding {
                 self.generation += 1;
                 wish.generation = self.generation;
                 wish.complete = complete;
-                wish.routes.extend(routes);
+                if wish.routes.is_empty() {
+                    wish.routes = routes;
+                } else {
+                    wish.routes.extend(routes);
+                }
                 wish.tunnels = tunnels.or(wish.tunnels.take());
             }
             news

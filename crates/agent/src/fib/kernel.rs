@@ -8,7 +8,7 @@ use margay_api::types::WireguardKey;
 use margay_netlink::{
     Address, Error, Link, Netlink, Nexthop, NexthopTarget, Route, RouteFilter, RouteTarget, TABLE_MAIN,
 };
-use margay_routing::{Family, UnderlayRoute, Uplink};
+use margay_routing::{Family, Hop, UnderlayRoute, Uplink};
 
 use super::OURS;
 use super::nexthops::is_ours;
@@ -103,6 +103,11 @@ impl Kernel {
     pub(super) fn usable(&self, name: &str) -> Option<u32> {
         let index = self.names.get(name)?;
         self.links.get(index)?.up.then_some(*index)
+    }
+
+    /// Those of the next hops whose interface is there and up, with its index.
+    pub(super) fn usable_hops<'a>(&self, hops: &'a [Hop]) -> Vec<(&'a Hop, u32)> {
+        hops.iter().filter_map(|hop| Some((hop, self.usable(&hop.dev)?))).collect()
     }
 
     /// The interface with this index.

@@ -215,12 +215,13 @@ impl Fib {
 
     /// Wants these routes instead of what was wanted for their destinations.
     pub(crate) fn want_routes(&mut self, routes: BTreeMap<IpNet, Option<margay_routing::Route>>) {
+        let mut last = None;
         for (prefix, route) in routes {
             let key = route.as_ref().map(key_of);
             let is_pod = route.as_ref().is_some_and(|route| route.protocol == Protocol::Pods);
             // It keeps its objects until the new one has them: what both use stays.
             let before = match route {
-                Some(route) => self.resolve(route),
+                Some(route) => self.resolve(route, &mut last),
                 None => self.wanted.remove(&prefix),
             };
             if let Some(before) = before {

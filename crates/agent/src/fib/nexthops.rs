@@ -117,6 +117,15 @@ impl Nexthops {
         self.hold(id, target)
     }
 
+    /// One more route wants these objects, which another one has just been given.
+    pub(super) fn hold_too(&mut self, ids: &[u32]) {
+        for id in ids {
+            if let Some((_, count)) = self.users.get_mut(id) {
+                *count += 1;
+            }
+        }
+    }
+
     fn give_out(&mut self, key: Key, target: &NexthopTarget, hint: Option<u32>) -> u32 {
         let id = hint.and_then(|hint| self.adopt(hint, target)).unwrap_or_else(|| self.free_id());
         self.users.insert(id, (key, 0));

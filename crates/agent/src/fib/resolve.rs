@@ -1,11 +1,16 @@
 //! From what routing wants to what the kernel takes: interfaces by number, next hops as objects.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 use margay_netlink::{NexthopTarget, Path, Route, RouteTarget};
 use margay_routing::{Family, Hop, HopKey, Target};
 
 use super::nexthops::Nexthops;
 use super::{Fib, Wanted, key_of};
+
+/// Next hops, and the objects that a route with them was given.
+pub(super) type Last = (Arc<[Hop]>, Vec<u32>);
 
 impl Fib {
     pub(super) fn release(&mut self, wanted: &Wanted) {
@@ -22,34 +27,44 @@ impl Fib {
 
     pub(super) fn resolve_again_one(&mut self, prefix: &IpNet) {
         if let Some(route) = self.wanted.get(prefix).map(|wanted| wanted.route.clone()) {
-            let before = self.resolve(route);
+            let before = self.resolve(route, &mut None);
             before.iter().for_each(|before| self.release(before));
         }
     }
 
     /// From names to what the kernel takes: interfaces by number, next hops as objects. Returns what was wanted for the
-    /// destination before, with the objects it still holds.
-    pub(super) fn resolve(&mut self, route: margay_routing::Route) -> Option<Wanted> {
+    /// destination before, with the objects it still holds. `last`: next hops that were resolved just now, with their objects;
+    /// many routes share theirs with the one before.
+    pub(super) fn resolve(
+        &mut self,
+        route: margay_routing::Route,
+        last: &mut Option<Last>,
+    ) -> Option<Wanted> {
         let key = key_of(&route);
         let mut objects = Vec::new();
         let target = match &route.target {
             Target::Blackhole => Some(RouteTarget::Blackhole),
             Target::Link { dev } => self.kernel.usable(dev).map(|device| RouteTarget::Device { device }),
             Target::Via(hops) => {
-                let usable: Vec<(&Hop, u32)> =
-                    hops.iter().filter_map(|hop| Some((hop, self.kernel.usable(&hop.dev)?))).collect();
-                match &mut self.nexthops {
-                    Some(nexthops) => {
+                match (&mut self.nexthops, last.as_ref().filter(|(last, _)| Arc::ptr_eq(last, hops))) {
+                    (Some(nexthops), Some((_, ids))) => {
+                        nexthops.hold_too(ids);
+                        objects.clone_from(ids);
+                        objects.last().map(|id| RouteTarget::Nexthop(*id))
+                    }
+                    (Some(nexthops), None) => {
+                        let usable = self.kernel.usable_hops(hops);
                         let routes = &self.routes;
                         let hint = || match routes.present(&key)?.target {
                             RouteTarget::Nexthop(id) => Some(id),
                             _ => None,
                         };
                         objects = acquire(nexthops, &usable, hint);
+                        *last = (!objects.is_empty()).then(|| (Arc::clone(hops), objects.clone()));
                         // The last one is the group, where there are several.
                         objects.last().map(|id| RouteTarget::Nexthop(*id))
                     }
-                    None => classic(&usable),
+                    (None, _) => classic(&self.kernel.usable_hops(hops)),
                 }
                 // What is to be encrypted never leaves as it is.
                 .or_else(|| self.is_encrypted(hops).then_some(RouteTarget::Unreachable))
