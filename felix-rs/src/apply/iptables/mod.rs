@@ -75,6 +75,36 @@ struct Change {
     written: Vec<(TableId, Vec<ChainName>)>,
 }
 
+impl Change {
+    /// What is to be written of the rules of a family, and of which chains.
+    fn plan(
+        family: Family,
+        tables: &Tables,
+        dirty: &BTreeMap<TableId, Touched>,
+        kernel: &Option<BTreeMap<TableId, SavedTable>>,
+        rendered: &mut BTreeMap<TableId, Wanted>,
+    ) -> Option<Self> {
+        let mut change = Self { family, input: String::new(), written: Vec::new() };
+        for id in Table::ALL.map(|table| (family, table)) {
+            let Some(touched) = dirty.get(&id) else { continue };
+            let Some(table) = tables.get(&id) else {
+                rendered.remove(&id);
+                continue;
+            };
+            let wanted = rendered.entry(id).or_default();
+            let touched = plan::render(family, table, wanted, touched);
+            let empty = SavedTable::default();
+            let saved = kernel.as_ref().and_then(|kernel| kernel.get(&id)).unwrap_or(&empty);
+            let plan = plan::update(family, id.1, saved, &table.base, wanted, &touched);
+            if !plan.input.is_empty() {
+                change.input.push_str(&plan.input);
+                change.written.push((id, plan.written));
+            }
+        }
+        (!change.input.is_empty()).then_some(change)
+    }
+}
+
 /// What the kernel has.
 #[derive(Debug)]
 pub(super) struct Reading {
@@ -161,42 +191,50 @@ impl Iptables {
         Ok(())
     }
 
-    /// What is to be written of the rules of a family, and of which chains.
-    fn plan(&mut self, tables: &Tables, family: Family, report: &mut Report) -> Option<Change> {
-        let mut change = Change { family, input: String::new(), written: Vec::new() };
-        for id in Table::ALL.map(|table| (family, table)) {
-            let Some(touched) = self.dirty.get(&id) else { continue };
-            let Some(table) = tables.get(&id) else {
-                self.rendered.remove(&id);
-                continue;
-            };
-            let wanted = self.rendered.entry(id).or_default();
-            let touched = plan::render(family, table, wanted, touched);
-            let empty = SavedTable::default();
-            let saved = self.kernel.as_ref().and_then(|kernel| kernel.get(&id)).unwrap_or(&empty);
-            let plan = plan::update(family, id.1, saved, &table.base, wanted, &touched);
-            if !plan.input.is_empty() {
-                change.input.push_str(&plan.input);
-                report.chains_written += plan.written.len();
-                change.written.push((id, plan.written));
-            }
+    /// Creates and extends sets, and plans what is to be written of the rules. Both take their time when all is new, and neither
+    /// needs the other: then they share the processors.
+    fn extend_and_plan(
+        &mut self,
+        tables: &Tables,
+        report: &mut Report,
+        steps: &mut Steps,
+    ) -> Result<Vec<Change>, ApplyError> {
+        let Self { sets, connection, rendered, kernel, dirty, .. } = self;
+        let mut plan = || -> Vec<Change> {
+            Family::ALL
+                .into_iter()
+                .filter_map(|of| Change::plan(of, tables, dirty, kernel, rendered))
+                .collect()
+        };
+        if sets.settled() {
+            return Ok(plan());
         }
-        (!change.input.is_empty()).then_some(change)
+        let (extended, changes) = if dirty.is_empty() {
+            (ipsets::extend(sets, connection, report), Vec::new())
+        } else {
+            std::thread::scope(|scope| {
+                let plan = scope.spawn(plan);
+                (ipsets::extend(sets, connection, report), joined(plan))
+            })
+        };
+        extended?;
+        steps.done(Step::SetsExtended)?;
+        Ok(changes)
     }
 
     /// Writes the rules that differ.
     fn write_rules(
         &mut self,
         tables: &Tables,
+        changes: Vec<Change>,
         report: &mut Report,
         steps: &mut Steps,
     ) -> Result<(), ApplyError> {
-        let changes: Vec<_> =
-            Family::ALL.into_iter().filter_map(|family| self.plan(tables, family, report)).collect();
         let inputs = changes.iter().map(|change| (change.family, change.input.as_str()));
         report.restores += self.restore(inputs)?;
         for Change { family, written, .. } in changes {
             for (id, chains) in written {
+                report.chains_written += chains.len();
                 self.note_written(tables, id, chains);
             }
             steps.done(Step::RulesWritten(family))?;
@@ -363,11 +401,8 @@ impl Backend for Iptables {
         }
         self.ask_for_unknown_sets()?;
         let mut report = Report::default();
-        if !self.sets.settled() {
-            ipsets::extend(&mut self.sets, &mut self.connection, &mut report)?;
-            steps.done(Step::SetsExtended)?;
-        }
-        self.write_rules(wanted, &mut report, steps)?;
+        let changes = self.extend_and_plan(wanted, &mut report, steps)?;
+        self.write_rules(wanted, changes, &mut report, steps)?;
         self.unswept.extend(std::mem::take(&mut self.dirty).into_keys());
         if !self.sets.settled() {
             ipsets::shrink(&mut self.sets, &mut self.connection, &mut report)?;
