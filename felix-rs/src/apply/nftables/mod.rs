@@ -122,12 +122,10 @@ impl Nftables {
     ) -> Result<(), ApplyError> {
         let needed = wanted.keys().any(|(own, _)| *own == family);
         if !needed {
-            let there = self.kernel.as_ref().is_some_and(|kernel| kernel.contains_key(&family));
-            if there && sweep {
-                self.run(&format!("delete table {}\n", render::table(family)))?;
-                report.restores += 1;
+            let there = self.kernel.as_mut().filter(|_| sweep).and_then(|kernel| kernel.remove(&family));
+            if let Some(chains) = there {
+                self.delete_table(family, &chains, report)?;
                 self.forget_family(family, report);
-                self.kernel.as_mut().map(|kernel| kernel.remove(&family));
             }
             return Ok(());
         }
@@ -205,6 +203,23 @@ impl Nftables {
     fn write_elements(&mut self, family: Family, report: &mut Report) -> Result<(), ApplyError> {
         let changes = self.fill(family, Fill::All, report);
         self.change_elements(family, &changes)
+    }
+
+    /// First no packet goes through its rules any more: one that still does while its maps go finds nothing in them, and
+    /// what is unknown is dropped.
+    fn delete_table(
+        &mut self,
+        family: Family,
+        chains: &BTreeMap<String, ListedChain>,
+        report: &mut Report,
+    ) -> Result<(), ApplyError> {
+        let mut script = Script::new(family);
+        let base = chains.iter().filter(|(_, chain)| chain.base.is_some());
+        base.for_each(|(name, _)| script.line("flush chain", name));
+        self.execute(&mut script, report)?;
+        script.line("delete table", "");
+        self.execute(&mut script, report)?;
+        Ok(())
     }
 
     /// Executes a script if it does anything, and empties it.
@@ -382,8 +397,7 @@ impl Backend for Nftables {
         let mut report = Report::default();
         for family in Family::ALL {
             let Some(listing) = listing(&self.nft, family, false)? else { continue };
-            self.run(&format!("delete table {}\n", render::table(family)))?;
-            report.restores += 1;
+            self.delete_table(family, &listing.chains, &mut report)?;
             report.chains_deleted += listing.chains.len();
             report.sets_destroyed += listing.sets.len();
             steps.done(Step::ChainsDeleted(family))?;
