@@ -84,7 +84,7 @@ fn raw(nodes: u32, blocks: u32) -> Result<f64> {
     let (here, _there) = lab()?;
     let mut netlink = Netlink::open_in(&here)?;
     let other = Netlink::open_in(&here)?;
-    let mut listener = here.run(|| Monitor::open(&other))??;
+    let mut listener = here.run(|| Monitor::open([&other]))??;
     let device = netlink.link_index("eth0")?;
     let objects: Vec<NexthopChange> = (0..nodes)
         .map(|node| {
@@ -149,7 +149,7 @@ fn measure(here: &Netns, there: &Netns, folder: &Path, nodes: u32, blocks: u32) 
     fill(folder, objects(nodes, pool))?;
     let _agent = start_agent(here, folder, "n1", AGENT)?;
     let own = Netlink::open_in(here)?;
-    let mut listener = here.run(|| Monitor::open(&own))??;
+    let mut listener = here.run(|| Monitor::open([&own]))??;
     let mut agent = there.run(accept)??;
     // What is left over from the start is not counted.
     listener.read(|_| {})?;

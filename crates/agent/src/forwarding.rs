@@ -23,6 +23,9 @@ const REPAIR: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 /// Shortest and longest wait before what the kernel refused is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
+/// Most wishes that are taken up before the round is ended.
+const WISHES: usize = 16;
+
 /// What is wanted and not taken up by the thread yet. Of several wishes for one destination only the last counts.
 #[derive(Debug, Default)]
 struct Wish {
@@ -267,24 +270,23 @@ impl Worker {
     }
 
     fn round(&mut self) -> Done {
-        let (generation, routes, tunnels) = self.shared.wish(|wish| {
-            self.complete = wish.complete;
-            (wish.generation, std::mem::take(&mut wish.routes), wish.tunnels.take())
-        });
-        let fib = &mut self.fib;
-        let heard = match fib.listen() {
+        let heard = match self.fib.listen() {
             Ok(underlay) => underlay,
             Err(error) => {
-                fib.doubt();
+                self.fib.doubt();
                 self.health.set("routes", false, format!("cannot follow the kernel's routes: {error}"));
                 false
             }
         };
-        // Before routes: what is routed into an encrypting device depends on which they are.
-        if let Some(tunnels) = tunnels {
-            fib.want_tunnels(tunnels);
+        let mut generation = self.take_wish();
+        // Of a table that is still coming in, what has come is taken in while the kernel writes what came before.
+        for _ in 1..WISHES {
+            if !self.fib.is_writing() || self.shared.wish(|wish| wish.routes.is_empty()) {
+                break;
+            }
+            generation = self.take_wish();
         }
-        fib.want_routes(routes);
+        let fib = &mut self.fib;
         let read_back = fib.is_suspect();
         if read_back && let Err(error) = fib.learn() {
             self.health.set(
@@ -313,6 +315,20 @@ impl Worker {
         let failed = suspect || !report.errors.is_empty();
         self.reached.send_replace(Reached { generation, pods_missing });
         Done { repaired: read_back || report.changed > 0, failed }
+    }
+
+    /// Hands on what is wished for; returns the generation of the wish.
+    fn take_wish(&mut self) -> u64 {
+        let (generation, routes, tunnels) = self.shared.wish(|wish| {
+            self.complete = wish.complete;
+            (wish.generation, std::mem::take(&mut wish.routes), wish.tunnels.take())
+        });
+        // Before routes: what is routed into an encrypting device depends on which they are.
+        if let Some(tunnels) = tunnels {
+            self.fib.want_tunnels(tunnels);
+        }
+        self.fib.want_routes(routes);
+        generation
     }
 
     fn tell(&self, report: &Report) {

@@ -142,8 +142,7 @@ impl Conntrack {
 
     /// Forgets connections; one result for each. One that ended meanwhile is [`NotFound`](crate::Error::NotFound).
     pub fn delete(&mut self, flows: &[Flow]) -> Vec<Result<()>> {
-        let requests: Vec<Request> = flows.iter().map(deletion).collect();
-        self.0.batch(&requests, |number| match flows.get(number) {
+        self.0.batch(flows.iter().map(deletion), |number| match flows.get(number) {
             Some(Flow { original, .. }) => {
                 format!("forget the connection {} -> {}", original.source, original.destination)
             }

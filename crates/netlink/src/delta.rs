@@ -182,15 +182,18 @@ impl<K: Ord + Clone, V: PartialEq> Tracker<K, V> {
     /// Everything to do, in key order; empty until [`is_ready`](Self::is_ready).
     pub fn changes(&self) -> impl Iterator<Item = Change<'_, K, V>> {
         let offered = if self.is_ready() { Some(&self.pending) } else { None };
-        offered.into_iter().flatten().filter_map(|key| {
-            let (key, sides) = self.sides.get_key_value(key)?;
-            match (&sides.desired, &sides.actual) {
-                (Some(value), None) => Some(Change::Add { key, value }),
-                (Some(to), Some(from)) => Some(Change::Update { key, from, to }),
-                (None, Some(value)) => Some(Change::Delete { key, value }),
-                (None, None) => None,
-            }
-        })
+        offered.into_iter().flatten().filter_map(|key| self.difference(key))
+    }
+
+    /// What is to be done about one key, whether it is offered yet or not.
+    pub fn difference(&self, key: &K) -> Option<Change<'_, K, V>> {
+        let (key, sides) = self.sides.get_key_value(key)?;
+        match (&sides.desired, &sides.actual) {
+            (Some(to), Some(from)) => (to != from).then_some(Change::Update { key, from, to }),
+            (Some(value), None) => Some(Change::Add { key, value }),
+            (None, Some(value)) => Some(Change::Delete { key, value }),
+            (None, None) => None,
+        }
     }
 
     /// The additions and updates among [`changes`](Self::changes).

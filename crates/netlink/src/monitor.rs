@@ -74,12 +74,12 @@ impl AsFd for Monitor {
 }
 
 impl Monitor {
-    /// Subscribes, in the calling thread's namespace, to all changes but those that `own` makes.
+    /// Subscribes, in the calling thread's namespace, to all changes but those that `own` make.
     ///
     /// # Errors
     /// When no netlink socket can be opened.
-    pub fn open(own: &Netlink) -> Result<Self> {
-        Self::subscribe(&GROUPS, Some(others(own.socket.port())))
+    pub fn open<const N: usize>(own: [&Netlink; N]) -> Result<Self> {
+        Self::subscribe(&GROUPS, &others(&own.map(|own| own.socket.port())))
     }
 
     /// Subscribes, in the calling thread's namespace, to interfaces that come, change and go.
@@ -87,7 +87,7 @@ impl Monitor {
     /// # Errors
     /// When no netlink socket can be opened.
     pub fn links() -> Result<Self> {
-        Self::subscribe(&GROUPS[..1], None)
+        Self::subscribe(&GROUPS[..1], &[])
     }
 
     /// Subscribes, in the calling thread's namespace, to interfaces and their addresses.
@@ -95,14 +95,17 @@ impl Monitor {
     /// # Errors
     /// When no netlink socket can be opened.
     pub fn addresses() -> Result<Self> {
-        Self::subscribe(&[GROUPS[0], GROUPS[2], GROUPS[4]], None)
+        Self::subscribe(&[GROUPS[0], GROUPS[2], GROUPS[4]], &[])
     }
 
-    fn subscribe(groups: &[u32], filter: Option<[SockFilter; 4]>) -> Result<Self> {
+    /// No `filter`: nothing is kept back.
+    fn subscribe(groups: &[u32], filter: &[SockFilter]) -> Result<Self> {
         let failed = |error| Error::io("subscribe to network changes", error);
         let mut socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_ROUTE).map_err(failed)?;
         widen(&socket)?;
-        filter.map_or(Ok(()), |filter| SockRef::from(&socket).attach_filter(&filter)).map_err(failed)?;
+        if !filter.is_empty() {
+            SockRef::from(&socket).attach_filter(filter).map_err(failed)?;
+        }
         socket.bind_auto().map_err(failed)?;
         socket.set_non_blocking(true).map_err(failed)?;
         for group in groups {
@@ -137,19 +140,28 @@ impl Monitor {
     }
 }
 
-/// A socket filter for notifications of changes that `port` did not ask for (`nlmsg_pid`, in the order of the host): thousands of
+/// A socket filter for notifications of changes that none of `ports` asked for (`nlmsg_pid`, in the order of the host): thousands of
 /// routes of one's own would be as many system calls to throw away.
-fn others(port: u32) -> [SockFilter; 4] {
+fn others(ports: &[u32]) -> Vec<SockFilter> {
     /// Offset of `nlmsg_pid` in `struct nlmsghdr`.
     const PORT: u32 = 12;
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let done = libc::BPF_RET | libc::BPF_K;
+    // Each comparison leads to the last line, over those behind it and the line that keeps the packet.
+    let to_end = (1..=ports.len()).rev();
     // What is loaded is taken for the order of the network.
-    let program = [(load, 0, PORT), (equals, 1, port.to_be()), (done, 0, 0), (done, 0, u32::MAX)];
-    program.map(|(code, otherwise, value)| {
-        SockFilter::new(u16::try_from(code).unwrap_or_default(), 0, otherwise, value)
-    })
+    let own = ports.iter().zip(to_end).map(|(port, to_end)| (equals, to_end, port.to_be()));
+    let ends = [(done, 0, u32::MAX), (done, 0, 0)];
+    [(load, 0, PORT)]
+        .into_iter()
+        .chain(own)
+        .chain(ends)
+        .map(|(code, equal, value)| {
+            let code = u16::try_from(code).unwrap_or_default();
+            SockFilter::new(code, u8::try_from(equal).unwrap_or_default(), 0, value)
+        })
+        .collect()
 }
 
 fn read(message: &Received<'_>) -> Option<Event> {

@@ -194,8 +194,8 @@ pub(crate) fn read_id(payload: &[u8]) -> Option<u32> {
 impl Netlink {
     /// Performs changes of nexthop objects in order, in large batches; one result each.
     pub fn apply_nexthops(&mut self, changes: &[NexthopChange]) -> Vec<Result<()>> {
-        let requests: Vec<Request> = changes.iter().map(NexthopChange::request).collect();
-        self.socket.batch(&requests, |n| changes.get(n).map_or_else(String::new, NexthopChange::describe))
+        let requests = changes.iter().map(NexthopChange::request);
+        self.socket.batch(requests, |n| changes.get(n).map_or_else(String::new, NexthopChange::describe))
     }
 
     /// The nexthop objects made by `protocol` (or by anyone), by id.

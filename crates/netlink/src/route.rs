@@ -275,8 +275,8 @@ pub struct RouteFilter {
 impl Netlink {
     /// Performs route changes in order, in large batches; one result each.
     pub fn apply_routes(&mut self, changes: &[RouteChange]) -> Vec<Result<()>> {
-        let requests: Vec<Request> = changes.iter().map(RouteChange::request).collect();
-        self.socket.batch(&requests, |n| changes.get(n).map_or_else(String::new, RouteChange::describe))
+        let requests = changes.iter().map(RouteChange::request);
+        self.socket.batch(requests, |n| changes.get(n).map_or_else(String::new, RouteChange::describe))
     }
 
     /// Makes a route or replaces the one with its key.

@@ -196,18 +196,22 @@ impl Socket {
     /// is); returns one result per request, in order. `what` names request `n` for its error.
     ///
     /// A failing request doesn't stop those after it.
-    pub fn batch(&mut self, requests: &[Request], what: impl Fn(usize) -> String) -> Vec<Result<()>> {
+    pub fn batch(
+        &mut self,
+        mut requests: impl ExactSizeIterator<Item = Request>,
+        what: impl Fn(usize) -> String,
+    ) -> Vec<Result<()>> {
         let mut results = Vec::with_capacity(requests.len());
-        for chunk in requests.chunks(MAX_BATCH) {
-            self.batch_once(chunk, results.len(), &what, &mut results);
+        while requests.len() > 0 {
+            let some = requests.len().min(MAX_BATCH);
+            self.batch_once(requests.by_ref().take(some), &what, &mut results);
         }
         results
     }
 
     fn batch_once(
         &mut self,
-        chunk: &[Request],
-        offset: usize,
+        chunk: impl ExactSizeIterator<Item = Request>,
         what: &impl Fn(usize) -> String,
         results: &mut Vec<Result<()>>,
     ) {
@@ -215,17 +219,17 @@ impl Socket {
         if self.sequence > u32::MAX - u32::try_from(MAX_BATCH).unwrap_or(u32::MAX) - 1 {
             self.sequence = 0;
         }
-        let first = self.sequence + 1;
+        let (first, offset, count) = (self.sequence + 1, results.len(), chunk.len());
         self.out.clear();
-        for (n, request) in chunk.iter().enumerate() {
-            let acknowledge = if n + 1 == chunk.len() { NLM_F_ACK } else { 0 };
+        for (n, request) in chunk.enumerate() {
+            let acknowledge = if n + 1 == count { NLM_F_ACK } else { 0 };
             self.sequence += 1;
             let sequence = self.sequence;
             request.append_to(&mut self.out, NLM_F_REQUEST | acknowledge, sequence);
         }
         let last = self.sequence;
-        results.extend(chunk.iter().map(|_| Ok(())));
-        let batch = || format!("{} and {} more", what(offset), chunk.len() - 1);
+        results.extend((0..count).map(|_| Ok(())));
+        let batch = || format!("{} and {} more", what(offset), count - 1);
         if let Err(error) = self.send(&batch).and_then(|()| {
             let deadline = Instant::now() + self.timeout;
             loop {

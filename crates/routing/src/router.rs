@@ -1,5 +1,6 @@
 //! What is known, kept up to date piece by piece, and the routes that follow from it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -40,8 +41,8 @@ pub struct Router {
     underlay: BTreeSet<UnderlayRoute>,
     /// Routers before BGP peers (`reachableBy`).
     gateways: BTreeMap<IpNet, IpAddr>,
-    /// Prefixes to decide about again; `None`: all of them.
-    dirty: Option<BTreeSet<IpNet>>,
+    /// Prefixes to decide about again, some of them more than once; `None`: all of them.
+    dirty: Option<Vec<IpNet>>,
     tunnels_dirty: bool,
     problems_dirty: bool,
     routes: BTreeMap<IpNet, Route>,
@@ -211,9 +212,10 @@ impl Router {
             }
             before
         };
-        let now = self.context.bgp.get(&prefix);
-        let is_used =
-            |hop: &NextHop| now.is_some_and(|now| now.next_hops.iter().any(|new| new.address == hop.address));
+        let is_used = |hop: &NextHop| {
+            let now = self.context.bgp.get(&prefix);
+            now.is_some_and(|now| now.next_hops.iter().any(|new| new.address == hop.address))
+        };
         for next_hop in before.next_hops.iter().filter(|hop| !is_used(hop)) {
             unlink(&mut self.by_next_hop, &next_hop.address, prefix);
         }
@@ -345,15 +347,19 @@ impl Router {
     pub fn take_changes(&mut self) -> Changes {
         let mut changes =
             Changes { problems: std::mem::take(&mut self.problems_dirty), ..Changes::default() };
-        let dirty = self.dirty.replace(BTreeSet::new());
-        let dirty = dirty.unwrap_or_else(|| {
+        let dirty = self.dirty.replace(Vec::new());
+        let mut dirty = dirty.unwrap_or_else(|| {
             let known = self.routes.keys().chain(self.route_problems.keys()).chain(self.gateways.keys());
             self.context.prefixes().chain(known.copied()).collect()
         });
+        dirty.sort_unstable();
+        dirty.dedup();
         let mut last = None;
-        for prefix in dirty {
-            self.decide_again(prefix, &mut last, &mut changes);
-        }
+        let decided = dirty.into_iter().filter_map(|prefix| {
+            let route = self.decide_again(prefix, &mut last, &mut changes.problems)?;
+            Some((prefix, route))
+        });
+        changes.routes = decided.collect();
         if std::mem::take(&mut self.tunnels_dirty) {
             let tunnels = self.new_tunnels();
             changes.tunnels = tunnels != self.tunnels;
@@ -362,8 +368,14 @@ impl Router {
         changes
     }
 
-    /// Decides about one destination. `last`: where the route before leads to, which often is a block of the same node.
-    fn decide_again(&mut self, prefix: IpNet, last: &mut Option<Arc<[Hop]>>, changes: &mut Changes) {
+    /// Decides about one destination; returns its route if that is another one now. `last`: where the route before leads to,
+    /// which often is a block of the same node.
+    fn decide_again(
+        &mut self,
+        prefix: IpNet,
+        last: &mut Option<Arc<[Hop]>>,
+        other_problems: &mut bool,
+    ) -> Option<Option<Route>> {
         let decision = self.context.knows(&prefix).then(|| decide(&self.context, prefix));
         let mut problems: BTreeSet<String> = decision.iter().flat_map(Decision::problems).collect();
         problems.extend(self.context.pod_problem(&prefix));
@@ -371,23 +383,27 @@ impl Router {
             self.gateways.get(&prefix).and_then(|gateway| to_peer(&self.context, prefix, *gateway))
         });
         if self.route_problems.get(&prefix).map_or(!problems.is_empty(), |known| *known != problems) {
-            changes.problems = true;
+            *other_problems = true;
             if problems.is_empty() {
                 self.route_problems.remove(&prefix);
             } else {
                 self.route_problems.insert(prefix, problems);
             }
         }
-        if self.routes.get(&prefix) != route.as_ref() {
-            let route = route.map(|route| route.sharing(last));
-            let before = match &route {
-                Some(route) => self.routes.insert(prefix, route.clone()),
-                None => self.routes.remove(&prefix),
-            };
-            let ways = [before.as_ref(), route.as_ref()];
-            self.tunnels_dirty |= ways.into_iter().any(|way| wireguard::encrypts(&self.context, way));
-            changes.routes.insert(prefix, route);
-        }
+        let route = route.map(|route| route.sharing(last));
+        let before = match (self.routes.entry(prefix), &route) {
+            (Entry::Occupied(known), Some(route)) if known.get() == route => return None,
+            (Entry::Vacant(_), None) => return None,
+            (Entry::Occupied(mut known), Some(route)) => Some(known.insert(route.clone())),
+            (Entry::Occupied(known), None) => Some(known.remove()),
+            (Entry::Vacant(place), Some(route)) => {
+                place.insert(route.clone());
+                None
+            }
+        };
+        let ways = [before.as_ref(), route.as_ref()];
+        self.tunnels_dirty |= ways.into_iter().any(|way| wireguard::encrypts(&self.context, way));
+        Some(route)
     }
 
     fn new_tunnels(&self) -> Tunnels {

@@ -14,6 +14,7 @@ mod router;
 mod tests;
 mod tunnels;
 mod wireguard;
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -38,6 +39,7 @@ pub(crate) use self::tunnels::DEVICES;
 use self::tunnels::Entries;
 pub(crate) use self::wireguard::own_rules;
 use self::wireguard::{Encryption, NODES_TABLE};
+use self::writer::{PART, Writer};
 
 /// Protocol numbers that mark a route as ours.
 const OURS: [u8; 2] = [Protocol::Pods.number(), Protocol::Cluster.number()];
@@ -52,7 +54,7 @@ const LINGER: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 struct Wanted {
     route: margay_routing::Route,
-    objects: Vec<u32>,
+    objects: Arc<[u32]>,
     /// No next hop of it can be used now: an interface is missing or down.
     waits: bool,
 }
@@ -61,12 +63,15 @@ struct Wanted {
 #[derive(Debug)]
 pub(crate) struct Fib {
     netlink: Netlink,
+    writer: Writer,
     monitor: Monitor,
     kernel: Kernel,
     wanted: BTreeMap<IpNet, Wanted>,
     /// Those of them that are local pods'.
     pods: BTreeSet<RouteKey>,
     routes: Tracker<RouteKey, Route>,
+    /// Routes written before they were asked for with [`Fib::apply`].
+    changed_ahead: usize,
     /// Absent on a kernel that has none: each route then carries its next hops itself.
     nexthops: Option<Nexthops>,
     tunnels: Arc<Tunnels>,
@@ -153,14 +158,17 @@ impl Fib {
     fn with(netlink: Netlink, nexthops: Option<Nexthops>, state: PathBuf) -> Result<Self, Error> {
         let mut routes = Tracker::new();
         routes.desired_complete();
+        let of_writer = Netlink::open()?;
         let mut fib = Self {
             // Before anything is read: what changes in between is heard of.
-            monitor: Monitor::open(&netlink)?,
+            monitor: Monitor::open([&netlink, &of_writer])?,
             netlink,
+            writer: Writer::spawn(of_writer)?,
             kernel: Kernel::default(),
             wanted: BTreeMap::new(),
             pods: BTreeSet::new(),
             routes,
+            changed_ahead: 0,
             nexthops,
             tunnels: Arc::default(),
             tunnels_since: Instant::now(),
@@ -196,6 +204,7 @@ impl Fib {
 
     /// Reads everything back.
     pub(crate) fn learn(&mut self) -> Result<(), Error> {
+        self.written_ahead(0);
         let objects = match self.nexthops {
             Some(_) => self.netlink.nexthops(None)?,
             None => Vec::new(),
@@ -206,17 +215,23 @@ impl Fib {
         let ids_are_ours = self.nexthops.as_mut().is_none_or(|nexthops| nexthops.learn_all(objects));
         if !ids_are_ours {
             self.nexthops.iter_mut().for_each(Nexthops::forget_ids);
-            self.wanted.values_mut().for_each(|wanted| wanted.objects.clear());
+            self.wanted.values_mut().for_each(|wanted| wanted.objects = Arc::default());
         }
         self.suspect = false;
         self.resolve_again(|_| true);
         Ok(())
     }
 
-    /// Wants these routes instead of what was wanted for their destinations.
+    /// Wants these routes instead of what was wanted for their destinations. Those of a large table are written while others are
+    /// taken in, if nothing else has to come before; [`apply`](Self::apply) waits for them, and does the rest.
     pub(crate) fn want_routes(&mut self, routes: BTreeMap<IpNet, Option<margay_routing::Route>>) {
+        let ahead = routes.len() >= PART && !self.suspect && !self.tunnels_suspect && self.forwards.is_some();
+        let mut part = Vec::new();
         let mut last = None;
         for (prefix, route) in routes {
+            if self.writer.is_writing(&prefix) {
+                self.written_ahead(0);
+            }
             let key = route.as_ref().map(key_of);
             let is_pod = route.as_ref().is_some_and(|route| route.protocol == Protocol::Pods);
             // It keeps its objects until the new one has them: what both use stays.
@@ -234,7 +249,48 @@ impl Fib {
                 self.release(&before);
             }
             self.pods.extend(key.filter(|_| is_pod));
+            part.extend(key.filter(|_| ahead));
+            if part.len() == PART {
+                self.write_ahead(&part);
+                part.clear();
+            }
         }
+        self.write_ahead(&part);
+    }
+
+    /// Routes are being written that [`apply`](Self::apply) will wait for.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writer.is_busy()
+    }
+
+    /// Has the writer write these routes.
+    fn write_ahead(&mut self, keys: &[RouteKey]) {
+        if keys.is_empty() {
+            return;
+        }
+        if let Some(nexthops) = &mut self.nexthops {
+            // Those that fail are tried again, and reported, with the rest.
+            let _errors = nexthops.write(&mut self.netlink);
+        }
+        let changes = keys.iter().filter_map(|key| {
+            let change = self.routes.difference(key)?;
+            Some((*key, step(&change, self.nexthops.as_ref(), false)?))
+        });
+        let changes = changes.collect();
+        self.writer.write(changes);
+        self.written_ahead(1);
+    }
+
+    /// Takes in what the writer has written, until no more than `most` parts are under way.
+    fn written_ahead(&mut self, most: usize) {
+        // What failed is tried again, and reported, with the rest.
+        let mut report = Report::default();
+        while let Some(results) = self.writer.next(most) {
+            for (key, result) in results {
+                self.route_applied(&key, result, &mut report);
+            }
+        }
+        self.changed_ahead += report.changed;
     }
 
     /// Wants these tunnels.
@@ -247,7 +303,8 @@ impl Fib {
 
     /// Brings the kernel closer to what is wanted; with `complete`, also removes what is ours and not wanted.
     pub(crate) fn apply(&mut self, complete: bool) -> Report {
-        let mut report = Report::default();
+        self.written_ahead(0);
+        let mut report = Report { changed: std::mem::take(&mut self.changed_ahead), ..Report::default() };
         if let Err(error) = self.be_router() {
             report.errors.push(error.to_string());
         }
@@ -363,24 +420,14 @@ impl Fib {
     fn apply_routes(&mut self, complete: bool, report: &mut Report) {
         let mut keys = Vec::new();
         let mut changes = Vec::new();
-        let nexthops = self.nexthops.as_ref();
-        // Its object's own failure is the one to report.
-        let possible = |route: &Route| match route.target {
-            RouteTarget::Nexthop(id) => nexthops.is_some_and(|nexthops| nexthops.is_in_kernel(id)),
-            _ => true,
-        };
         // What is new comes before what is old goes: it may be the same destination with another metric.
         let is_delete = |change: &Change<'_, RouteKey, Route>| matches!(change, Change::Delete { .. });
         let (old, new): (Vec<_>, Vec<_>) = self.routes.changes().partition(is_delete);
         for change in new.into_iter().chain(old) {
-            let step = match change {
-                Change::Add { value, .. } if possible(value) => RouteChange::Add(value.clone()),
-                Change::Update { to, .. } if possible(to) => RouteChange::Replace(to.clone()),
-                Change::Delete { value, .. } if complete => RouteChange::Delete(value.clone()),
-                _ => continue,
-            };
-            keys.push(*change.key());
-            changes.push(step);
+            if let Some(step) = step(&change, self.nexthops.as_ref(), complete) {
+                keys.push(*change.key());
+                changes.push(step);
+            }
         }
         for (keys, changes) in keys.chunks(CHUNK).zip(changes.chunks(CHUNK)) {
             let results = self.netlink.apply_routes(changes);
@@ -416,6 +463,24 @@ impl Fib {
                 }
             }
         }
+    }
+}
+
+/// What a difference asks of the kernel, as far as that is possible now; with `complete`, what is not wanted goes.
+fn step(
+    change: &Change<'_, RouteKey, Route>,
+    nexthops: Option<&Nexthops>,
+    complete: bool,
+) -> Option<RouteChange> {
+    // Its object's own failure is the one to report.
+    let possible = |route: &Route| match route.target {
+        RouteTarget::Nexthop(id) => nexthops.is_some_and(|nexthops| nexthops.is_in_kernel(id)),
+        _ => true,
+    };
+    match change {
+        Change::Add { value, .. } => possible(value).then(|| RouteChange::Add((*value).clone())),
+        Change::Update { to, .. } => possible(to).then(|| RouteChange::Replace((*to).clone())),
+        Change::Delete { value, .. } => complete.then(|| RouteChange::Delete((*value).clone())),
     }
 }
 

@@ -10,7 +10,7 @@ use super::nexthops::Nexthops;
 use super::{Fib, Wanted, key_of};
 
 /// Next hops, and the objects that a route with them was given.
-pub(super) type Last = (Arc<[Hop]>, Vec<u32>);
+pub(super) type Last = (Arc<[Hop]>, Arc<[u32]>);
 
 impl Fib {
     pub(super) fn release(&mut self, wanted: &Wanted) {
@@ -41,7 +41,7 @@ impl Fib {
         last: &mut Option<Last>,
     ) -> Option<Wanted> {
         let key = key_of(&route);
-        let mut objects = Vec::new();
+        let mut objects: Arc<[u32]> = Arc::default();
         let target = match &route.target {
             Target::Blackhole => Some(RouteTarget::Blackhole),
             Target::Link { dev } => self.kernel.usable(dev).map(|device| RouteTarget::Device { device }),
@@ -59,8 +59,8 @@ impl Fib {
                             RouteTarget::Nexthop(id) => Some(id),
                             _ => None,
                         };
-                        objects = acquire(nexthops, &usable, hint);
-                        *last = (!objects.is_empty()).then(|| (Arc::clone(hops), objects.clone()));
+                        objects = acquire(nexthops, &usable, hint).into();
+                        *last = (!objects.is_empty()).then(|| (Arc::clone(hops), Arc::clone(&objects)));
                         // The last one is the group, where there are several.
                         objects.last().map(|id| RouteTarget::Nexthop(*id))
                     }

@@ -1,5 +1,6 @@
 //! Against the real kernel, in namespaces: this node in one, everybody else in the other.
 
+mod large;
 mod next_hops;
 mod others;
 mod router;

@@ -12,7 +12,7 @@ fn a_node_is_one_object_which_outlives_a_restart_and_moves_in_one_message() {
         .node
         .run(|| {
             let mut observer = Netlink::open().unwrap();
-            let mut monitor = Monitor::open(&observer).unwrap();
+            let mut monitor = Monitor::open([&observer]).unwrap();
             let mut fib = Fib::open(std::env::temp_dir()).unwrap();
             assert_eq!(fib.put(blocks("172.20.0.2")).changed, 200);
             let (routes, objects) = kernel(&mut observer);

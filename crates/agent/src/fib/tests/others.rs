@@ -176,7 +176,7 @@ fn the_thread_repairs_at_once_and_does_not_fight_without_end() {
             assert_eq!(kernel(&mut other).0.len(), 0);
             all(&mut other);
             // Somebody deletes the same route whenever it is there.
-            let mut monitor = Monitor::open(&other).unwrap();
+            let mut monitor = Monitor::open([&other]).unwrap();
             let end = Instant::now() + Duration::from_secs(2);
             let mut written = 0;
             while Instant::now() < end {
